@@ -1,0 +1,49 @@
+"""gia: clean, bright, right-coloured pictures from RAW photos taken in near darkness.
+
+The public names load on first use, so that ``import gia_cli`` stays cheap::
+
+    from gia_cli import Enhancer
+
+    Enhancer.from_weights().enhance("night.ARW").save("night.tif")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from gia_cli.errors import GiaError
+    from gia_cli.exposure import ExposureRequest, RatioChoice
+    from gia_cli.pipeline import Enhanced, Enhancer
+    from gia_cli.raw import RawFrame, read_raw
+
+_HOMES = {
+    "Enhanced": "pipeline",
+    "Enhancer": "pipeline",
+    "ExposureRequest": "exposure",
+    "GiaError": "errors",
+    "RatioChoice": "exposure",
+    "RawFrame": "raw",
+    "read_raw": "raw",
+}
+
+__all__ = [
+    "Enhanced",
+    "Enhancer",
+    "ExposureRequest",
+    "GiaError",
+    "RatioChoice",
+    "RawFrame",
+    "__version__",
+    "read_raw",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gia_cli' has no attribute '{name}'")
+    return getattr(import_module(f"gia_cli.{_HOMES[name]}"), name)

@@ -1,0 +1,5 @@
+"""``python -m gia_cli``, the same as ``gia``."""
+
+from gia_cli.cli import main
+
+main()

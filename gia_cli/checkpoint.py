@@ -1,0 +1,299 @@
+"""Weights: find, verify, load, save. Every load checks the SHA-256 that the manifest promises.
+
+A folder of weights holds ``manifest.json`` and safetensors files. The project's own is
+``weights/``, shipped inside the wheel; a file elsewhere may have a manifest beside it, or carries
+its configuration in its header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gia_cli.cfa import CfaKind
+from gia_cli.errors import (
+    NoWeightsForCfaError,
+    WeightsCorruptError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from gia_cli.nets import NetConfig, build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gia_cli.nets.unet import UNet
+
+MANIFEST = "manifest.json"
+ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
+# One metadata key that holds JSON: several keys make safetensors files differ from run to run.
+_METADATA_KEY = "gia"
+_MAX_HEADER = 100_000_000  # safetensors' own limit
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsInfo:
+    """One row of the manifest: what the weights are and where they came from."""
+
+    name: str
+    path: Path
+    config: NetConfig
+    camera: str | None
+    """Model that the training data came from."""
+    daylight_wb: tuple[float, float, float] | None
+    """The training camera's daylight multipliers, green 1."""
+    encoding: str
+    """Transfer curve of the network's picture; "bt709" is the only one there is."""
+    sha256: str | None
+    """None for a file that no manifest lists: it cannot be verified."""
+    size: int | None
+    licence: str | None
+    training: dict[str, Any]
+    """Data, recipe and what else is known of the training."""
+
+
+def weights_folder() -> Path:
+    """Find the weights that gia ships: inside the wheel, or ``weights/`` of a checkout."""
+    installed = Path(__file__).with_name("_weights")
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "weights"
+
+
+def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
+    """Read a folder's manifest.
+
+    Raises
+    ------
+    WeightsError
+        No manifest, or a broken one.
+    """
+    folder = folder or weights_folder()
+    path = folder / MANIFEST
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        return [_info(row, folder) for row in rows]
+    except FileNotFoundError:
+        raise WeightsError(
+            f"There is no {path}.", hint="Install gia again; its weights are missing."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is not a manifest of weights: {error}.") from error
+
+
+def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
+    daylight = row.get("daylight_wb")
+    return WeightsInfo(
+        name=row["name"],
+        path=folder / row["file"],
+        config=NetConfig.from_json(row["config"]),
+        camera=row.get("camera"),
+        daylight_wb=None if daylight is None else tuple(daylight),
+        encoding=row["encoding"],
+        sha256=row["sha256"],
+        size=row["bytes"],
+        licence=row.get("licence"),
+        training=row.get("training", {}),
+    )
+
+
+def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -> WeightsInfo:
+    """Find weights by name or path, or the default for a colour filter array.
+
+    Parameters
+    ----------
+    name_or_path : str, Path or None
+        None: the environment's ``GIA_WEIGHTS``, else the manifest's first row for `kind`.
+    kind : "bayer" or "xtrans", optional
+        The photo's array. Weights for the other one are refused.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        No such name or file.
+    NoWeightsForCfaError
+        None for this array, or the ones asked for are for the other one.
+    """
+    wanted = name_or_path or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if wanted is None:
+        return _default(kind)
+    info = _by_name_or_path(str(wanted))
+    if kind is not None and info.config.cfa != kind:
+        raise NoWeightsForCfaError(
+            f"The weights '{info.name}' are for {info.config.cfa} photos; this one is {kind}.",
+            hint="Leave out --weights to have them chosen from the photo.",
+        )
+    return info
+
+
+def _default(kind: CfaKind | None) -> WeightsInfo:
+    for info in list_weights():
+        if kind in (None, info.config.cfa):
+            return info
+    raise NoWeightsForCfaError(
+        f"This version has no weights for {kind} photos yet.",
+        hint="Give your own with --weights FILE; 'gia weights list' shows what is there.",
+    )
+
+
+def _by_name_or_path(wanted: str) -> WeightsInfo:
+    shipped = list_weights()
+    for info in shipped:
+        if info.name == wanted:
+            return info
+    path = Path(wanted)
+    if not path.is_file():
+        names = ", ".join(info.name for info in shipped)
+        raise WeightsNotFoundError(f"There are no weights '{wanted}' (shipped: {names}).")
+    if (path.parent / MANIFEST).is_file():
+        for info in list_weights(path.parent):
+            if info.path.name == path.name:
+                return info
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for info in shipped:
+        if info.sha256 == digest:  # a copy of shipped weights under another name
+            return info
+    return _from_header(path)
+
+
+def _from_header(path: Path) -> WeightsInfo:
+    """Describe a file that no manifest lists, by what its header says."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _MAX_HEADER)))
+        row = json.loads(header["__metadata__"][_METADATA_KEY])
+        row = {"name": path.stem, "encoding": "bt709", "sha256": None, "bytes": None} | row
+        return _info({**row, "file": path.name}, path.parent)
+    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise WeightsMismatchError(
+            f"{path} does not say what network it is for.",
+            hint="Only safetensors files made by gia do.",
+        ) from error
+
+
+# ---------------------------------------------------------------- verify, load, save
+
+
+def read_verified(info: WeightsInfo) -> bytes:
+    """Read a weights file and check its SHA-256, so that the bytes used are the bytes checked.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        The file is missing.
+    WeightsCorruptError
+        The digests differ; the message has both.
+    """
+    try:
+        data = info.path.read_bytes()
+    except OSError as error:
+        raise WeightsNotFoundError(
+            f"The weights file {info.path} cannot be read: {error.strerror or error}."
+        ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if info.sha256 is not None and digest != info.sha256:
+        raise WeightsCorruptError(
+            f"{info.path} is damaged: its SHA-256 is {digest}, the manifest says {info.sha256}."
+        )
+    return data
+
+
+def load_network(info: WeightsInfo) -> UNet:
+    """Build the network and load its verified weights, strictly.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+
+    Returns
+    -------
+    UNet
+        On the CPU, fp32, in evaluation mode.
+
+    Raises
+    ------
+    WeightsNotFoundError, WeightsCorruptError
+        As `read_verified`.
+    WeightsMismatchError
+        A tensor is missing, left over, of the wrong shape or not finite.
+    """
+    import safetensors
+    import safetensors.torch
+
+    data = read_verified(info)
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise WeightsMismatchError(f"{info.path} is not a safetensors file: {error}.") from error
+    network = build(info.config)
+    _check_tensors(info, network.state_dict(), tensors)
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return network.eval()
+
+
+def _check_tensors(info: WeightsInfo, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    problems += [f"{name} is left over" for name in found.keys() - wanted.keys()]
+    for name in wanted.keys() & found.keys():
+        if wanted[name].shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+            problems.append(f"{name} has shape {shapes}")
+        elif not found[name].isfinite().all():
+            problems.append(f"{name} holds a number that is not finite")
+    if problems:
+        shown = "; ".join(sorted(problems)[:3])
+        raise WeightsMismatchError(
+            f"{info.path} does not fit {info.config.network} ({info.config.cfa}): {shown}."
+        )
+
+
+def save_weights(
+    path: Path, network: UNet, *, camera: str | None = None, **metadata: Any
+) -> dict[str, Any]:
+    """Save a network as fp16 safetensors and return its manifest row.
+
+    Parameters
+    ----------
+    path : Path
+        The file name's stem becomes the name of the weights.
+    network : UNet
+    camera : str, optional
+    **metadata
+        Further fields of the row, such as ``daylight_wb``, ``licence``, ``training``.
+
+    Returns
+    -------
+    dict
+        For ``manifest.json``; the header of the file holds the same without digest and size.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    import safetensors.torch
+    import torch
+
+    from gia_cli.files import atomic_file
+
+    row = {
+        "name": path.stem,
+        "config": network.config.to_json(),
+        "camera": camera,
+        "encoding": "bt709",
+        **metadata,
+    }
+    tensors = {
+        name: tensor.detach().cpu().to(torch.float16).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(row, sort_keys=True)})
+    with atomic_file(path) as file:
+        file.write(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return {**row, "file": path.name, "sha256": digest, "bytes": len(data)}

@@ -1,0 +1,168 @@
+"""Transfer curves, camera matrices and the ICC profile.
+
+The network is trained on LibRaw's default rendering: sRGB primaries with the BT.709 curve. A file
+tagged sRGB needs the sRGB curve (IEC 61966-2-1); the two differ by up to 7 % in the mid-tones.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: XYZ (D65) from linear sRGB, IEC 61966-2-1.
+XYZ_FROM_SRGB: NDArray[np.float64] = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
+
+# BT.709 in the continuous form that LibRaw solves for from gamma 1/0.45 and slope 4.5.
+_BT709_POWER = 0.45
+_BT709_SLOPE = 4.5
+_BT709_ALPHA = 1.09929682680944
+_BT709_BETA = 0.018053968510807
+
+
+def bt709_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Linear light to BT.709 code values, both [0, 1] float; what LibRaw writes by default."""
+    linear = np.asarray(linear, np.float32)
+    power = _BT709_ALPHA * np.power(np.maximum(linear, _BT709_BETA), _BT709_POWER)
+    encoded = np.where(linear < _BT709_BETA, _BT709_SLOPE * linear, power - (_BT709_ALPHA - 1))
+    return encoded.astype(np.float32)
+
+
+def bt709_decode(encoded: NDArray[np.floating]) -> NDArray[np.float32]:
+    """BT.709 code values to linear light, both [0, 1] float; undoes `bt709_encode`."""
+    encoded = np.asarray(encoded, np.float32)
+    base = np.maximum(encoded + (_BT709_ALPHA - 1), 0) / _BT709_ALPHA
+    knee = _BT709_SLOPE * _BT709_BETA
+    linear = np.where(encoded < knee, encoded / _BT709_SLOPE, np.power(base, 1 / _BT709_POWER))
+    return linear.astype(np.float32)
+
+
+def srgb_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Linear light to sRGB code values, both [0, 1] float (IEC 61966-2-1)."""
+    linear = np.asarray(linear, np.float32)
+    power = 1.055 * np.power(np.maximum(linear, 0.0031308), 1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, 12.92 * linear, power).astype(np.float32)
+
+
+def srgb_decode(encoded: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Turn sRGB code values into linear light, both [0, 1] float (IEC 61966-2-1)."""
+    encoded = np.asarray(encoded, np.float32)
+    power = np.power((np.maximum(encoded, 0.04045) + 0.055) / 1.055, 2.4)
+    return np.where(encoded <= 0.04045, encoded / 12.92, power).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _srgb16_from_bt709_16() -> NDArray[np.uint16]:
+    """Table of all 65,536 BT.709 levels as sRGB levels: exact, and faster than two powers."""
+    levels: NDArray[np.float64] = np.arange(65536) / 65535
+    return quantise16(srgb_encode(bt709_decode(levels)))
+
+
+def quantise16(unit: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """[0, 1] to 0...65535, rounded to nearest, clipped; NaN becomes 0."""
+    scaled = np.nan_to_num(np.asarray(unit) * 65535, nan=0.0, posinf=65535.0, neginf=0.0)
+    levels: NDArray[np.uint16] = np.clip(scaled + 0.5, 0, 65535).astype(np.uint16)
+    return levels
+
+
+def srgb16_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Convert a BT.709-encoded picture to 16-bit sRGB levels.
+
+    Parameters
+    ----------
+    encoded : any shape, float
+        BT.709 code values; anything outside [0, 1] is clipped.
+
+    Returns
+    -------
+    the same shape, uint16
+        Within 6 levels of the unquantised conversion (the table's input step), in shadows within 1.
+    """
+    return _srgb16_from_bt709_16()[quantise16(encoded)]
+
+
+def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Build the matrix from linear sRGB to white-balanced camera RGB.
+
+    Parameters
+    ----------
+    xyz_to_camera : (3, 3)
+        The camera's colour matrix (Adobe's or LibRaw's ``rgb_xyz_matrix``).
+
+    Returns
+    -------
+    (3, 3)
+        Rows sum to 1: white stays white. LibRaw renders with its inverse.
+    """
+    matrix = np.asarray(xyz_to_camera, np.float64) @ XYZ_FROM_SRGB
+    normalised: NDArray[np.float64] = matrix / matrix.sum(axis=1, keepdims=True)
+    return normalised
+
+
+# ---------------------------------------------------------------- ICC profile
+
+_ICC_CURVE_POINTS = 1024
+# sRGB primaries and white adapted to D50 (Bradford), as ICC asks for in the profile space.
+_ICC_COLORANTS = {
+    b"rXYZ": (0.43607, 0.22249, 0.01392),
+    b"gXYZ": (0.38515, 0.71687, 0.09708),
+    b"bXYZ": (0.14307, 0.06061, 0.71410),
+}
+_ICC_D50 = (0.9642, 1.0, 0.8249)
+
+
+@lru_cache(maxsize=1)
+def srgb_icc_profile() -> bytes:
+    """Build an sRGB ICC profile (version 2.4, matrix and curve, 2.6 kB, always the same bytes).
+
+    Version 2 because old editors do not read version 4's parametric curves; its three channels
+    share one curve of 1,024 points.
+    """
+    curve = quantise16(srgb_decode(np.linspace(0, 1, _ICC_CURVE_POINTS)))
+    curve_tag = b"curv\0\0\0\0" + struct.pack(">I", len(curve)) + curve.astype(">u2").tobytes()
+    blocks: dict[bytes, bytes] = {
+        b"desc": _icc_description(b"sRGB IEC61966-2.1"),
+        b"cprt": b"text\0\0\0\0" + b"CC0\0",
+        b"wtpt": _icc_xyz(_ICC_D50),
+        **{name: _icc_xyz(xyz) for name, xyz in _ICC_COLORANTS.items()},
+        b"rTRC": curve_tag,
+    }
+    offsets: dict[bytes, tuple[int, int]] = {}
+    body = b""
+    start = 128 + 4 + 12 * (len(blocks) + 2)
+    for name, block in blocks.items():
+        offsets[name] = (start + len(body), len(block))
+        body += block + b"\0" * (-len(block) % 4)
+    offsets[b"gTRC"] = offsets[b"bTRC"] = offsets[b"rTRC"]
+    table = struct.pack(">I", len(offsets))
+    table += b"".join(name + struct.pack(">II", *where) for name, where in offsets.items())
+    return _icc_header(128 + len(table) + len(body)) + table + body
+
+
+def _icc_header(size: int) -> bytes:
+    header = struct.pack(">I4sI", size, b"\0" * 4, 0x02400000) + b"mntrRGB XYZ "
+    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 4
+    header = header.ljust(68, b"\0") + struct.pack(">3i", *(_s15f16(v) for v in _ICC_D50))
+    return header.ljust(128, b"\0")
+
+
+def _s15f16(value: float) -> int:
+    return round(value * 65536)
+
+
+def _icc_xyz(xyz: tuple[float, float, float]) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(_s15f16(v) for v in xyz))
+
+
+def _icc_description(text: bytes) -> bytes:
+    """Encode a description (ICC.1:2001, 6.5.17): ASCII, then empty Unicode and Mac names."""
+    ascii_part = struct.pack(">I", len(text) + 1) + text + b"\0"
+    return b"desc\0\0\0\0" + ascii_part + b"\0" * (8 + 3 + 67)

@@ -1,0 +1,216 @@
+"""Every error a user can meet: one class, one exit code, and what to do next.
+
+Nothing in the package prints or exits except ``console`` and ``cli``: everything else raises one
+of these. ``tests/test_errors.py`` asserts that no two of them share an exit code.
+"""
+
+from __future__ import annotations
+
+
+class GiaError(Exception):
+    """Base of all errors with a message for the user.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, in one sentence, naming the file or option.
+    hint : str, optional
+        What to do next. The class's own ``hint`` is used when none is given.
+    """
+
+    exit_code = 1
+    hint = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class UsageError(GiaError):
+    """Options that contradict each other or make no sense (the shell's usual code 2)."""
+
+    exit_code = 2
+    hint = "See 'gia enhance --help'."
+
+
+class BatchError(GiaError):
+    """Some files of a batch failed; the others were written."""
+
+    exit_code = 3
+    hint = "The files that failed are named above; the others are written."
+
+
+class Interrupted(GiaError):
+    """The user pressed Ctrl-C (the shell's usual code 130)."""
+
+    exit_code = 130
+    hint = "Finished files are kept, unfinished ones are not written."
+
+
+# ---------------------------------------------------------------- the file itself
+
+
+class RawError(GiaError):
+    """A file that cannot be read as a RAW photo, for a reason without a class of its own."""
+
+    exit_code = 10
+
+
+class FileMissingError(RawError):
+    """There is no such file."""
+
+    exit_code = 11
+    hint = "Check the spelling and the folder."
+
+
+class NotAFileError(RawError):
+    """A folder was given where one photo is needed."""
+
+    exit_code = 12
+    hint = "Name a RAW file."
+
+
+class EmptyFileError(RawError):
+    """The file holds no bytes at all."""
+
+    exit_code = 13
+    hint = "Copy it from the card again."
+
+
+class DamagedFileError(RawError):
+    """The file is a RAW photo, but cut short or corrupted."""
+
+    exit_code = 14
+    hint = "Copy it from the card again; if the card's copy fails too, the photo is lost."
+
+
+class NotRawError(RawError):
+    """The file is something else: a JPEG, a PNG, a text."""
+
+    exit_code = 15
+    hint = "gia needs the camera's RAW file (ARW, RAF, CR2, NEF, DNG, ...)."
+
+
+class MonochromeError(RawError):
+    """A sensor without colour filters."""
+
+    exit_code = 16
+    hint = "gia's networks need a Bayer or X-Trans colour filter array."
+
+
+class FoveonError(RawError):
+    """A Sigma X3F file: three layers per pixel instead of a colour filter array."""
+
+    exit_code = 17
+    hint = "gia's networks need a Bayer or X-Trans colour filter array."
+
+
+class LinearRawError(RawError):
+    """Already demosaiced: a linear DNG, sRAW or mRAW."""
+
+    exit_code = 18
+    hint = "Use the original full-size RAW file, before any conversion."
+
+
+class UnsupportedCompressionError(RawError):
+    """A RAW file in a compression that LibRaw cannot decode."""
+
+    exit_code = 19
+    hint = "Convert it to a losslessly compressed DNG (Adobe DNG Converter) and try that."
+
+
+class UnsupportedCfaError(RawError):
+    """A colour filter array that is neither Bayer nor X-Trans (Super CCD, CMYG, RGBE, quad)."""
+
+    exit_code = 20
+    hint = "gia's networks need a Bayer or X-Trans colour filter array."
+
+
+class UnreadableFileError(RawError):
+    """The file exists but may not be read."""
+
+    exit_code = 21
+    hint = "Check its permissions."
+
+
+# ---------------------------------------------------------------- exposure
+
+
+class ExposureError(GiaError):
+    """The amplification ratio cannot be worked out as asked."""
+
+    exit_code = 30
+    hint = "Give the amplification yourself with --ratio N."
+
+
+# ---------------------------------------------------------------- weights
+
+
+class WeightsError(GiaError):
+    """Weights that cannot be used, for a reason without a class of its own."""
+
+    exit_code = 40
+    hint = "'gia weights list' shows what is there."
+
+
+class WeightsNotFoundError(WeightsError):
+    """No weights of that name or path."""
+
+    exit_code = 41
+
+
+class WeightsCorruptError(WeightsError):
+    """The file's SHA-256 is not the manifest's."""
+
+    exit_code = 42
+    hint = "Install gia again; do not use this file."
+
+
+class WeightsMismatchError(WeightsError):
+    """The tensors do not fit the network that the configuration describes."""
+
+    exit_code = 43
+
+
+class NoWeightsForCfaError(WeightsError):
+    """No weights exist for this photo's colour filter array."""
+
+    exit_code = 44
+
+
+# ---------------------------------------------------------------- running
+
+
+class DeviceError(GiaError):
+    """The device or precision asked for is not there."""
+
+    exit_code = 50
+    hint = "Use --device cpu, or leave it at auto."
+
+
+class OutOfMemoryError(GiaError):
+    """Even the smallest tile does not fit."""
+
+    exit_code = 51
+    hint = "Close other programs, or raise --max-memory."
+
+
+# ---------------------------------------------------------------- writing
+
+
+class OutputError(GiaError):
+    """The output cannot be written: no folder, no space, no permission."""
+
+    exit_code = 60
+
+
+class OutputExistsError(OutputError):
+    """The output is already there."""
+
+    exit_code = 61
+    hint = "Use --on-exists overwrite or skip, or another name with -o."

@@ -1,0 +1,52 @@
+"""Atomic writing: a file under its final name is always a whole file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from gia_cli.errors import OutputError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; on success rename it to `path`, else remove it.
+
+    The rename happens only after the bytes are on the disk (fsync), and Ctrl-C counts as failure.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing or write-protected, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        # open() heeds the user's umask; mkstemp's mode 0600 would stay on the output.
+        with temporary.open("x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        _remove(temporary)
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}.", hint=_hint(path)
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _hint(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"Create the folder {path.parent} first."
+    return "Check the free space and the permissions of the folder."

@@ -1,0 +1,293 @@
+"""Run a network on a whole photo: at once, or in tiles with one global vector for all.
+
+Pooling inside each tile would give every tile its own vector, and with it its own colours. So tiles
+take two passes: the first encodes them and averages the bottleneck over their cores, the second
+encodes again and decodes with the one vector. Both ways give the same picture, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gia_cli.errors import OutOfMemoryError, UsageError
+from gia_cli.mosaic import PackedMosaic, picture_shape
+from gia_cli.nets.unet import UNet
+from gia_cli.progress import SILENT, Progress
+from gia_cli.runtime import Runtime, free_bytes, resident_bytes
+from gia_cli.tiling import Tile, round_up, tiles
+
+# Below this core the halo is nearly all of the work; give up rather than crawl.
+_SMALLEST_CORE = 32
+# fp32 peaks scale with the number format; the picture itself stays fp32 on the host.
+_BYTES_FP32 = 4
+# What the allocator and the convolution's workspace take beside the tensors.
+_OVERHEAD = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class InferOptions:
+    """How to cut the frame; see `plan`."""
+
+    tile: int | Literal["auto"] = "auto"
+    """Core side in photosites; "auto" takes the whole frame if it fits, else the largest tile."""
+    max_memory: int | None = None
+    """Most memory the process may hold, in bytes; None: what is free now."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for sizes that are none."""
+        if self.tile != "auto" and self.tile < 1:
+            raise UsageError(f"--tile must be positive, not {self.tile}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cores to work through, in packed pixels."""
+
+    core: tuple[int, int]
+    """Rows and columns of a core."""
+    frame: tuple[int, int]
+    """Rows and columns of the frame, padded to the network's stride."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one core is the whole frame."""
+        return self.core[0] >= self.frame[0] and self.core[1] >= self.frame[1]
+
+    def __str__(self) -> str:
+        if self.is_whole:
+            return f"whole frame of {self.frame[1]}x{self.frame[0]} packed px"
+        (rows, cols), (height, width) = self.core, self.frame
+        count = -(-height // rows) * -(-width // cols)
+        return f"{count} tiles of {cols}x{rows} packed px, two passes"
+
+
+def infer(
+    network: UNet,
+    mosaic: PackedMosaic,
+    runtime: Runtime,
+    options: InferOptions | None = None,
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """Run a network on a packed photo.
+
+    Parameters
+    ----------
+    network : UNet
+        Moved to the runtime's device and number format, and left there.
+    mosaic : PackedMosaic
+    runtime : Runtime
+    options : InferOptions, optional
+    progress : Progress
+        Hears of one stage, "network", with one step for each tile and pass; and of every retreat.
+
+    Returns
+    -------
+    (3, H, W) float32
+        BT.709-encoded, as the network gave it (not clipped), cut back to the frame.
+
+    Raises
+    ------
+    OutOfMemoryError
+        Even the smallest tile does not fit on the CPU.
+    """
+    options = options or InferOptions()
+    current = plan(network, mosaic, runtime, options)
+    while True:
+        progress.detail(f"network on {runtime}: {current}")
+        try:
+            return mosaic.crop(_run(network, mosaic, runtime, current, progress))
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside the handler: the error's traceback would keep the failed run's tensors alive.
+        current, runtime = _retreat(current, runtime, network.stride, progress)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)  # torch's CPU allocator and MPS raise a bare RuntimeError
+    return "not enough memory" in text or "out of memory" in text or "can't allocate" in text
+
+
+def _retreat(
+    failed: Plan, runtime: Runtime, stride: int, progress: Progress
+) -> tuple[Plan, Runtime]:
+    """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up."""
+    if runtime.device.type == "cuda":
+        torch.cuda.empty_cache()
+    side = min(max(failed.core), max(failed.frame))
+    if side > _SMALLEST_CORE:
+        half = round_up(max(side // 2, _SMALLEST_CORE), stride)
+        progress.note(f"Out of memory on the {runtime.device.type}; going on with smaller tiles.")
+        return Plan((half, half), failed.frame), runtime
+    if runtime.device.type != "cpu":
+        progress.note(f"The {runtime.device.type} has too little memory; going on on the CPU.")
+        return failed, Runtime(torch.device("cpu"), torch.float32)
+    raise OutOfMemoryError("Not even the smallest tile fits into memory.")
+
+
+# ---------------------------------------------------------------- planning
+
+
+def plan(network: UNet, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
+    """Choose the core: the whole frame when memory allows, else the largest square tile.
+
+    Parameters
+    ----------
+    network : UNet
+        States its stride, halo and bytes per packed pixel.
+    mosaic : PackedMosaic
+    runtime : Runtime
+    options : InferOptions
+    """
+    stride = network.stride
+    height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
+    frame = (height, width)
+    if options.tile != "auto":
+        side = round_up(max(options.tile // network.config.scale, 1), stride)
+        return Plan((min(side, height), min(side, width)), frame)
+    number_size = torch.empty((), dtype=runtime.dtype).element_size()
+    per_pixel = network.bytes_per_pixel * _OVERHEAD * number_size / _BYTES_FP32
+    area = _budget(mosaic, runtime, options) / per_pixel
+    if height * width <= area:
+        return Plan(frame, frame)
+    return Plan(_largest_core(frame, area, network.halo, stride), frame)
+
+
+def _budget(mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> int:
+    """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
+    on_host = runtime.device.type == "cpu"
+    picture = int(np.prod(picture_shape(mosaic))) * _BYTES_FP32
+    if options.max_memory is None:
+        return free_bytes(runtime.device.type) - (picture if on_host else 0)
+    held = resident_bytes() if on_host else 0
+    # The picture is held twice for a moment: as floats and as 16-bit levels (half the size).
+    budget = options.max_memory - held - (picture * 3 // 2 if on_host else 0)
+    return min(budget, free_bytes(runtime.device.type))
+
+
+def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -> tuple[int, int]:
+    """Find the largest square core whose read region has at most `area` packed pixels."""
+    side = _SMALLEST_CORE
+    while side < max(frame):
+        larger = side + stride
+        rows, cols = (min(larger + 2 * halo, length) for length in frame)
+        if rows * cols > area:
+            break
+        side = larger
+    return min(side, frame[0]), min(side, frame[1])
+
+
+# ---------------------------------------------------------------- running
+
+
+def _run(
+    network: UNet, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Progress
+) -> NDArray[np.float32]:
+    """Make the (3, s*h, s*w) picture of the unpadded planes."""
+    # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
+    network.to(runtime.device, runtime.dtype)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _, height, width = mosaic.planes.shape
+    planes = _pad(mosaic.planes, plan.frame)
+    picture = np.empty(picture_shape(mosaic), np.float32)
+    scale = network.config.scale
+    with torch.inference_mode():
+        for tile, rendered in _render_tiles(network, planes, runtime, plan, progress):
+            rows, cols = tile.rows, tile.cols
+            # The padding beyond the frame is cut off here.
+            rows_stop, cols_stop = min(rows.core_stop, height), min(cols.core_stop, width)
+            target = picture[
+                :,
+                rows.core_start * scale : rows_stop * scale,
+                cols.core_start * scale : cols_stop * scale,
+            ]
+            top, left = rows.core_in_read[0] * scale, cols.core_in_read[0] * scale
+            piece = rendered[0, :, top : top + target.shape[1], left : left + target.shape[2]]
+            torch.from_numpy(target).copy_(piece)
+    return picture
+
+
+def _pad(planes: NDArray[np.float32], frame: tuple[int, int]) -> NDArray[np.float32]:
+    """Reflect the right and bottom border up to the network's stride (planes have no phase)."""
+    _, height, width = planes.shape
+    if (height, width) == frame:
+        return planes
+    added = ((0, 0), (0, frame[0] - height), (0, frame[1] - width))
+    # A frame of one pixel has nothing to reflect.
+    return np.pad(planes, added, mode="reflect" if min(height, width) > 1 else "edge")
+
+
+def _render_tiles(
+    network: UNet,
+    planes: NDArray[np.float32],
+    runtime: Runtime,
+    plan: Plan,
+    progress: Progress,
+) -> Iterator[tuple[Tile, Tensor]]:
+    """Yield each tile with its rendered read region, all with one global vector."""
+    height, width = plan.frame
+    if plan.is_whole:
+        progress.stage("network", 2)
+        features = network.encode(_to_device(planes, runtime))
+        bias = network.global_bias(_mean(features[-1]))
+        progress.advance()
+        (tile,) = tiles(height, width, plan.core, 0, network.stride)
+        yield tile, network.decode(features, bias)
+        progress.advance()
+        return
+    cut = tiles(height, width, plan.core, network.halo, network.stride)
+    progress.stage("network", len(cut) * (2 if network.has_vector else 1))
+    bias = _global_bias(network, planes, runtime, plan, progress) if network.has_vector else None
+    for tile in cut:
+        features = network.encode(_to_device(_read(planes, tile), runtime))
+        yield tile, network.decode(features, bias)
+        progress.advance()
+
+
+def _global_bias(
+    network: UNet,
+    planes: NDArray[np.float32],
+    runtime: Runtime,
+    plan: Plan,
+    progress: Progress,
+) -> Tensor | None:
+    """First pass: the mean of the bottleneck over all cores."""
+    height, width = plan.frame
+    stride = network.stride
+    total: Tensor | None = None
+    for tile in tiles(height, width, plan.core, network.vector_halo, stride):
+        bottleneck = network.encode(_to_device(_read(planes, tile), runtime))[-1]
+        rows, cols = (
+            slice(*(edge // stride for edge in span.core_in_read))
+            for span in (tile.rows, tile.cols)
+        )
+        core_sum = bottleneck[:, :, rows, cols].float().sum(dim=(2, 3))
+        total = core_sum if total is None else total + core_sum
+        progress.advance()
+    assert total is not None  # a frame has at least one tile
+    cells = (height // stride) * (width // stride)
+    return network.global_bias((total / cells).to(runtime.dtype))
+
+
+def _mean(bottleneck: Tensor) -> Tensor:
+    # In fp32 whatever the network computes in: half precision loses a sum of thousands of cells.
+    return bottleneck.float().mean(dim=(2, 3)).to(bottleneck.dtype)
+
+
+def _read(planes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+    rows, cols = tile.rows, tile.cols
+    return planes[:, rows.read_start : rows.read_stop, cols.read_start : cols.read_stop]
+
+
+def _to_device(planes: NDArray[np.float32], runtime: Runtime) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
+    return tensor.to(runtime.device, runtime.dtype).to(memory_format=torch.channels_last)

@@ -1,0 +1,87 @@
+"""The networks, by name. Importing this module does not import torch; `build` does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
+from gia_cli.errors import WeightsMismatchError
+
+if TYPE_CHECKING:
+    from gia_cli.nets.unet import UNet
+
+NetName = Literal["sid-net", "gia-net"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetConfig:
+    """All that is needed to build a network; stored beside its weights."""
+
+    network: NetName
+    cfa: CfaKind = "bayer"
+    width: int = 32
+    """Channels of the first level; each level has twice as many as the one above."""
+    vector: int = 256
+    """Length of the global vector (gia-net only). The paper does not state it; 256 gives the
+    parameter and FLOP ratios of its Table 4."""
+    upsample_bias: bool = True
+    """Biases in the transposed convolutions: the public PyTorch ports have them, the published
+    TensorFlow code and the paper's counts do not."""
+
+    @property
+    def in_channels(self) -> int:
+        """Planes of the packed mosaic: 4 for Bayer, 9 for X-Trans."""
+        return len(PLANE_COLORS[self.cfa])
+
+    @property
+    def scale(self) -> int:
+        """Pixel-shuffle factor: 2 for Bayer, 3 for X-Trans."""
+        return PACK_FACTOR[self.cfa]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> NetConfig:
+        """Read a configuration that was stored beside weights.
+
+        Raises
+        ------
+        WeightsMismatchError
+            A field that this version does not know, or an unknown network or array.
+        """
+        try:
+            config = cls(**values)
+        except TypeError as error:
+            raise WeightsMismatchError(
+                f"The network configuration {values} is not one that this version knows."
+            ) from error
+        if config.network not in NETWORKS or config.cfa not in PLANE_COLORS:
+            raise WeightsMismatchError(f"There is no network '{config.network}' ({config.cfa}).")
+        return config
+
+
+#: Every network that `build` knows, in its published size.
+NETWORKS: dict[str, NetConfig] = {
+    "sid-net": NetConfig("sid-net"),
+    "gia-net": NetConfig("gia-net"),
+}
+
+
+def build(config: NetConfig) -> UNet:
+    """Build a network with freshly initialised weights.
+
+    Parameters
+    ----------
+    config : NetConfig
+
+    Returns
+    -------
+    UNet
+        On the CPU, fp32, in training mode.
+    """
+    from gia_cli.nets.unet import UNet
+
+    return UNet(config)

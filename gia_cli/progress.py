@@ -1,0 +1,40 @@
+"""How work below the console reports: a protocol, and an implementation that says nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a long piece of work tells its caller; every method must return at once."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` equal steps, such as "network" with one step a tile."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Report that `steps` more steps of the current stage are done."""
+
+    def note(self, message: str) -> None:
+        """Tell the user one line that matters: a fallback, a substitution."""
+
+    def detail(self, message: str) -> None:
+        """Tell one line for those who asked for details."""
+
+
+class Silent:
+    """The `Progress` that says nothing."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Ignore."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Ignore."""
+
+    def note(self, message: str) -> None:
+        """Ignore."""
+
+    def detail(self, message: str) -> None:
+        """Ignore."""
+
+
+SILENT = Silent()

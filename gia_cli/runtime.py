@@ -1,0 +1,140 @@
+"""The machine: device, precision, memory budget. Imports torch only where a question needs it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+
+from gia_cli.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+
+MEGABYTE = 10**6
+# Of the memory that is free now, this share is ours; the rest is for what others start meanwhile.
+_SHARE_OF_FREE = 0.8
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_CGROUP_FILES = (  # (limit, usage): version 2, then version 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where and in which number format the network runs."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runtime:
+    """Choose device and precision.
+
+    Parameters
+    ----------
+    device : "auto", "cpu", "cuda" or "mps"
+        auto: CUDA, else Apple's MPS, else CPU.
+    precision : "auto", "fp32", "fp16" or "bf16"
+        auto: fp16 on CUDA, fp32 elsewhere.
+
+    Raises
+    ------
+    DeviceError
+        The device is not there, or cannot compute in that precision.
+    """
+    import torch
+
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
+    if device == "auto":
+        device = "cuda" if found["cuda"] else "mps" if found["mps"] else "cpu"
+    if not found[device]:
+        present = ", ".join(name for name, there in found.items() if there)
+        raise DeviceError(f"This machine has no {device} device that torch can use ({present}).")
+    if precision == "auto":
+        precision = "fp16" if device == "cuda" else "fp32"
+    if precision == "fp16" and device == "cpu":
+        raise DeviceError("The CPU does not compute in fp16.", hint="Use --precision fp32 or bf16.")
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    return Runtime(torch.device(device), dtype)
+
+
+def _has_mps() -> bool:
+    import torch
+
+    return torch.backends.mps.is_available()
+
+
+def device_names() -> list[str]:
+    """Name what torch can run on, for ``gia --version -v``."""
+    import torch
+
+    names = [f"cpu ({torch.get_num_threads()} threads)"]
+    names += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(_cuda_count())]
+    return names + (["mps"] if _has_mps() else [])
+
+
+def _cuda_count() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+# ---------------------------------------------------------------- memory
+
+
+def parse_size(text: str) -> int:
+    """Parse "1500MB", "3GB", "2GiB" or plain bytes.
+
+    Raises
+    ------
+    UsageError
+        The text is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
+    if match is None or match[2] not in _UNITS:
+        raise UsageError(f"'{text}' is not a size.", hint="Write it like 1500MB or 3GB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now (RSS)."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(device_type: str = "cpu") -> int:
+    """Memory that this process may still take on a device, container limits included."""
+    if device_type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] * _SHARE_OF_FREE)
+    free = int(psutil.virtual_memory().available)
+    limits = [limit for files in _CGROUP_FILES if (limit := _cgroup_free(*files)) is not None]
+    return int(min([free, *limits]) * _SHARE_OF_FREE)
+
+
+def _cgroup_free(limit_file: str, usage_file: str) -> int | None:
+    try:
+        limit = Path(limit_file).read_text().strip()
+        usage = int(Path(usage_file).read_text())
+    except (OSError, ValueError):
+        return None
+    # "max", or version 1's nearly 2**63, means no limit.
+    if not limit.isdigit() or int(limit) > sys.maxsize // 4:
+        return None
+    return max(int(limit) - usage, 0)
