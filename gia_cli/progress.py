@@ -8,6 +8,9 @@ from typing import Protocol
 class Progress(Protocol):
     """What a long piece of work tells its caller; every method must return at once."""
 
+    def photo(self, name: str, number: int, total: int) -> None:
+        """Begin the photo `name`, the `number`-th (from 1) of `total`."""
+
     def stage(self, name: str, total: int) -> None:
         """Begin a stage of `total` equal steps, such as "network" with one step a tile."""
 
@@ -23,6 +26,9 @@ class Progress(Protocol):
 
 class Silent:
     """The `Progress` that says nothing."""
+
+    def photo(self, name: str, number: int, total: int) -> None:
+        """Ignore."""
 
     def stage(self, name: str, total: int) -> None:
         """Ignore."""

@@ -1,11 +1,67 @@
-"""Fixtures that several tests share: a seeded generator, photos of every kind, networks."""
+"""Fixtures that several tests share: a seeded generator, photos, an enhancer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from gia_cli.pipeline import Enhancer
+from gia_cli.rawfile import A_SHOT, write_arw, write_raf
+from gia_cli.simulate import night
+
+WB = (2.02, 1.0, 2.46)
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture(scope="session")
+def scene() -> NDArray[np.uint8]:
+    """A small picture with gradients, edges and colours, (96, 144, 3)."""
+    rows, cols = np.mgrid[:96, :144].astype(np.float32)
+    red = 40 + 180 * cols / 144
+    green = 30 + 150 * rows / 96
+    blue = 60 + 120 * ((rows // 16 + cols // 16) % 2)
+    return np.stack([red, green, blue], axis=2).astype(np.uint8)
+
+
+@pytest.fixture
+def make_arw(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
+    """Write a small night as an ARW, 100 times too dark: ``make_arw("a.ARW")``."""
+
+    def make(name: str = "night.ARW", *, orientation: int = 1, seed: int = 1) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        generator = np.random.default_rng(seed)
+        mosaic = night(scene, "ILCE-7SM2", ratio=100, iso=1600, wb=WB, rng=generator)
+        shot = replace(A_SHOT, exposure_s=0.1)
+        write_arw(path, mosaic, shot=shot, wb=WB, orientation=orientation)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_raf(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
+    """Write a small night as a RAF."""
+
+    def make(name: str = "night.RAF") -> Path:
+        path = tmp_path / name
+        mosaic = night(scene, "X-T2", ratio=100, iso=1600, wb=WB, rng=np.random.default_rng(1))
+        write_raf(path, mosaic, wb=WB)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def enhancer() -> Enhancer:
+    """The shipped weights, on the CPU, loaded once."""
+    return Enhancer.from_weights(device="cpu")

@@ -1,0 +1,348 @@
+"""Many files: which to read, what to write, and one result for each, whatever happens.
+
+The next photo is read and the last picture written while the network works; one of each, so that
+memory stays bounded. A file that fails is reported and never stops the rest.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from gia_cli.errors import GiaError, Interrupted, OutputError, OutputExistsError, UsageError
+from gia_cli.exposure import ExposureRequest, RatioChoice
+from gia_cli.output import OutputFormat, output_format
+from gia_cli.pipeline import Enhanced, Enhancer
+from gia_cli.progress import Progress
+from gia_cli.raw import RAW_SUFFIXES, RawFrame, read_raw
+
+OnExists = Literal["error", "skip", "overwrite"]
+Status = Literal["written", "skipped", "failed"]
+
+_NAME_SUFFIX = "_gia"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What to make of the inputs and where to put it."""
+
+    request: ExposureRequest = field(default_factory=ExposureRequest)
+    output: Path | None = None
+    """The output's name; for one photo only."""
+    out_dir: Path | None = None
+    """Folder for the outputs; by default beside each photo."""
+    format: OutputFormat | None = None
+    """By default the ending of `output`, else TIFF."""
+    on_exists: OnExists = "error"
+    recursive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One photo and the pictures to make of it, one for each bracket."""
+
+    source: Path
+    targets: tuple[Path, ...]
+
+
+@dataclass(slots=True)
+class FileResult:
+    """What became of one photo."""
+
+    source: Path
+    status: Status = "written"
+    outputs: list[Path] = field(default_factory=list)
+    choices: list[RatioChoice] = field(default_factory=list)
+    weights: str | None = None
+    seconds: float = 0.0
+    error: GiaError | None = None
+
+
+class PictureWriter(Protocol):
+    """Writes one picture; called in a thread of its own."""
+
+    def __call__(self, result: Enhanced, target: Path) -> list[Path]:
+        """Write and return what was written."""
+
+
+def save_picture(result: Enhanced, target: Path) -> list[Path]:
+    """Write the picture alone: the default `PictureWriter`."""
+    result.save(target)
+    return [target]
+
+
+# ---------------------------------------------------------------- planning
+
+
+def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
+    """Find the photos and name the outputs.
+
+    Parameters
+    ----------
+    inputs : paths
+        Files, folders and patterns (a shell that does not expand ``*.ARW`` leaves that to us). A
+        file that does not exist becomes a job that fails, like any other file that cannot be read.
+    options : BatchOptions
+
+    Raises
+    ------
+    UsageError
+        A folder without RAW files, contradicting options, or one output name for several photos.
+    OutputError
+        The output folder cannot be made.
+    """
+    sources = list(dict.fromkeys(_find_sources(inputs, options.recursive)))
+    suffix = _suffix(options)
+    if options.output is not None:
+        if len(sources) != 1:
+            raise UsageError(
+                f"-o names one output, but there are {len(sources)} photos.", hint="Use --out-dir."
+            )
+        return [Job(sources[0][0], _bracketed(options.output, options.request))]
+    targets = _unique_targets(sources, options.out_dir, suffix)
+    return [
+        Job(source, _bracketed(target, options.request))
+        for (source, _), target in zip(sources, targets, strict=True)
+    ]
+
+
+def _suffix(options: BatchOptions) -> str:
+    if options.output is None:
+        return f".{options.format or 'tif'}"
+    if options.out_dir is not None:
+        raise UsageError("Give -o or --out-dir, not both.")
+    if options.output.is_dir():
+        raise UsageError(f"-o {options.output} is a folder.", hint="Use --out-dir for folders.")
+    if options.format not in (None, output_format(options.output)):
+        raise UsageError(f"-o {options.output} is not a {options.format} file.")
+    return options.output.suffix
+
+
+def _find_sources(inputs: Sequence[Path], recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield each photo with the folder it was found under (its own, if it was named)."""
+    for path in inputs:
+        if path.is_dir():
+            yield from ((photo, path) for photo in _photos_in(path, recursive))
+        elif not path.exists() and glob.has_magic(str(path)):
+            # Path.glob takes no absolute patterns.
+            found = glob.glob(str(path), recursive=True)  # noqa: PTH207
+            matches = sorted(Path(match) for match in found)
+            if not matches:
+                raise UsageError(f"Nothing matches {path}.", hint="Check the pattern.")
+            yield from ((match, match.parent) for match in matches if not match.is_dir())
+        else:
+            yield path, path.parent
+
+
+def _photos_in(folder: Path, recursive: bool) -> list[Path]:
+    found = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    # Hidden files are the droppings of macOS ("._DSC0001.ARW") and of interrupted writes.
+    photos = [
+        path
+        for path in found
+        if path.suffix.lower() in RAW_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not photos:
+        hint = "" if recursive else "--recursive looks into its subfolders too."
+        raise UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
+    return photos
+
+
+def _unique_targets(
+    sources: Sequence[tuple[Path, Path]], out_dir: Path | None, suffix: str
+) -> list[Path]:
+    """Name the outputs; DSC1.ARW and DSC1.RAF must not overwrite each other's."""
+
+    def target(source: Path, root: Path, stem: str) -> Path:
+        folder = source.parent
+        if out_dir is not None:  # keep the subfolders below the folder that was given
+            folder = out_dir / source.parent.relative_to(root)
+        return folder / f"{stem}{_NAME_SUFFIX}{suffix}"
+
+    plain = [target(source, root, source.stem) for source, root in sources]
+    uses = Counter(plain)
+    named = [
+        path
+        if uses[path] == 1
+        else target(source, root, f"{source.stem}_{source.suffix.lstrip('.').lower()}")
+        for path, (source, root) in zip(plain, sources, strict=True)
+    ]
+    for path, count in Counter(named).items():
+        if count > 1:
+            raise UsageError(f"{count} photos would be written to {path}.", hint="Rename them.")
+    return named
+
+
+def _bracketed(target: Path, request: ExposureRequest) -> tuple[Path, ...]:
+    if not request.brackets:
+        return (target,)
+    return tuple(target.with_stem(f"{target.stem}_x{ratio:g}") for ratio in request.brackets)
+
+
+# ---------------------------------------------------------------- running
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    enhancer: Enhancer,
+    options: BatchOptions,
+    *,
+    progress: Progress,
+    write: PictureWriter = save_picture,
+    on_result: Callable[[FileResult], None] = lambda result: None,
+) -> list[FileResult]:
+    """Enhance every photo.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    enhancer : Enhancer
+    options : BatchOptions
+    progress : Progress
+    write : PictureWriter
+        What to write of a picture.
+    on_result : function
+        Hears of each result as soon as it is final.
+
+    Returns
+    -------
+    list of FileResult
+        In the order of the jobs; failures among them.
+
+    Raises
+    ------
+    Interrupted
+        Ctrl-C: the picture being written is finished, the rest is not begun.
+    """
+    results: list[FileResult] = []
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+        pending: _Pending | None = None
+        try:
+            for number, (job, frame) in enumerate(_read_ahead(jobs, options, reader), start=1):
+                progress.photo(job.source.name, number, len(jobs))
+                current = _enhance(job, frame, enhancer, options, progress, write, writer)
+                results += _settle(pending, on_result)
+                pending = current
+            results += _settle(pending, on_result)
+        except KeyboardInterrupt:
+            reader.shutdown(cancel_futures=True)
+            writer.shutdown(cancel_futures=True)
+            done = len(results)
+            raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
+    return results
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A result whose pictures may still be on their way to the disk."""
+
+    result: FileResult
+    writes: list[Future[list[Path]]]
+    started: float
+
+
+def _read_ahead(
+    jobs: Sequence[Job], options: BatchOptions, reader: ThreadPoolExecutor
+) -> Iterator[tuple[Job, Future[RawFrame | None]]]:
+    """Yield each job with its frame, while the next one's is being read."""
+    upcoming = reader.submit(_read, jobs[0], options) if jobs else None
+    for index, job in enumerate(jobs):
+        assert upcoming is not None  # submitted in the round before
+        current = upcoming
+        current.exception()  # wait: the next read starts when this one is done
+        if index + 1 < len(jobs):
+            upcoming = reader.submit(_read, jobs[index + 1], options)
+        yield job, current
+
+
+def _read(job: Job, options: BatchOptions) -> RawFrame | None:
+    """Read a photo; None when it is to be skipped."""
+    existing = [target for target in job.targets if target.exists()]
+    if existing and options.on_exists == "skip" and len(existing) == len(job.targets):
+        return None
+    if existing and options.on_exists == "error":
+        raise OutputExistsError(f"{existing[0]} exists already.")
+    _prepare_folder(job.targets[0].parent, options)
+    return read_raw(job.source)
+
+
+def _enhance(
+    job: Job,
+    frame: Future[RawFrame | None],
+    enhancer: Enhancer,
+    options: BatchOptions,
+    progress: Progress,
+    write: PictureWriter,
+    writer: ThreadPoolExecutor,
+) -> _Pending:
+    """Run one photo up to its pictures and hand those to the writer."""
+    result = FileResult(job.source)
+    pending = _Pending(result, [], time.perf_counter())
+    try:
+        photo = frame.result()
+        if photo is None:
+            result.status, result.outputs = "skipped", list(job.targets)
+            return pending
+        pictures = enhancer.enhance_brackets(photo, options.request, progress=progress)
+        for picture, target in zip(pictures, job.targets, strict=True):
+            if options.on_exists == "skip" and target.exists():
+                continue
+            result.choices.append(picture.choice)
+            result.weights = picture.weights.name
+            pending.writes.append(writer.submit(write, picture, target))
+    except GiaError as error:
+        result.status, result.error = "failed", error
+    except Exception as error:  # a bug or a strange file must not cost the rest of the folder
+        result.status, result.error = "failed", _unexpected(job.source, error)
+    return pending
+
+
+def _settle(pending: _Pending | None, on_result: Callable[[FileResult], None]) -> list[FileResult]:
+    """Wait for a photo's pictures to be on the disk; none for none."""
+    if pending is None:
+        return []
+    result = pending.result
+    for write in pending.writes:
+        try:
+            result.outputs += write.result()
+        except GiaError as error:
+            result.status, result.error = "failed", error
+        except Exception as error:
+            result.status, result.error = "failed", _unexpected(result.source, error)
+    result.seconds = time.perf_counter() - pending.started
+    on_result(result)
+    return [result]
+
+
+def _unexpected(source: Path, error: Exception) -> GiaError:
+    wrapped = GiaError(
+        f"{source}: {type(error).__name__}: {error}.",
+        hint="This is a bug in gia: please report it with the output of 'gia --version -v'.",
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _prepare_folder(folder: Path, options: BatchOptions) -> None:
+    """Make the folder that --out-dir asked for, and refuse a hopeless one before the work."""
+    if options.out_dir is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"Cannot make the folder {folder}: {error.strerror or error}.",
+                hint="Choose another --out-dir.",
+            ) from error
+    if not folder.is_dir():
+        raise OutputError(f"There is no folder {folder}.", hint="Make it first, or use --out-dir.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"The folder {folder} may not be written to.", hint="Choose another with --out-dir."
+        )

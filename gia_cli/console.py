@@ -1,0 +1,156 @@
+"""Everything that people read in the terminal: bars, tables, notes, the error line.
+
+stdout is for results (paths, JSON, tables that were asked for), stderr for bars, notes and errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from gia_cli.errors import GiaError
+
+
+def _stderr_stream() -> TextIO:
+    """Open a copy of stderr: LibRaw's chatter is caught on descriptor 2, our bars must not be."""
+    try:
+        if sys.stderr.fileno() != 2:
+            return sys.stderr
+        copy = os.dup(2)
+    except (OSError, ValueError):  # replaced by something that is no file, as tests do
+        return sys.stderr
+    return os.fdopen(copy, "w", encoding=sys.stderr.encoding, errors="replace", buffering=1)
+
+
+class Terminal:
+    """The `Progress` that draws bars, and the place that prints everything else.
+
+    Parameters
+    ----------
+    quiet : bool
+        Errors and results only.
+    verbose : bool
+        Details too.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self.out = Console(soft_wrap=True)
+        self.err = Console(file=_stderr_stream(), soft_wrap=True)
+        self._bars: RichProgress | None = None
+        self._photos: TaskID | None = None
+        self._stage: TaskID | None = None
+
+    # ------------------------------------------------------------ Progress
+
+    def __enter__(self) -> Terminal:
+        """Show bars until the block ends; none where stderr is not a terminal."""
+        self._bars = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.err,
+            transient=True,
+            disable=self.quiet or not self.err.is_terminal,
+        )
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = self._photos = self._stage = None
+
+    def photo(self, name: str, number: int, total: int) -> None:
+        """Move the bar of photos; shown for more than one."""
+        if self._bars is None:
+            return
+        if self._photos is None:
+            self._photos = self._bars.add_task("photos", total=total, visible=total > 1)
+        self._bars.update(self._photos, completed=number - 1, description=name)
+
+    def stage(self, name: str, total: int) -> None:
+        """Start the bar of a stage."""
+        if self._bars is None:
+            return
+        if self._stage is not None:
+            self._bars.remove_task(self._stage)
+        self._stage = self._bars.add_task(name, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar of the stage."""
+        if self._bars is not None and self._stage is not None:
+            self._bars.advance(self._stage, steps)
+
+    def note(self, message: str) -> None:
+        """Print one line on stderr, unless quiet."""
+        if not self.quiet:
+            self.err.print(Text(f"note: {message}", style="yellow"))
+
+    def detail(self, message: str) -> None:
+        """Print one line on stderr if verbose."""
+        if self.verbose:
+            self.err.print(Text(message, style="dim"))
+
+    # ------------------------------------------------------------ results and errors
+
+    def line(self, text: str) -> None:
+        """Print one line of results on stdout, exactly as it is."""
+        self.out.print(text, markup=False, highlight=False, emoji=False)
+
+    def json(self, value: Any) -> None:
+        """Print a JSON document on stdout."""
+        self.line(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def error(self, error: GiaError, about: Path | None = None) -> None:
+        """Print the one line of an error on stderr; it names the file it is about."""
+        text = str(error)
+        if about is not None and str(about) not in text:
+            text = f"{about}: {text}"
+        self.err.print(Text("error: ", style="bold red").append(text, style="default not bold"))
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        title: str | None = None,
+        to_stderr: bool = False,
+    ) -> None:
+        """Print a table; its cells are plain text, never markup."""
+        table = Table(title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console = self.err if to_stderr else self.out
+        console.print(table, soft_wrap=False)
+
+    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Print name and value pairs on stdout, one a line."""
+        width = max(len(name) for name, _ in facts)
+        for name, value in facts:
+            self.line(f"{name:<{width}}  {value}")

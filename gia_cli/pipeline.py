@@ -1,0 +1,262 @@
+"""The stages in order, as one object: the public API.
+
+::
+
+    enhancer = Enhancer.from_weights()
+    result = enhancer.enhance("night.ARW")
+    result.save("night.tif")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli import __version__
+from gia_cli.cfa import CfaKind
+from gia_cli.checkpoint import WeightsInfo, find_weights, load_network
+from gia_cli.errors import UsageError
+from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
+from gia_cli.infer import InferOptions, infer
+from gia_cli.mosaic import neutral_gains, prepare
+from gia_cli.output import develop, write_image
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw import RawFrame, read_raw
+from gia_cli.runtime import DeviceName, Precision, Runtime, parse_size, resolve
+
+if TYPE_CHECKING:
+    from gia_cli.nets.unet import UNet
+
+# Gains closer to one than this are the same camera for any purpose.
+_SAME_NEUTRAL = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Enhanced:
+    """One enhanced picture and how it came about."""
+
+    image: NDArray[np.uint16] = field(repr=False)
+    """(H, W, 3) uint16, sRGB, upright."""
+    frame: RawFrame
+    choice: RatioChoice
+    """The amplification ratio and the rule that chose it."""
+    weights: WeightsInfo
+    seconds: dict[str, float]
+    """Wall-clock time of each stage."""
+
+    @property
+    def comment(self) -> str:
+        """What goes into the output's metadata."""
+        digest = (self.weights.sha256 or "unverified")[:12]
+        return (
+            f"gia {__version__}; weights {self.weights.name} ({digest}); "
+            f"ratio {self.choice.ratio:.4g} ({self.choice.rule})"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as 16-bit TIFF or PNG with profile and EXIF.
+
+        Parameters
+        ----------
+        path : str or Path
+            The ending decides: .tif, .tiff or .png.
+
+        Raises
+        ------
+        UsageError
+            Another ending.
+        OutputError
+            The file cannot be written.
+        """
+        write_image(
+            Path(path),
+            self.image,
+            shot=self.frame.shot,
+            software=f"gia {__version__}",
+            comment=self.comment,
+        )
+
+
+class Enhancer:
+    """Networks, loaded once, that enhance any number of photos.
+
+    Parameters
+    ----------
+    weights : str or Path, optional
+        Name or path; None chooses by each photo's colour filter array.
+    runtime : Runtime
+        Device and precision.
+    options : InferOptions
+        Tiles and memory.
+    """
+
+    def __init__(self, weights: str | Path | None, runtime: Runtime, options: InferOptions) -> None:
+        self.runtime = runtime
+        self.options = options
+        self._weights = weights
+        self._networks: dict[CfaKind, tuple[WeightsInfo, UNet]] = {}
+        if weights is not None:
+            find_weights(weights)  # a wrong name should fail before the first photo is read
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: str | Path | None = None,
+        *,
+        device: DeviceName = "auto",
+        precision: Precision = "auto",
+        tile: int | None = None,
+        max_memory: int | str | None = None,
+    ) -> Enhancer:
+        """Make an enhancer.
+
+        Parameters
+        ----------
+        weights : str or Path, optional
+            Name of shipped weights or path of a safetensors file; by default ``GIA_WEIGHTS``, else
+            what ships for each photo's colour filter array.
+        device : "auto", "cpu", "cuda" or "mps"
+        precision : "auto", "fp32", "fp16" or "bf16"
+        tile : int, optional
+            Tile side in photosites; by default the whole frame if memory allows.
+        max_memory : int (bytes) or str ("1500MB"), optional
+            Most memory that the process should hold.
+
+        Raises
+        ------
+        WeightsError, DeviceError, UsageError
+        """
+        limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
+        options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
+        return cls(weights, resolve(device, precision), options)
+
+    def enhance(
+        self,
+        photo: str | Path | RawFrame,
+        *,
+        ratio: float | None = None,
+        exposure: ExposureRequest | None = None,
+        progress: Progress = SILENT,
+    ) -> Enhanced:
+        """Enhance one photo.
+
+        Parameters
+        ----------
+        photo : str, Path or RawFrame
+        ratio : float, optional
+            Amplification; short for ``exposure=ExposureRequest(ratio=...)``. Neither means auto.
+        exposure : ExposureRequest, optional
+            Any other way to say how bright; not brackets, which make several pictures
+            (`enhance_brackets`).
+        progress : Progress
+
+        Returns
+        -------
+        Enhanced
+
+        Raises
+        ------
+        RawError, ExposureError, WeightsError, OutOfMemoryError, UsageError
+        """
+        if ratio is not None and exposure is not None:
+            raise UsageError("Give a ratio or an exposure request, not both.", hint="")
+        request = exposure or ExposureRequest(ratio=ratio)
+        if request.brackets:
+            raise UsageError("Brackets make several pictures.", hint="Call enhance_brackets.")
+        (result,) = self.enhance_brackets(photo, request, progress=progress)
+        return result
+
+    def enhance_brackets(
+        self,
+        photo: str | Path | RawFrame,
+        request: ExposureRequest,
+        *,
+        progress: Progress = SILENT,
+    ) -> Iterator[Enhanced]:
+        """Enhance one photo at each ratio that the request leads to.
+
+        Parameters and errors as for `enhance`. The photo is read once.
+        """
+        seconds: dict[str, float] = {}
+        if not isinstance(photo, RawFrame):
+            with _timed(seconds, "decode"):
+                photo = read_raw(Path(photo))
+        with _timed(seconds, "load"):
+            weights, network = self._network(photo.kind)
+        choices = choose_ratios(photo, request)
+        gains = _camera_gains(photo, weights, progress)
+        for choice in choices:
+            progress.detail(f"ratio {choice.ratio:.4g}: {choice.reason}")
+            yield self._develop(photo, choice, weights, network, gains, dict(seconds), progress)
+
+    def _develop(
+        self,
+        frame: RawFrame,
+        choice: RatioChoice,
+        weights: WeightsInfo,
+        network: UNet,
+        gains: NDArray[np.float32] | None,
+        seconds: dict[str, float],
+        progress: Progress,
+    ) -> Enhanced:
+        with _timed(seconds, "pack"):
+            mosaic = prepare(frame, choice.ratio, gains)
+        with _timed(seconds, "network"):
+            picture = infer(network, mosaic, self.runtime, self.options, progress)
+        with _timed(seconds, "colour"):
+            image = develop(picture, frame.flip)
+        return Enhanced(image, frame, choice, weights, seconds)
+
+    def _network(self, kind: CfaKind) -> tuple[WeightsInfo, UNet]:
+        if kind not in self._networks:
+            info = find_weights(self._weights, kind)
+            self._networks[kind] = info, load_network(info)
+        return self._networks[kind]
+
+
+def _camera_gains(
+    frame: RawFrame, weights: WeightsInfo, progress: Progress
+) -> NDArray[np.float32] | None:
+    """Bring another camera to the training camera's neutral, and say so."""
+    gains = camera_gains(frame, weights)
+    if gains is not None:
+        red, _, blue = gains
+        basis = "as-shot" if frame.daylight_wb is None else "daylight"
+        progress.note(
+            f"{frame.path.name}: the weights were trained for the {weights.camera}; "
+            f"{frame.shot.camera} is brought to its neutral by the {basis} white balance "
+            f"(red x{red:.2f}, blue x{blue:.2f})."
+        )
+    return gains
+
+
+def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] | None:
+    """Find the factors for R, G and B that bring a photo to the weights' camera.
+
+    A camera whose daylight multipliers LibRaw does not know is brought there by the photo's own
+    white balance: what the camera called neutral then looks like daylight to the network.
+
+    Returns
+    -------
+    (3,) float32 or None
+        None when they are the same camera, or when the weights do not say what theirs was.
+    """
+    if weights.daylight_wb is None:
+        return None
+    neutral = frame.as_shot_wb if frame.daylight_wb is None else frame.daylight_wb
+    gains = neutral_gains(neutral, np.asarray(weights.daylight_wb))
+    return None if np.abs(gains - 1).max() < _SAME_NEUTRAL else gains
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,278 @@
+"""Many files: planning, one result for each, failures that stop nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gia_cli.batch import BatchOptions, FileResult, Job, plan_jobs, run_jobs
+from gia_cli.errors import (
+    EmptyFileError,
+    FileMissingError,
+    GiaError,
+    Interrupted,
+    NotRawError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+)
+from gia_cli.exposure import ExposureRequest
+from gia_cli.pipeline import Enhanced, Enhancer
+from gia_cli.progress import SILENT
+
+MakePhoto = Callable[..., Path]
+
+
+def run(inputs: list[Path], enhancer: Enhancer, **options: Any) -> list[FileResult]:
+    chosen = BatchOptions(**({"request": ExposureRequest(ratio=100)} | options))
+    return run_jobs(plan_jobs(inputs, chosen), enhancer, chosen, progress=SILENT)
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+# ---------------------------------------------------------------- planning
+
+
+def test_outputs_lie_beside_the_photos_by_default(tmp_path: Path) -> None:
+    (job,) = plan_jobs([tmp_path / "a.ARW"], BatchOptions())
+    assert job == Job(tmp_path / "a.ARW", (tmp_path / "a_gia.tif",))
+    (job,) = plan_jobs([tmp_path / "a.ARW"], BatchOptions(format="png"))
+    assert job.targets == (tmp_path / "a_gia.png",)
+
+
+def test_folders_give_their_raw_files_and_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path / "b.arw", tmp_path / "a.RAF", tmp_path / "note.txt", tmp_path / "._b.arw")
+    touch(tmp_path / "sub" / "c.dng", tmp_path / "a.jpg")
+    names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions())]
+    assert names == ["a.RAF", "b.arw"]
+    names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions(recursive=True))]
+    assert sorted(names) == ["a.RAF", "b.arw", "c.dng"]
+
+
+def test_an_output_folder_keeps_subfolders(tmp_path: Path) -> None:
+    touch(tmp_path / "card" / "x" / "a.ARW", tmp_path / "card" / "y" / "a.ARW")
+    options = BatchOptions(out_dir=tmp_path / "out", recursive=True)
+    targets = {job.targets[0] for job in plan_jobs([tmp_path / "card"], options)}
+    assert targets == {tmp_path / "out" / "x" / "a_gia.tif", tmp_path / "out" / "y" / "a_gia.tif"}
+
+
+def test_photos_of_one_name_get_outputs_of_two(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "a.RAF", tmp_path / "b.ARW")
+    names = [job.targets[0].name for job in plan_jobs([tmp_path], BatchOptions())]
+    assert names == ["a_arw_gia.tif", "a_raf_gia.tif", "b_gia.tif"]
+
+
+def test_photos_of_one_name_in_two_folders_are_refused_one_output_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "x" / "a.ARW", tmp_path / "y" / "a.ARW")
+    options = BatchOptions(out_dir=tmp_path / "out")
+    with pytest.raises(UsageError, match="2 photos"):
+        plan_jobs([tmp_path / "x" / "a.ARW", tmp_path / "y" / "a.ARW"], options)
+
+
+def test_a_photo_named_twice_is_worked_on_once(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW")
+    assert len(plan_jobs([tmp_path / "a.ARW", tmp_path / "a.ARW", tmp_path], BatchOptions())) == 1
+
+
+def test_patterns_are_expanded(tmp_path: Path) -> None:
+    touch(tmp_path / "a1.ARW", tmp_path / "a2.ARW", tmp_path / "b.ARW")
+    names = [job.source.name for job in plan_jobs([tmp_path / "a*.ARW"], BatchOptions())]
+    assert names == ["a1.ARW", "a2.ARW"]
+    with pytest.raises(UsageError, match="Nothing matches"):
+        plan_jobs([tmp_path / "z*.ARW"], BatchOptions())
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    touch(tmp_path / "[x].ARW")
+    (job,) = plan_jobs([tmp_path / "[x].ARW"], BatchOptions())
+    assert job.source.name == "[x].ARW"
+
+
+def test_brackets_name_an_output_for_each_ratio(tmp_path: Path) -> None:
+    options = BatchOptions(request=ExposureRequest(brackets=(50, 62.5)), output=tmp_path / "o.png")
+    (job,) = plan_jobs([tmp_path / "a.ARW"], options)
+    assert [target.name for target in job.targets] == ["o_x50.png", "o_x62.5.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"output": Path("o.tif"), "out_dir": Path("d")}, "not both"),
+        ({"output": Path("o.jpg")}, "o.jpg"),
+        ({"output": Path("o.png"), "format": "tif"}, "not a tif file"),
+        ({"output": Path()}, "is a folder"),
+    ],
+)
+def test_contradicting_options_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan_jobs([Path("a.ARW")], BatchOptions(**options))
+
+
+def test_one_output_for_several_photos_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "b.ARW")
+    with pytest.raises(UsageError, match="2 photos"):
+        plan_jobs([tmp_path], BatchOptions(output=tmp_path / "o.tif"))
+
+
+def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.ARW")
+    with pytest.raises(UsageError, match="--recursive"):
+        plan_jobs([tmp_path], BatchOptions())
+
+
+# ---------------------------------------------------------------- running
+
+
+def test_bad_files_stop_nothing_and_are_named(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    good = [make_arw(f"card/{name}.ARW") for name in "adf"]
+    (tmp_path / "card" / "b.ARW").write_bytes(b"")
+    (tmp_path / "card" / "c.ARW").write_text("not a photo, only its name says so\n" * 99)
+    gone = tmp_path / "card" / "gone.ARW"
+    results = run([tmp_path / "card", gone], enhancer, out_dir=tmp_path / "out")
+    states = {result.source.name: result.status for result in results}
+    assert states == {
+        "a.ARW": "written",
+        "b.ARW": "failed",
+        "c.ARW": "failed",
+        "d.ARW": "written",
+        "f.ARW": "written",
+        "gone.ARW": "failed",
+    }
+    errors = [type(result.error) for result in results if result.error]
+    assert errors == [EmptyFileError, NotRawError, FileMissingError]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{path.stem}_gia.tif" for path in good}
+
+
+def test_a_batch_gives_the_same_pictures_as_single_runs(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photos = [make_arw(f"{seed}.ARW", seed=seed) for seed in range(3)]
+    results = run(photos, enhancer, out_dir=tmp_path / "batch")
+    for photo, result in zip(photos, results, strict=True):
+        single = tmp_path / "single.tif"
+        enhancer.enhance(photo, ratio=100).save(single)
+        assert result.outputs[0].read_bytes() == single.read_bytes()
+
+
+def test_existing_outputs(make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path) -> None:
+    photo, target = make_arw(), tmp_path / "night_gia.tif"
+    target.write_bytes(b"precious")
+    (result,) = run([photo], enhancer)
+    assert isinstance(result.error, OutputExistsError)
+    assert target.read_bytes() == b"precious"
+    (result,) = run([photo], enhancer, on_exists="skip")
+    assert (result.status, target.read_bytes()) == ("skipped", b"precious")
+    (result,) = run([photo], enhancer, on_exists="overwrite")
+    assert result.status == "written"
+    assert target.read_bytes()[:4] == b"II*\0"
+
+
+def test_skipping_makes_only_the_missing_brackets(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photo, request = make_arw(), ExposureRequest(brackets=(10, 20))
+    (tmp_path / "night_gia_x10.tif").write_bytes(b"kept")
+    (result,) = run([photo], enhancer, request=request, on_exists="skip")
+    assert [path.name for path in result.outputs] == ["night_gia_x20.tif"]
+    assert (tmp_path / "night_gia_x10.tif").read_bytes() == b"kept"
+
+
+def test_a_missing_output_folder_is_told_before_the_work(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enhancer, "enhance_brackets", None)
+    (result,) = run([make_arw()], enhancer, output=tmp_path / "nowhere" / "o.tif")
+    assert isinstance(result.error, OutputError)
+    assert "nowhere" in str(result.error)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+def test_an_output_folder_that_cannot_be_made(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    (result,) = run([make_arw()], enhancer, out_dir=tmp_path / "file" / "out")
+    assert isinstance(result.error, OutputError)
+
+
+def test_a_failing_write_fails_its_photo_alone(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+
+    def write(result: Enhanced, target: Path) -> list[Path]:
+        if target.name.startswith("b"):
+            raise OutputError("The disk is full.")
+        result.save(target)
+        return [target]
+
+    options = BatchOptions(out_dir=tmp_path / "out")
+    heard: list[str] = []
+    results = run_jobs(
+        plan_jobs(photos, options),
+        enhancer,
+        options,
+        progress=SILENT,
+        write=write,
+        on_result=lambda result: heard.append(result.source.name),
+    )
+    assert [result.status for result in results] == ["written", "failed", "written"]
+    assert heard == ["a.ARW", "b.ARW", "c.ARW"]
+
+
+def test_a_bug_in_one_photo_is_reported_as_one(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [make_arw(f"{name}.ARW") for name in "ab"]
+    genuine = enhancer.enhance_brackets
+
+    def fail_first(frame: Any, *args: Any, **kwargs: Any) -> Any:
+        if frame.path.name == "a.ARW":
+            raise ZeroDivisionError("a bug")
+        return genuine(frame, *args, **kwargs)
+
+    monkeypatch.setattr(enhancer, "enhance_brackets", fail_first)
+    first, second = run(photos, enhancer, out_dir=tmp_path / "out")
+    assert first.error is not None
+    assert type(first.error) is GiaError
+    assert "ZeroDivisionError" in str(first.error)
+    assert "report it" in str(first.error)
+    assert second.status == "written"
+
+
+def test_ctrl_c_leaves_whole_files_only(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    genuine = enhancer.enhance_brackets
+
+    def interrupt_second(frame: Any, *args: Any, **kwargs: Any) -> Any:
+        if frame.path.name == "b.ARW":
+            raise KeyboardInterrupt
+        return genuine(frame, *args, **kwargs)
+
+    monkeypatch.setattr(enhancer, "enhance_brackets", interrupt_second)
+    with pytest.raises(Interrupted, match="of 3 photos"):
+        run(photos, enhancer, out_dir=tmp_path / "out")
+    written = list((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == ["a_gia.tif"]
+    whole = np.frombuffer(written[0].read_bytes(), np.uint8)
+    enhancer_again = genuine(photos[0], ExposureRequest(ratio=100))
+    next(iter(enhancer_again)).save(tmp_path / "again.tif")
+    assert np.array_equal(whole, np.frombuffer((tmp_path / "again.tif").read_bytes(), np.uint8))
+
+
+def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:
+    assert run_jobs([], enhancer, BatchOptions(), progress=SILENT) == []

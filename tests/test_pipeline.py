@@ -1,0 +1,201 @@
+"""The stages together: what the public API promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import gia_cli
+from gia_cli import ExposureRequest
+from gia_cli.checkpoint import find_weights, save_weights
+from gia_cli.color import srgb16_from_bt709
+from gia_cli.errors import (
+    FileMissingError,
+    NoWeightsForCfaError,
+    UsageError,
+    WeightsNotFoundError,
+)
+from gia_cli.exif import ShotInfo
+from gia_cli.infer import infer
+from gia_cli.mosaic import prepare
+from gia_cli.nets import NetConfig, build
+from gia_cli.pipeline import Enhancer, camera_gains
+from gia_cli.rawfile import write_dng
+from gia_cli.runtime import resolve
+
+MakePhoto = Callable[..., Path]
+
+
+class Notes:
+    """A `Progress` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.details: list[str] = []
+
+    def photo(self, name: str, number: int, total: int) -> None: ...
+    def stage(self, name: str, total: int) -> None: ...
+    def advance(self, steps: int = 1) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def detail(self, message: str) -> None:
+        self.details.append(message)
+
+
+def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+    path = make_arw()
+    result = enhancer.enhance(path, ratio=100)
+    frame = gia_cli.read_raw(path)
+    weights = find_weights(None, "bayer")
+    _, network = enhancer._network("bayer")
+    picture = infer(network, prepare(frame, 100, None), resolve("cpu"))
+    assert camera_gains(frame, weights) is None
+    assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
+
+
+def test_the_picture_resembles_the_scene(
+    make_arw: MakePhoto, enhancer: Enhancer, scene: np.ndarray
+) -> None:
+    image = enhancer.enhance(make_arw(), ratio=100).image / 65535
+    assert image.shape == scene.shape
+    # v0 is no product: 0.083 on this scene. An unamplified picture is 0.4 away.
+    assert np.abs(image - scene / 255).mean() < 0.12
+    for channel in range(3):
+        assert np.corrcoef(image[..., channel].flat, scene[..., channel].flat)[0, 1] > 0.75
+
+
+def test_a_brighter_ratio_gives_a_brighter_picture(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+    request = ExposureRequest(brackets=(25, 50, 100))
+    results = list(enhancer.enhance_brackets(make_arw(), request))
+    means = [result.image.mean() for result in results]
+    assert [result.choice.ratio for result in results] == [25, 50, 100]
+    assert means == sorted(means)
+    assert means[2] > 1.3 * means[0]
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_the_picture_is_turned_upright(
+    make_arw: MakePhoto, enhancer: Enhancer, orientation: int
+) -> None:
+    level = enhancer.enhance(make_arw("level.ARW"), ratio=100).image
+    turned = enhancer.enhance(make_arw("turned.ARW", orientation=orientation), ratio=100).image
+    quarter_turns = {3: 2, 6: -1, 8: 1}[orientation]
+    assert np.array_equal(turned, np.rot90(level, quarter_turns))
+
+
+def test_saving_writes_the_picture_and_how_it_came_about(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    result = enhancer.enhance(make_arw(), ratio=64)
+    result.save(tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        page = tiff.pages[0]
+        assert np.array_equal(page.asarray(), result.image)
+        exif = page.tags["ExifTag"].value
+        assert page.tags["Model"].value == "ILCE-7SM2"
+    comment = str(exif["UserComment"])
+    assert "ratio 64 (given)" in comment
+    assert "gia-sony-v0" in comment
+    assert result.weights.sha256 is not None
+    assert result.weights.sha256[:12] in comment
+
+
+def test_every_stage_is_timed(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+    seconds = enhancer.enhance(make_arw()).seconds
+    assert set(seconds) == {"decode", "load", "pack", "network", "colour"}
+    assert all(time >= 0 for time in seconds.values())
+
+
+def test_networks_are_loaded_once(make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Enhancer.from_weights(device="cpu")
+    first = fresh.enhance(make_arw("a.ARW"), ratio=10)
+    monkeypatch.setattr("gia_cli.pipeline.load_network", None)
+    second = fresh.enhance(make_arw("b.ARW"), ratio=10)
+    assert first.weights == second.weights
+
+
+def test_another_camera_is_brought_to_the_training_cameras_neutral(
+    tmp_path: Path, enhancer: Enhancer
+) -> None:
+    """A grey card in daylight must come out alike from both cameras, and the user is told."""
+    other = ((0.9194, -0.2787, -0.1059), (-0.8098, 1.5657, 0.2608), (-0.2610, 0.3064, 0.7867))
+    pictures = []
+    for name, matrix in {"own.dng": None, "other.dng": other}.items():
+        path = tmp_path / name
+        options = {} if matrix is None else {"matrix": matrix}
+        write_dng(path, np.full((96, 96), 512), **options)
+        daylight = gia_cli.read_raw(path).daylight_wb
+        assert daylight is not None
+        mosaic = np.full((96, 96), 512 + 40.0)
+        mosaic[::2, ::2] = 512 + 2000 / daylight[0]
+        mosaic[1::2, 1::2] = 512 + 2000 / daylight[2]
+        shot = gia_cli.read_raw(path).shot
+        write_dng(path, np.rint(mosaic).astype(int), **options)
+        notes = Notes()
+        result = enhancer.enhance(path, ratio=2, progress=notes)
+        pictures.append(result.image.astype(float))
+        assert any("brought to its neutral" in note for note in notes.notes) == (matrix is not None)
+    own, others = (picture[32:64, 32:64].mean(axis=(0, 1)) for picture in pictures)
+    assert np.abs(own - others).max() < 0.02 * 65535
+
+
+def test_an_unknown_camera_is_brought_there_by_its_own_white_balance(
+    tmp_path: Path, enhancer: Enhancer
+) -> None:
+    path = tmp_path / "unknown.dng"
+    zeros = ((0.0, 0.0, 0.0),) * 3
+    shot = ShotInfo(make="Nobody", model="Box 1")
+    write_dng(path, np.full((64, 64), 600), matrix=zeros, wb=(1.5, 1.0, 1.25), shot=shot)
+    frame = gia_cli.read_raw(path)
+    assert frame.daylight_wb is None
+    weights = find_weights("gia-sony-v0")
+    assert weights.daylight_wb is not None
+    gains = camera_gains(frame, weights)
+    assert gains is not None
+    expected = np.array([1.5, 1.0, 1.25]) / np.array(weights.daylight_wb)
+    assert np.allclose(gains, expected, rtol=1e-3)
+
+
+def test_xtrans_photos_need_weights_of_their_own(
+    make_raf: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photo = make_raf()
+    with pytest.raises(NoWeightsForCfaError):
+        enhancer.enhance(photo)
+    own = tmp_path / "tiny-xtrans.safetensors"
+    save_weights(own, build(NetConfig("gia-net", "xtrans", width=4, vector=8)), camera="X-T2")
+    result = Enhancer.from_weights(own, device="cpu").enhance(photo)
+    assert result.image.shape == (96, 144, 3)
+    assert result.weights.sha256 is None
+    assert "unverified" in result.comment
+
+
+def test_mistakes_are_told_before_the_work(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+    with pytest.raises(UsageError):
+        enhancer.enhance(make_arw(), ratio=10, exposure=ExposureRequest())
+    with pytest.raises(UsageError):
+        enhancer.enhance(make_arw(), exposure=ExposureRequest(brackets=(1, 2)))
+    with pytest.raises(FileMissingError):
+        enhancer.enhance("nowhere.ARW")
+    with pytest.raises(WeightsNotFoundError):
+        Enhancer.from_weights("no-such-weights", device="cpu")
+
+
+def test_tiles_and_a_memory_limit_give_the_same_picture(make_arw: MakePhoto) -> None:
+    path = make_arw()
+    whole = Enhancer.from_weights(device="cpu").enhance(path, ratio=100).image
+    tiled = Enhancer.from_weights(device="cpu", tile=64).enhance(path, ratio=100).image
+    assert np.abs(whole.astype(int) - tiled).max() <= 4
+
+
+def test_public_names_load_lazily() -> None:
+    for name in gia_cli.__all__:
+        assert getattr(gia_cli, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = gia_cli.no_such_name
