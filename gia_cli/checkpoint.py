@@ -81,7 +81,7 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
         raise WeightsError(
             f"There is no {path}.", hint="Install gia again; its weights are missing."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is not a manifest of weights: {error}.") from error
 
 

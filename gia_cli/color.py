@@ -84,7 +84,8 @@ def srgb16_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint16]:
     Returns
     -------
     the same shape, uint16
-        Within 6 levels of the unquantised conversion (the table's input step), in shadows within 1.
+        Within 2 levels of the unquantised conversion (near black one step of the table's input is
+        2.9 sRGB levels), and within 1.2 from a code value of 0.1 up.
     """
     return _srgb16_from_bt709_16()[quantise16(encoded)]
 

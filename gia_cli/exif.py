@@ -52,8 +52,8 @@ class ShotInfo:
     @property
     def camera(self) -> str:
         """Make and model in one string, without the make twice; "unknown camera" if neither."""
-        make, model = self.make or "", self.model or ""
-        if make and model.lower().startswith(make.split()[0].lower()):
+        make, model = (self.make or "").strip(), (self.model or "").strip()
+        if any(model.lower().startswith(word.lower()) for word in make.split()):
             return model
         return f"{make} {model}".strip() or "unknown camera"
 

@@ -55,8 +55,8 @@ class ExposureRequest:
             raise UsageError(
                 "Give only one of --ratio, --brackets, --target-exposure and --reference."
             )
-        if not self.max_ratio >= 1:
-            raise UsageError(f"--max-ratio must be at least 1, not {self.max_ratio:g}.")
+        if not 1 <= self.max_ratio < np.inf:
+            raise UsageError(f"--max-ratio must be a number from 1 on, not {self.max_ratio:g}.")
         if self.target_exposure_s is not None and not self.target_exposure_s > 0:
             raise UsageError(f"--target-exposure must be positive, not {self.target_exposure_s:g}.")
         for ratio in (*self.brackets, *([] if self.ratio is None else [self.ratio])):
@@ -108,7 +108,7 @@ def _choose(frame: RawFrame, request: ExposureRequest) -> RatioChoice:
         why = f"{_seconds(request.target_exposure_s)} wanted, {_seconds(own)} taken"
         return _bounded(request.target_exposure_s / own, limit, "target", why)
     if request.reference is not None:
-        ratio = _exposure(request.reference, "the reference") / _exposure(frame.shot, "the photo")
+        ratio = _exposure_quotient(request.reference, frame.shot)
         why = f"to the reference's exposure ({_describe(request.reference)})"
         return _bounded(ratio, limit, "reference", why)
     return auto_ratio(frame, limit)
@@ -222,11 +222,23 @@ def _exposure_time(frame: RawFrame) -> float:
     return frame.shot.exposure_s
 
 
-def _exposure(shot: ShotInfo, whose: str) -> float:
-    """Light times gain: t * ISO / f-number squared; a missing ISO or aperture counts as equal."""
+def _exposure_quotient(reference: ShotInfo, photo: ShotInfo) -> float:
+    """Light times gain, t * ISO / f-number squared, of the reference over that of the photo.
+
+    An ISO or aperture that either file does not state counts as equal.
+    """
+    quotient = _time(reference, "the reference") / _time(photo, "the photo")
+    if reference.iso and photo.iso:
+        quotient *= reference.iso / photo.iso
+    if reference.aperture and photo.aperture:
+        quotient *= (photo.aperture / reference.aperture) ** 2
+    return quotient
+
+
+def _time(shot: ShotInfo, whose: str) -> float:
     if shot.exposure_s is None:
         raise ExposureError(f"The file of {whose} does not state its exposure time.")
-    return shot.exposure_s * (shot.iso or 100) / (shot.aperture or 1.0) ** 2
+    return shot.exposure_s
 
 
 def _describe(shot: ShotInfo) -> str:

@@ -47,6 +47,7 @@ def _remove(path: Path) -> None:
 
 
 def _hint(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"Create the folder {path.parent} first."
+    with suppress(OSError):  # of a folder inside one that may not be entered nobody can tell
+        if not path.parent.is_dir():
+            return f"Create the folder {path.parent} first."
     return "Check the free space and the permissions of the folder."

@@ -27,6 +27,15 @@ from gia_cli.tiling import Tile, round_up, tiles
 _SMALLEST_CORE = 32
 # fp32 peaks scale with the number format; the picture itself stays fp32 on the host.
 _BYTES_FP32 = 4
+# The last three: oneDNN's (seen under a limited address space) and the C++ library's.
+_OUT_OF_MEMORY_TEXTS = (
+    "not enough memory",
+    "out of memory",
+    "can't allocate",
+    "could not create a primitive",
+    "could not create a memory",
+    "bad_alloc",
+)
 # What the allocator and the convolution's workspace take beside the tensors.
 _OVERHEAD = 1.1
 
@@ -107,14 +116,16 @@ def infer(
             if not _is_out_of_memory(error):
                 raise
         # Outside the handler: the error's traceback would keep the failed run's tensors alive.
-        current, runtime = _retreat(current, runtime, network.stride, progress)
+        current, retreat = _retreat(current, runtime, network.stride, progress)
+        if retreat != runtime:  # the host has room for larger tiles than the GPU's last try
+            runtime, current = retreat, plan(network, mosaic, retreat, options)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    text = str(error)  # torch's CPU allocator and MPS raise a bare RuntimeError
-    return "not enough memory" in text or "out of memory" in text or "can't allocate" in text
+    # torch's CPU allocator, MPS and oneDNN raise a bare RuntimeError.
+    return any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
 
 
 def _retreat(

@@ -139,9 +139,12 @@ def _write_tiff(
     file: BinaryIO, image: NDArray[np.uint16], shot: ShotInfo, software: str, comment: str
 ) -> None:
     width = image.shape[1]
-    texts = {271: shot.make, 272: shot.model}
-    extra: list[tuple[int, str, int, str | int, bool]]
-    extra = [(tag, "s", 0, text, True) for tag, text in texts.items() if text]
+    # As bytes: tifffile raises for text beyond ASCII, and for a date that is not a full one.
+    texts = {271: shot.make, 272: shot.model, 306: shot.taken}
+    extra: list[tuple[int, str, int, bytes | int, bool]]
+    extra = [
+        (tag, "s", 0, text.encode("ascii", "replace"), True) for tag, text in texts.items() if text
+    ]
     extra += [(274, "H", 1, 1, True), (_PLACEHOLDER_TAG, "I", 1, 0, True)]
     tifffile.imwrite(
         file,
@@ -155,8 +158,7 @@ def _write_tiff(
         iccprofile=srgb_icc_profile(),
         resolution=(300, 300),
         resolutionunit="inch",
-        software=software,
-        datetime=shot.taken,
+        software=software.encode("ascii", "replace"),
         metadata=None,
         extratags=extra,
     )
@@ -217,7 +219,7 @@ def _deflated_rows(image: NDArray[np.uint16]) -> Iterator[bytes]:
     deflate = zlib.compressobj(_PNG_LEVEL, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     above = np.zeros((1, width * 6), np.uint8)
     for start in range(0, height, _BAND_ROWS):
-        band = image[start : start + _BAND_ROWS].astype(">u2")
+        band = np.ascontiguousarray(image[start : start + _BAND_ROWS], ">u2")
         rows = band.view(np.uint8).reshape(len(band), -1)
         filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
         filtered[:, 0] = 2  # filter type Up

@@ -135,18 +135,27 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
     -------
     (H, W, 3) uint8
         sRGB primaries with the sRGB curve, white balance as shot, oriented.
+
+    Raises
+    ------
+    RawError
+        As for `read_raw`, without the refusals that concern the networks; and for what LibRaw
+        opens but cannot demosaic (X-Trans smaller than 512 photosites a side).
     """
     path = Path(path)
     _refuse_hopeless(path)
     with _open(path) as raw, _quiet_stderr():
-        rendering: NDArray[np.uint8] = raw.postprocess(
-            use_camera_wb=True,
-            no_auto_bright=True,
-            bright=brightness,
-            gamma=(2.4, 12.92),
-            half_size=half_size,
-            output_bps=8,
-        )
+        try:
+            rendering: NDArray[np.uint8] = raw.postprocess(
+                use_camera_wb=True,
+                no_auto_bright=True,
+                bright=brightness,
+                gamma=(2.4, 12.92),
+                half_size=half_size,
+                output_bps=8,
+            )
+        except rawpy.LibRawError as error:
+            raise RawError(f"{path}: LibRaw opens this photo but cannot render it.") from error
         return rendering.copy()
 
 
@@ -155,11 +164,11 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
 
 def _refuse_hopeless(path: Path) -> None:
     """Refuse what needs no RAW decoder to be refused."""
-    if not path.exists():
-        raise FileMissingError(f"{path}: there is no such file.")
-    if path.is_dir():
-        raise NotAFileError(f"{path} is a folder, not a photo.")
-    try:
+    try:  # exists() too raises, for a name that is too long or a folder one may not enter
+        if not path.exists():
+            raise FileMissingError(f"{path}: there is no such file.")
+        if path.is_dir():
+            raise NotAFileError(f"{path} is a folder, not a photo.")
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
@@ -176,7 +185,7 @@ def _refuse_hopeless(path: Path) -> None:
 
 
 def _is_super_ccd(path: Path) -> bool:
-    """FujiLayout (tag 0x0130 of the RAF directory): bit 3 of its first or second byte unset."""
+    """FujiLayout (tag 0x0130 of the RAF directory): bit 3 of its second byte unset."""
     with path.open("rb") as file:
         file.seek(92)
         pointer = file.read(8)
@@ -226,8 +235,7 @@ def _refusal(path: Path, error: rawpy.LibRawError) -> RawError:
 
 def _cfa_compression(path: Path) -> tuple[int | None, bool]:
     """TIFF compression number of the RAW image (None: no TIFF says), and whether this is a DNG."""
-    with path.open("rb") as file:
-        directories = tiff.walk(file)
+    directories = _directories(path)
     is_dng = any(_DNG_VERSION_TAG in directory.tags for directory in directories)
     for directory in directories:
         # A thumbnail's directory says RGB or YCbCr; DNG and TIFF/EP mark the RAW so:
@@ -239,11 +247,15 @@ def _cfa_compression(path: Path) -> tuple[int | None, bool]:
 def _has_raw_magic(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(16)
-        directories = tiff.walk(file)
     if head[:4] in _RAW_MAGICS or head[6:14] == b"HEAPCCDR" or head[4:12] == b"ftypcrx ":
         return True
     # A bare TIFF picture says RGB or grey; a camera's RAW has a SubIFD with the mosaic.
-    return any(tiff.SUB_IFDS in directory.tags for directory in directories)
+    return any(tiff.SUB_IFDS in directory.tags for directory in _directories(path))
+
+
+def _directories(path: Path) -> list[tiff.Directory]:
+    with path.open("rb") as file:
+        return tiff.walk(file)
 
 
 _STDERR_LOCK = threading.Lock()
@@ -273,6 +285,9 @@ def _quiet_stderr() -> Iterator[bytearray]:
 
 
 def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
+    shot = read_shot(path)
+    if shot.make is None and _is_grey_picture(path):
+        raise NotRawError(f"{path} is a grey TIFF picture, not a RAW photo.")
     if raw.raw_type != rawpy.RawType.Flat or raw.raw_image is None:
         raise LinearRawError(f"{path} is already demosaiced (linear DNG, sRAW or mRAW).")
     pattern, color_ids = _pattern(path, raw)
@@ -289,6 +304,8 @@ def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
     period = CANONICAL[kind].shape[0]
     cell = color_ids[:period, :period]
     black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
+    if kind == "bayer":
+        black = np.roll(black, _black_shift(path, raw), axis=(0, 1))
     if black.min() > 0 and np.count_nonzero(mosaic) < (1 - _MAX_ZERO_SHARE) * mosaic.size:
         raise DamagedFileError(f"{path} is corrupted: most of it decodes to nothing.")
     return RawFrame(
@@ -302,7 +319,7 @@ def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
         daylight_wb=_daylight(raw),
         xyz_to_camera=_matrix(raw),
         flip=int(raw.sizes.flip),
-        shot=read_shot(path).or_else(_libraw_shot(raw)),
+        shot=shot.or_else(_libraw_shot(raw)),
     )
 
 
@@ -332,9 +349,7 @@ def _dng_pattern(path: Path, raw: rawpy.RawPy) -> NDArray[np.uint8] | None:
     LibRaw moves the margins of Fujifilm DNGs to multiples of 6 and then forgets the pattern. DNG
     counts CFAPattern from the top left of ActiveArea.
     """
-    with path.open("rb") as file:
-        directories = tiff.walk(file)
-    for directory in directories:
+    for directory in _directories(path):
         values = directory.tags.get(0x828E, ())
         if directory.tags.get(0x828D) != (6, 6) or len(values) != 36 or max(values) > 2:
             continue
@@ -344,6 +359,26 @@ def _dng_pattern(path: Path, raw: rawpy.RawPy) -> NDArray[np.uint8] | None:
         cols = np.arange(_PATTERN_PROBE) + raw.sizes.left_margin - left
         return cell[rows[:, None] % 6, cols[None] % 6]
     return None
+
+
+def _is_grey_picture(path: Path) -> bool:
+    """Tell whether all that this TIFF says it holds is grey, which LibRaw takes for a mosaic."""
+    photometrics = {d.first(0x0106) for d in _directories(path) if 0x0106 in d.tags}
+    return bool(photometrics) and photometrics <= {0, 1}
+
+
+def _black_shift(path: Path, raw: rawpy.RawPy) -> tuple[int, int]:
+    """How far to roll LibRaw's black levels, (rows, columns), for a DNG with a level per place.
+
+    DNG counts BlackLevel from ActiveArea, LibRaw from its visible area, whose margins it makes
+    even.
+    """
+    for directory in _directories(path):
+        repeats = max(directory.tags.get(0xC619, ()), default=1) > 1  # BlackLevelRepeatDim
+        if repeats and directory.first(0x0106) in _PHOTOMETRICS_RAW:
+            top, left = (*directory.tags.get(0xC68D, ()), 0, 0)[:2]
+            return top - raw.sizes.top_margin, left - raw.sizes.left_margin
+    return 0, 0
 
 
 def _cfa_refusal(path: Path, pattern: NDArray[np.uint8]) -> RawError:
@@ -400,5 +435,6 @@ def _libraw_shot(raw: rawpy.RawPy) -> ShotInfo:
         iso=round(other.iso_speed) or None,
         aperture=round(other.aperture, 2) or None,
         focal_mm=round(other.focal_length, 1) or None,
-        taken=taken.strftime("%Y:%m:%d %H:%M:%S") if taken else None,
+        # A file without a date gives the epoch, 1970 or 1969 by the time zone.
+        taken=taken.strftime("%Y:%m:%d %H:%M:%S") if taken and taken.year > 1970 else None,
     )

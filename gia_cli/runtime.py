@@ -106,7 +106,7 @@ def parse_size(text: str) -> int:
     UsageError
         The text is no size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
     if match is None or match[2] not in _UNITS:
         raise UsageError(f"'{text}' is not a size.", hint="Write it like 1500MB or 3GB.")
     return int(float(match[1]) * _UNITS[match[2]])
@@ -131,10 +131,21 @@ def free_bytes(device_type: str = "cpu") -> int:
 def _cgroup_free(limit_file: str, usage_file: str) -> int | None:
     try:
         limit = Path(limit_file).read_text().strip()
-        usage = int(Path(usage_file).read_text())
+        usage = int(Path(usage_file).read_text()) - _reclaimable(Path(usage_file).parent)
     except (OSError, ValueError):
         return None
     # "max", or version 1's nearly 2**63, means no limit.
     if not limit.isdigit() or int(limit) > sys.maxsize // 4:
         return None
     return max(int(limit) - usage, 0)
+
+
+def _reclaimable(cgroup: Path) -> int:
+    """Page cache counted as a container's usage that the kernel gives back when asked for."""
+    try:
+        rows = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
+        stat = {row[0]: int(row[1]) for row in rows}
+    except (OSError, ValueError, IndexError):
+        return 0
+    # Version 1 counts children only in the total; version 2 has no other number.
+    return stat.get("total_inactive_file", stat.get("inactive_file", 0))

@@ -20,6 +20,7 @@ ByteOrder = Literal["<", ">"]
 _FORMATS = {SHORT: "H", LONG: "I", IFD: "I", DOUBLE: "d"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MAX_RATIONAL = 1_000_000
+_MAX_INT32 = 2**31 - 1
 _MAX_ENTRIES = 4096  # more means that the bytes are no directory
 
 SUB_IFDS, EXIF_IFD = 0x014A, 0x8769
@@ -46,8 +47,9 @@ def rational(value: float | Fraction | tuple[int, int]) -> tuple[int, int]:
     """Numerator and denominator, both fit for 32 bits; a tuple passes unchanged."""
     if isinstance(value, tuple):
         return value
-    fraction = Fraction(value).limit_denominator(_MAX_RATIONAL)
-    return fraction.numerator, fraction.denominator
+    limit = max(min(_MAX_RATIONAL, int(_MAX_INT32 / max(abs(float(value)), 1.0))), 1)
+    fraction = Fraction(value).limit_denominator(limit)
+    return max(min(fraction.numerator, _MAX_INT32), -_MAX_INT32), fraction.denominator
 
 
 def build(
@@ -73,7 +75,7 @@ def build(
     -------
     bytes
     """
-    offsets: dict[str, int] = {}
+    offsets = dict.fromkeys(blocks, 0)
     # The first pass learns where each block lies, the second fills the offsets in.
     for _ in range(2):
         data = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)

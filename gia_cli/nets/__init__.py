@@ -50,16 +50,20 @@ class NetConfig:
         Raises
         ------
         WeightsMismatchError
-            A field that this version does not know, or an unknown network or array.
+            A field that this version does not know, an unknown network or array, or sizes that
+            are none.
         """
         try:
             config = cls(**values)
+            is_known = config.network in NETWORKS and config.cfa in PLANE_COLORS
         except TypeError as error:
             raise WeightsMismatchError(
                 f"The network configuration {values} is not one that this version knows."
             ) from error
-        if config.network not in NETWORKS or config.cfa not in PLANE_COLORS:
+        if not is_known:
             raise WeightsMismatchError(f"There is no network '{config.network}' ({config.cfa}).")
+        if not all(type(size) is int and size > 0 for size in (config.width, config.vector)):
+            raise WeightsMismatchError(f"The network configuration {values} has impossible sizes.")
         return config
 
 

@@ -60,8 +60,9 @@ class UNet(nn.Module):
 
     #: The frame's sides must be multiples of this many packed pixels: four 2x2 poolings.
     stride = 2 ** (LEVELS - 1)
-    #: Context in packed pixels that a picture pixel depends on, apart from the vector. Two 3x3
-    #: convolutions at each level reach 2*(1+2+4+8+16) down and 2*(8+4+2+1) up, 92 in all.
+    #: Context in packed pixels that a core aligned to `stride` depends on, apart from the vector.
+    #: Two 3x3 convolutions at each level reach 2*(1+2+4+8+16) down and 2*(8+4+2+1) up; with the
+    #: rounding to whole cells on the way 94 in all. (From a pixel inside a cell it is up to 107.)
     halo = 96
     #: Context that a bottleneck feature depends on: the way down, 62.
     vector_halo = 64
@@ -107,7 +108,15 @@ class UNet(nn.Module):
         -------
         list of 5 tensors
             One for each level, (N, w * 2**l, H / 2**l, W / 2**l); the last is the bottleneck.
+
+        Raises
+        ------
+        ValueError
+            H or W is no multiple of `stride`: bands would silently drop the odd rows.
         """
+        height, width = x.shape[2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(f"{height}x{width} packed px are no multiple of {self.stride}")
         features: list[Tensor] = []
         for level, convs in enumerate(self.encoder):
             x = F.max_pool2d(x, 2) if level else x

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gia_cli.errors import GiaError, OutputError
+from gia_cli.files import atomic_file
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _fail(path: Path, error: BaseException) -> None:
+    with atomic_file(path) as file:
+        file.write(b"half a pict")
+        raise error
+
+
+def test_the_bytes_arrive_under_the_name_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    with atomic_file(path) as file:
+        file.write(b"pixels")
+    assert path.read_bytes() == b"pixels"
+    assert _names(tmp_path) == ["photo.tif"]
+
+
+def test_the_file_can_be_sought_and_read_back_while_open(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    with atomic_file(path) as file:
+        file.write(b"12345678")
+        file.seek(2)
+        assert file.read(2) == b"34"
+        file.seek(2)
+        file.write(b"xy")
+    assert path.read_bytes() == b"12xy5678"
+
+
+def test_an_older_file_is_replaced_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    path.write_bytes(b"old, and much longer than the new one")
+    with atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes().startswith(b"old")
+        assert len(_names(tmp_path)) == 2
+    assert path.read_bytes() == b"new"
+
+
+@posix
+def test_who_has_the_old_file_open_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        with atomic_file(path) as file:
+            file.write(b"new")
+        assert reader.read() == b"old"  # renamed over, not written into
+    assert path.read_bytes() == b"new"
+
+
+def test_there_is_no_final_name_before_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    with atomic_file(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+        (temporary,) = _names(tmp_path)
+        assert not temporary.endswith(path.suffix)  # no glob for *.tif may find it
+    assert path.exists()
+
+
+FAILURES = [ValueError("bad"), KeyboardInterrupt(), MemoryError(), SystemExit(3), GiaError("no")]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_any_failure_leaves_the_folder_as_it_was(
+    tmp_path: Path, error: BaseException, old: bytes | None
+) -> None:
+    path = tmp_path / "photo.tif"
+    if old is not None:
+        path.write_bytes(old)
+    before = _names(tmp_path)
+    with pytest.raises(type(error)) as caught:
+        _fail(path, error)
+    assert caught.value is error  # passed on as it is
+    assert _names(tmp_path) == before
+    if old is not None:
+        assert path.read_bytes() == old
+
+
+def test_a_full_disk_is_an_output_error_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    path.write_bytes(b"old")
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OutputError, match=r"photo\.tif: No space left on device") as caught:
+        _fail(path, error)
+    assert caught.value.exit_code == 60
+    assert caught.value.__cause__ is error
+    assert "space" in caught.value.hint
+    assert path.read_bytes() == b"old"
+    assert _names(tmp_path) == ["photo.tif"]
+
+
+def test_bytes_that_do_not_reach_the_disk_are_not_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_fsync(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", no_fsync)
+    with pytest.raises(OutputError), atomic_file(tmp_path / "photo.tif") as file:
+        file.write(b"pixels")
+    assert _names(tmp_path) == []
+
+
+def test_the_file_is_synced_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.tif"
+    seen: list[tuple[bool, int]] = []
+    fsync = os.fsync
+
+    def spy(fd: int) -> None:
+        seen.append((path.exists(), os.fstat(fd).st_size))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    with atomic_file(path) as file:
+        file.write(b"pixels")
+    assert seen == [(False, 6)]
+
+
+def test_a_missing_folder_is_named_in_the_hint(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "such" / "photo.tif"
+    with pytest.raises(OutputError) as caught, atomic_file(path):
+        pytest.fail("the body must not run")
+    assert caught.value.exit_code == 60
+    assert str(path.parent) in caught.value.hint
+    assert str(path) in caught.value.message
+    assert _names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_looked_at_is_an_output_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(self: Path, *args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", deny)
+    monkeypatch.setattr(Path, "is_dir", deny)
+    with pytest.raises(OutputError, match="Permission denied") as caught:
+        _fail(tmp_path / "photo.tif", AssertionError("the body must not run"))
+    assert "permissions" in caught.value.hint
+
+
+def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(OutputError), atomic_file(tmp_path / "file" / "photo.tif"):
+        pytest.fail("the body must not run")
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+def test_a_folder_of_that_name_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photo.tif").mkdir()
+    with pytest.raises(OutputError), atomic_file(tmp_path / "photo.tif") as file:
+        file.write(b"pixels")
+    assert (tmp_path / "photo.tif").is_dir()
+    assert _names(tmp_path) == ["photo.tif"]
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_file(tmp_path / "photo.tif") as file:
+            file.write(b"pixels")
+    finally:
+        os.umask(before)
+    mode = stat.S_IMODE((tmp_path / "photo.tif").stat().st_mode)
+    assert mode == 0o666 & ~umask
+
+
+@posix
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_an_output_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="permissions"), atomic_file(tmp_path / "photo.tif"):
+            pytest.fail("the body must not run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "photo.tif"
+    with atomic_file(path) as first, atomic_file(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"  # whose block ended last
+    assert _names(tmp_path) == ["photo.tif"]
+
+
+def test_any_name_a_shell_may_give_works(tmp_path: Path) -> None:
+    for name in ("[x].tif", "ä ö.tif", ".hidden", "no-suffix", "a%sb{}.tif", "-o"):
+        with atomic_file(tmp_path / name) as file:
+            file.write(name.encode())
+        assert (tmp_path / name).read_bytes() == name.encode()
+    assert len(_names(tmp_path)) == 6

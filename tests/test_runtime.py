@@ -1,0 +1,299 @@
+"""Device, precision and memory: what is asked for, what is there, what is free."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from gia_cli import runtime
+from gia_cli.errors import DeviceError, UsageError
+from gia_cli.runtime import (
+    DeviceName,
+    Precision,
+    Runtime,
+    device_names,
+    free_bytes,
+    parse_size,
+    resident_bytes,
+    resolve,
+)
+
+HAS_CUDA = torch.cuda.is_available()
+HAS_MPS = torch.backends.mps.is_available()
+
+# ---------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1024", 1024),
+        ("1500MB", 1_500_000_000),
+        ("3GB", 3 * 10**9),
+        ("2GiB", 2**31),
+        ("1.5gib", 3 * 2**29),
+        ("0.5 GB", 500_000_000),
+        ("7k", 7_000),
+        ("7KiB", 7 * 1024),
+        ("12B", 12),
+        ("12 b", 12),
+        ("3M", 3_000_000),
+        ("3Mi", 3 * 2**20),
+        ("  64 mib ", 64 * 2**20),
+    ],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["5", "1500MB", "3GB", "2GiB", "1.25 MiB"])
+def test_case_and_spaces_do_not_matter(text: str) -> None:
+    expected = parse_size(text)
+    for variant in (text.lower(), text.upper(), f"  {text}\t", text.replace(" ", "")):
+        assert parse_size(variant) == expected
+
+
+# fmt: off
+NO_SIZES = [
+    "", " ", "GB", "many", "3 potatoes", "-3GB", "+3GB", "3iB", "3i", "3TB", "3GBB", "3,5GB",
+    "1e9", "0x10", ".5GB", "5.GB", "3 G B", "3GB 4MB", "nan", "inf", "9" * 400, "²GB",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("text", NO_SIZES)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_size(text)
+    assert caught.value.exit_code == 2
+    assert f"'{text}'" in caught.value.message
+    assert "1500MB" in caught.value.hint
+
+
+# ---------------------------------------------------------------- device and precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+)
+def test_cpu_computes_in_fp32_and_bf16(precision: Precision, dtype: torch.dtype) -> None:
+    assert resolve("cpu", precision) == Runtime(torch.device("cpu"), dtype)
+
+
+def test_cpu_refuses_fp16() -> None:
+    with pytest.raises(DeviceError, match="fp16") as caught:
+        resolve("cpu", "fp16")
+    assert caught.value.exit_code == 50
+    assert "bf16" in caught.value.hint
+
+
+@pytest.mark.parametrize(("device", "is_there"), [("cuda", HAS_CUDA), ("mps", HAS_MPS)])
+def test_an_absent_device_is_refused_by_naming_those_present(
+    device: DeviceName, is_there: bool
+) -> None:
+    if is_there:
+        pytest.skip(f"this machine has {device}")
+    with pytest.raises(DeviceError, match=rf"no {device} device .*\(.*cpu.*\)") as caught:
+        resolve(device)
+    assert caught.value.exit_code == 50
+    assert "--device cpu" in caught.value.hint
+
+
+@pytest.mark.skipif(HAS_CUDA or HAS_MPS, reason="needs a machine without accelerators")
+def test_auto_is_the_cpu_where_there_is_nothing_else() -> None:
+    assert resolve() == resolve("auto", "fp32") == resolve("cpu", "fp32")
+    with pytest.raises(DeviceError, match="fp16"):
+        resolve("auto", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected", "dtype"),
+    [
+        (True, True, "cuda", torch.float16),
+        (True, False, "cuda", torch.float16),
+        (False, True, "mps", torch.float32),
+        (False, False, "cpu", torch.float32),
+    ],
+)
+def test_auto_takes_the_best_device_present(
+    cuda: bool, mps: bool, expected: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve() == Runtime(torch.device(expected), dtype)
+    assert resolve("cpu") == Runtime(torch.device("cpu"), torch.float32)
+    if cuda:
+        assert resolve("cuda", "fp16").dtype == torch.float16
+        assert resolve("auto", "fp32").dtype == torch.float32
+
+
+def test_a_runtime_names_device_and_number_format() -> None:
+    assert str(resolve("cpu", "bf16")) == "cpu, bfloat16"
+
+
+def test_the_cpu_leads_the_list_of_devices() -> None:
+    first, *others = device_names()
+    assert first == f"cpu ({torch.get_num_threads()} threads)"
+    assert len(others) == torch.cuda.device_count() * HAS_CUDA + HAS_MPS
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device")
+def test_cuda_is_chosen_and_its_memory_known() -> None:
+    assert resolve() == Runtime(torch.device("cuda"), torch.float16)
+    assert 0 < free_bytes("cuda") <= torch.cuda.get_device_properties(0).total_memory
+
+
+def test_importing_the_module_does_not_import_torch() -> None:
+    code = (
+        "import sys; from gia_cli import runtime; runtime.parse_size('3GB'); runtime.free_bytes();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# ---------------------------------------------------------------- memory
+
+GIGABYTE = 10**9
+
+
+class Cgroup:
+    """A container's limit and usage as files of either version."""
+
+    def __init__(self, folder: Path, limit: str, usage: str, version: int = 2) -> None:
+        folder.mkdir()
+        names = {
+            2: ("memory.max", "memory.current"),
+            1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        }[version]
+        self.stat = folder / "memory.stat"
+        self.files = folder / names[0], folder / names[1]
+        for path, text in zip(self.files, (limit, usage), strict=True):
+            path.write_text(f"{text}\n")
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return str(self.files[0]), str(self.files[1])
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A host with 10 GB available and no container; returns the 10 GB."""
+    available = 10 * GIGABYTE
+    memory = SimpleNamespace(available=available, total=16 * GIGABYTE)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(runtime, "_CGROUP_FILES", (("/nonexistent/limit", "/nonexistent/usage"),))
+    return available
+
+
+def limit_by(monkeypatch: pytest.MonkeyPatch, *cgroups: Cgroup) -> None:
+    monkeypatch.setattr(runtime, "_CGROUP_FILES", tuple(cgroup.names for cgroup in cgroups))
+
+
+def share(free: int) -> object:
+    """What of `free` bytes gia takes: most of them, never all."""
+    return pytest.approx(runtime._SHARE_OF_FREE * free, abs=1)
+
+
+def test_without_a_container_the_hosts_memory_counts(host: int) -> None:
+    assert 0.5 * host < free_bytes() < host
+    assert free_bytes() == share(host)
+    assert free_bytes("mps") == free_bytes("cpu")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts(
+    version: int, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = Cgroup(tmp_path / "c", str(3 * GIGABYTE), str(2 * GIGABYTE), version)
+    limit_by(monkeypatch, cgroup)
+    assert free_bytes() == share(GIGABYTE)
+
+
+@pytest.mark.parametrize("limit", ["max", str(2**63 - 4096), str(2**63 - 1), str(2**64), "", "-1"])
+def test_no_limit_is_no_limit(
+    limit: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_by(monkeypatch, Cgroup(tmp_path / "c", limit, "123456"))
+    assert free_bytes() == share(host)
+
+
+def test_a_limit_above_the_hosts_memory_does_not_count(
+    host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_by(monkeypatch, Cgroup(tmp_path / "c", str(100 * GIGABYTE), "0"))
+    assert free_bytes() == share(host)
+
+
+def test_the_strictest_limit_counts(
+    host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = Cgroup(tmp_path / "a", str(6 * GIGABYTE), str(GIGABYTE), 2)
+    strict = Cgroup(tmp_path / "b", str(4 * GIGABYTE), str(2 * GIGABYTE), 1)
+    for order in ((loose, strict), (strict, loose)):
+        limit_by(monkeypatch, *order)
+        assert free_bytes() == share(2 * GIGABYTE)
+
+
+def test_usage_above_the_limit_leaves_nothing(
+    host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_by(monkeypatch, Cgroup(tmp_path / "c", str(GIGABYTE), str(2 * GIGABYTE)))
+    assert free_bytes() == 0
+
+
+@pytest.mark.parametrize("usage", ["", "much", "12 13"])
+def test_an_unreadable_usage_is_no_limit(
+    usage: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_by(monkeypatch, Cgroup(tmp_path / "c", str(GIGABYTE), usage))
+    assert free_bytes() == share(host)
+
+
+@pytest.mark.parametrize(
+    ("version", "stat"),
+    [
+        (2, f"anon 5\ninactive_file {GIGABYTE}\nactive_file 7\n"),
+        (1, f"inactive_file 3\ntotal_inactive_file {GIGABYTE}\n"),
+    ],
+)
+def test_page_cache_that_the_kernel_gives_back_is_free(
+    version: int, stat: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = Cgroup(tmp_path / "c", str(4 * GIGABYTE), str(3 * GIGABYTE), version)
+    cgroup.stat.write_text(stat)
+    limit_by(monkeypatch, cgroup)
+    assert free_bytes() == share(2 * GIGABYTE)
+
+
+@pytest.mark.parametrize("stat", ["", "anon 5\n", "inactive_file\n", "inactive_file much\n"])
+def test_a_strange_statistic_counts_as_no_cache(
+    stat: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = Cgroup(tmp_path / "c", str(4 * GIGABYTE), str(3 * GIGABYTE))
+    cgroup.stat.write_text(stat)
+    limit_by(monkeypatch, cgroup)
+    assert free_bytes() == share(GIGABYTE)
+
+
+def test_free_memory_never_exceeds_the_machines() -> None:
+    assert 0 <= free_bytes() < psutil.virtual_memory().total
+
+
+def test_resident_memory_grows_with_what_is_held() -> None:
+    before = resident_bytes()
+    held = np.ones(16_000_000)  # 128 MB
+    after = resident_bytes()
+    assert 10**6 < before < psutil.virtual_memory().total
+    assert after - before > 0.8 * held.nbytes
+    reserved = np.empty(32_000_000)  # 256 MB of addresses, none of it touched
+    assert resident_bytes() - after < 0.2 * reserved.nbytes
