@@ -29,6 +29,7 @@ RAF_MAGIC = b"FUJIFILMCCD-RAW"
 _RAF_JPEG_POINTER = 84  # two big-endian u32: offset and length of the embedded JPEG
 _TIFF_LIKE_MAGICS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Olympus, Panasonic: TIFF otherwise
 _HEAD_BYTES = 1 << 20  # their IFDs lie at the front
+_MAX_NUMBER = 2.0**32  # no exposure, ISO or focal length is larger, and EXIF could not hold it
 _ISO_OVERFLOW = 65535  # ISOSpeedRatings is a 16-bit field; beyond, RecommendedExposureIndex counts
 
 
@@ -141,7 +142,7 @@ def _shot_from_tags(tags: dict[str, Any]) -> ShotInfo:
         iso=None if iso is None else round(iso),
         aperture=_number(tags, "FNumber"),
         focal_mm=_number(tags, "FocalLength"),
-        taken=_text(tags, "DateTimeOriginal") or _text(tags, "DateTime"),
+        taken=_date(tags, "DateTimeOriginal") or _date(tags, "DateTime"),
     )
 
 
@@ -156,6 +157,12 @@ def _text(tags: dict[str, Any], name: str) -> str | None:
     return text or None
 
 
+def _date(tags: dict[str, Any], name: str) -> str | None:
+    """Read a date; a camera whose clock is not set writes blanks or zeros."""
+    text = _text(tags, name)
+    return text if text is not None and any(digit in text for digit in "123456789") else None
+
+
 def _number(tags: dict[str, Any], name: str) -> float | None:
     """Read the first value of a tag as a positive float."""
     tag = _find(tags, name)
@@ -163,7 +170,7 @@ def _number(tags: dict[str, Any], name: str) -> float | None:
         value = float(tag.values[0])  # type: ignore[union-attr]
     except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return value if value > 0 else None
+    return value if 0 < value < _MAX_NUMBER else None  # also refuses what is not a number
 
 
 def _read_ciff(file: BinaryIO) -> ShotInfo:

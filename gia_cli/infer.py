@@ -8,13 +8,14 @@ encodes again and decodes with the one vector. Both ways give the same picture, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.mosaic import PackedMosaic, picture_shape
@@ -36,6 +37,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "could not create a memory",
     "bad_alloc",
 )
+_METER_STEPS = 100  # of a whole frame; tiles count as steps themselves
 # What the allocator and the convolution's workspace take beside the tensors.
 _OVERHEAD = 1.1
 
@@ -94,7 +96,8 @@ def infer(
     runtime : Runtime
     options : InferOptions, optional
     progress : Progress
-        Hears of one stage, "network", with one step for each tile and pass; and of every retreat.
+        Hears of one stage, "network", with one step for each tile and pass, or a hundred steps for
+        a whole frame; and of every retreat.
 
     Returns
     -------
@@ -186,7 +189,10 @@ def _budget(mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> in
 
 
 def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -> tuple[int, int]:
-    """Find the largest square core whose read region has at most `area` packed pixels."""
+    """Find the core for the fewest square tiles whose read region has at most `area` packed px.
+
+    Cores are then evened out: two of 720 rows, rather than one of 1168 and a rest of 256.
+    """
     side = _SMALLEST_CORE
     while side < max(frame):
         larger = side + stride
@@ -194,7 +200,8 @@ def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -
         if rows * cols > area:
             break
         side = larger
-    return min(side, frame[0]), min(side, frame[1])
+    rows, cols = (round_up(-(-length // -(-length // side)), stride) for length in frame)
+    return rows, cols
 
 
 # ---------------------------------------------------------------- running
@@ -247,13 +254,11 @@ def _render_tiles(
     """Yield each tile with its rendered read region, all with one global vector."""
     height, width = plan.frame
     if plan.is_whole:
-        progress.stage("network", 2)
-        features = network.encode(_to_device(planes, runtime))
-        bias = network.global_bias(_mean(features[-1]))
-        progress.advance()
-        (tile,) = tiles(height, width, plan.core, 0, network.stride)
-        yield tile, network.decode(features, bias)
-        progress.advance()
+        with _metered(network, height, progress):
+            features = network.encode(_to_device(planes, runtime))
+            bias = network.global_bias(_mean(features[-1]))
+            (tile,) = tiles(height, width, plan.core, 0, network.stride)
+            yield tile, network.decode(features, bias)
         return
     cut = tiles(height, width, plan.core, network.halo, network.stride)
     progress.stage("network", len(cut) * (2 if network.has_vector else 1))
@@ -262,6 +267,40 @@ def _render_tiles(
         features = network.encode(_to_device(_read(planes, tile), runtime))
         yield tile, network.decode(features, bias)
         progress.advance()
+
+
+@contextmanager
+def _metered(network: UNet, height: int, progress: Progress) -> Iterator[None]:
+    """Report a whole frame's way through the network: a hundred steps in proportion to its work.
+
+    The blocks of a level are counted by the rows they return, so that a band moves the bar too.
+    Every level costs about the same, and twice as much on the way up as on the way down.
+    """
+    levels = len(network.encoder)
+    work = {module: (1.0, height >> level) for level, module in enumerate(network.encoder)}
+    work |= {
+        module: (2.0, height >> (levels - 2 - step)) for step, module in enumerate(network.decoder)
+    }
+    total = sum(weight for weight, _ in work.values())
+    done = dict.fromkeys(work, 0.0)
+    reported = 0
+
+    def count(module: nn.Module, _: object, result: Tensor) -> None:
+        nonlocal reported
+        weight, rows = work[module]
+        # Bands overlap, so a level's rows add up to a little more than the level has.
+        done[module] = min(done[module] + weight * result.shape[2] / rows, weight)
+        steps = int(_METER_STEPS * sum(done.values()) / total + 1e-6)
+        progress.advance(steps - reported)
+        reported = steps
+
+    progress.stage("network", _METER_STEPS)
+    hooks = [module.register_forward_hook(count) for module in work]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _global_bias(

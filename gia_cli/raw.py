@@ -270,7 +270,11 @@ def _quiet_stderr() -> Iterator[bytearray]:
     """
     said = bytearray()
     with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
-        saved = os.dup(2)
+        try:
+            saved = os.dup(2)
+        except OSError:  # a program without stderr: nothing to protect
+            yield said
+            return
         os.dup2(sink.fileno(), 2)
         try:
             yield said

@@ -460,7 +460,7 @@ def test_tiles_halve_until_they_fit(
     picture = infer(network, mosaic, CPU, progress=progress)
     assert deviation(picture, expected) < TOLERANCE
     assert len(progress.notes) == 4
-    assert [total for _, total in progress.stages] == [2, 4, 8, 16, 32]
+    assert [total for _, total in progress.stages] == [100, 4, 8, 16, 32]
     assert progress.steps[-1] == 32
     assert len(progress.details) == 5
 
@@ -616,7 +616,7 @@ def test_less_memory_means_more_tiles(size: tuple[int, int], rng: np.random.Gene
 
 
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.4, 0.3])
-def test_tiles_are_the_largest_that_memory_holds(share: float, rng: np.random.Generator) -> None:
+def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Generator) -> None:
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 1000, 1400)
     area = mosaic.planes[0].size
@@ -624,17 +624,32 @@ def test_tiles_are_the_largest_that_memory_holds(share: float, rng: np.random.Ge
     budget = share * network.bytes_per_pixel * area
     chosen = plan(network, mosaic, CPU, InferOptions(max_memory=int(budget + 1.5 * picture)))
 
-    def needed(more: int) -> float:
-        """Bytes for the read region of a core that is `more` larger."""
+    def needed(core: tuple[int, int]) -> float:
+        """Bytes for the read region of a core in the midst of the frame."""
         rows, cols = (
-            min(side + more + 2 * network.halo, length)
-            for side, length in zip(chosen.core, chosen.frame, strict=True)
+            min(side + 2 * network.halo, length)
+            for side, length in zip(core, chosen.frame, strict=True)
         )
         return rows * cols * network.bytes_per_pixel
 
     assert not chosen.is_whole
-    assert chosen.core[0] == chosen.core[1]
-    assert needed(0) <= budget < 1.2 * needed(network.stride)
+    assert all(side % network.stride == 0 for side in chosen.core)
+    assert needed(chosen.core) <= budget
+    for side in range(network.stride, max(chosen.frame), network.stride):
+        square = Plan((side, side), chosen.frame)
+        if tile_count(square) < tile_count(chosen):
+            assert 1.1 * needed(square.core) > budget  # 1.1: what the planner keeps in reserve
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.4, 0.3])
+def test_tiles_are_even(share: float, rng: np.random.Generator) -> None:
+    network = build(NetConfig("gia-net", width=8))
+    mosaic = photo(rng, "bayer", 1000, 1400)
+    limit = int(share * network.bytes_per_pixel * 1.4e6 + 1.5 * 1.4e6 * 48)
+    chosen = plan(network, mosaic, CPU, InferOptions(max_memory=limit))
+    for side, length in zip(chosen.core, chosen.frame, strict=True):
+        count = -(-length // side)
+        assert length - (count - 1) * side > side - count * network.stride
 
 
 def test_free_memory_bounds_a_generous_limit(
@@ -701,6 +716,18 @@ def test_a_tile_must_be_positive(tile: int) -> None:
 # ---------------------------------------------------------------- progress
 
 
+def test_a_large_whole_frame_moves_the_bar_in_small_steps(rng: np.random.Generator) -> None:
+    """Bands overlap: their rows add up to more than the frame's, the bar must not."""
+    moves: list[int] = []
+    progress = Recorder()
+    progress.advance = moves.append  # type: ignore[method-assign]
+    network = build(NetConfig("gia-net", width=2))
+    infer(network, photo(rng, "bayer", 500, 40), CPU, None, progress)
+    assert sum(moves) == 100
+    assert max(moves) <= 16
+    assert not any(module._forward_hooks for module in network.modules())
+
+
 @pytest.mark.parametrize("tile", ["auto", 32, 64, 100])
 @pytest.mark.parametrize("name", ["sid-net", "gia-net"])
 def test_progress_gets_as_many_steps_as_announced(
@@ -712,8 +739,8 @@ def test_progress_gets_as_many_steps_as_announced(
     options = InferOptions(tile=tile)
     infer(network, mosaic, CPU, options, progress)
     chosen = plan(network, mosaic, CPU, options)
-    passes = 2 if chosen.is_whole or name == "gia-net" else 1
-    assert progress.stages == [("network", tile_count(chosen) * passes)]
+    steps = 100 if chosen.is_whole else tile_count(chosen) * (2 if name == "gia-net" else 1)
+    assert progress.stages == [("network", steps)]
     assert progress.steps == [progress.stages[0][1]]
     assert progress.notes == []
     assert [str(chosen) in detail for detail in progress.details] == [True]

@@ -135,7 +135,6 @@ def test_another_camera_is_brought_to_the_training_cameras_neutral(
         mosaic = np.full((96, 96), 512 + 40.0)
         mosaic[::2, ::2] = 512 + 2000 / daylight[0]
         mosaic[1::2, 1::2] = 512 + 2000 / daylight[2]
-        shot = gia_cli.read_raw(path).shot
         write_dng(path, np.rint(mosaic).astype(int), **options)
         notes = Notes()
         result = enhancer.enhance(path, ratio=2, progress=notes)
