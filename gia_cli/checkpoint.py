@@ -87,6 +87,10 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
 
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     daylight = row.get("daylight_wb")
+    if row["encoding"] != "bt709":
+        raise WeightsMismatchError(
+            f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
+        )
     return WeightsInfo(
         name=row["name"],
         path=folder / row["file"],
@@ -125,7 +129,9 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
     if kind is not None and info.config.cfa != kind:
         raise NoWeightsForCfaError(
             f"The weights '{info.name}' are for {info.config.cfa} photos; this one is {kind}.",
-            hint="Leave out --weights to have them chosen from the photo.",
+            hint="Leave out --weights"
+            + ("" if name_or_path else f" and {ENVIRONMENT_VARIABLE}")
+            + " to have them chosen from the photo.",
         )
     return info
 
@@ -149,15 +155,24 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
     if not path.is_file():
         names = ", ".join(info.name for info in shipped)
         raise WeightsNotFoundError(f"There are no weights '{wanted}' (shipped: {names}).")
-    if (path.parent / MANIFEST).is_file():
-        for info in list_weights(path.parent):
-            if info.path.name == path.name:
-                return info
+    for info in _listed_beside(path):
+        if info.path.name == path.name:
+            return info
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for info in shipped:
         if info.sha256 == digest:  # a copy of shipped weights under another name
             return info
     return _from_header(path)
+
+
+def _listed_beside(path: Path) -> list[WeightsInfo]:
+    """Read the manifest beside a file; none if there is none, or it is something else's."""
+    try:
+        manifest = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    is_ours = isinstance(manifest, dict) and "weights" in manifest
+    return list_weights(path.parent) if is_ours else []
 
 
 def _from_header(path: Path) -> WeightsInfo:

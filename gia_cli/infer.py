@@ -7,6 +7,7 @@ encodes again and decodes with the one vector. Both ways give the same picture, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def infer(
     Parameters
     ----------
     network : UNet
-        Moved to the runtime's device and number format, and left there.
+        On any device; it stays as it is, but for its memory format. A copy runs elsewhere or in
+        another number format.
     mosaic : PackedMosaic
     runtime : Runtime
     options : InferOptions, optional
@@ -211,9 +213,7 @@ def _run(
     network: UNet, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Progress
 ) -> NDArray[np.float32]:
     """Make the (3, s*h, s*w) picture of the unpadded planes."""
-    # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
-    network.to(runtime.device, runtime.dtype)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _ready(network, runtime)
     _, height, width = mosaic.planes.shape
     planes = _pad(mosaic.planes, plan.frame)
     picture = np.empty(picture_shape(mosaic), np.float32)
@@ -232,6 +232,16 @@ def _run(
             piece = rendered[0, :, top : top + target.shape[1], left : left + target.shape[2]]
             torch.from_numpy(target).copy_(piece)
     return picture
+
+
+def _ready(network: UNet, runtime: Runtime) -> UNet:
+    """Bring a network to a device and number format, without rounding the caller's weights."""
+    weight = next(network.parameters())
+    if (weight.device.type, weight.dtype) != (runtime.device.type, runtime.dtype):
+        network = copy.deepcopy(network).to(runtime.device, runtime.dtype)
+    # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _pad(planes: NDArray[np.float32], frame: tuple[int, int]) -> NDArray[np.float32]:

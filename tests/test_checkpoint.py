@@ -542,3 +542,27 @@ def test_saving_replaces_a_whole_file_or_nothing(network: UNet, tmp_path: Path) 
     with pytest.raises(OutputError):
         save_weights(tmp_path / "none" / "w.safetensors", network)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_somebody_elses_manifest_is_no_obstacle(saved: tuple[Path, dict[str, Any]]) -> None:
+    path, row = saved
+    for text in ('{"name": "a web app"}', "not json"):
+        (path.parent / MANIFEST).write_text(text)
+        assert find_weights(path).config.to_json() == row["config"]
+
+
+def test_another_encoding_is_refused(saved: tuple[Path, dict[str, Any]]) -> None:
+    path, row = saved
+    write_manifest(path.parent, {**row, "encoding": "log-c"})
+    with pytest.raises(WeightsMismatchError, match="log-c"):
+        find_weights(path)
+
+
+def test_the_hint_names_the_environment_when_that_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIA_WEIGHTS", "gia-sony-v0")
+    with pytest.raises(NoWeightsForCfaError) as caught:
+        find_weights(None, "xtrans")
+    assert "GIA_WEIGHTS" in caught.value.hint
+    with pytest.raises(NoWeightsForCfaError) as caught:
+        find_weights("gia-sony-v0", "xtrans")
+    assert "GIA_WEIGHTS" not in caught.value.hint

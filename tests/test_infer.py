@@ -392,7 +392,7 @@ def test_half_precision_sums_the_vector_in_fp32(
     tile: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sum in bf16 would lose one percent over the 32 tiles here."""
-    network = lively(NetConfig("gia-net", width=2))
+    network = lively(NetConfig("gia-net", width=2)).to(torch.bfloat16)
     mosaic = photo(rng, "bayer", 16, 1024)
     means: list[Tensor] = []
     global_bias = network.global_bias
@@ -409,6 +409,15 @@ def test_half_precision_sums_the_vector_in_fp32(
         exact = network.encode(x)[-1].double().mean(dim=(2, 3))
     error = ((mean - exact).norm() / exact.norm()).item()
     assert error < 2**-9  # the rounding of the result alone
+
+
+def test_half_precision_leaves_the_callers_weights_alone(rng: np.random.Generator) -> None:
+    network = lively(NetConfig("gia-net", width=2))
+    mosaic = photo(rng, "bayer", 40, 56)
+    before = infer(network, mosaic, CPU)
+    half = infer(network, mosaic, Runtime(torch.device("cpu"), torch.bfloat16))
+    assert np.array_equal(infer(network, mosaic, CPU), before)
+    assert not np.array_equal(half, before)
 
 
 # ---------------------------------------------------------------- out of memory
