@@ -5,6 +5,8 @@ Heavy modules are imported inside the commands, so that ``gia --help`` does not 
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,6 +74,10 @@ MaxRatio = Annotated[
 
 def main() -> None:
     """Run the command line; the ``gia`` entry point."""
+    # A closed stdout or stderr (2>&-) must not lend its descriptor to the first file we open.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     app()
 
 

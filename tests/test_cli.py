@@ -251,6 +251,16 @@ def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> Non
     assert line.startswith("error: ")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: str) -> None:
+    make_arw()
+    command = f"{sys.executable} -m gia_cli enhance night.ARW -o o.tif {closed}"
+    run = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert tifffile.imread(tmp_path / "o.tif").shape == (96, 144, 3)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_path: Path) -> None:
     for number in range(60):
