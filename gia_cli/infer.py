@@ -25,7 +25,9 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, free_bytes, resident_bytes
 from gia_cli.tiling import Tile, round_up, tiles
 
-# Below this core the halo is nearly all of the work; give up rather than crawl.
+# A core of 128 reads 6 times its own area, one of 32 reads 49 times: nobody plans for that, but a
+# retreat from a failure may go so far before it gives up.
+_SMALLEST_PLANNED_CORE = 128
 _SMALLEST_CORE = 32
 # fp32 peaks scale with the number format; the picture itself stays fp32 on the host.
 _BYTES_FP32 = 4
@@ -56,6 +58,8 @@ class InferOptions:
         """Raise `UsageError` for sizes that are none."""
         if self.tile != "auto" and self.tile < 1:
             raise UsageError(f"--tile must be positive, not {self.tile}.")
+        if self.max_memory is not None and self.max_memory < 1:
+            raise UsageError(f"--max-memory must be positive, not {self.max_memory}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +116,25 @@ def infer(
         Even the smallest tile does not fit on the CPU.
     """
     options = options or InferOptions()
-    current = plan(network, mosaic, runtime, options)
+    current: Plan | None = None
     while True:
-        progress.detail(f"network on {runtime}: {current}")
         try:
+            current = current or plan(network, mosaic, runtime, options)
+            progress.detail(f"network on {runtime}: {current}")
             return mosaic.crop(_run(network, mosaic, runtime, current, progress))
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
+        except (MemoryError, RuntimeError) as error:  # torch's own are RuntimeErrors
+            failure = _failure(error, runtime)
         # Outside the handler: the error's traceback would keep the failed run's tensors alive.
-        current, retreat = _retreat(current, runtime, network.stride, progress)
-        if retreat != runtime:  # the host has room for larger tiles than the GPU's last try
-            runtime, current = retreat, plan(network, mosaic, retreat, options)
+        current, runtime = _retreat(failure, current, runtime, network.stride, progress)
+
+
+def _failure(error: BaseException, runtime: Runtime) -> str | None:
+    """Tell what a GPU could not do; None for want of memory. A CPU's other errors are bugs."""
+    if _is_out_of_memory(error):
+        return None
+    if runtime.device.type == "cpu":
+        raise error
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -134,19 +145,24 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _retreat(
-    failed: Plan, runtime: Runtime, stride: int, progress: Progress
-) -> tuple[Plan, Runtime]:
-    """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up."""
-    if runtime.device.type == "cuda":
+    failure: str | None, failed: Plan | None, runtime: Runtime, stride: int, progress: Progress
+) -> tuple[Plan | None, Runtime]:
+    """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up.
+
+    No plan means: plan anew. The host has room for larger tiles than the GPU's last try.
+    """
+    device = runtime.device.type
+    if device == "cuda":
         torch.cuda.empty_cache()
-    side = min(max(failed.core), max(failed.frame))
-    if side > _SMALLEST_CORE:
-        half = round_up(max(side // 2, _SMALLEST_CORE), stride)
-        progress.note(f"Out of memory on the {runtime.device.type}; going on with smaller tiles.")
+    side = 0 if failed is None or failure else min(max(failed.core), max(failed.frame))
+    if failed is not None and side > _SMALLEST_CORE:
+        half = round_up(side // 2, stride)
+        progress.note(f"Out of memory on the {device}; going on with smaller tiles.")
         return Plan((half, half), failed.frame), runtime
-    if runtime.device.type != "cpu":
-        progress.note(f"The {runtime.device.type} has too little memory; going on on the CPU.")
-        return failed, Runtime(torch.device("cpu"), torch.float32)
+    if device != "cpu":
+        why = f"failed ({failure})" if failure else "has too little memory"
+        progress.note(f"The {device} {why}; going on on the CPU.")
+        return None, Runtime(torch.device("cpu"), torch.float32)
     raise OutOfMemoryError("Not even the smallest tile fits into memory.")
 
 
@@ -172,22 +188,42 @@ def plan(network: UNet, mosaic: PackedMosaic, runtime: Runtime, options: InferOp
         return Plan((min(side, height), min(side, width)), frame)
     number_size = torch.empty((), dtype=runtime.dtype).element_size()
     per_pixel = network.bytes_per_pixel * _OVERHEAD * number_size / _BYTES_FP32
-    area = _budget(mosaic, runtime, options) / per_pixel
-    if height * width <= area:
+    budget = _budget(mosaic, runtime, options)
+    if height * width * per_pixel <= budget:
         return Plan(frame, frame)
-    return Plan(_largest_core(frame, area, network.halo, stride), frame)
+    least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, network.halo)
+    if options.max_memory is not None and options.max_memory < least + _held(mosaic, runtime):
+        raise OutOfMemoryError(
+            f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
+            hint=f"Raise --max-memory to {(least + _held(mosaic, runtime)) / 1e6 + 1:.0f}MB.",
+        )
+    return Plan(_largest_core(frame, budget / per_pixel, network.halo, stride), frame)
 
 
 def _budget(mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> int:
     """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
-    on_host = runtime.device.type == "cpu"
-    picture = int(np.prod(picture_shape(mosaic))) * _BYTES_FP32
+    free = free_bytes(runtime.device.type)
     if options.max_memory is None:
-        return free_bytes(runtime.device.type) - (picture if on_host else 0)
-    held = resident_bytes() if on_host else 0
+        return free - (_picture_bytes(mosaic) if runtime.device.type == "cpu" else 0)
+    return min(options.max_memory - _held(mosaic, runtime), free)
+
+
+def _held(mosaic: PackedMosaic, runtime: Runtime) -> int:
+    """Bytes of the limit that are spoken for: what the process holds, and the picture to come."""
+    if runtime.device.type != "cpu":
+        return 0
     # The picture is held twice for a moment: as floats and as 16-bit levels (half the size).
-    budget = options.max_memory - held - (picture * 3 // 2 if on_host else 0)
-    return min(budget, free_bytes(runtime.device.type))
+    return resident_bytes() + _picture_bytes(mosaic) * 3 // 2
+
+
+def _picture_bytes(mosaic: PackedMosaic) -> int:
+    return int(np.prod(picture_shape(mosaic))) * _BYTES_FP32
+
+
+def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:
+    """Packed pixels that a square core in the midst of the frame reads."""
+    rows, cols = (min(side + 2 * halo, length) for length in frame)
+    return rows * cols
 
 
 def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -> tuple[int, int]:
@@ -195,13 +231,9 @@ def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -
 
     Cores are then evened out: two of 720 rows, rather than one of 1168 and a rest of 256.
     """
-    side = _SMALLEST_CORE
-    while side < max(frame):
-        larger = side + stride
-        rows, cols = (min(larger + 2 * halo, length) for length in frame)
-        if rows * cols > area:
-            break
-        side = larger
+    side = _SMALLEST_PLANNED_CORE
+    while side < max(frame) and _read_area(side + stride, frame, halo) <= area:
+        side += stride
     rows, cols = (round_up(-(-length // -(-length // side)), stride) for length in frame)
     return rows, cols
 
@@ -218,7 +250,7 @@ def _run(
     planes = _pad(mosaic.planes, plan.frame)
     picture = np.empty(picture_shape(mosaic), np.float32)
     scale = network.config.scale
-    with torch.inference_mode():
+    with torch.inference_mode(), _true_fp32(runtime):
         for tile, rendered in _render_tiles(network, planes, runtime, plan, progress):
             rows, cols = tile.rows, tile.cols
             # The padding beyond the frame is cut off here.
@@ -232,6 +264,18 @@ def _run(
             piece = rendered[0, :, top : top + target.shape[1], left : left + target.shape[2]]
             torch.from_numpy(target).copy_(piece)
     return picture
+
+
+@contextmanager
+def _true_fp32(runtime: Runtime) -> Iterator[None]:
+    """Keep cuDNN from computing "fp32" with TF32's 10 bits, as torch lets it by default."""
+    if runtime.device.type != "cuda" or runtime.dtype != torch.float32:
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+    ):
+        yield
 
 
 def _ready(network: UNet, runtime: Runtime) -> UNet:

@@ -56,7 +56,8 @@ _NOT_RAW_MAGICS = {
     b"PK\x03\x04": "a ZIP archive",
 }
 _RAW_MAGICS = {b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", RAF_MAGIC[:4]}
-# TIFF compression numbers of integer DNGs that LibRaw decodes: none, lossless and lossy JPEG.
+# TIFF compression numbers of integer DNGs that LibRaw decodes: none, lossless and lossy JPEG. With
+# others it sometimes fails while decoding, as on damaged data.
 _DNG_COMPRESSIONS = {1, 7, 34892}
 _PHOTOMETRICS_RAW = (32803, 34892)
 _DNG_VERSION_TAG = 0xC612
@@ -207,29 +208,38 @@ def _is_super_ccd(path: Path) -> bool:
 def _open(path: Path) -> Iterator[rawpy.RawPy]:
     """Open and unpack with LibRaw, turning each of its errors into one of ours."""
     with rawpy.RawPy() as raw:
+        recognised = False
         try:
             with _quiet_stderr() as said:
                 raw.open_file(str(path))
+                recognised = True
                 raw.unpack()
         except rawpy.LibRawError as error:
-            raise _refusal(path, error) from error
+            raise _refusal(path, error, recognised=recognised) from error
         if b"Unexpected end of file" in said or b"data corrupted" in said:
             raise DamagedFileError(f"{path} is cut short or corrupted.")
         yield raw
 
 
-def _refusal(path: Path, error: rawpy.LibRawError) -> RawError:
-    """Say what a LibRaw error means for this file."""
+def _refusal(path: Path, error: rawpy.LibRawError, *, recognised: bool) -> RawError:
+    """Say what a LibRaw error means for a file, which it had `recognised` or not."""
     compression, is_dng = _cfa_compression(path)
-    cut_short = isinstance(error, rawpy.LibRawIOError)
-    if is_dng and compression not in _DNG_COMPRESSIONS and not cut_short:
-        return UnsupportedCompressionError(
-            f"{path} is compressed in a way that LibRaw cannot decode (TIFF compression "
-            f"{compression})."
-        )
+    if isinstance(error, rawpy.LibRawIOError):
+        return DamagedFileError(f"{path} is cut short or corrupted.")
     unsupported = isinstance(error, rawpy.LibRawFileUnsupportedError)
+    # LibRaw knows the camera but not its compression (Nikon's High Efficiency, GoPro's VC-5).
+    if (recognised and unsupported) or (is_dng and compression not in _DNG_COMPRESSIONS):
+        number = "" if compression is None else f" (TIFF compression {compression})"
+        return UnsupportedCompressionError(
+            f"{path} is compressed in a way that LibRaw cannot decode{number}."
+        )
     if unsupported and compression is None and not _has_raw_magic(path):
         return NotRawError(f"{path} is not a RAW photo that LibRaw knows.")
+    if unsupported:
+        return DamagedFileError(
+            f"{path} looks like a RAW photo, but LibRaw cannot read it.",
+            hint="It is damaged, or its camera is newer than this LibRaw; try its DNG conversion.",
+        )
     return DamagedFileError(f"{path} is cut short or corrupted.")
 
 
@@ -310,6 +320,9 @@ def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
     black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
     if kind == "bayer":
         black = np.roll(black, _black_shift(path, raw), axis=(0, 1))
+    white = _white(raw)[cell]
+    if (white <= black).any():
+        raise DamagedFileError(f"{path} states a white level that is not above its black level.")
     if black.min() > 0 and np.count_nonzero(mosaic) < (1 - _MAX_ZERO_SHARE) * mosaic.size:
         raise DamagedFileError(f"{path} is corrupted: most of it decodes to nothing.")
     return RawFrame(
@@ -318,7 +331,7 @@ def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
         kind=kind,
         phase=phase,
         black=black,
-        white=_white(raw)[cell],
+        white=white,
         as_shot_wb=_gains(raw.camera_whitebalance) if _gains_ok(raw) else _neutral(raw),
         daylight_wb=_daylight(raw),
         xyz_to_camera=_matrix(raw),

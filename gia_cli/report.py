@@ -45,7 +45,8 @@ def write_comparison(result: Enhanced, path: Path) -> None:
     height, width, _ = result.image.shape
     size = _panel_size(width, height)
     # A half-size rendering is enough for a panel, and quick.
-    halve = min(width, height) < _XTRANS_DEMOSAIC_SIDE or 2 * max(size) <= max(width, height)
+    too_small = frame.kind == "xtrans" and min(frame.mosaic.shape) < _XTRANS_DEMOSAIC_SIDE
+    halve = too_small or 2 * max(size) <= max(width, height)
     plain = render(frame.path, brightness=result.choice.ratio, half_size=halve)
     enhanced = (result.image >> 8).astype(np.uint8)
     panels = [

@@ -122,7 +122,9 @@ def free_bytes(device_type: str = "cpu") -> int:
     if device_type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0] * _SHARE_OF_FREE)
+        # torch keeps what it freed: still ours to use, but not free to the driver.
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int((torch.cuda.mem_get_info()[0] + kept) * _SHARE_OF_FREE)
     free = int(psutil.virtual_memory().available)
     limits = [limit for files in _CGROUP_FILES if (limit := _cgroup_free(*files)) is not None]
     return int(min([free, *limits]) * _SHARE_OF_FREE)

@@ -701,3 +701,28 @@ def test_suffixes_are_lower_case_with_a_dot() -> None:
     assert not RAW_SUFFIXES & {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
     for suffix in RAW_SUFFIXES:
         assert suffix == Path("x" + suffix.lower()).suffix
+
+
+def test_a_white_level_below_black_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "levels.dng"
+    for white in (400, 512):
+        write_dng(path, np.full((64, 64), 600), black=(512,), white=white)
+        with pytest.raises(DamagedFileError, match="white level"):
+            read_raw(path)
+
+
+def test_what_libraw_recognises_but_cannot_decode_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nikon's High Efficiency NEF opens, and fails when unpacked; nobody's photo is lost."""
+
+    class Unpackable(rawpy.RawPy):  # type: ignore[misc]
+        def unpack(self) -> None:
+            raise rawpy.LibRawFileUnsupportedError(b"Unsupported file format or not RAW file")
+
+    path = tmp_path / "he.ARW"
+    write_arw(path, np.full((64, 64), 600))
+    monkeypatch.setattr(rawpy, "RawPy", Unpackable)
+    with pytest.raises(UnsupportedCompressionError) as caught:
+        read_raw(path)
+    assert caught.value.exit_code == 19

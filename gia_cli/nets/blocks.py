@@ -11,10 +11,9 @@ from torch import Tensor, nn
 LEAKY_SLOPE = 0.2
 
 # Rows of a band: on a CPU a band of the widest level should stay in the cache (measured on 2 cores
-# for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %); elsewhere only memory
-# counts.
-_BAND_ROWS = {"cpu": 32}
-_BAND_ROWS_ELSEWHERE = 512
+# for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %). Elsewhere taller ones
+# would launch fewer kernels, but the planner counts on what this many rows need.
+_BAND_ROWS = 32
 
 
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -59,8 +58,7 @@ def by_bands(
     Tensor (N, C', units * rows_out, W')
     """
     units = inputs[0].shape[2] // rows_in[0]
-    rows = _BAND_ROWS.get(inputs[0].device.type, _BAND_ROWS_ELSEWHERE)
-    band = max(rows // max(rows_in), 1)
+    band = max(_BAND_ROWS // max(rows_in), 1)
     if torch.is_grad_enabled() or units <= band:
         return stage(*inputs)
     result: Tensor | None = None

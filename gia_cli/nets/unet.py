@@ -148,6 +148,7 @@ class UNet(nn.Module):
         Returns
         -------
         (N, 3, s*H, s*W)
+            fp32 even where the network computes in half precision.
         """
         x = features.pop()
         if self.gia is not None:
@@ -172,7 +173,12 @@ class UNet(nn.Module):
 
     def _to_picture(self, x: Tensor, skip: Tensor) -> Tensor:
         top = self._up(len(self.decoder) - 1, x, skip)
-        return F.pixel_shuffle(self.to_rgb(top), self.config.scale)
+        # At least fp32 whatever the rest computes in: half precision holds 10 bits or fewer near
+        # white, and the picture is to have 16.
+        wide = torch.promote_types(top.dtype, torch.float32)
+        weight, bias = self.to_rgb.weight, self.to_rgb.bias
+        rgb = F.conv2d(top.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
+        return F.pixel_shuffle(rgb, self.config.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a whole frame, (N, C, H, W), to its picture, (N, 3, s*H, s*W)."""
