@@ -12,11 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from gia_cli.errors import GiaError, Interrupted, OutputError, OutputExistsError, UsageError
+from gia_cli.errors import (
+    GiaError,
+    Interrupted,
+    OutputError,
+    OutputExistsError,
+    UnreadableFileError,
+    UsageError,
+)
 from gia_cli.exposure import ExposureRequest, RatioChoice
 from gia_cli.output import OutputFormat, output_format
 from gia_cli.pipeline import Enhanced, Enhancer
@@ -27,6 +34,19 @@ OnExists = Literal["error", "skip", "overwrite"]
 Status = Literal["written", "skipped", "failed"]
 
 _NAME_SUFFIX = "_gia"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A kind of file to make of every picture."""
+
+    name: Callable[[Path], Path]
+    """From the picture's own path to this file's."""
+    write: Callable[[Enhanced, Path], None]
+    """Called in a thread of its own."""
+
+
+PICTURE = Product(name=lambda target: target, write=Enhanced.save)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,7 @@ class BatchOptions:
     """By default the ending of `output`, else TIFF."""
     on_exists: OnExists = "error"
     recursive: bool = False
+    products: tuple[Product, ...] = (PICTURE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +86,6 @@ class FileResult:
     error: GiaError | None = None
 
 
-class PictureWriter(Protocol):
-    """Writes one picture; called in a thread of its own."""
-
-    def __call__(self, result: Enhanced, target: Path) -> list[Path]:
-        """Write and return what was written."""
-
-
-def save_picture(result: Enhanced, target: Path) -> list[Path]:
-    """Write the picture alone: the default `PictureWriter`."""
-    result.save(target)
-    return [target]
-
-
 # ---------------------------------------------------------------- planning
 
 
@@ -98,7 +106,8 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
     OutputError
         The output folder cannot be made.
     """
-    sources = list(dict.fromkeys(_find_sources(inputs, options.recursive)))
+    found = _find_sources(inputs, options.recursive)
+    sources = list({source: (source, root) for source, root in found}.values())
     suffix = _suffix(options)
     if options.output is not None:
         if len(sources) != 1:
@@ -128,21 +137,33 @@ def _suffix(options: BatchOptions) -> str:
 def _find_sources(inputs: Sequence[Path], recursive: bool) -> Iterator[tuple[Path, Path]]:
     """Yield each photo with the folder it was found under (its own, if it was named)."""
     for path in inputs:
-        if path.is_dir():
+        if _is(Path.is_dir, path):
             yield from ((photo, path) for photo in _photos_in(path, recursive))
-        elif not path.exists() and glob.has_magic(str(path)):
+        elif glob.has_magic(str(path)) and not _is(Path.exists, path):
             # Path.glob takes no absolute patterns.
             found = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            matches = sorted(Path(match) for match in found)
-            if not matches:
+            if not found:
                 raise UsageError(f"Nothing matches {path}.", hint="Check the pattern.")
-            yield from ((match, match.parent) for match in matches if not match.is_dir())
+            yield from _find_sources(sorted(Path(match) for match in found), recursive)
         else:
             yield path, path.parent
 
 
+def _is(question: Callable[[Path], bool], path: Path) -> bool:
+    """Ask about a path; a name that the system refuses is nothing, and fails as a photo later."""
+    try:
+        return question(path)
+    except OSError:
+        return False
+
+
 def _photos_in(folder: Path, recursive: bool) -> list[Path]:
-    found = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    try:
+        found = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    except OSError as error:
+        raise UnreadableFileError(
+            f"The folder {folder} cannot be read: {error.strerror or error}."
+        ) from error
     # Hidden files are the droppings of macOS ("._DSC0001.ARW") and of interrupted writes.
     photos = [
         path
@@ -195,7 +216,6 @@ def run_jobs(
     options: BatchOptions,
     *,
     progress: Progress,
-    write: PictureWriter = save_picture,
     on_result: Callable[[FileResult], None] = lambda result: None,
 ) -> list[FileResult]:
     """Enhance every photo.
@@ -206,10 +226,9 @@ def run_jobs(
     enhancer : Enhancer
     options : BatchOptions
     progress : Progress
-    write : PictureWriter
-        What to write of a picture.
     on_result : function
-        Hears of each result as soon as it is final.
+        Hears of each result, in the order of the jobs, as soon as its last file is written; called
+        in the writing thread.
 
     Returns
     -------
@@ -222,30 +241,31 @@ def run_jobs(
         Ctrl-C: the picture being written is finished, the rest is not begun.
     """
     results: list[FileResult] = []
+
+    def finish(result: FileResult, started: float) -> None:
+        result.seconds = time.perf_counter() - started
+        results.append(result)
+        on_result(result)
+
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        pending: _Pending | None = None
+        finished: list[Future[None]] = []
         try:
             for number, (job, frame) in enumerate(_read_ahead(jobs, options, reader), start=1):
                 progress.photo(job.source.name, number, len(jobs))
-                current = _enhance(job, frame, enhancer, options, progress, write, writer)
-                results += _settle(pending, on_result)
-                pending = current
-            results += _settle(pending, on_result)
+                started = time.perf_counter()
+                result = _enhance(job, frame, enhancer, options, progress, writer)
+                if finished:
+                    finished[-1].result()  # so that the writer's queue stays short
+                # Behind the photo's own files in that queue.
+                finished.append(writer.submit(finish, result, started))
         except KeyboardInterrupt:
             reader.shutdown(cancel_futures=True)
-            writer.shutdown(cancel_futures=True)
+            writer.shutdown()
             done = len(results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
+        for future in finished:
+            future.result()
     return results
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A result whose pictures may still be on their way to the disk."""
-
-    result: FileResult
-    writes: list[Future[list[Path]]]
-    started: float
 
 
 def _read_ahead(
@@ -264,13 +284,24 @@ def _read_ahead(
 
 def _read(job: Job, options: BatchOptions) -> RawFrame | None:
     """Read a photo; None when it is to be skipped."""
-    existing = [target for target in job.targets if target.exists()]
-    if existing and options.on_exists == "skip" and len(existing) == len(job.targets):
+    if not any(_to_write(target, options) for target in job.targets):
         return None
+    files = [product.name(target) for target in job.targets for product in options.products]
+    existing = [path for path in files if path.exists()]
     if existing and options.on_exists == "error":
         raise OutputExistsError(f"{existing[0]} exists already.")
     _prepare_folder(job.targets[0].parent, options)
     return read_raw(job.source)
+
+
+def _to_write(target: Path, options: BatchOptions) -> list[tuple[Product, Path]]:
+    """List the files to make of one picture: all, or what is missing if others are skipped."""
+    files = [(product, product.name(target)) for product in options.products]
+    return [
+        (product, path)
+        for product, path in files
+        if options.on_exists != "skip" or not path.exists()
+    ]
 
 
 def _enhance(
@@ -279,46 +310,53 @@ def _enhance(
     enhancer: Enhancer,
     options: BatchOptions,
     progress: Progress,
-    write: PictureWriter,
     writer: ThreadPoolExecutor,
-) -> _Pending:
+) -> FileResult:
     """Run one photo up to its pictures and hand those to the writer."""
     result = FileResult(job.source)
-    pending = _Pending(result, [], time.perf_counter())
     try:
         photo = frame.result()
         if photo is None:
             result.status, result.outputs = "skipped", list(job.targets)
-            return pending
-        pictures = enhancer.enhance_brackets(photo, options.request, progress=progress)
-        for picture, target in zip(pictures, job.targets, strict=True):
-            if options.on_exists == "skip" and target.exists():
-                continue
+            return result
+        request, plans = _missing(job, options)
+        pictures = enhancer.enhance_brackets(photo, request, progress=progress)
+        previous: Future[None] | None = None
+        for picture, files in zip(pictures, plans, strict=True):
             result.choices.append(picture.choice)
             result.weights = picture.weights.name
-            pending.writes.append(writer.submit(write, picture, target))
+            if previous is not None:
+                previous.result()  # one picture waits to be written, never more
+            previous = writer.submit(_write, picture, files, result)
     except GiaError as error:
         result.status, result.error = "failed", error
     except Exception as error:  # a bug or a strange file must not cost the rest of the folder
         result.status, result.error = "failed", _unexpected(job.source, error)
-    return pending
+    return result
 
 
-def _settle(pending: _Pending | None, on_result: Callable[[FileResult], None]) -> list[FileResult]:
-    """Wait for a photo's pictures to be on the disk; none for none."""
-    if pending is None:
-        return []
-    result = pending.result
-    for write in pending.writes:
-        try:
-            result.outputs += write.result()
-        except GiaError as error:
-            result.status, result.error = "failed", error
-        except Exception as error:
-            result.status, result.error = "failed", _unexpected(result.source, error)
-    result.seconds = time.perf_counter() - pending.started
-    on_result(result)
-    return [result]
+def _missing(
+    job: Job, options: BatchOptions
+) -> tuple[ExposureRequest, list[list[tuple[Product, Path]]]]:
+    """Narrow the request to the brackets that are to be made, and list the files of each."""
+    plans = [_to_write(target, options) for target in job.targets]
+    request = options.request
+    if request.brackets:
+        wanted = zip(request.brackets, plans, strict=True)
+        request = replace(request, brackets=tuple(ratio for ratio, files in wanted if files))
+    return request, [files for files in plans if files]
+
+
+def _write(picture: Enhanced, files: list[tuple[Product, Path]], result: FileResult) -> None:
+    """Write what is made of one picture; in the writing thread."""
+    try:
+        for product, path in files:
+            product.write(picture, path)
+            result.outputs.append(path)
+    except GiaError as error:
+        result.status, result.error = "failed", error
+    except Exception as error:
+        result.status, result.error = "failed", _unexpected(result.source, error)
 
 
 def _unexpected(source: Path, error: Exception) -> GiaError:

@@ -17,7 +17,8 @@ from gia_cli import __version__
 from gia_cli.errors import BatchError, GiaError, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.batch import FileResult
+    from gia_cli.batch import FileResult, Product
+    from gia_cli.console import Terminal
     from gia_cli.exposure import ExposureRequest
 
 
@@ -83,6 +84,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version (-v: of everything) and exit.")
     ] = False,
@@ -90,6 +92,10 @@ def root(
 ) -> None:
     """Answer ``gia --version`` and ``gia --version -v``."""
     if not version:
+        if verbose and context.invoked_subcommand is not None:
+            raise UsageError("-v stands behind the command.", hint="Write: gia enhance -v PHOTO.")
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
         return
     typer.echo(f"gia {__version__}")
     if verbose:
@@ -234,7 +240,7 @@ def enhance(
     request = _exposure_request(ratio, target_exposure, reference, brackets, max_ratio)
     tile_side = _tile_side(tile)
 
-    from gia_cli.batch import BatchOptions, plan_jobs, run_jobs, save_picture
+    from gia_cli.batch import PICTURE, BatchOptions, plan_jobs, run_jobs
     from gia_cli.pipeline import Enhancer
 
     options = BatchOptions(
@@ -244,27 +250,26 @@ def enhance(
         format=output_format,
         on_exists=on_exists,
         recursive=recursive,
+        products=(PICTURE, _comparison()) if compare else (PICTURE,),
     )
     jobs = plan_jobs(inputs, options)
     enhancer = Enhancer.from_weights(
         weights, device=device, precision=precision, tile=tile_side, max_memory=max_memory
     )
 
+    results: list[FileResult] = []
+
     def on_result(result: FileResult) -> None:
+        results.append(result)
         _announce(terminal, result, as_json=as_json)
 
-    with terminal:
-        results = run_jobs(
-            jobs,
-            enhancer,
-            options,
-            progress=terminal,
-            write=_save_with_comparison if compare else save_picture,
-            on_result=on_result,
-        )
-    if as_json:
-        terminal.json(_report(results))
-    elif len(results) > 1 and not quiet:
+    try:
+        with terminal:
+            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+    finally:  # also after Ctrl-C: what is written is reported
+        if as_json:
+            terminal.json(_report(results))
+    if len(jobs) > 1 and not (as_json or quiet):
         _summary(terminal, results)
     _raise_failures(results)
 
@@ -280,9 +285,9 @@ def _exposure_request(
 
     shot = None
     if reference is not None:
-        from gia_cli.raw import read_raw
+        from gia_cli.raw import read_exposure
 
-        shot = read_raw(reference).shot
+        shot = read_exposure(reference)
     return ExposureRequest(
         ratio=None if ratio == "auto" else _number(ratio, "--ratio"),
         target_exposure_s=target_exposure,
@@ -307,30 +312,22 @@ def _tile_side(text: str) -> int | None:
     return int(text)
 
 
-def _save_with_comparison(result: Any, target: Path) -> list[Path]:
-    from gia_cli.batch import save_picture
+def _comparison() -> Product:
+    from gia_cli.batch import Product
     from gia_cli.report import comparison_path, write_comparison
 
-    sheet = comparison_path(target)
-    written = save_picture(result, target)
-    write_comparison(result, sheet)
-    return [*written, sheet]
+    return Product(comparison_path, write_comparison)
 
 
-def _announce(terminal: Any, result: FileResult, *, as_json: bool) -> None:
+def _announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
     """Say what became of one photo: paths on stdout, why on stderr."""
     if result.error is not None:
         terminal.error(result.error, about=result.source)
-    elif not terminal.quiet:
-        for choice in result.choices:
-            terminal.err.print(
-                f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})",
-                markup=False,
-                highlight=False,
-            )
-        if result.status == "skipped":
-            terminal.note(f"{result.source.name}: skipped, its output is already there.")
-    if not as_json and result.status == "written":
+    for choice in result.choices:
+        terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
+    if result.status == "skipped":
+        terminal.note(f"{result.source.name}: skipped, its output is already there.")
+    elif not as_json:  # of a photo that failed, too: some of its brackets may be there
         for path in result.outputs:
             terminal.line(str(path))
 
@@ -367,7 +364,7 @@ def _file_report(result: FileResult) -> dict[str, Any]:
     }
 
 
-def _summary(terminal: Any, results: list[FileResult]) -> None:
+def _summary(terminal: Terminal, results: list[FileResult]) -> None:
     rows = [
         [
             result.source.name,
@@ -511,5 +508,7 @@ def weights_verify(
     chosen = [find_weights(name) for name in names] if names else list_weights()
     for row in chosen:
         load_network(row)
-        digest = row.sha256 or "not in a manifest: unverified"
-        terminal.line(f"{row.name}: intact ({digest})")
+        if row.sha256 is None:
+            terminal.line(f"{row.name}: fits its network, but no manifest holds its SHA-256")
+        else:
+            terminal.line(f"{row.name}: intact ({row.sha256})")

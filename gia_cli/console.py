@@ -110,6 +110,11 @@ class Terminal:
         if not self.quiet:
             self.err.print(Text(f"note: {message}", style="yellow"))
 
+    def say(self, message: str) -> None:
+        """Print one plain line on stderr, unless quiet."""
+        if not self.quiet:
+            self.err.print(Text(message))
+
     def detail(self, message: str) -> None:
         """Print one line on stderr if verbose."""
         if self.verbose:
@@ -137,11 +142,10 @@ class Terminal:
         columns: Sequence[str],
         rows: Sequence[Sequence[str]],
         *,
-        title: str | None = None,
         to_stderr: bool = False,
     ) -> None:
         """Print a table; its cells are plain text, never markup."""
-        table = Table(title=title, title_justify="left")
+        table = Table()
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:

@@ -59,6 +59,8 @@ class ExposureRequest:
             raise UsageError(f"--max-ratio must be a number from 1 on, not {self.max_ratio:g}.")
         if self.target_exposure_s is not None and not self.target_exposure_s > 0:
             raise UsageError(f"--target-exposure must be positive, not {self.target_exposure_s:g}.")
+        if len({f"{ratio:g}" for ratio in self.brackets}) < len(self.brackets):
+            raise UsageError("--brackets names a ratio twice.")
         for ratio in (*self.brackets, *([] if self.ratio is None else [self.ratio])):
             if not 1 <= ratio <= self.max_ratio:
                 raise UsageError(
@@ -155,6 +157,8 @@ def auto_ratio(frame: RawFrame, limit: float = MAX_RATIO) -> RatioChoice:
         The largest ratio allowed.
     """
     picture = picture_limits(frame)
+    if picture.fitting == np.inf:
+        return RatioChoice(limit, "limit", "the picture holds no light at all; the limit is used")
     time = frame.shot.exposure_s
     if time is None:
         why = "no exposure time in the file; bright parts brought to three quarters"

@@ -206,12 +206,15 @@ class Enhancer:
         seconds: dict[str, float],
         progress: Progress,
     ) -> Enhanced:
+        progress.stage("preparing", 1)
         with _timed(seconds, "pack"):
             mosaic = prepare(frame, choice.ratio, gains)
         with _timed(seconds, "network"):
             picture = infer(network, mosaic, self.runtime, self.options, progress)
+        progress.stage("developing", 1)
         with _timed(seconds, "colour"):
             image = develop(picture, frame.flip)
+        progress.advance()
         return Enhanced(image, frame, choice, weights, seconds)
 
     def _network(self, kind: CfaKind) -> tuple[WeightsInfo, UNet]:

@@ -92,11 +92,6 @@ class RawFrame:
     """LibRaw's orientation: 0 none, 3 half turn, 5 a quarter left, 6 a quarter right."""
     shot: ShotInfo
 
-    @property
-    def megapixels(self) -> float:
-        """Photosites of the visible area in millions."""
-        return self.mosaic.size / 1e6
-
 
 def read_raw(path: Path) -> RawFrame:
     """Read one RAW photo.
@@ -119,6 +114,20 @@ def read_raw(path: Path) -> RawFrame:
     _refuse_hopeless(path)
     with _open(path) as raw:
         return _frame(path, raw)
+
+
+def read_exposure(path: Path) -> ShotInfo:
+    """Read how a photo was taken, without decoding it where its EXIF says enough.
+
+    Raises
+    ------
+    RawError
+        As for `read_raw`.
+    """
+    path = Path(path)
+    _refuse_hopeless(path)
+    shot = read_shot(path)
+    return shot if shot.exposure_s is not None else read_raw(path).shot
 
 
 def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> NDArray[np.uint8]:
@@ -145,7 +154,7 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
     """
     path = Path(path)
     _refuse_hopeless(path)
-    with _open(path) as raw, _quiet_stderr():
+    with _open(path) as raw:
         try:
             rendering: NDArray[np.uint8] = raw.postprocess(
                 use_camera_wb=True,

@@ -36,6 +36,7 @@ from gia_cli.tiff import (
     ifd_bytes,
     rational,
 )
+from gia_cli.tiling import round_up
 
 #: XYZ (D65) to camera, as LibRaw's table has them.
 A7S2_MATRIX = ((0.5838, -0.1430, -0.0246), (-0.3497, 1.1477, 0.2297), (-0.0748, 0.1885, 0.5778))
@@ -232,8 +233,8 @@ def _raf_directory(
 
 def _raf_file(jpeg: bytes, meta: bytes, cfa: bytes) -> bytes:
     jpeg_at = 148
-    meta_at = _round_up(jpeg_at + len(jpeg))
-    cfa_at = _round_up(meta_at + len(meta))
+    meta_at = round_up(jpeg_at + len(jpeg), 16)
+    cfa_at = round_up(meta_at + len(meta), 16)
     head = bytearray(jpeg_at)
     head[:16] = RAF_MAGIC.ljust(16)
     head[16:20] = b"0201"
@@ -245,10 +246,6 @@ def _raf_file(jpeg: bytes, meta: bytes, cfa: bytes) -> bytes:
     data = bytes(head) + jpeg
     data = data.ljust(meta_at, b"\0") + meta
     return data.ljust(cfa_at, b"\0") + cfa
-
-
-def _round_up(size: int, step: int = 16) -> int:
-    return (size + step - 1) // step * step
 
 
 def write_dng(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gia_cli.batch import BatchOptions, FileResult, Job, plan_jobs, run_jobs
+from gia_cli.batch import PICTURE, BatchOptions, FileResult, Job, Product, plan_jobs, run_jobs
 from gia_cli.errors import (
     EmptyFileError,
     FileMissingError,
@@ -212,20 +212,19 @@ def test_a_failing_write_fails_its_photo_alone(
 ) -> None:
     photos = [make_arw(f"{name}.ARW") for name in "abc"]
 
-    def write(result: Enhanced, target: Path) -> list[Path]:
+    def write(result: Enhanced, target: Path) -> None:
         if target.name.startswith("b"):
             raise OutputError("The disk is full.")
         result.save(target)
-        return [target]
 
-    options = BatchOptions(out_dir=tmp_path / "out")
+    product = Product(name=lambda target: target, write=write)
+    options = BatchOptions(out_dir=tmp_path / "out", products=(product,))
     heard: list[str] = []
     results = run_jobs(
         plan_jobs(photos, options),
         enhancer,
         options,
         progress=SILENT,
-        write=write,
         on_result=lambda result: heard.append(result.source.name),
     )
     assert [result.status for result in results] == ["written", "failed", "written"]
@@ -276,3 +275,70 @@ def test_ctrl_c_leaves_whole_files_only(
 
 def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:
     assert run_jobs([], enhancer, BatchOptions(), progress=SILENT) == []
+
+
+NOTES = Product(
+    name=lambda target: target.with_suffix(".txt"),
+    write=lambda result, path: path.write_text(result.comment) and None,
+)
+
+
+def test_every_product_of_a_picture_heeds_what_exists(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photo, note, picture = make_arw(), tmp_path / "night_gia.txt", tmp_path / "night_gia.tif"
+    note.write_text("precious")
+    (result,) = run([photo], enhancer, products=(PICTURE, NOTES))
+    assert isinstance(result.error, OutputExistsError)
+    assert not picture.exists()
+    (result,) = run([photo], enhancer, products=(PICTURE, NOTES), on_exists="skip")
+    assert result.outputs == [picture]
+    assert note.read_text() == "precious"
+    note.unlink()
+    made = picture.stat().st_mtime_ns
+    (result,) = run([photo], enhancer, products=(PICTURE, NOTES), on_exists="skip")
+    assert result.outputs == [note]
+    assert picture.stat().st_mtime_ns == made
+
+
+def test_skipping_runs_the_network_for_missing_brackets_only(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    request = ExposureRequest(brackets=(10, 20, 40))
+    (tmp_path / "night_gia_x20.tif").write_bytes(b"kept")
+    (result,) = run([make_arw()], enhancer, request=request, on_exists="skip")
+    assert [choice.ratio for choice in result.choices] == [10, 40]
+
+
+def test_what_was_written_before_a_failure_is_reported(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    def write(result: Enhanced, target: Path) -> None:
+        if "x20" in target.name:
+            raise OutputError("The disk is full.")
+        result.save(target)
+
+    product = Product(name=lambda target: target, write=write)
+    request = ExposureRequest(brackets=(10, 20))
+    (result,) = run([make_arw()], enhancer, request=request, products=(product,))
+    assert result.status == "failed"
+    assert [path.name for path in result.outputs] == ["night_gia_x10.tif"]
+
+
+def test_a_pattern_that_matches_folders_looks_into_them(tmp_path: Path) -> None:
+    touch(tmp_path / "day1" / "a.ARW", tmp_path / "day2" / "b.ARW")
+    names = [job.source.name for job in plan_jobs([tmp_path / "day*"], BatchOptions())]
+    assert names == ["a.ARW", "b.ARW"]
+
+
+def test_a_photo_found_twice_is_worked_on_once(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.ARW")
+    options = BatchOptions(out_dir=tmp_path / "out", recursive=True)
+    assert len(plan_jobs([tmp_path, tmp_path / "sub" / "a.ARW"], options)) == 1
+
+
+def test_a_name_that_the_system_refuses_fails_alone(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    results = run([make_arw(), tmp_path / ("x" * 300 + ".ARW")], enhancer, out_dir=tmp_path / "o")
+    assert [result.status for result in results] == ["written", "failed"]
