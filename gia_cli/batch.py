@@ -127,7 +127,7 @@ def _suffix(options: BatchOptions) -> str:
         return f".{options.format or 'tif'}"
     if options.out_dir is not None:
         raise UsageError("Give -o or --out-dir, not both.")
-    if options.output.is_dir():
+    if _is(Path.is_dir, options.output):
         raise UsageError(f"-o {options.output} is a folder.", hint="Use --out-dir for folders.")
     if options.format not in (None, output_format(options.output)):
         raise UsageError(f"-o {options.output} is not a {options.format} file.")
@@ -197,7 +197,12 @@ def _unique_targets(
     ]
     for path, count in Counter(named).items():
         if count > 1:
-            raise UsageError(f"{count} photos would be written to {path}.", hint="Rename them.")
+            users = zip(sources, named, strict=True)
+            clash = [str(source) for (source, _), mine in users if mine == path]
+            raise UsageError(
+                f"{count} photos would be written to {path}: {', '.join(clash)}.",
+                hint="Use several runs, or --recursive on the folder above to keep subfolders.",
+            )
     return named
 
 
@@ -284,13 +289,13 @@ def _read_ahead(
 
 def _read(job: Job, options: BatchOptions) -> RawFrame | None:
     """Read a photo; None when it is to be skipped."""
+    _prepare_folder(job.targets[0].parent, options)
     if not any(_to_write(target, options) for target in job.targets):
         return None
     files = [product.name(target) for target in job.targets for product in options.products]
     existing = [path for path in files if path.exists()]
     if existing and options.on_exists == "error":
         raise OutputExistsError(f"{existing[0]} exists already.")
-    _prepare_folder(job.targets[0].parent, options)
     return read_raw(job.source)
 
 
@@ -378,7 +383,7 @@ def _prepare_folder(folder: Path, options: BatchOptions) -> None:
                 f"Cannot make the folder {folder}: {error.strerror or error}.",
                 hint="Choose another --out-dir.",
             ) from error
-    if not folder.is_dir():
+    if not _is(Path.is_dir, folder):
         raise OutputError(f"There is no folder {folder}.", hint="Make it first, or use --out-dir.")
     if not os.access(folder, os.W_OK):
         raise OutputError(

@@ -48,6 +48,8 @@ class WeightsInfo:
     """Model that the training data came from."""
     daylight_wb: tuple[float, float, float] | None
     """The training camera's daylight multipliers, green 1."""
+    neutral_wb: tuple[float, float, float] | None
+    """White balance of the light that the training data were taken in (its median), green 1."""
     encoding: str
     """Transfer curve of the network's picture; "bt709" is the only one there is."""
     sha256: str | None
@@ -86,7 +88,7 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
 
 
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
-    daylight = row.get("daylight_wb")
+    daylight, neutral = row.get("daylight_wb"), row.get("neutral_wb")
     if row["encoding"] != "bt709":
         raise WeightsMismatchError(
             f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
@@ -97,6 +99,7 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
         config=NetConfig.from_json(row["config"]),
         camera=row.get("camera"),
         daylight_wb=None if daylight is None else tuple(daylight),
+        neutral_wb=None if neutral is None else tuple(neutral),
         encoding=row["encoding"],
         sha256=row["sha256"],
         size=row["bytes"],

@@ -5,6 +5,8 @@ Heavy modules are imported inside the commands, so that ``gia --help`` does not 
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -33,6 +35,12 @@ class _Group(TyperGroup):
             error: GiaError = Interrupted("Interrupted.")
         except GiaError as raised:
             error = raised
+        except OSError as raised:
+            if raised.errno == errno.EPIPE:
+                raise  # the reader of our output has gone: Typer's own quiet end
+            error = GiaError(
+                f"The system refused: {raised}.", hint="Check the disk, and where the output goes."
+            )
         from gia_cli.console import Terminal
 
         Terminal().error(error)
@@ -79,6 +87,9 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text must not end the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 
@@ -132,7 +143,10 @@ def enhance(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PHOTO...", help="RAW files, folders, or patterns.", show_default=False
+            metavar="PHOTO...",
+            help="RAW files, folders, or patterns.",
+            show_default=False,
+            readable=False,  # not Typer's to refuse: we have a code and a hint for it
         ),
     ],
     output: Annotated[
@@ -393,7 +407,10 @@ def _raise_failures(results: list[FileResult]) -> None:
 
 @app.command()
 def info(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A RAW file.", show_default=False)],
+    photo: Annotated[
+        Path,
+        typer.Argument(metavar="PHOTO", help="A RAW file.", show_default=False, readable=False),
+    ],
     weights: Weights = None,
     max_ratio: MaxRatio = None,
     as_json: Json = False,

@@ -37,7 +37,9 @@ def _stderr_stream() -> TextIO:
         copy = os.dup(2)
     except (OSError, ValueError):  # replaced by something that is no file, as tests do
         return sys.stderr
-    return os.fdopen(copy, "w", encoding=sys.stderr.encoding, errors="replace", buffering=1)
+    return os.fdopen(
+        copy, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1
+    )
 
 
 class Terminal:
@@ -128,7 +130,7 @@ class Terminal:
 
     def json(self, value: Any) -> None:
         """Print a JSON document on stdout."""
-        self.line(json.dumps(value, indent=2, ensure_ascii=False))
+        self.line(json.dumps(value, indent=2, ensure_ascii=True))
 
     def error(self, error: GiaError, about: Path | None = None) -> None:
         """Print the one line of an error on stderr; it names the file it is about."""

@@ -244,17 +244,21 @@ def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] |
     """Find the factors for R, G and B that bring a photo to the weights' camera.
 
     A camera whose daylight multipliers LibRaw does not know is brought there by the photo's own
-    white balance: what the camera called neutral then looks like daylight to the network.
+    white balance: what the camera called neutral then looks to the network like a grey card in the
+    light of its training scenes. (Daylight would do for it as little as for a photo: the scenes
+    were lit by lamps, and a network that never saw daylight paints it blue.)
 
     Returns
     -------
     (3,) float32 or None
         None when they are the same camera, or when the weights do not say what theirs was.
     """
-    if weights.daylight_wb is None:
+    own, training = frame.daylight_wb, weights.daylight_wb
+    if own is None:
+        own, training = frame.as_shot_wb, weights.neutral_wb
+    if training is None:
         return None
-    neutral = frame.as_shot_wb if frame.daylight_wb is None else frame.daylight_wb
-    gains = neutral_gains(neutral, np.asarray(weights.daylight_wb))
+    gains = neutral_gains(own, np.asarray(training))
     return None if np.abs(gains - 1).max() < _SAME_NEUTRAL else gains
 
 

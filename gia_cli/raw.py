@@ -59,6 +59,8 @@ _RAW_MAGICS = {b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", RAF_MAGIC[:4]}
 # TIFF compression numbers of integer DNGs that LibRaw decodes: none, lossless and lossy JPEG. With
 # others it sometimes fails while decoding, as on damaged data.
 _DNG_COMPRESSIONS = {1, 7, 34892}
+_TIFF_MAGICS = (b"II*\0", b"MM\0*")
+_TINY = 4096  # bytes; no RAW photo is smaller
 _PHOTOMETRICS_RAW = (32803, 34892)
 _DNG_VERSION_TAG = 0xC612
 # More photosites than this at DN 0, where black lies above it, means that nothing was decoded.
@@ -220,7 +222,7 @@ def _open(path: Path) -> Iterator[rawpy.RawPy]:
         recognised = False
         try:
             with _quiet_stderr() as said:
-                raw.open_file(str(path))
+                _hand_over(path, raw)
                 recognised = True
                 raw.unpack()
         except rawpy.LibRawError as error:
@@ -230,10 +232,22 @@ def _open(path: Path) -> Iterator[rawpy.RawPy]:
         yield raw
 
 
+def _hand_over(path: Path, raw: rawpy.RawPy) -> None:
+    """Open by name; by content where the name is no text, which rawpy cannot pass on."""
+    try:
+        name = str(path).encode("utf-8").decode("utf-8")
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            raw.open_buffer(file)
+    else:
+        raw.open_file(name)
+
+
 def _refusal(path: Path, error: rawpy.LibRawError, *, recognised: bool) -> RawError:
     """Say what a LibRaw error means for a file, which it had `recognised` or not."""
     compression, is_dng = _cfa_compression(path)
-    if isinstance(error, rawpy.LibRawIOError):
+    # LibRaw answers with an I/O error too when a text of a few bytes ends before its header would.
+    if isinstance(error, rawpy.LibRawIOError) and (recognised or _looks_raw(path)):
         return DamagedFileError(f"{path} is cut short or corrupted.")
     unsupported = isinstance(error, rawpy.LibRawFileUnsupportedError)
     # LibRaw knows the camera but not its compression (Nikon's High Efficiency, GoPro's VC-5).
@@ -242,7 +256,7 @@ def _refusal(path: Path, error: rawpy.LibRawError, *, recognised: bool) -> RawEr
         return UnsupportedCompressionError(
             f"{path} is compressed in a way that LibRaw cannot decode{number}."
         )
-    if unsupported and compression is None and not _has_raw_magic(path):
+    if compression is None and not _looks_raw(path) and not recognised:
         return NotRawError(f"{path} is not a RAW photo that LibRaw knows.")
     if unsupported:
         return DamagedFileError(
@@ -263,13 +277,17 @@ def _cfa_compression(path: Path) -> tuple[int | None, bool]:
     return None, False
 
 
-def _has_raw_magic(path: Path) -> bool:
+def _looks_raw(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(_TINY)
+    directories = _directories(path)
+    if len(head) < _TINY and head[:4] in _TIFF_MAGICS:
+        # Cut off before it could say what its pixels are?
+        return not any(0x0106 in directory.tags for directory in directories)
     if head[:4] in _RAW_MAGICS or head[6:14] == b"HEAPCCDR" or head[4:12] == b"ftypcrx ":
         return True
     # A bare TIFF picture says RGB or grey; a camera's RAW has a SubIFD with the mosaic.
-    return any(tiff.SUB_IFDS in directory.tags for directory in _directories(path))
+    return any(tiff.SUB_IFDS in directory.tags for directory in directories)
 
 
 def _directories(path: Path) -> list[tiff.Directory]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -259,6 +260,30 @@ def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: 
     run = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True)
     assert run.returncode == 0, run.stderr
     assert tifffile.imread(tmp_path / "o.tif").shape == (96, 144, 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Path) -> None:
+    make_arw()
+    command = f"{sys.executable} -m gia_cli enhance night.ARW -o o.tif > /dev/full"
+    run = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "Traceback" not in run.stderr
+    assert (tmp_path / "o.tif").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
+def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
+    photo = make_arw()
+    name = os.fsencode(photo).replace(b"night", b"b\xff")
+    photo.rename(os.fsdecode(name))
+    command = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
+    run = subprocess.run(command, check=False, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    (file,) = json.loads(run.stdout.decode("utf-8"))["files"]
+    assert Path(file["outputs"][0]).is_file()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

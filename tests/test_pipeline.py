@@ -154,10 +154,10 @@ def test_an_unknown_camera_is_brought_there_by_its_own_white_balance(
     frame = gia_cli.read_raw(path)
     assert frame.daylight_wb is None
     weights = find_weights("gia-sony-v0")
-    assert weights.daylight_wb is not None
+    assert weights.neutral_wb is not None
     gains = camera_gains(frame, weights)
     assert gains is not None
-    expected = np.array([1.5, 1.0, 1.25]) / np.array(weights.daylight_wb)
+    expected = np.array([1.5, 1.0, 1.25]) / np.array(weights.neutral_wb)
     assert np.allclose(gains, expected, rtol=1e-3)
 
 
@@ -198,3 +198,15 @@ def test_public_names_load_lazily() -> None:
         assert getattr(gia_cli, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = gia_cli.no_such_name
+
+
+def test_an_unknown_cameras_white_paper_comes_out_white(tmp_path: Path, enhancer: Enhancer) -> None:
+    path = tmp_path / "paper.dng"
+    mosaic = np.full((96, 96), 512 + 1600)
+    shot = ShotInfo(make="Nobody", model="Box 1")
+    zeros = ((0.0, 0.0, 0.0),) * 3
+    write_dng(path, mosaic, matrix=zeros, wb=(1.0, 1.0, 1.0), shot=shot)
+    image = enhancer.enhance(path, ratio=4).image[32:64, 32:64].astype(float)
+    red, green, blue = image.mean(axis=(0, 1))
+    assert abs(red / green - 1) < 0.08
+    assert abs(blue / green - 1) < 0.08

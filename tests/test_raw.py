@@ -36,6 +36,7 @@ from gia_cli.errors import (
     MonochromeError,
     NotAFileError,
     NotRawError,
+    OutputError,
     RawError,
     UnreadableFileError,
     UnsupportedCfaError,
@@ -725,3 +726,22 @@ def test_what_libraw_recognises_but_cannot_decode_is_not_called_damaged(
     with pytest.raises(UnsupportedCompressionError) as caught:
         read_raw(path)
     assert caught.value.exit_code == 19
+
+
+@pytest.mark.parametrize("content", [b"hello", b"hello world\n", b"\0" * 40, b"x" * 63])
+def test_tiny_texts_are_not_called_lost_photos(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "note.ARW"
+    path.write_bytes(content)
+    with pytest.raises(NotRawError):
+        read_raw(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX names are bytes")
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.ARW"))
+    mosaic = np.full((64, 64), 600)
+    try:
+        write_arw(path, mosaic)
+    except OutputError:
+        pytest.skip("this file system wants text")
+    assert np.array_equal(read_raw(path).mosaic, mosaic)
