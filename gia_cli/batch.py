@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -319,7 +320,7 @@ def _enhance(
 ) -> FileResult:
     """Run one photo up to its pictures and hand those to the writer."""
     result = FileResult(job.source)
-    try:
+    with _failures_into(result):
         photo = frame.result()
         if photo is None:
             result.status, result.outputs = "skipped", list(job.targets)
@@ -333,10 +334,6 @@ def _enhance(
             if previous is not None:
                 previous.result()  # one picture waits to be written, never more
             previous = writer.submit(_write, picture, files, result)
-    except GiaError as error:
-        result.status, result.error = "failed", error
-    except Exception as error:  # a bug or a strange file must not cost the rest of the folder
-        result.status, result.error = "failed", _unexpected(job.source, error)
     return result
 
 
@@ -354,13 +351,20 @@ def _missing(
 
 def _write(picture: Enhanced, files: list[tuple[Product, Path]], result: FileResult) -> None:
     """Write what is made of one picture; in the writing thread."""
-    try:
+    with _failures_into(result):
         for product, path in files:
             product.write(picture, path)
             result.outputs.append(path)
+
+
+@contextmanager
+def _failures_into(result: FileResult) -> Iterator[None]:
+    """Record what goes wrong with one photo: it must not cost the rest of the folder."""
+    try:
+        yield
     except GiaError as error:
         result.status, result.error = "failed", error
-    except Exception as error:
+    except Exception as error:  # a bug, or a very strange file
         result.status, result.error = "failed", _unexpected(result.source, error)
 
 

@@ -106,12 +106,12 @@ def _choose(frame: RawFrame, request: ExposureRequest) -> RatioChoice:
     if request.ratio is not None:
         return _given(request.ratio)
     if request.target_exposure_s is not None:
-        own = _exposure_time(frame)
+        own = _time(frame.shot, str(frame.path))
         why = f"{_seconds(request.target_exposure_s)} wanted, {_seconds(own)} taken"
         return _bounded(request.target_exposure_s / own, limit, "target", why)
     if request.reference is not None:
         ratio = _exposure_quotient(request.reference, frame.shot)
-        why = f"to the reference's exposure ({_describe(request.reference)})"
+        why = f"to the reference's exposure ({describe_shot(request.reference)})"
         return _bounded(ratio, limit, "reference", why)
     return auto_ratio(frame, limit)
 
@@ -220,18 +220,12 @@ def _block_means(plane: NDArray[np.uint16]) -> NDArray[np.float32]:
 # ---------------------------------------------------------------- exposure arithmetic
 
 
-def _exposure_time(frame: RawFrame) -> float:
-    if frame.shot.exposure_s is None:
-        raise ExposureError(f"{frame.path} does not state its exposure time.")
-    return frame.shot.exposure_s
-
-
 def _exposure_quotient(reference: ShotInfo, photo: ShotInfo) -> float:
     """Light times gain, t * ISO / f-number squared, of the reference over that of the photo.
 
     An ISO or aperture that either file does not state counts as equal.
     """
-    quotient = _time(reference, "the reference") / _time(photo, "the photo")
+    quotient = _time(reference, "The file of the reference") / _time(photo, "The file of the photo")
     if reference.iso and photo.iso:
         quotient *= reference.iso / photo.iso
     if reference.aperture and photo.aperture:
@@ -239,13 +233,14 @@ def _exposure_quotient(reference: ShotInfo, photo: ShotInfo) -> float:
     return quotient
 
 
-def _time(shot: ShotInfo, whose: str) -> float:
+def _time(shot: ShotInfo, file: str) -> float:
     if shot.exposure_s is None:
-        raise ExposureError(f"The file of {whose} does not state its exposure time.")
+        raise ExposureError(f"{file} does not state its exposure time.")
     return shot.exposure_s
 
 
-def _describe(shot: ShotInfo) -> str:
+def describe_shot(shot: ShotInfo) -> str:
+    """One phrase for a shot's exposure: "1/30 s, ISO 1600, f/8"; empty when nothing is known."""
     parts = [_seconds(shot.exposure_s) if shot.exposure_s else None]
     parts += [f"ISO {shot.iso}" if shot.iso else None]
     parts += [f"f/{shot.aperture:g}" if shot.aperture else None]
@@ -254,8 +249,3 @@ def _describe(shot: ShotInfo) -> str:
 
 def _seconds(time: float) -> str:
     return f"1/{1 / time:.0f} s" if time < 0.3 else f"{time:.3g} s"
-
-
-def describe_shot(shot: ShotInfo) -> str:
-    """One phrase for a shot's exposure: "1/30 s, ISO 1600, f/8"; empty when nothing is known."""
-    return _describe(shot)

@@ -39,6 +39,7 @@ def sony_a7s2(iso: int, rng: np.random.Generator) -> SensorNoise:
     return SensorNoise(
         gain=gain,
         read_scale=float(np.exp(rng.normal(0.4621 * log_gain + 0.5657, 0.2634))),
+        # ELD's lambdas for this sensor lie between -0.143 and 0.129; 0 is logistic.
         read_lambda=0.0,
         row_sigma=float(np.exp(rng.normal(0.5275 * log_gain - 0.5917, 0.2943))),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gia_cli.pipeline import Enhancer
@@ -65,3 +66,12 @@ def make_raf(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
 def enhancer() -> Enhancer:
     """The shipped weights, on the CPU, loaded once."""
     return Enhancer.from_weights(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from gia_cli.nets.unet import UNet
 from gia_cli.raw import RawFrame
 from gia_cli.runtime import Runtime
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLANES = {"bayer": 4, "xtrans": 9}
 SCALE = {"bayer": 2, "xtrans": 3}
 FAMILY: list[tuple[NetName, CfaKind]] = [
@@ -46,15 +48,6 @@ PLENTY = 10**12
 # up to 1.1e-5 in fp32; up to 6e-7 in fp64, where the picture and the mean are still fp32.
 TOLERANCE = 4e-5
 TOLERANCE_FP64 = 2e-6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Recorder:

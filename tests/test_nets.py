@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +18,8 @@ from gia_cli.nets import NETWORKS, NetConfig, NetName, build
 from gia_cli.nets.blocks import by_bands
 from gia_cli.nets.unet import GiaModule, UNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLANES = {"bayer": 4, "xtrans": 9}
 SCALE = {"bayer": 2, "xtrans": 3}
 FAMILY: list[tuple[NetName, CfaKind]] = [
@@ -27,15 +28,6 @@ FAMILY: list[tuple[NetName, CfaKind]] = [
     ("gia-net", "bayer"),
     ("gia-net", "xtrans"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def lively(config: NetConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> UNet:
