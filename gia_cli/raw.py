@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rawpy
@@ -154,17 +155,41 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
         As for `read_raw`, without the refusals that concern the networks; and for what LibRaw
         opens but cannot demosaic (X-Trans smaller than 512 photosites a side).
     """
+    rendering: NDArray[np.uint8] = _postprocess(
+        path, bright=brightness, gamma=(2.4, 12.92), half_size=half_size, output_bps=8
+    )
+    return rendering
+
+
+def render_truth(path: Path) -> NDArray[np.uint16]:
+    """LibRaw's rendering of a long exposure: what SID's networks are trained and measured on.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    (H, W, 3) uint16
+        sRGB primaries with the BT.709 curve (LibRaw's default), white balance as shot. Never
+        rotated: each pixel is that of the mosaic's photosite.
+
+    Raises
+    ------
+    RawError
+        As for `render`.
+    """
+    rendering: NDArray[np.uint16] = _postprocess(path, output_bps=16, user_flip=0)
+    return rendering
+
+
+def _postprocess(path: Path, **options: Any) -> NDArray[Any]:
     path = Path(path)
     _refuse_hopeless(path)
     with _open(path) as raw:
         try:
-            rendering: NDArray[np.uint8] = raw.postprocess(
-                use_camera_wb=True,
-                no_auto_bright=True,
-                bright=brightness,
-                gamma=(2.4, 12.92),
-                half_size=half_size,
-                output_bps=8,
+            rendering: NDArray[Any] = raw.postprocess(
+                use_camera_wb=True, no_auto_bright=True, **options
             )
         except rawpy.LibRawError as error:
             raise RawError(f"{path}: LibRaw opens this photo but cannot render it.") from error

@@ -1,0 +1,1 @@
+"""What networks are trained on: SID, or nights made of photographs; decoded once, then mapped."""

@@ -1,0 +1,122 @@
+"""Random crops, flips and transposes that keep the phase of the colour filter array.
+
+A flipped mosaic starts in another phase, and a network knows one. So a crop is taken a period
+larger, turned, and cut to where the canonical phase begins: geometry stays true, unlike with
+flipped planes, whose colours would sit on the wrong side of their cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
+from gia_cli.raw import RawFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a network is given, and what it should make of it."""
+
+    planes: NDArray[np.float32] = field(repr=False)
+    """(C, h, w) float32 in [0, 1]."""
+    target: NDArray[np.float32] = field(repr=False)
+    """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One of the eight ways to lay a square: flips first, then the transpose."""
+
+    flip_rows: bool = False
+    flip_cols: bool = False
+    transpose: bool = False
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Turn the first two axes; a view."""
+        array = array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_cols else 1]
+        return array.swapaxes(0, 1) if self.transpose else array
+
+
+#: All eight.
+TURNS = [Turn(bool(i & 1), bool(i & 2), bool(i & 4)) for i in range(8)]
+
+
+def draw_turn(rng: np.random.Generator) -> Turn:
+    """Draw one of the eight turns, all alike."""
+    return TURNS[int(rng.integers(len(TURNS)))]
+
+
+def window(kind: CfaKind, side: int) -> int:
+    """Photosites a side that a crop of `side` packed pixels reads, one period more than it is."""
+    period: int = CANONICAL[kind].shape[0]
+    return side * PACK_FACTOR[kind] + period
+
+
+def crop(
+    frame: RawFrame, target: NDArray[Any], *, top: int, left: int, side: int, turn: Turn
+) -> tuple[RawFrame, NDArray[Any]]:
+    """Cut the same square out of a mosaic and its picture, turned, in the canonical phase.
+
+    Parameters
+    ----------
+    frame : RawFrame
+    target : (H, W, 3)
+        The picture of the same photosites.
+    top, left : int
+        Photosites; ``window(kind, side)`` rows and columns from there on must exist.
+    side : int
+        Packed pixels; for X-Trans even, so that whole periods fit.
+    turn : Turn
+
+    Returns
+    -------
+    RawFrame
+        Phase (0, 0), ``side * s`` photosites a side; levels turned along. The white balances, which
+        no network reads, stay.
+    (s * side, s * side, 3)
+        A view of `target`.
+
+    Raises
+    ------
+    ValueError
+        The window does not lie within the frame, or the side is no whole number of periods.
+    """
+    kind, period = frame.kind, CANONICAL[frame.kind].shape[0]
+    size = side * PACK_FACTOR[kind]
+    if size % period:
+        raise ValueError(f"{side} packed px are no whole number of periods")
+    rows, cols = (slice(start, start + size + period) for start in (top, left))
+    mosaic = turn.apply(frame.mosaic[rows, cols])
+    if mosaic.shape != (size + period, size + period):
+        raise ValueError("the crop does not lie within the frame")
+    at = np.ix_(*((np.arange(start, start + 2 * period)) % period for start in (top, left)))
+    colors = turn.apply(_cell(frame)[at])
+    phase = find_phase(colors, kind)
+    assert phase is not None  # a turned Bayer or X-Trans array is one again
+    y, x = (-shift % period for shift in phase)
+    inner = (slice(y, y + size), slice(x, x + size))
+    levels = [
+        turn.apply(level[at])[y : y + period, x : x + period]
+        for level in (frame.black, frame.white)
+    ]
+    turned = replace(
+        frame, mosaic=mosaic[inner], phase=(0, 0), black=levels[0], white=levels[1], flip=0
+    )
+    return turned, turn.apply(target[rows, cols])[inner]
+
+
+def _cell(frame: RawFrame) -> NDArray[np.uint8]:
+    """Colours of the frame's own cell, from its first photosite on."""
+    canonical = CANONICAL[frame.kind]
+    dy, dx = frame.phase
+    return np.roll(canonical, (-dy, -dx), axis=(0, 1))
+
+
+def draw_corner(shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw the top left corner of a square of `size` within (H, W, ...), all places alike."""
+    top, left = (int(rng.integers(length - size + 1)) for length in shape[:2])
+    return top, left

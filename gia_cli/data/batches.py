@@ -1,0 +1,187 @@
+"""Batches for the training loop: step number in, tensors out.
+
+A batch is a pure function of (seed, rank, step). So any number of workers makes the same batches, a
+resumed run goes on with the very ones that an undisturbed run would have seen, and two ranks never
+see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gia_cli.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.data.augment import Pair, crop, draw_corner, draw_turn, window
+from gia_cli.data.sid import SidFrames
+from gia_cli.mosaic import prepare
+
+
+class Source(Protocol):
+    """Where crops come from: simulated nights or SID."""
+
+    def largest_side(self) -> int:
+        """Side in packed pixels of the largest crop that can be had."""
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        """Draw one photo and `count` crops of `side` packed px from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CropOptions:
+    """Shape of a batch."""
+
+    photos: int
+    """Photos of a batch."""
+    crops: int
+    """Crops of each photo; they share one global vector."""
+    sides: tuple[int, int]
+    """Smallest and largest side of a crop in packed pixels, drawn anew for every batch."""
+    multiple: int
+    """Sides are multiples of this."""
+    late_sides: tuple[int, int] | None = None
+    """Sides towards the end, when there is little left to learn from small crops."""
+    late_from: float = 0.7
+    """Share of the run after which `late_sides` hold."""
+
+    def draw_side(self, rng: np.random.Generator, done: float) -> int:
+        """Draw a side for a batch when the share `done` of the run is behind it."""
+        is_late = self.late_sides is not None and done >= self.late_from
+        lowest, highest = self.late_sides if is_late and self.late_sides else self.sides
+        return self.multiple * int(
+            rng.integers(-(-lowest // self.multiple), highest // self.multiple + 1)
+        )
+
+    @property
+    def largest(self) -> int:
+        """The largest side that may be drawn."""
+        return max(self.sides[1], self.late_sides[1] if self.late_sides else 0)
+
+
+class SidCrops:
+    """Crops of SID's pairs.
+
+    Parameters
+    ----------
+    frames : SidFrames
+    """
+
+    def __init__(self, frames: SidFrames) -> None:
+        self.frames = frames
+        by_scene: dict[str, list[int]] = {}
+        for index, pair in enumerate(frames.pairs):
+            by_scene.setdefault(pair.scene, []).append(index)
+        self._scenes = list(by_scene.values())
+
+    @property
+    def scenes(self) -> int:
+        """Number of scenes: of long exposures."""
+        return len(self._scenes)
+
+    def largest_side(self) -> int:
+        """Side in packed pixels of the largest crop of the first frame (SID's are all alike)."""
+        frame, _ = self.frames.frame(0)
+        period: int = CANONICAL[frame.kind].shape[0]
+        whole_periods: int = min(frame.mosaic.shape) // period - 1
+        return whole_periods * period // PACK_FACTOR[frame.kind]
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        """Draw a scene, one of its short exposures (as SID does), and `count` turned crops."""
+        index = int(rng.choice(self._scenes[int(rng.integers(self.scenes))]))
+        frame, target = self.frames.frame(index)
+        ratio = self.frames.pairs[index].ratio
+        found = []
+        for _ in range(count):
+            top, left = draw_corner(frame.mosaic.shape, window(frame.kind, side), rng)
+            piece, picture = crop(frame, target, top=top, left=left, side=side, turn=draw_turn(rng))
+            planes = prepare(piece, ratio).planes
+            truth = np.multiply(picture.transpose(2, 0, 1), 1 / 65535, dtype=np.float32)
+            found.append(Pair(planes, truth))
+        return found
+
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """All batches of a run, by step.
+
+    Parameters
+    ----------
+    source : Source
+    options : CropOptions
+    seed, rank : int
+    done : float or shared double
+        Share of the run that is behind: a function of the step (``1 / steps`` each) or, for a run
+        that is measured by the clock, a shared number that the loop keeps up to date.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        options: CropOptions,
+        *,
+        seed: int,
+        rank: int = 0,
+        steps: int | None = None,
+        done: Synchronized[float] | None = None,
+    ) -> None:
+        self.source = source
+        self.options = options
+        self.seed = seed
+        self.rank = rank
+        self.steps = steps
+        self.done = done
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Make a batch: planes (N, C, h, w) and targets (N, 3, s*h, s*w), float32.
+
+        N is photos * crops; the crops of one photo are neighbours.
+        """
+        # Ranks share the side, or the one with the small crops would wait for the other.
+        side = self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
+        rng = np.random.default_rng([self.seed, step, self.rank + 1])
+        pairs: list[Pair] = []
+        for _ in range(self.options.photos):
+            pairs += self.source.pairs(rng, count=self.options.crops, side=side)
+        planes = torch.from_numpy(np.stack([pair.planes for pair in pairs]))
+        return planes, torch.from_numpy(np.stack([pair.target for pair in pairs]))
+
+    def _done(self, step: int) -> float:
+        if self.steps is not None:
+            return step / self.steps
+        return 0.0 if self.done is None else float(self.done.value)
+
+
+def load(
+    batches: Batches, steps: range, *, workers: int, pin: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Make the batches of some steps, in order, in worker processes.
+
+    Parameters
+    ----------
+    batches : Batches
+    steps : range
+    workers : int
+        0 makes them in this process.
+    pin : bool
+        Put them into page-locked memory, for CUDA.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+    )
+    yield from loader
+
+
+def _start_worker(_: int) -> None:
+    """Leave the cores to the network: a worker computes in NumPy, on one thread, and gives way."""
+    torch.set_num_threads(1)

@@ -1,0 +1,390 @@
+"""SID, the See-in-the-Dark data set (Chen et al. 2018): from its lists to mapped pairs.
+
+Each list names short exposures, each with the long one of the same scene. What a network should
+make of a short exposure is LibRaw's rendering of the long one. Both are decoded once (`cache`):
+2 bytes a photosite for a mosaic, 6 for a rendering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.cfa import CfaKind
+from gia_cli.data.cache import ArrayCache, Decoded, unusable
+from gia_cli.errors import DataError, FileMissingError, GiaError
+from gia_cli.exif import ShotInfo
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw import RawFrame, read_exposure, read_raw, render_truth
+from gia_cli.simulate import Split
+
+Camera = Literal["sony", "fuji"]
+Protocol = Literal["all", "clean", "00", "clean-00"]
+
+#: SID amplifies no further, however short the exposure.
+HIGHEST_RATIO = 300.0
+#: Sony test scenes whose long exposure does not lie on the short ones (README of SID, August 2018).
+MISALIGNED = frozenset({"10034", "10045", "10172"})
+
+_CACHE_NAME = ".gia-cache"
+_RECIPE = "SID, LibRaw's BT.709 rendering unrotated, 1"
+_KINDS: dict[Camera, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
+# "./Sony/short/00001_00_0.04s.ARW"
+_FILE = re.compile(
+    r"(?:\./)?(?P<path>(?P<family>Sony|Fuji)/(?P<length>short|long)/"
+    r"(?P<scene>\d+)_(?P<burst>\d+)_(?P<seconds>\d+(?:\.\d+)?)s\.\w+)"
+)
+# Names have the dial's times in milliseconds; EXIF may have the true ones, 32 s where the dial says
+# 30. What is mixed up differs by more: 0.04 s from 0.033 s by a fifth.
+_NAME_ROUNDING_S = 0.0005
+_NAME_TOLERANCE = 0.08
+_HINT = (
+    "Lists and photos are those of Chen et al.: github.com/cchen156/Learning-to-See-in-the-Dark; "
+    "'gia simulate --sid' makes such a tree of pictures."
+)
+_MISSING_HINT = "Fetch what is missing, or take its lines off the list."
+
+
+@dataclass(frozen=True, slots=True)
+class SidPair:
+    """A line of a list: a short exposure, and the long one of the same scene."""
+
+    camera: Camera
+    scene: str
+    """Five digits; the first tells the list: 0 training, 1 test, 2 validation."""
+    burst: str
+    """Two digits: the short exposure's number among those of one time."""
+    short: Path
+    long: Path
+    short_s: float
+    """Exposure time in seconds."""
+    long_s: float
+    iso: int | None
+    """As the list has it; None where it does not say."""
+
+    @property
+    def ratio(self) -> float:
+        """How much to amplify the short exposure: the quotient of the times, at most 300."""
+        return min(self.long_s / self.short_s, HIGHEST_RATIO)
+
+
+def read_list(tree: Path, camera: Camera, split: Split) -> list[SidPair]:
+    """Read one of SID's lists; the files that it names are not looked at.
+
+    Parameters
+    ----------
+    tree : Path
+        Folder with the lists and, in folders of their own, the cameras' files.
+    camera : "sony" or "fuji"
+    split : "train", "val" or "test"
+
+    Returns
+    -------
+    list of SidPair
+        In the list's order; exposure times as the names of the files have them.
+
+    Raises
+    ------
+    DataError
+        No such list, an empty one, or a line that is not understood.
+    """
+    path = _list_path(tree, camera, split)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise DataError(f"There is no list {path}.", hint=_HINT) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    pairs = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        pair = _parse(line, tree, camera)
+        if pair is None:
+            raise DataError(f"{path}, line {number} is none of SID's: {line[:200]!r}.", hint=_HINT)
+        pairs.append(pair)
+    if not pairs:
+        raise DataError(f"{path} names no photo.", hint=_HINT)
+    return pairs
+
+
+def select(pairs: list[SidPair], protocol: Protocol) -> list[SidPair]:
+    """Choose the pairs that a score is taken over: scores of different sets do not compare.
+
+    Parameters
+    ----------
+    pairs : list of SidPair
+    protocol : "all", "clean", "00" or "clean-00"
+        "clean" leaves out the misaligned Sony test scenes, "00" takes the first short exposure
+        of each burst only.
+    """
+    if protocol.startswith("clean"):
+        # The Fuji test list has a scene of such a number too; there is nothing wrong with it.
+        pairs = [p for p in pairs if p.camera != "sony" or p.scene not in MISALIGNED]
+    if protocol.endswith("00"):
+        pairs = [pair for pair in pairs if pair.burst == "00"]
+    return pairs
+
+
+class SidFrames:
+    """Pairs of a list, decoded and held open on disk; open them with `open`.
+
+    Can be handed to worker processes: each maps the files for itself.
+
+    Parameters
+    ----------
+    tree : Path
+    pairs : list of SidPair
+    arrays : ArrayCache
+        Mosaics and renderings of the pairs' files.
+    """
+
+    def __init__(self, tree: Path, pairs: list[SidPair], arrays: ArrayCache) -> None:
+        self.pairs = pairs
+        self._tree = tree
+        self._arrays = arrays
+
+    @classmethod
+    def open(
+        cls,
+        tree: Path,
+        camera: Camera,
+        split: Split,
+        *,
+        protocol: Protocol = "all",
+        cache: Path | None = None,
+        progress: Progress = SILENT,
+    ) -> SidFrames:
+        """Open a list's pairs, decoding what is not decoded yet.
+
+        The pairs' exposure times, and so their ratios, become those of the EXIF where there is one.
+
+        Parameters
+        ----------
+        tree, camera, split
+            As for `read_list`.
+        protocol : "all", "clean", "00" or "clean-00"
+            As for `select`.
+        cache : Path, optional
+            Folder; trees may share it. By default ``.gia-cache`` in the tree.
+        progress : Progress
+
+        Raises
+        ------
+        DataError
+            A list that cannot be used; files that are missing (before any is decoded), or broken:
+            all are named.
+        OutputError
+            The cache cannot be written.
+        """
+        pairs = select(read_list(tree, camera, split), protocol)
+        if not pairs:
+            name = _list_path(tree, camera, split)
+            raise DataError(f"{name} names no photo of the protocol '{protocol}'.", hint=_HINT)
+        sources = {_key(tree, path): path for pair in pairs for path in (pair.short, pair.long)}
+        missing = [path for path in sources.values() if not _is_there(path)]
+        if missing:
+            errors = [FileMissingError(f"{path}: there is no such file.") for path in missing]
+            raise unusable(errors, progress, hint=_MISSING_HINT)
+        arrays = ArrayCache.build(
+            _cache_folder(tree, cache), sources, _decoder(pairs), recipe=_RECIPE, progress=progress
+        )
+        frames = cls(tree, pairs, arrays)
+        frames._check_sizes(progress)
+        frames.pairs = [frames._with_exif_times(pair) for pair in pairs]
+        return frames
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def frame(self, index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
+        """Open a pair; nothing is read before it is looked at.
+
+        Returns
+        -------
+        RawFrame
+            The short exposure; its mosaic is mapped from the disk and read-only.
+        (H, W, 3) uint16
+            The ground truth, likewise: LibRaw's rendering of the long exposure (`render_truth`),
+            as large as the mosaic and not rotated either.
+        """
+        pair = self.pairs[index]
+        short, long = _key(self._tree, pair.short), _key(self._tree, pair.long)
+        mosaic = self._arrays.array(short, "mosaic")
+        frame = _frame(pair.short, mosaic, self._arrays.facts(short))
+        return frame, self._arrays.array(long, "truth")
+
+    def _check_sizes(self, progress: Progress) -> None:
+        """Refuse pairs that do not lie on each other."""
+        wrong: list[GiaError] = []
+        for pair in self.pairs:
+            mosaic, truth = (
+                self._arrays.facts(_key(self._tree, path))["size"]
+                for path in (pair.short, pair.long)
+            )
+            if mosaic != truth:
+                (height, width), (long_height, long_width) = mosaic, truth
+                wrong.append(
+                    DataError(
+                        f"{pair.short} has {height}x{width} photosites, the rendering of "
+                        f"{pair.long} has {long_height}x{long_width} pixels."
+                    )
+                )
+        if wrong:
+            raise unusable(wrong, progress)
+
+    def _with_exif_times(self, pair: SidPair) -> SidPair:
+        short_s, long_s = (
+            self._arrays.facts(_key(self._tree, path))["exposure_s"]
+            for path in (pair.short, pair.long)
+        )
+        return replace(pair, short_s=short_s or pair.short_s, long_s=long_s or pair.long_s)
+
+
+# ---------------------------------------------------------------- lists
+
+
+def _family(camera: Camera) -> str:
+    """Name a camera as SID's lists and folders do."""
+    return camera.capitalize()
+
+
+def _list_path(tree: Path, camera: Camera, split: Split) -> Path:
+    return tree / f"{_family(camera)}_{split}_list.txt"
+
+
+def _parse(line: str, tree: Path, camera: Camera) -> SidPair | None:
+    """Understand a line: two files and, behind them, perhaps ``ISO200 F8``; None if it is not."""
+    short_name, long_name, *facts = [*line.split(), "", ""]
+    short, long = _FILE.fullmatch(short_name), _FILE.fullmatch(long_name)
+    if short is None or long is None or short["scene"] != long["scene"]:
+        return None
+    if (short["length"], long["length"]) != ("short", "long"):
+        return None
+    if {short["family"], long["family"]} != {_family(camera)}:
+        return None
+    short_s, long_s = float(short["seconds"]), float(long["seconds"])
+    if short_s <= 0 or long_s <= 0:
+        return None
+    iso = next((fact[3:] for fact in facts if re.fullmatch(r"ISO\d+", fact)), None)
+    return SidPair(
+        camera=camera,
+        scene=short["scene"],
+        burst=short["burst"],
+        short=tree / short["path"],
+        long=tree / long["path"],
+        short_s=short_s,
+        long_s=long_s,
+        iso=None if iso is None else int(iso),
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def _cache_folder(tree: Path, cache: Path | None) -> Path:
+    if cache is None:
+        return tree / _CACHE_NAME
+    # SID's names are every tree's: in a folder of both, one tree's arrays would replace another's.
+    digest = hashlib.blake2s(str(tree.resolve()).encode("utf-8", "surrogateescape"), digest_size=4)
+    return cache / f"{tree.resolve().name}-{digest.hexdigest()}"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be entered: who opens the file will say so
+        return True
+
+
+def _key(tree: Path, path: Path) -> str:
+    """Name a file of the tree: ``Sony_short_00001_00_0.04s.ARW``."""
+    return "_".join(path.relative_to(tree).parts)
+
+
+def _decoder(pairs: list[SidPair]) -> Callable[[Path], Decoded]:
+    """Make the function that decodes any file of the pairs."""
+    shorts = {pair.short: pair for pair in pairs}
+    longs = {pair.long: pair for pair in pairs}
+
+    def decode(path: Path) -> Decoded:
+        if path in shorts:
+            return _decode_short(path, shorts[path])
+        return _decode_long(path, longs[path])
+
+    return decode
+
+
+def _decode_short(path: Path, pair: SidPair) -> Decoded:
+    frame = read_raw(path)
+    if frame.kind != _KINDS[pair.camera]:
+        raise DataError(f"{path} is no photo of SID's {_family(pair.camera)} camera.")
+    _check_time(path, frame.shot, pair.short_s)
+    return Decoded(arrays={"mosaic": frame.mosaic}, facts=_facts(frame))
+
+
+def _decode_long(path: Path, pair: SidPair) -> Decoded:
+    shot = read_exposure(path)
+    _check_time(path, shot, pair.long_s)
+    truth = render_truth(path)
+    return Decoded(
+        arrays={"truth": truth},
+        facts={"size": truth.shape[:2], "exposure_s": shot.exposure_s},
+    )
+
+
+def _check_time(path: Path, shot: ShotInfo, named_s: float) -> None:
+    """Refuse a file that is not what its name says: the ratio would be wrong."""
+    if shot.exposure_s is None:
+        return
+    if abs(shot.exposure_s - named_s) > named_s * _NAME_TOLERANCE + _NAME_ROUNDING_S:
+        raise DataError(
+            f"{path} was exposed for {shot.exposure_s:.4g} s by its EXIF, for {named_s:g} s by its "
+            "name."
+        )
+
+
+def _facts(frame: RawFrame) -> dict[str, Any]:
+    """Put all of a frame but its mosaic into what JSON can hold."""
+    return {
+        "size": frame.mosaic.shape,
+        "exposure_s": frame.shot.exposure_s,
+        "kind": frame.kind,
+        "phase": frame.phase,
+        "black": frame.black.tolist(),
+        "white": frame.white.tolist(),
+        "as_shot_wb": frame.as_shot_wb.tolist(),
+        "daylight_wb": None if frame.daylight_wb is None else frame.daylight_wb.tolist(),
+        "xyz_to_camera": None if frame.xyz_to_camera is None else frame.xyz_to_camera.tolist(),
+        "flip": frame.flip,
+        "shot": asdict(frame.shot),
+    }
+
+
+def _frame(path: Path, mosaic: NDArray[np.uint16], facts: dict[str, Any]) -> RawFrame:
+    """Undo `_facts`."""
+    top, left = facts["phase"]
+    return RawFrame(
+        path=path,
+        mosaic=mosaic,
+        kind=facts["kind"],
+        phase=(top, left),
+        black=np.array(facts["black"], np.float32),
+        white=np.array(facts["white"], np.float32),
+        as_shot_wb=np.array(facts["as_shot_wb"], np.float32),
+        daylight_wb=_floats(facts["daylight_wb"]),
+        xyz_to_camera=_floats(facts["xyz_to_camera"]),
+        flip=facts["flip"],
+        shot=ShotInfo(**facts["shot"]),
+    )
+
+
+def _floats(values: list[Any] | None) -> NDArray[np.float32] | None:
+    return None if values is None else np.array(values, np.float32)

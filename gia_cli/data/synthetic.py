@@ -1,0 +1,207 @@
+"""Photographs to training pairs, made on the fly: every crop is a night that nobody has seen.
+
+The physics is `simulate`'s, the way into the network `mosaic.prepare`: a network cannot tell these
+crops from those of a RAW file that `gia simulate` wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.color import bt709_encode
+from gia_cli.data.augment import Pair, Turn, draw_corner, draw_turn
+from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.errors import DataError
+from gia_cli.exif import ShotInfo
+from gia_cli.mosaic import prepare
+from gia_cli.photos import find_photos, read_photo, shrink
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw import RawFrame
+from gia_cli.simulate import CAMERAS, CameraName, draw_scene, expose, mosaic_from_linear
+
+#: Photographs with a longer side than this are shrunk until they are no longer.
+LONGEST_SIDE = 1500
+#: One photograph in this many is kept for validation.
+VALIDATION_SHARE = 16
+
+_RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
+
+
+@dataclass(frozen=True, slots=True)
+class NightOptions:
+    """How far the nights of training stray from SID's own."""
+
+    free_ratio_share: float = 0.3
+    """Share of nights whose ratio is drawn between `lowest_ratio` and 300 instead of SID's."""
+    lowest_ratio: float = 10.0
+    gain_stops: tuple[float, float] = (-1.0, 0.5)
+    """How much darker and brighter than the photograph a scene may be."""
+    wb_sigma: float = 0.06
+    """Spread of the light's red and blue around SID's scenes, in natural logarithms."""
+
+
+class PhotoNights:
+    """Photographs, held open on disk, and the nights that can be made of them.
+
+    Parameters
+    ----------
+    photos : ArrayCache
+        From `open_photos`.
+    keys : list of str
+        The photographs to use.
+    camera : "ILCE-7SM2" or "X-T2"
+    options : NightOptions
+    """
+
+    def __init__(
+        self,
+        photos: ArrayCache,
+        keys: list[str],
+        camera: CameraName,
+        options: NightOptions | None = None,
+    ) -> None:
+        self.photos = photos
+        self.keys = keys
+        self.camera_name = camera
+        self.camera = CAMERAS[camera]
+        self.options = options or NightOptions()
+        self._shortest = np.array([min(photos.facts(key)["size"]) for key in keys])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def largest_side(self) -> int:
+        """Side in packed pixels of the largest crop that some photograph still holds."""
+        period: int = CANONICAL[self.camera.kind].shape[0]
+        whole_periods = int(self._shortest.max()) // period * period
+        return whole_periods // PACK_FACTOR[self.camera.kind]
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        """Draw a photograph and a night, and `count` crops of that one night.
+
+        Parameters
+        ----------
+        rng : numpy Generator
+            All that is drawn comes from it.
+        count : int
+        side : int
+            Packed pixels.
+
+        Raises
+        ------
+        DataError
+            No photograph is that large.
+        """
+        size = side * PACK_FACTOR[self.camera.kind]
+        fitting = np.flatnonzero(self._shortest >= size)
+        if not len(fitting):
+            raise DataError(
+                f"No photograph is {size} pixels high and wide, as crops of {side} packed px need."
+            )
+        photo = self.photos.array(self.keys[int(rng.choice(fitting))], "linear")
+        return self.night(
+            photo,
+            rng,
+            [(draw_corner(photo.shape, size, rng), draw_turn(rng)) for _ in range(count)],
+            side=side,
+        )
+
+    def night(
+        self,
+        photo: NDArray[np.float16],
+        rng: np.random.Generator,
+        places: list[tuple[tuple[int, int], Turn]],
+        *,
+        side: int,
+    ) -> list[Pair]:
+        """Photograph some places of a scene in one night: the same light, ratio, ISO and gain."""
+        scene = draw_scene(self.camera_name, rng)
+        options = self.options
+        ratio = scene.ratio
+        if rng.random() < options.free_ratio_share:
+            ratio = float(np.exp(rng.uniform(np.log(options.lowest_ratio), np.log(300))))
+        gain = np.float32(2 ** rng.uniform(*options.gain_stops))
+        red, blue = np.exp(rng.normal(0, options.wb_sigma, 2)) * (scene.wb[0], scene.wb[2])
+        noise = self.camera.noise(scene.iso, rng)
+        size = side * PACK_FACTOR[self.camera.kind]
+        pairs = []
+        for (top, left), turn in places:
+            linear = turn.apply(photo[top : top + size, left : left + size]).astype(np.float32)
+            linear *= gain
+            mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
+            dn = expose(mosaic, self.camera, ratio=ratio, iso=scene.iso, rng=rng, noise=noise)
+            planes = prepare(self._frame(dn), ratio).planes
+            target = bt709_encode(np.minimum(linear, 1)).transpose(2, 0, 1)
+            pairs.append(Pair(planes, np.ascontiguousarray(target)))
+        return pairs
+
+    def _frame(self, dn: NDArray[np.uint16]) -> RawFrame:
+        """Wrap a simulated mosaic up as if it had been read from a file."""
+        period = CANONICAL[self.camera.kind].shape[0]
+        return RawFrame(
+            path=Path("simulated night"),
+            mosaic=dn,
+            kind=self.camera.kind,
+            phase=(0, 0),
+            black=np.full((period, period), self.camera.black, np.float32),
+            white=np.full((period, period), self.camera.white, np.float32),
+            as_shot_wb=np.ones(3, np.float32),
+            daylight_wb=None,
+            xyz_to_camera=None,
+            flip=0,
+            shot=ShotInfo(),
+        )
+
+
+def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -> ArrayCache:
+    """Decode photographs once into a cache on disk: linear light, shrunk, float16.
+
+    Parameters
+    ----------
+    folders : list of Path
+        Photographs, or folders of them.
+    cache : Path
+        Folder; six bytes for each pixel of the shrunk photographs.
+    progress : Progress
+
+    Raises
+    ------
+    DataError
+        None found, or some that cannot be read: all are named.
+    """
+    sources = {_key(path): path for path in find_photos(folders)}
+    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, progress=progress)
+
+
+def split_photos(photos: ArrayCache) -> tuple[list[str], list[str]]:
+    """Split into photographs to train on and to validate on; one in 16, spread evenly.
+
+    Fewer than 8 photographs are all trained and validated on: that measures memory, not skill, but
+    is what an overfitting test wants.
+    """
+    keys = sorted(photos.keys)
+    if len(keys) < VALIDATION_SHARE // 2:
+        return keys, keys
+    validation = keys[VALIDATION_SHARE // 2 - 1 :: VALIDATION_SHARE]
+    held_out = set(validation)
+    return [key for key in keys if key not in held_out], validation
+
+
+def _key(path: Path) -> str:
+    """Name a photograph: readable, sorted by folder and file, different for different paths."""
+    digest = hashlib.blake2s(str(path.resolve()).encode("utf-8", "surrogateescape"), digest_size=4)
+    return f"{path.parent.name}__{path.stem}-{digest.hexdigest()}"
+
+
+def _decode(path: Path) -> Decoded:
+    photo = read_photo(path)
+    factor = -(-max(photo.shape[:2]) // LONGEST_SIDE)
+    linear: NDArray[Any] = shrink(photo, factor).astype(np.float16)
+    return Decoded(arrays={"linear": linear}, facts={"size": linear.shape[:2]})

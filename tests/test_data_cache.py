@@ -1,0 +1,347 @@
+"""The cache: decodes once, goes on where it stopped, trusts nothing that has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gia_cli.data import cache as module
+from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.errors import DataError, GiaError, OutputError
+from gia_cli.progress import Silent
+
+COUNT = 5
+
+
+class Listener(Silent):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stages: list[list[str | int]] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append([name, total, 0])
+
+    def advance(self, steps: int = 1) -> None:
+        name, total, done = self.stages[-1]
+        self.stages[-1] = [name, total, int(done) + steps]
+
+
+class Decoder:
+    """Reads numbers from a text file; keeps which files it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, path: Path) -> Decoded:
+        self.asked.append(path.stem)
+        try:
+            numbers = np.array(path.read_text().split(), np.float32)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is broken.") from error
+        return Decoded(
+            arrays={"numbers": numbers, "square": np.outer(numbers, numbers)},
+            facts={"count": len(numbers), "shape": (len(numbers),), "name": path.name},
+        )
+
+
+def make_sources(folder: Path, count: int = COUNT) -> dict[str, Path]:
+    folder.mkdir(exist_ok=True)
+    sources = {f"key {index}": folder / f"{index}.txt" for index in range(count)}
+    for index, path in enumerate(sources.values()):
+        path.write_text(f"{index} {index + 1} {index + 2}")
+    return sources
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, Path]:
+    return make_sources(tmp_path / "sources")
+
+
+@pytest.fixture
+def build(tmp_path: Path, sources: dict[str, Path]) -> Callable[..., tuple[ArrayCache, list[str]]]:
+    """Open the cache; also tell what was decoded for it."""
+
+    def build(recipe: str = "1") -> tuple[ArrayCache, list[str]]:
+        decoder = Decoder()
+        cache = ArrayCache.build(tmp_path / "cache", sources, decoder, recipe=recipe)
+        return cache, sorted(decoder.asked)
+
+    return build
+
+
+Build = Callable[..., tuple[ArrayCache, list[str]]]
+
+
+def numbers_of(source: Path) -> NDArray[np.float32]:
+    return np.array(source.read_text().split(), np.float32)
+
+
+def assert_holds(cache: ArrayCache, sources: dict[str, Path]) -> None:
+    assert cache.keys == list(sources)
+    for key, source in sources.items():
+        numbers = numbers_of(source)
+        assert np.array_equal(cache.array(key, "numbers"), numbers)
+        assert np.array_equal(cache.array(key, "square"), np.outer(numbers, numbers))
+        facts = cache.facts(key)
+        assert facts == {"count": len(numbers), "shape": [len(numbers)], "name": source.name}
+
+
+# ---------------------------------------------------------------- once and for all
+
+
+def test_each_source_is_decoded_once(build: Build, sources: dict[str, Path]) -> None:
+    cache, decoded = build()
+    assert decoded == ["0", "1", "2", "3", "4"]
+    assert_holds(cache, sources)
+    cache, decoded = build()
+    assert decoded == []
+    assert_holds(cache, sources)
+
+
+def test_arrays_are_mapped_and_read_only(build: Build) -> None:
+    array = build()[0].array("key 1", "square")
+    assert isinstance(array, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 1
+
+
+def test_nothing_else_stays_in_the_folder(build: Build, tmp_path: Path) -> None:
+    build()
+    names = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert len(names) == 3 * COUNT
+    assert names[:3] == ["key 0.json", "key 0.numbers.npy", "key 0.square.npy"]
+
+
+def test_a_cache_may_hold_other_sources_too(
+    build: Build, tmp_path: Path, sources: dict[str, Path]
+) -> None:
+    build()
+    other = make_sources(tmp_path / "other", 2)
+    renamed = {f"other {key}": path for key, path in other.items()}
+    cache = ArrayCache.build(tmp_path / "cache", renamed, Decoder(), recipe="1")
+    assert_holds(cache, renamed)
+    assert build()[1] == []
+
+
+def test_progress_hears_of_every_source(tmp_path: Path, sources: dict[str, Path]) -> None:
+    def open_cache() -> list[list[str | int]]:
+        listener = Listener()
+        ArrayCache.build(tmp_path, sources, Decoder(), recipe="1", progress=listener)
+        return listener.stages
+
+    assert open_cache() == [["checking", COUNT, COUNT], ["decoding", COUNT, COUNT]]
+    assert open_cache() == [["checking", COUNT, COUNT]]
+
+
+# ---------------------------------------------------------------- what has changed
+
+
+def test_a_changed_source_is_decoded_anew(build: Build, sources: dict[str, Path]) -> None:
+    build()
+    sources["key 3"].write_text("7 8 9 10")
+    cache, decoded = build()
+    assert decoded == ["3"]
+    assert_holds(cache, sources)
+
+
+def test_a_replaced_source_of_the_same_size_is_decoded_anew(
+    build: Build, sources: dict[str, Path]
+) -> None:
+    build()
+    path = sources["key 3"]
+    status = path.stat()
+    path.write_text("9 9 9")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+    cache, decoded = build()
+    assert decoded == ["3"]
+    assert_holds(cache, sources)
+
+
+def test_another_recipe_decodes_all_anew(build: Build) -> None:
+    build()
+    assert build("2")[1] == ["0", "1", "2", "3", "4"]
+    assert build("2")[1] == []
+
+
+@pytest.mark.parametrize("place", [-1, 0, 8, 80])
+def test_a_flipped_byte_is_decoded_anew(
+    build: Build, tmp_path: Path, sources: dict[str, Path], place: int
+) -> None:
+    """In the numbers, or in the header that says how to read them."""
+    build()
+    path = tmp_path / "cache" / "key 2.square.npy"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    cache, decoded = build()
+    assert decoded == ["2"]
+    assert_holds(cache, sources)
+
+
+@pytest.mark.parametrize("length", [0, 5, 128, -1])
+def test_an_array_cut_short_is_decoded_anew(
+    build: Build, tmp_path: Path, sources: dict[str, Path], length: int
+) -> None:
+    build()
+    path = tmp_path / "cache" / "key 2.numbers.npy"
+    path.write_bytes(path.read_bytes()[:length])
+    cache, decoded = build()
+    assert decoded == ["2"]
+    assert_holds(cache, sources)
+
+
+def test_swapped_arrays_are_decoded_anew(
+    build: Build, tmp_path: Path, sources: dict[str, Path]
+) -> None:
+    build()
+    first, second = (tmp_path / "cache" / f"key {index}.numbers.npy" for index in (0, 1))
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    cache, decoded = build()
+    assert decoded == ["0", "1"]
+    assert_holds(cache, sources)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"recipe": "1"}'])
+def test_a_damaged_record_is_decoded_anew(
+    build: Build, tmp_path: Path, sources: dict[str, Path], text: str
+) -> None:
+    build()
+    (tmp_path / "cache" / "key 2.json").write_text(text)
+    cache, decoded = build()
+    assert decoded == ["2"]
+    assert_holds(cache, sources)
+
+
+def test_a_record_without_facts_is_none(build: Build, tmp_path: Path) -> None:
+    build()
+    path = tmp_path / "cache" / "key 2.json"
+    record = json.loads(path.read_text())
+    del record["facts"]
+    path.write_text(json.dumps(record))
+    assert build()[1] == ["2"]
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_a_build_cut_short_goes_on_where_it_stopped(
+    build: Build, tmp_path: Path, sources: dict[str, Path]
+) -> None:
+    """Arrays without their record, which is written last, were cut short."""
+    build()
+    for index in (1, 4):
+        (tmp_path / "cache" / f"key {index}.json").unlink()
+    cache, decoded = build()
+    assert decoded == ["1", "4"]
+    assert_holds(cache, sources)
+
+
+def test_all_failures_are_named_and_the_others_kept(build: Build, sources: dict[str, Path]) -> None:
+    sources["key 0"].write_text("no numbers")
+    sources["key 3"].unlink()
+    with pytest.raises(DataError) as caught:
+        build()
+    assert caught.value.exit_code == 70
+    assert caught.value.message.startswith("2 files cannot be used: ")
+    assert str(sources["key 0"]) in caught.value.message
+    assert str(sources["key 3"]) in caught.value.message
+    assert "\n" not in caught.value.message
+    for key in ("key 0", "key 3"):
+        sources[key].write_text("5 6 7")
+    cache, decoded = build()
+    assert decoded == ["0", "3"]
+    assert_holds(cache, sources)
+
+
+def test_one_failure_is_one_file(build: Build, sources: dict[str, Path]) -> None:
+    sources["key 0"].write_text("no numbers")
+    with pytest.raises(DataError, match=r"^1 file cannot be used: "):
+        build()
+
+
+@pytest.mark.parametrize(("count", "notes"), [(20, 0), (23, 23)])
+def test_a_few_failures_fit_a_line_many_are_noted(tmp_path: Path, count: int, notes: int) -> None:
+    sources = {f"{index:02d}": tmp_path / f"{index:02d}.txt" for index in range(count)}
+    listener = Listener()
+    with pytest.raises(DataError) as caught:
+        ArrayCache.build(tmp_path / "cache", sources, Decoder(), recipe="1", progress=listener)
+    message = caught.value.message
+    named = [path for path in sources.values() if str(path) in message]
+    assert named == list(sources.values())[:20]
+    assert message.endswith("And 3 more, named above.") == (count > 20)
+    assert len(listener.notes) == notes
+    noted = " ".join(listener.notes)
+    assert all(str(path) in noted for path in sources.values()) == (count > 20)
+
+
+@pytest.mark.parametrize("error", [GiaError("x"), ValueError("x")])
+def test_only_the_users_errors_are_gathered(
+    tmp_path: Path, sources: dict[str, Path], error: Exception
+) -> None:
+    """A bug must not be told as a broken file."""
+
+    def decode(path: Path) -> Decoded:
+        raise error
+
+    with pytest.raises(DataError if isinstance(error, GiaError) else ValueError, match="x"):
+        ArrayCache.build(tmp_path / "cache", sources, decode, recipe="1")
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_folder_that_cannot_be_made_is_an_output_error(
+    tmp_path: Path, sources: dict[str, Path], inside: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="Cannot make the folder") as caught:
+        ArrayCache.build(tmp_path / "file" / inside, sources, Decoder(), recipe="1")
+    assert caught.value.exit_code == 60
+    assert "--cache" in caught.value.hint
+
+
+def test_a_file_that_cannot_be_written_ends_the_build(build: Build, tmp_path: Path) -> None:
+    """A full disk is no fault of the sources."""
+    (tmp_path / "cache" / "key 2.numbers.npy" / "in the way").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"key 2\.numbers\.npy") as caught:
+        build()
+    assert caught.value.exit_code == 60
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_pickling_leaves_the_maps_behind(build: Build, sources: dict[str, Path]) -> None:
+    sources["key 1"].write_text("3 " * 300)
+    cache, _ = build()
+    array = cache.array("key 1", "square")
+    data = pickle.dumps(cache)
+    assert len(data) < array.nbytes / 10
+    again = pickle.loads(data)
+    assert isinstance(again.array("key 1", "square"), np.memmap)
+    assert_holds(again, sources)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors as Linux does")
+def test_maps_do_not_use_up_the_file_descriptors(
+    build: Build, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SID's training list has twice the files that a process may usually hold open."""
+    monkeypatch.setattr(module, "_MOST_MAPPED", 3)
+    cache, _ = build()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        assert_holds(cache, sources)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3

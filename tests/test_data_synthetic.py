@@ -1,0 +1,293 @@
+"""Nights made of photographs: what a network sees is what a file of that night would give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gia_cli.cfa import PACK_FACTOR
+from gia_cli.color import bt709_encode, srgb_decode
+from gia_cli.data import synthetic
+from gia_cli.data.augment import TURNS, Pair, Turn
+from gia_cli.data.cache import ArrayCache
+from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
+from gia_cli.errors import DataError
+from gia_cli.mosaic import prepare
+from gia_cli.raw import read_raw
+from gia_cli.rawfile import write_arw, write_raf
+from gia_cli.simulate import CAMERAS, CameraName
+
+#: Nights as they come from SID, of scenes as bright as the photograph.
+PLAIN = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0)
+CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
+cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
+
+
+def write_photos(folder: Path, count: int, size: tuple[int, int] = (60, 84)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(8)
+    for index in range(count):
+        pixels = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        iio.imwrite(folder / f"{index:02d}.png", pixels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> ArrayCache:
+    """Three photographs of 60x84 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    return open_photos([write_photos(folder / "photos", 3)], folder / "cache")
+
+
+def nights(
+    photos: ArrayCache, camera: CameraName, options: NightOptions | None = None
+) -> PhotoNights:
+    return PhotoNights(photos, photos.keys, camera, options)
+
+
+class Spy:
+    """Notes with what a function is called, and what it returns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.results: list[Any] = []
+        self._plain = getattr(synthetic, name)
+        monkeypatch.setattr(synthetic, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append((args, kwargs))
+        self.results.append(self._plain(*args, **kwargs))
+        return self.results[-1]
+
+
+# ---------------------------------------------------------------- a night
+
+
+@pytest.mark.parametrize("seed", range(4))
+@cameras
+def test_a_night_is_what_its_file_would_be(
+    photos: ArrayCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    camera: CameraName,
+    seed: int,
+) -> None:
+    """The same DN, written as the camera's RAW file and read as any photo: the same planes."""
+    spy = Spy(monkeypatch, "expose")
+    pairs = nights(photos, camera).pairs(np.random.default_rng(seed), count=2, side=12)
+    for pair, dn, (_, options) in zip(pairs, spy.results, spy.calls, strict=True):
+        path = tmp_path / "night"
+        (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn)
+        planes = prepare(read_raw(path), options["ratio"]).planes
+        assert np.array_equal(planes, pair.planes)
+
+
+@cameras
+def test_planes_and_targets_have_their_shapes_and_range(
+    photos: ArrayCache, camera: CameraName
+) -> None:
+    factor = PACK_FACTOR[CAMERAS[camera].kind]
+    for pair in nights(photos, camera).pairs(np.random.default_rng(2), count=3, side=14):
+        assert pair.planes.shape == ({2: 4, 3: 9}[factor], 14, 14)
+        assert pair.target.shape == (3, 14 * factor, 14 * factor)
+        for array in (pair.planes, pair.target):
+            assert array.dtype == np.float32
+            assert array.flags.c_contiguous
+            assert array.min() >= 0
+            assert array.max() <= 1
+
+
+@cameras
+def test_crops_of_a_night_share_light_ratio_and_sensor(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
+) -> None:
+    """Or one global vector could not describe them all."""
+    exposed, filtered = Spy(monkeypatch, "expose"), Spy(monkeypatch, "mosaic_from_linear")
+    source = nights(photos, camera)
+    drawn = []
+    for seed in range(8):
+        exposed.calls.clear()
+        filtered.calls.clear()
+        source.pairs(np.random.default_rng(seed), count=4, side=4)
+        circumstances = {
+            (kwargs["ratio"], kwargs["iso"], kwargs["noise"], args[2])
+            for (args, _), (_, kwargs) in zip(filtered.calls, exposed.calls, strict=True)
+        }
+        assert len(exposed.calls) == 4
+        assert len(circumstances) == 1
+        drawn.append(circumstances.pop())
+    assert len(set(drawn)) == 8
+
+
+def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
+    photo = photos.array(photos.keys[0], "linear")
+    source = nights(photos, "ILCE-7SM2")
+    place = ((3, 5), TURNS[0])
+    first, second = source.night(photo, np.random.default_rng(1), [place, place], side=8)
+    assert np.array_equal(first.target, second.target)
+    assert not np.array_equal(first.planes, second.planes)  # each photosite has noise of its own
+
+
+def test_a_night_is_a_function_of_the_generator(photos: ArrayCache) -> None:
+    source = nights(photos, "X-T2")
+
+    def make(seed: int) -> list[Pair]:
+        return source.pairs(np.random.default_rng(seed), count=2, side=8)
+
+    for first, second in zip(make(4), make(4), strict=True):
+        assert np.array_equal(first.planes, second.planes)
+        assert np.array_equal(first.target, second.target)
+    assert not np.array_equal(make(4)[0].planes, make(5)[0].planes)
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+@cameras
+def test_without_gain_the_target_is_the_photograph(
+    photos: ArrayCache, camera: CameraName, turn: Turn
+) -> None:
+    photo = photos.array(photos.keys[1], "linear")
+    source = nights(photos, camera, PLAIN)
+    (pair,) = source.night(photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
+    size = pair.target.shape[1]
+    piece = turn.apply(np.asarray(photo[7 : 7 + size, 11 : 11 + size]).astype(np.float32))
+    assert np.allclose(pair.target.transpose(1, 2, 0), bt709_encode(piece), atol=1e-6)
+
+
+def test_the_gain_makes_scenes_darker_and_brighter(photos: ArrayCache) -> None:
+    photo = photos.array(photos.keys[1], "linear")
+    places = [((0, 0), TURNS[0])]
+
+    def target(stops: float) -> NDArray[np.float32]:
+        source = nights(photos, "ILCE-7SM2", replace(PLAIN, gain_stops=(stops, stops)))
+        return source.night(photo, np.random.default_rng(0), places, side=8)[0].target
+
+    linear = np.asarray(photo[:16, :16]).astype(np.float32).transpose(2, 0, 1)
+    for stops in (-1.0, 0.0, 1.0):
+        wanted = bt709_encode(np.minimum(linear * np.float32(2**stops), 1))
+        assert np.allclose(target(stops), wanted, atol=1e-6)
+
+
+def ratios(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, options: NightOptions
+) -> NDArray[np.float64]:
+    spy = Spy(monkeypatch, "expose")
+    source = nights(photos, "ILCE-7SM2", options)
+    for seed in range(150):
+        source.pairs(np.random.default_rng(seed), count=1, side=1)
+    return np.array([kwargs["ratio"] for _, kwargs in spy.calls])
+
+
+def test_plain_nights_have_sids_ratios(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(ratios(photos, monkeypatch, PLAIN).tolist()) == {100, 250, 300}
+
+
+def test_free_ratios_fill_the_range(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = ratios(photos, monkeypatch, replace(PLAIN, free_ratio_share=1, lowest_ratio=20))
+    assert drawn.min() >= 20
+    assert drawn.max() <= 300
+    middle = np.sqrt(20 * 300)  # log-uniform: half of the nights on either side
+    assert 45 < (drawn < middle).sum() < 105
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@cameras
+def test_the_largest_side_can_be_had_and_no_larger(photos: ArrayCache, camera: CameraName) -> None:
+    source = nights(photos, camera)
+    largest = source.largest_side()
+    assert largest * PACK_FACTOR[source.camera.kind] == 60
+    (pair,) = source.pairs(np.random.default_rng(0), count=1, side=largest)
+    assert pair.planes.shape[1:] == (largest, largest)
+    with pytest.raises(DataError, match="No photograph is"):
+        source.pairs(np.random.default_rng(0), count=1, side=largest + 2)
+
+
+def test_photographs_too_small_for_a_crop_are_passed_over(tmp_path: Path) -> None:
+    write_photos(tmp_path / "a small", 2, (24, 90))
+    write_photos(tmp_path / "b large", 1, (48, 48))
+    photos = open_photos([tmp_path], tmp_path / "cache")
+    source = nights(photos, "ILCE-7SM2", PLAIN)
+    (large,) = (key for key in photos.keys if "large" in key)
+    whole = bt709_encode(np.asarray(photos.array(large, "linear")).astype(np.float32))
+    for seed in range(8):
+        (pair,) = source.pairs(np.random.default_rng(seed), count=1, side=24)
+        assert np.allclose(np.sort(pair.target, axis=None), np.sort(whole, axis=None), atol=1e-6)
+
+
+# ---------------------------------------------------------------- photographs on disk
+
+
+def test_photographs_are_kept_in_linear_light(photos: ArrayCache, tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 1)
+    pixels = iio.imread(folder / "00.png")
+    found = open_photos([folder], tmp_path / "cache")
+    (key,) = found.keys
+    linear = found.array(key, "linear")
+    assert linear.dtype == np.float16
+    assert np.allclose(linear, srgb_decode(pixels / 255), atol=5e-4)
+    assert found.facts(key)["size"] == [60, 84]
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted"), [(1500, (4, 1500)), (1501, (2, 750)), (3001, (1, 1000))]
+)
+def test_large_photographs_are_shrunk_as_little_as_needed(
+    tmp_path: Path, width: int, wanted: tuple[int, int]
+) -> None:
+    write_photos(tmp_path / "photos", 1, (4, width))
+    photos = open_photos([tmp_path / "photos"], tmp_path / "cache")
+    assert photos.array(photos.keys[0], "linear").shape == (*wanted, 3)
+
+
+def test_photographs_of_one_name_in_several_folders_stay_apart(tmp_path: Path) -> None:
+    folders = [write_photos(tmp_path / name / "x", 2) for name in ("a", "b")]
+    photos = open_photos(folders, tmp_path / "cache")
+    assert len(photos.keys) == len(set(photos.keys)) == 4
+
+
+def test_all_broken_photographs_are_named(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 4)
+    for name in ("00.png", "02.png"):
+        (folder / name).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"2 files.*00\.png.*02\.png") as caught:
+        open_photos([folder], tmp_path / "cache")
+    assert caught.value.exit_code == 70
+
+
+# ---------------------------------------------------------------- the split
+
+
+class Keys(ArrayCache):
+    """A cache of nothing but names."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(Path("nowhere"), {f"{index:04d}": {} for index in reversed(range(count))})
+
+
+@pytest.mark.parametrize("count", [8, 15, 16, 17, 24, 100, 1000])
+def test_no_photograph_is_both_trained_and_validated_on(count: int) -> None:
+    photos = Keys(count)
+    training, validation = split_photos(photos)
+    assert not set(training) & set(validation)
+    assert sorted(training + validation) == sorted(photos.keys)
+    assert len(validation) == pytest.approx(count / 16, abs=1)
+    assert validation
+
+
+def test_validation_is_spread_evenly_over_the_names() -> None:
+    _, validation = split_photos(Keys(160))
+    places = [int(key) for key in validation]
+    assert set(np.diff(places).tolist()) == {16}
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_few_photographs_serve_for_both(count: int) -> None:
+    training, validation = split_photos(Keys(count))
+    assert training == validation == sorted(Keys(count).keys)
