@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gia_cli.cfa import CfaKind
+from gia_cli.cfa import PLANE_COLORS, CfaKind
 from gia_cli.errors import (
     NoWeightsForCfaError,
     WeightsCorruptError,
@@ -270,6 +270,66 @@ def _check_tensors(info: WeightsInfo, wanted: dict[str, Tensor], found: dict[str
         )
 
 
+def adopt(network: UNet, donor: UNet) -> list[str]:
+    """Copy a trained network's weights, between colour filter arrays too; in place.
+
+    Only the first layer, which reads the planes, and the last one, which writes the shuffled
+    picture, depend on the array. They are translated: the weights for a colour are shared out
+    evenly among its planes, and those of the sub-pixels interpolated.
+
+    Parameters
+    ----------
+    network : UNet
+        Gets the weights.
+    donor : UNet
+
+    Returns
+    -------
+    list of str
+        Tensors that were translated; empty between equal arrays.
+
+    Raises
+    ------
+    WeightsMismatchError
+        Anything else differs: another network or width.
+    """
+    wanted, given = network.state_dict(), donor.state_dict()
+    unlike = [n for n in wanted if n not in given or wanted[n].shape != given[n].shape]
+    if wanted.keys() != given.keys() or not set(unlike) <= {_FIRST, *_LAST}:
+        raise WeightsMismatchError(
+            f"A {network.config.network} of width {network.config.width} cannot start from a "
+            f"{donor.config.network} of width {donor.config.width}."
+        )
+    translated = {_FIRST: _share_out_planes(given[_FIRST], donor.config, network.config)}
+    for name in _LAST:
+        translated[name] = _resample_subpixels(given[name], donor.config, network.config)
+    network.load_state_dict({**given, **{name: translated[name] for name in unlike}})
+    return unlike
+
+
+_FIRST, _LAST = "encoder.0.0.weight", ("to_rgb.weight", "to_rgb.bias")
+
+
+def _share_out_planes(weight: Tensor, source: NetConfig, target: NetConfig) -> Tensor:
+    """(out, planes, 3, 3) for one array to another's planes; the sum over a colour stays."""
+    colors_in, colors_out = PLANE_COLORS[source.cfa], PLANE_COLORS[target.cfa]
+    shared = weight.new_zeros(weight.shape[0], len(colors_out), *weight.shape[2:])
+    for plane, color in enumerate(colors_out):
+        members = [i for i, other in enumerate(colors_in) if other == color]
+        shared[:, plane] = weight[:, members].sum(1) / colors_out.count(color)
+    return shared
+
+
+def _resample_subpixels(tensor: Tensor, source: NetConfig, target: NetConfig) -> Tensor:
+    """(3 * s * s, ...) for one pixel-shuffle factor to another, bilinearly."""
+    import torch.nn.functional as F
+
+    grid = tensor.reshape(3, source.scale, source.scale, -1).permute(0, 3, 1, 2)
+    size = (target.scale, target.scale)
+    resized = F.interpolate(grid, size, mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1).reshape(3 * target.scale**2, *tensor.shape[1:])
+
+
 def save_weights(
     path: Path, network: UNet, *, camera: str | None = None, **metadata: Any
 ) -> dict[str, Any]:
@@ -315,3 +375,36 @@ def save_weights(
         file.write(data)
     digest = hashlib.sha256(data).hexdigest()
     return {**row, "file": path.name, "sha256": digest, "bytes": len(data)}
+
+
+def list_in_manifest(folder: Path, row: dict[str, Any]) -> None:
+    """Write a row into a folder's manifest, in the place of one of the same name or at the end.
+
+    Parameters
+    ----------
+    folder : Path
+        Its manifest is made if there is none.
+    row : dict
+        From `save_weights`.
+
+    Raises
+    ------
+    WeightsError
+        There is a manifest, but not of weights.
+    OutputError
+        It cannot be written.
+    """
+    from gia_cli.files import atomic_file
+
+    path = folder / MANIFEST
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        list_weights(folder)  # refuses what is no manifest
+        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
+    names = [there["name"] for there in rows]
+    if row["name"] in names:
+        rows[names.index(row["name"])] = row
+    else:
+        rows.append(row)
+    with atomic_file(path) as file:
+        file.write((json.dumps({"weights": rows}, indent=2, ensure_ascii=False) + "\n").encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +28,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gia_cli.errors import GiaError
+
+# Where stderr is a file, a line of status this often: enough to follow a long run by.
+_STATUS_SECONDS = 60.0
 
 
 def _stderr_stream() -> TextIO:
@@ -61,6 +65,7 @@ class Terminal:
         self._bars: RichProgress | None = None
         self._photos: TaskID | None = None
         self._stage: TaskID | None = None
+        self._next_status = 0.0
 
     # ------------------------------------------------------------ Progress
 
@@ -106,6 +111,15 @@ class Terminal:
         """Move the bar of the stage."""
         if self._bars is not None and self._stage is not None:
             self._bars.advance(self._stage, steps)
+
+    def status(self, message: str) -> None:
+        """Show a few words beside the bar of the stage; now and then a line where there is none."""
+        if self._bars is not None and not self._bars.disable:
+            if self._stage is not None:
+                self._bars.update(self._stage, description=message)
+        elif not self.quiet and time.monotonic() >= self._next_status:
+            self._next_status = time.monotonic() + _STATUS_SECONDS
+            self.err.print(Text(message))
 
     def note(self, message: str) -> None:
         """Print one line on stderr, unless quiet."""

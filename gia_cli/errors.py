@@ -200,6 +200,30 @@ class OutOfMemoryError(GiaError):
     hint = "Close other programs, or raise --max-memory."
 
 
+# ---------------------------------------------------------------- training
+
+
+class DataError(GiaError):
+    """Photographs or training pairs that are missing, broken or too few."""
+
+    exit_code = 70
+    hint = "Mend or remove what is named, then start again."
+
+
+class RunError(GiaError):
+    """A run folder that is not what the command asks for."""
+
+    exit_code = 71
+    hint = "Give another --run folder, or the options that the run was started with."
+
+
+class DivergedError(GiaError):
+    """The loss is no longer a number."""
+
+    exit_code = 72
+    hint = "Start from the last checkpoint with a lower --lr."
+
+
 # ---------------------------------------------------------------- writing
 
 

@@ -17,6 +17,9 @@ class Progress(Protocol):
     def advance(self, steps: int = 1) -> None:
         """Report that `steps` more steps of the current stage are done."""
 
+    def status(self, message: str) -> None:
+        """Tell how the current stage stands, in a few words that replace the last ones."""
+
     def note(self, message: str) -> None:
         """Tell the user one line that matters: a fallback, a substitution."""
 
@@ -34,6 +37,9 @@ class Silent:
         """Ignore."""
 
     def advance(self, steps: int = 1) -> None:
+        """Ignore."""
+
+    def status(self, message: str) -> None:
         """Ignore."""
 
     def note(self, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -96,6 +97,36 @@ def _cuda_count() -> int:
 
 
 # ---------------------------------------------------------------- memory
+
+
+def cache_folder() -> Path:
+    """Name the folder for what can be made again: ``$XDG_CACHE_HOME/gia``, else ``~/.cache/gia``.
+
+    Safe to delete while gia does not run.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gia"
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc not to hand freed memory back to the system: a training step wants it again.
+
+    Returns
+    -------
+    bool
+        Whether it could be asked (Linux with glibc).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    # malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3 (at most 32 MB on 64-bit glibc, so
+    # larger blocks need M_MMAP_MAX, -4, to be zero).
+    return bool(mallopt(-1, 2**31 - 1) and mallopt(-4, 0))
 
 
 def parse_size(text: str) -> int:

@@ -135,7 +135,9 @@ class UNet(nn.Module):
         """
         return None if self.gia is None else self.gia.bias(mean)
 
-    def decode(self, features: list[Tensor], bias: Tensor | None) -> Tensor:
+    def decode(
+        self, features: list[Tensor], bias: Tensor | None, levels: list[Tensor] | None = None
+    ) -> Tensor:
         """Run the bottleneck's end and the way up.
 
         Parameters
@@ -144,6 +146,8 @@ class UNet(nn.Module):
             From `encode`; emptied on the way, so that each level's memory is free once used.
         bias : (N, C) or None
             From `global_bias`.
+        levels : list, optional
+            As for `forward`.
 
         Returns
         -------
@@ -157,6 +161,8 @@ class UNet(nn.Module):
             x = self.gia(x, bias)
         last = len(self.decoder) - 1
         for step in range(len(self.decoder)):
+            if levels is not None:
+                levels.append(x)
             stage = partial(self._up, step) if step < last else self._to_picture
             rows_out = 2 if step < last else 2 * self.config.scale
             skip = features.pop()
@@ -180,8 +186,28 @@ class UNet(nn.Module):
         rgb = F.conv2d(top.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
         return F.pixel_shuffle(rgb, self.config.scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a whole frame, (N, C, H, W), to its picture, (N, 3, s*H, s*W)."""
+    def forward(self, x: Tensor, group: int = 1, levels: list[Tensor] | None = None) -> Tensor:
+        """Map whole frames, (N, C, H, W), to their pictures, (N, 3, s*H, s*W).
+
+        Parameters
+        ----------
+        x : (N, C, H, W) in [0, 1]
+        group : int
+            This many neighbours in the batch are crops of one photo and share one vector, the mean
+            over all of them: what two-pass tiling does at inference. Divides N.
+        levels : list, optional
+            Gets the bottleneck behind the module and each decoder level but the last appended,
+            deepest first: what a training-only loss on the depth needs.
+        """
         features = self.encode(x)
-        bias = self.global_bias(features[-1].mean(dim=(2, 3)))
-        return self.decode(features, bias)
+        bias = self.global_bias(_group_mean(features[-1], group))
+        return self.decode(features, bias, levels)
+
+
+def _group_mean(bottleneck: Tensor, group: int) -> Tensor:
+    """Mean over each group's crops, (N, C), the same for every member."""
+    mean = bottleneck.mean(dim=(2, 3))
+    if group == 1:
+        return mean
+    grouped = mean.view(-1, group, mean.shape[1]).mean(1)
+    return grouped.repeat_interleave(group, 0)

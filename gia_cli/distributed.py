@@ -1,0 +1,95 @@
+"""Several processes that train one network: who am I, and let us agree.
+
+``torchrun`` starts them and tells each its number in the environment; without it there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The number of this process among all."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    """Number on this machine; also the number of its GPU."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def mean(self, value: float) -> float:
+        """Average a number over all processes."""
+        if self.world == 1:
+            return value
+        total = self._tensor(value)
+        dist.all_reduce(total)
+        return float(total) / self.world
+
+    def from_first(self, value: float) -> float:
+        """Take a number from the first process: time, say, passes differently for each."""
+        if self.world == 1:
+            return value
+        shared = self._tensor(value)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether it holds in any process."""
+        return (self.world > 1 and self.mean(float(flag)) > 0) or flag
+
+    def _tensor(self, value: float) -> torch.Tensor:
+        device = f"cuda:{self.local}" if dist.get_backend() == "nccl" else "cpu"
+        return torch.tensor(value, dtype=torch.float64, device=device)
+
+
+def ranks_from_environment() -> Ranks:
+    """Read what ``torchrun`` says; one process if nothing does."""
+    number = {
+        key: int(os.environ.get(key, default))
+        for key, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    }
+    return Ranks(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"])
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes for the length of the block: NCCL between GPUs, else gloo."""
+    ranks = ranks_from_environment()
+    if ranks.world == 1:
+        yield ranks
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(ranks.local)
+    _join("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes, those of the same attempt only.
+
+    With ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
+    process could find the address of one that was killed there, and give up.
+    """
+    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own_store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own_store, rank=rank, world_size=world)

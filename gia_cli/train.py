@@ -1,0 +1,984 @@
+"""Training: one visible loop, from photographs or SID to weights, resumable to the bit.
+
+A run lives in a folder: ``config.json`` (what was asked), ``checkpoint.pt`` (all that is needed to
+go on), ``log.jsonl``, ``curves.png``, ``validation/``. The same command starts it and resumes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import Value
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gia_cli import __version__
+from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind
+from gia_cli.checkpoint import (
+    adopt,
+    find_weights,
+    list_in_manifest,
+    load_network,
+    save_weights,
+)
+from gia_cli.data.augment import Pair
+from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
+from gia_cli.data.sid import SidFrames
+from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
+from gia_cli.distributed import Ranks, process_group
+from gia_cli.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    OutputExistsError,
+    RunError,
+    UsageError,
+)
+from gia_cli.files import atomic_file
+from gia_cli.losses import LossName, make_loss
+from gia_cli.metrics import psnr
+from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets.blocks import LEAKY_SLOPE
+from gia_cli.nets.unet import UNet
+from gia_cli.progress import SILENT, Progress
+from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
+from gia_cli.simulate import CameraName, daylight_gains, median_gains
+from gia_cli.trainlog import TrainLog, read_log, write_panel
+
+CameraFamily = Literal["sony", "fuji"]
+RecipeName = Literal["small", "paper", "paper-as-printed"]
+
+CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
+CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
+KIND_OF: dict[CameraFamily, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
+
+_LOG_EVERY = 50  # steps
+_VALIDATION_CROPS = 8
+_VALIDATION_SIDE = 96  # packed pixels
+_VALIDATION_SEED = 20260101
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train; the named ones are in `RECIPES`."""
+
+    crops: CropOptions
+    loss: LossName
+    lr: float
+    """Peak learning rate of Adam."""
+    last_lr: float
+    """Learning rate at the end (cosine), or in the second half (halves)."""
+    schedule: Literal["cosine", "halves"]
+    epochs: int | None = None
+    """Passes over the scenes, one photo each; None: the number of steps must be given."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from zero."""
+    adam_eps: float = 1e-8
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Decay of the running mean of the weights; 0: the weights themselves are what counts."""
+    init: Literal["default", "kaiming"] = "default"
+    depth_weight: float = 0.0
+    """Weight of the training-only loss on the depth; see `DepthHeads`."""
+
+
+RECIPES: dict[RecipeName, Recipe] = {
+    # Meng et al. 2020, section 4: the joint loss, crops of 32 * b with b in 16...32 drawn for every
+    # iteration, 2000 epochs and 2000 more at a tenth of the rate. The printed rate of 0.1 diverges
+    # with Adam; Chen et al. 2018, whose schedule it is, used 1e-4 and 1e-5.
+    "paper": Recipe(
+        crops=CropOptions(photos=1, crops=1, sides=(512, 1024), multiple=32),
+        loss="joint",
+        lr=1e-4,
+        last_lr=1e-5,
+        schedule="halves",
+        epochs=4000,
+    ),
+    "paper-as-printed": Recipe(
+        crops=CropOptions(photos=1, crops=1, sides=(512, 1024), multiple=32),
+        loss="joint",
+        lr=0.1,
+        last_lr=0.01,
+        schedule="halves",
+        epochs=4000,
+    ),
+    # For a few cores: small crops, several of one photo, so that their common vector tells of more
+    # than each crop sees itself.
+    "small": Recipe(
+        crops=CropOptions(
+            photos=1, crops=4, sides=(48, 96), multiple=16, late_sides=(96, 160), late_from=0.75
+        ),
+        loss="l1",
+        lr=2e-4,
+        last_lr=4e-6,
+        schedule="cosine",
+        warmup=300,
+        adam_eps=1e-12,
+        clip=1.0,
+        ema=0.999,
+        init="kaiming",
+        depth_weight=0.2,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What to train, on what, and where to put it."""
+
+    run: Path
+    camera: CameraFamily
+    data: Path | None = None
+    """A tree with SID's names and lists; either this or `photos`."""
+    photos: tuple[Path, ...] = ()
+    """Photographs, or folders of them."""
+    recipe: RecipeName = "small"
+    network: str = "gia-net"
+    width: int | None = None
+    """Channels of the first level; None: the network's published size."""
+    steps: int | None = None
+    budget_s: float | None = None
+    """Train this many seconds instead of a number of steps."""
+    init_from: str | None = None
+    """Weights to start from, of either colour filter array."""
+    seed: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of the recipe to replace: lr, loss, ..."""
+    sides: tuple[int, int] | None = None
+    """Crop sides in packed pixels, instead of the recipe's."""
+    photos_per_step: int | None = None
+    crops_per_photo: int | None = None
+    vgg: Path | None = None
+    """Features for the loss "zamir"."""
+    cache: Path | None = None
+    """Folder for decoded data."""
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+    workers: int = 1
+    checkpoint_every_s: float = 300
+    validate_every_s: float = 600
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for contradictions and impossible numbers."""
+        if (self.data is None) == (not self.photos):
+            raise UsageError("Give either --data TREE or --photos FOLDER.", hint=_HELP)
+        if self.steps is not None and self.budget_s is not None:
+            raise UsageError("Give --steps or --budget, not both.", hint=_HELP)
+        if self.network not in NETWORKS:
+            names = ", ".join(NETWORKS)
+            raise UsageError(f"There is no network '{self.network}' ({names}).", hint=_HELP)
+        positive = {
+            "--steps": self.steps,
+            "--budget": self.budget_s,
+            "--width": self.width,
+            "--photos-per-step": self.photos_per_step,
+            "--crops-per-photo": self.crops_per_photo,
+            "--lr": self.changes.get("lr"),
+        }
+        for name, value in positive.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name} must be positive, not {value:g}.", hint=_HELP)
+        if self.workers < 0:
+            raise UsageError(f"--workers must not be negative, not {self.workers}.", hint=_HELP)
+        if self.sides is not None and not 0 < self.sides[0] <= self.sides[1]:
+            raise UsageError("--sides takes the smallest and the largest side.", hint=_HELP)
+
+    @property
+    def kind(self) -> CfaKind:
+        """Colour filter array of the camera."""
+        return KIND_OF[self.camera]
+
+    def full_recipe(self) -> Recipe:
+        """Return the named recipe with the changes applied."""
+        recipe = replace(RECIPES[self.recipe], **self.changes)
+        crops = recipe.crops
+        if self.sides is not None:
+            crops = replace(crops, sides=self.sides, late_sides=None)
+        if self.photos_per_step is not None:
+            crops = replace(crops, photos=self.photos_per_step)
+        if self.crops_per_photo is not None:
+            crops = replace(crops, crops=self.crops_per_photo)
+        return replace(recipe, crops=crops)
+
+    def net_config(self) -> NetConfig:
+        """Return the network to build."""
+        config = replace(NETWORKS[self.network], cfa=self.kind)
+        return config if self.width is None else replace(config, width=self.width)
+
+
+_HELP = "See 'gia train --help'."
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended."""
+
+    run: Path
+    steps: int
+    seconds: float
+    loss: float
+    """Mean of the last logged steps."""
+    validation_psnr: float
+    """dB, BT.709-encoded, mean over the fixed validation crops."""
+
+
+def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
+    """Train until the steps or the time are used up; go on from the checkpoint if there is one.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    progress : Progress
+        Hears of the stages "decoding" and "training", of the loss, and of what is left out.
+
+    Raises
+    ------
+    DataError
+        Photographs or pairs that are missing or broken, all named.
+    RunError
+        The run folder holds another run.
+    DivergedError
+        The loss is no longer a number.
+    Interrupted
+        By Ctrl-C or SIGTERM; a checkpoint has been written.
+    UsageError, WeightsError, DeviceError, OutputError
+    """
+    runtime = resolve(config.device, "fp32")
+    _prepare_process()
+    with process_group(runtime.device) as ranks:
+        device = _own_device(runtime.device, ranks)
+        job = _open_job(config, device, ranks, progress)
+        with _stop_flag() as stop:
+            return _loop(job, stop, progress)
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def _loop(job: _Job, stop: _Stop, progress: Progress) -> TrainResult:
+    """Step, log, validate, save; read top to bottom."""
+    state, recipe, clock = job.state, job.recipe, job.clock
+    log = TrainLog(job.config.run, state.step) if job.ranks.is_first else None
+    if log is not None and log.missing:
+        progress.note(f"Not written, because it is not installed: {log.missing}.")
+    progress.stage("training", clock.total)
+    progress.advance(clock.position(state.step))
+    meter = _Meter()
+    batches = load(
+        job.batches(), clock.steps_from(state.step), workers=job.config.workers, pin=job.is_cuda
+    )
+    for planes, target in batches:
+        done = clock.done(state.step)
+        if done >= 1:
+            break
+        lr = learning_rate(recipe, state.step, done)
+        before = clock.position(state.step)
+        meter.add(_step(job, planes, target, lr), len(planes) * job.ranks.world)
+        state.step += 1
+        progress.advance(clock.position(state.step) - before)
+        if state.step % _LOG_EVERY == 0 or state.step == 1:
+            _report(job, meter, lr, log, progress)
+        stopped = stop.is_set(job.ranks, state.step)
+        if clock.is_due("validation", job.config.validate_every_s):
+            _validate(job, log)
+        if stopped or clock.is_due("checkpoint", job.config.checkpoint_every_s):
+            _save(job)
+        if stopped:
+            raise Interrupted(
+                f"Stopped at step {state.step}.", hint="The same command goes on from there."
+            )
+    if meter.losses:
+        _report(job, meter, lr, log, progress)
+    score = _validate(job, log)
+    _save(job)
+    if log is not None:
+        log.close()
+    losses = [row["loss"] for row in (log.rows if log else []) if "loss" in row]
+    last_loss = float(np.mean(losses[-20:])) if losses else math.nan
+    return TrainResult(job.config.run, state.step, clock.elapsed(), last_loss, score)
+
+
+class _Meter:
+    """Losses and images since the last report."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.images = 0
+        self.since = time.monotonic()
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Count a step; the loss stays on its device."""
+        self.losses.append(loss)
+        self.images += images
+
+    def read(self) -> tuple[float, float]:
+        """Return mean loss and images per second, and start anew."""
+        loss = float(torch.stack(self.losses).mean())
+        speed = self.images / (time.monotonic() - self.since)
+        self.losses, self.images, self.since = [], 0, time.monotonic()
+        return loss, speed
+
+
+def _report(job: _Job, meter: _Meter, lr: float, log: TrainLog | None, progress: Progress) -> None:
+    """Log and show how it goes; stop a run that has gone wrong."""
+    own_loss, speed = meter.read()
+    loss, step = job.ranks.mean(own_loss), job.state.step
+    if not math.isfinite(loss):
+        raise DivergedError(f"The loss is {loss} at step {step}.")
+    if log is not None:
+        log.add(step, loss=loss, lr=lr, images_per_s=speed, seconds=job.clock.elapsed())
+    left = job.clock.seconds_left(step)
+    progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
+
+
+def _step(job: _Job, planes: Tensor, target: Tensor, lr: float) -> Tensor:
+    """Take one step; returns the loss, still on the device."""
+    state, recipe = job.state, job.recipe
+    planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    target = target.to(job.device, non_blocking=True)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
+        picture, depth = job.model(planes, recipe.crops.crops)
+    loss: Tensor = job.loss(picture.float(), target)
+    total = loss + recipe.depth_weight * depth_loss(depth, target) if depth else loss
+    state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+    if recipe.clip is not None:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(job.model.parameters(), recipe.clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.follow(recipe.ema)
+    return loss.detach()
+
+
+def learning_rate(recipe: Recipe, step: int, done: float) -> float:
+    """Learning rate at a step, when the share `done` of the run is behind it."""
+    warm = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
+    if recipe.schedule == "halves":
+        return warm * (recipe.lr if done < 0.5 else recipe.last_lr)
+    cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return warm * (recipe.last_lr + (recipe.lr - recipe.last_lr) * cosine)
+
+
+# ---------------------------------------------------------------- the network and its depth
+
+
+class DepthHeads(nn.Module):
+    """Training-only 1x1 convolutions that read the picture off each coarse level of the decoder.
+
+    Under a mean loss at the end alone the deep levels get gradients a million times smaller than
+    the first layer's, and the shallow skips have answered long before they join in. Asked directly
+    for the target averaged over their cells, they must carry its colour and brightness. The shipped
+    network has no such heads.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the network's first level.
+    """
+
+    #: Packed pixels in a cell's side, from the bottleneck up.
+    cells = (16, 8, 4, 2)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Conv2d(width * cell, 3, 1) for cell in self.cells)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Features of each level, deepest first, to (N, 3, h, w) pictures."""
+        return [head(level) for head, level in zip(self.heads, levels, strict=True)]
+
+
+def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
+    """Mean absolute error of coarse pictures against the target averaged over their cells."""
+    errors = []
+    for picture in pictures:
+        cell = target.shape[2] // picture.shape[2]
+        errors.append(F.l1_loss(picture.float(), F.avg_pool2d(target, cell)))
+    return torch.stack(errors).mean()
+
+
+class Trainee(nn.Module):
+    """A network with what only training needs; what DistributedDataParallel wraps."""
+
+    def __init__(self, network: UNet, *, with_heads: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.heads = DepthHeads(network.config.width) if with_heads else None
+
+    def forward(self, planes: Tensor, group: int) -> tuple[Tensor, list[Tensor]]:
+        """(N, C, h, w) to the picture and, if there are heads, the coarse pictures."""
+        levels: list[Tensor] | None = [] if self.heads is not None else None
+        picture = self.network(planes, group, levels)
+        return picture, [] if self.heads is None or levels is None else self.heads(levels)
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------- state
+
+
+@dataclass(slots=True)
+class TrainState:
+    """All that changes while training, and so all that a checkpoint holds."""
+
+    trainee: Trainee
+    ema: UNet
+    optimizer: torch.optim.Adam
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    def follow(self, decay: float) -> None:
+        """Let the running mean follow the weights; quicker at first, when they are still raw."""
+        keep = min(decay, (1 + self.step) / (10 + self.step)) if decay else 0.0
+        with torch.no_grad():
+            averages, current = (
+                [p.data for p in net.parameters()] for net in (self.ema, self.trainee.network)
+            )
+            torch._foreach_lerp_(averages, current, 1 - keep)
+
+    def to_dict(self, elapsed_s: float) -> dict[str, Any]:
+        """Return tensors and plain numbers only, so that loading runs no code."""
+        return {
+            "step": self.step,
+            "elapsed_s": elapsed_s,
+            "trainee": self.trainee.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_dict(self, saved: dict[str, Any]) -> None:
+        """Take over what `to_dict` returned."""
+        self.step = saved["step"]
+        self.trainee.load_state_dict(saved["trainee"])
+        self.ema.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+
+
+@dataclass(slots=True)
+class _Job:
+    """A run that is open: what the loop needs at hand."""
+
+    config: TrainConfig
+    recipe: Recipe
+    device: torch.device
+    ranks: Ranks
+    autocast: torch.dtype | None
+    source: Source
+    validation: list[Pair]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module
+    """The trainee, wrapped where there are several processes."""
+    state: TrainState
+    clock: _Clock
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def batches(self) -> Batches:
+        return Batches(
+            self.source,
+            self.recipe.crops,
+            seed=self.config.seed,
+            rank=self.ranks.rank,
+            steps=self.clock.steps,
+            done=self.clock.shared_done,
+        )
+
+
+def _own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """Give each of several processes on CUDA its own GPU."""
+    is_shared = ranks.world > 1 and device.type == "cuda"
+    return torch.device("cuda", ranks.local) if is_shared else device
+
+
+def _prepare_process() -> None:
+    """Set what a training process wants, whatever it trains."""
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+
+
+def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: Progress) -> _Job:
+    """Open data, network and run folder; resume if there is a checkpoint."""
+    recipe = config.full_recipe()
+    source, validation_source, scenes = _open_data(config, ranks, progress)
+    recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
+    steps = config.steps
+    if steps is None and config.budget_s is None:
+        if recipe.epochs is None:
+            raise UsageError("How long? Give --steps N or --budget TIME.", hint=_HELP)
+        steps = recipe.epochs * scenes
+    saved = _open_run(config, recipe, device, ranks, progress)
+    state = _new_state(config, recipe, device)
+    clock = _Clock(ranks, steps, config.budget_s)
+    if saved is None:
+        _start_from(config, state.trainee.network, progress)
+        state.ema.load_state_dict(state.trainee.network.state_dict())
+    else:
+        state.load_dict(saved)
+        clock.earlier_s = saved["elapsed_s"]
+        progress.note(f"Going on from step {state.step} of {config.run}.")
+    model: nn.Module = state.trainee
+    if ranks.world > 1:
+        model = DistributedDataParallel(
+            state.trainee, device_ids=[ranks.local] if device.type == "cuda" else None
+        )
+    return _Job(
+        config=config,
+        recipe=recipe,
+        device=device,
+        ranks=ranks,
+        autocast=_autocast(config.precision, device),
+        source=source,
+        validation=_validation_pairs(validation_source, config.kind),
+        loss=make_loss(recipe.loss, vgg=config.vgg),
+        model=model,
+        state=state,
+        clock=clock,
+    )
+
+
+def _autocast(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """Choose the number format of the convolutions; None computes in fp32."""
+    if precision == "auto":
+        is_new = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if is_new else "fp16" if device.type == "cuda" else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("The CPU does not train in fp16.", hint="Use --precision fp32 or bf16.")
+    return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:
+    torch.manual_seed(config.seed)
+    network = build(config.net_config())
+    trainee = Trainee(network, with_heads=recipe.depth_weight > 0)
+    if recipe.init == "kaiming":
+        initialise(trainee)
+    trainee.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = build(config.net_config()).to(device).eval().requires_grad_(False)
+    ema.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(
+        trainee.parameters(), lr=recipe.lr, eps=recipe.adam_eps, fused=device.type != "mps"
+    )
+    is_fp16 = _autocast(config.precision, device) == torch.float16
+    return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
+
+
+def _start_from(config: TrainConfig, network: UNet, progress: Progress) -> None:
+    if config.init_from is None:
+        return
+    info = find_weights(config.init_from)
+    translated = adopt(network, load_network(info))
+    how = f" ({', '.join(translated)} translated)" if translated else ""
+    progress.note(f"Starting from {info.name}{how}.")
+
+
+# ---------------------------------------------------------------- data
+
+
+def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[Source, Source, int]:
+    """Open what to train on, what to validate on, and count the scenes.
+
+    The first process decodes; the others wait, then find all done.
+    """
+    if not ranks.is_first:
+        ranks.wait()
+    try:
+        opened = _open_sid(config, progress) if config.data else _open_nights(config, progress)
+    finally:
+        if ranks.is_first:
+            ranks.wait()
+    return opened
+
+
+def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
+    cache = config.cache or cache_folder() / "photos"
+    photos = open_photos(list(config.photos), cache, progress)
+    training, validation = split_photos(photos)
+    camera = CAMERA_OF[config.camera]
+    progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
+    # SID's own nights, without what makes training harder than use.
+    plain = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0)
+    return (
+        PhotoNights(photos, training, camera),
+        PhotoNights(photos, validation, camera, plain),
+        len(training),
+    )
+
+
+def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
+    assert config.data is not None
+    training, validation = (
+        SidCrops(
+            SidFrames.open(config.data, config.camera, split, cache=config.cache, progress=progress)
+        )
+        for split in ("train", "val")
+    )
+    return training, validation, training.scenes
+
+
+def _fitting(crops: CropOptions, source: Source, kind: CfaKind, progress: Progress) -> CropOptions:
+    """Hold the crops to what the photos can give, and say so."""
+    # Whole X-Trans periods and whole cells of the network: multiples of 16 are both.
+    largest = source.largest_side() // crops.multiple * crops.multiple
+    if crops.largest <= largest:
+        return crops
+    if largest <= 0:
+        size = crops.multiple * PACK_FACTOR[kind] + CANONICAL[kind].shape[0]
+        raise DataError(
+            "The photos are too small to train on.",
+            hint=f"They need at least {size} pixels a side.",
+        )
+    progress.note(f"Crops are held at {largest} packed px a side: the photos give no more.")
+    held = replace(crops, sides=(min(crops.sides[0], largest), min(crops.sides[1], largest)))
+    if held.late_sides is None:
+        return held
+    late = (min(held.late_sides[0], largest), min(held.late_sides[1], largest))
+    return replace(held, late_sides=late)
+
+
+def _validation_pairs(source: Source, kind: CfaKind) -> list[Pair]:
+    """Draw the crops that every validation looks at: the same for every run on these photos."""
+    side = min(_VALIDATION_SIDE, source.largest_side() // 16 * 16)
+    if side <= 0:
+        raise DataError("The validation photos are too small.", hint="Leave them out.")
+    pairs: list[Pair] = []
+    for index in range(_VALIDATION_CROPS):
+        rng = np.random.default_rng([_VALIDATION_SEED, index])
+        pairs += source.pairs(rng, count=1, side=side)
+    return pairs
+
+
+def _validate(job: _Job, log: TrainLog | None) -> float:
+    """Measure the averaged network on the fixed crops, write picture and curves; PSNR in dB."""
+    if log is None:
+        return math.nan
+    pictures = [_picture(job, pair.planes) for pair in job.validation]
+    scores = [
+        psnr(np.clip(picture, 0, 1), pair.target)
+        for picture, pair in zip(pictures, job.validation, strict=True)
+    ]
+    score = float(np.mean(scores))
+    log.add(job.state.step, validation_psnr=score)
+    folder = job.config.run / "validation"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{job.state.step:08d}.png"
+    write_panel(path, job.validation[:4], pictures[:4], job.config.kind)
+    log.draw()
+    return score
+
+
+def _picture(job: _Job, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        batch = torch.from_numpy(planes)[None].to(job.device)
+        picture: NDArray[np.float32] = job.state.ema(batch)[0].float().cpu().numpy()
+    return picture
+
+
+# ---------------------------------------------------------------- the run folder
+
+
+def _open_run(
+    config: TrainConfig, recipe: Recipe, device: torch.device, ranks: Ranks, progress: Progress
+) -> dict[str, Any] | None:
+    """Create the run's folder, or check that it holds this run and read its checkpoint."""
+    asked = _identity(config, recipe, ranks)
+    path = config.run / CONFIG
+    if path.exists():
+        _check_same(config.run, read_config(config.run), asked, progress)
+    ranks.wait()
+    if ranks.is_first:
+        config.run.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(asked, indent=2).encode())
+    checkpoint = config.run / CHECKPOINT
+    saved = read_checkpoint(config.run, device) if checkpoint.exists() else None
+    ranks.wait()
+    return saved
+
+
+def _identity(config: TrainConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
+    """Describe a run by all that decides its outcome."""
+    data = config.data.resolve() if config.data else [str(p.resolve()) for p in config.photos]
+    values = {
+        "gia": __version__,
+        "network": config.net_config().to_json(),
+        "camera": config.camera,
+        "data": data if isinstance(data, list) else str(data),
+        "recipe_name": config.recipe,
+        "recipe": asdict(recipe),
+        "init_from": config.init_from,
+        "seed": config.seed,
+        "processes": ranks.world,
+        "steps": config.steps,
+        "budget_s": config.budget_s,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _check_same(
+    run: Path, there: dict[str, Any], asked: dict[str, Any], progress: Progress
+) -> None:
+    """Refuse to go on with a run that was started otherwise; it may only become longer or shorter.
+
+    The version may differ too: a run of many hours outlives it.
+    """
+    free = {"gia", "steps", "budget_s", "data"}
+    different = [name for name in asked if name not in free and there.get(name) != asked[name]]
+    if different:
+        first = different[0]
+        raise RunError(
+            f"{run} holds another run: its {first} is {there.get(first)}, not {asked[first]}."
+        )
+    for name in ("steps", "budget_s", "data"):
+        if there.get(name) != asked[name]:
+            progress.note(f"{run}: {name} was {there.get(name)}, now {asked[name]}.")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Read what a run was asked to be.
+
+    Raises
+    ------
+    RunError
+        The folder holds no run.
+    """
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run} is not the folder of a training run.", hint=f"It has no readable {CONFIG}."
+        ) from error
+    return config
+
+
+def read_checkpoint(run: Path, device: torch.device) -> dict[str, Any]:
+    """Read a run's checkpoint; runs no code from it.
+
+    Raises
+    ------
+    RunError
+        None there, or damaged.
+    """
+    path = run / CHECKPOINT
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{run} has no checkpoint yet.", hint="Let it train for a while.") from None
+    except Exception as error:  # torch.load raises whatever its unpickler and zip reader meet
+        raise RunError(f"{path} is damaged.", hint="Remove it to start the run anew.") from error
+    return saved
+
+
+def _save(job: _Job) -> None:
+    """Write the checkpoint; what was there stays until the new one is whole."""
+    if job.ranks.is_first:
+        with atomic_file(job.config.run / CHECKPOINT) as file:
+            torch.save(job.state.to_dict(job.clock.elapsed()), file)
+    job.ranks.wait()
+
+
+# ---------------------------------------------------------------- export
+
+
+def export_run(
+    run: Path,
+    name: str,
+    folder: Path,
+    *,
+    data_note: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the weights of a run's checkpoint, and their row into the folder's manifest.
+
+    Parameters
+    ----------
+    run : Path
+    name : str
+        Of the weights; the file is ``name.safetensors``.
+    folder : Path
+    data_note : str, optional
+        What the run was trained on; by default what its configuration says, folders by name only.
+    licence : str, optional
+    overwrite : bool
+        Replace weights of that name.
+
+    Returns
+    -------
+    dict
+        The manifest's row.
+
+    Raises
+    ------
+    RunError
+        No run, or no checkpoint yet.
+    OutputExistsError
+        Weights of that name are there.
+    UsageError
+        A name that is no file name.
+    """
+    if not name or Path(name).name != name:
+        raise UsageError(f"'{name}' is no name for weights.", hint="Use letters, digits and -.")
+    path = folder / f"{name}.safetensors"
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} is already there.", hint="Use --overwrite.")
+    config = read_config(run)
+    saved = read_checkpoint(run, torch.device("cpu"))
+    network = build(NetConfig.from_json(config["network"]))
+    network.load_state_dict(saved["ema"])
+    scores = [row for row in read_log(run) if "validation_psnr" in row]
+    camera = CAMERA_OF[config["camera"]]
+    training = {
+        "data": data_note or _data_names(config["data"]),
+        "recipe": {"name": config["recipe_name"], **config["recipe"]},
+        "init_from": config["init_from"],
+        "steps": saved["step"],
+        "hours": round(saved["elapsed_s"] / 3600, 2),
+        "seed": config["seed"],
+        "validation_psnr": scores[-1]["validation_psnr"] if scores else None,
+        "gia": config["gia"],
+    }
+    row = save_weights(
+        path,
+        network,
+        camera=camera,
+        daylight_wb=[round(gain, 6) for gain in daylight_gains(camera)],
+        neutral_wb=[round(gain, 6) for gain in median_gains(camera)],
+        licence=licence,
+        training=training,
+    )
+    list_in_manifest(folder, row)
+    return row
+
+
+def _data_names(data: str | list[str]) -> str:
+    """Name folders without the path of somebody's machine."""
+    paths = [data] if isinstance(data, str) else data
+    return ", ".join(Path(path).name for path in paths)
+
+
+# ---------------------------------------------------------------- time
+
+
+class _Clock:
+    """How much of the run is behind, by steps or by seconds; the same for all processes."""
+
+    def __init__(self, ranks: Ranks, steps: int | None, budget_s: float | None) -> None:
+        self.ranks = ranks
+        self.steps = steps
+        self.budget_s = budget_s
+        self.earlier_s = 0.0
+        # Workers, which run ahead, read here how far a run by the clock has come.
+        self.shared_done = None if steps is not None else Value("d", 0.0)
+        self._start = time.monotonic()
+        self._last_due: dict[str, float] = {}
+        self._step_seconds: tuple[int, float] | None = None
+
+    @property
+    def total(self) -> int:
+        """Length of the bar: steps or seconds."""
+        return self.steps if self.steps is not None else int(self.budget_s or 0)
+
+    def elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.earlier_s + time.monotonic() - self._start
+
+    def position(self, step: int) -> int:
+        """Place on the bar."""
+        return step if self.steps is not None else min(int(self.elapsed()), self.total)
+
+    def done(self, step: int) -> float:
+        """Share of the run that is behind, 0...1 and beyond."""
+        if self.steps is not None:
+            return step / self.steps
+        assert self.budget_s is not None and self.shared_done is not None
+        share = self.ranks.from_first(self.elapsed() / self.budget_s)
+        self.shared_done.value = share
+        return share
+
+    def steps_from(self, step: int) -> range:
+        """List the steps that may be left."""
+        return range(step, sys.maxsize if self.steps is None else self.steps)
+
+    def seconds_left(self, step: int) -> str:
+        """Say how long it will take, by the speed since the start or resume."""
+        if self._step_seconds is None:
+            self._step_seconds = (step, self.elapsed())
+            return ""
+        if self.steps is None:
+            left = max((self.budget_s or 0) - self.elapsed(), 0)
+        else:
+            first, then = self._step_seconds
+            left = (self.elapsed() - then) / (step - first) * (self.steps - step)
+        minutes = int(left // 60)
+        return f"{minutes // 60} h {minutes % 60:02d} min left"
+
+    def is_due(self, what: str, every_s: float) -> bool:
+        """Tell whether `every_s` seconds have passed since this was last true (or the start)."""
+        now = self.ranks.from_first(time.monotonic() - self._start)
+        if now - self._last_due.get(what, 0.0) < every_s:
+            return False
+        self._last_due[what] = now
+        return True
+
+
+class _Stop:
+    """Whether someone has asked this process to stop; the step under way is finished first."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.asked:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def is_set(self, ranks: Ranks, step: int) -> bool:
+        """Agree with the other processes, now and then: each exchange costs a round trip."""
+        if ranks.world == 1:
+            return self.asked
+        return step % _LOG_EVERY == 0 and ranks.any(self.asked)
+
+
+@contextmanager
+def _stop_flag() -> Iterator[_Stop]:
+    stop = _Stop()
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: nobody sends signals here
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

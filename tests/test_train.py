@@ -1,0 +1,474 @@
+"""Training: resumes to the bit, agrees between processes, learns, and refuses nonsense."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gia_cli import train as training
+from gia_cli.cfa import PLANE_COLORS
+from gia_cli.checkpoint import adopt, find_weights, list_weights, load_network
+from gia_cli.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    OutputExistsError,
+    RunError,
+    UsageError,
+    WeightsMismatchError,
+)
+from gia_cli.nets import NetConfig, build
+from gia_cli.progress import Silent
+from gia_cli.train import (
+    CHECKPOINT,
+    CONFIG,
+    RECIPES,
+    DepthHeads,
+    TrainConfig,
+    Trainee,
+    depth_loss,
+    export_run,
+    initialise,
+    learning_rate,
+    read_checkpoint,
+    train,
+)
+from gia_cli.trainlog import CURVES, read_log
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small photographs."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    for index in range(3):
+        coarse = rng.integers(20, 235, (6, 6, 3))
+        iio.imwrite(folder / f"{index}.png", coarse.repeat(32, 0).repeat(32, 1).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, photos: Path) -> TrainConfig:
+    """A run of four steps of a tiny network."""
+    return TrainConfig(
+        run=tmp_path / "run",
+        camera="sony",
+        photos=(photos,),
+        cache=tmp_path / "cache",
+        width=4,
+        steps=4,
+        sides=(16, 32),
+        crops_per_photo=2,
+        workers=0,
+        device="cpu",
+    )
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    saved = read_checkpoint(run, CPU)
+    return {**saved["trainee"], **{f"ema.{name}": x for name, x in saved["ema"].items()}}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+class StopAt(Silent):
+    """Asks the run to stop, as a terminal or a scheduler does, once it has come to a step."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        self.step = step
+        self.number = number
+        self.at = 0
+        self.is_training = False
+        self.notes: list[str] = []
+
+    def stage(self, name: str, steps: int) -> None:
+        self.is_training = name == "training"
+
+    def advance(self, steps: int = 1) -> None:
+        self.at += steps if self.is_training else 0
+        if self.is_training and self.at == self.step:
+            signal.raise_signal(self.number)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+# ---------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Signals) -> None:
+    train(config)
+    stopped = replace(config, run=config.run.with_name("stopped"))
+    with pytest.raises(Interrupted, match="step 2") as caught:
+        train(stopped, StopAt(2, number))
+    assert caught.value.exit_code == 130
+    assert read_checkpoint(stopped.run, CPU)["step"] == 2
+    listener = StopAt(-1)
+    train(stopped, listener)
+    assert any("Going on from step 2" in note for note in listener.notes)
+    assert_equal(weights_of(config.run), weights_of(stopped.run))
+
+
+def test_workers_make_the_same_batches(config: TrainConfig) -> None:
+    train(config)
+    other = replace(config, run=config.run.with_name("workers"), workers=2)
+    train(other)
+    assert_equal(weights_of(config.run), weights_of(other.run))
+
+
+def test_the_seed_decides(config: TrainConfig) -> None:
+    train(config)
+    other = replace(config, run=config.run.with_name("other"), seed=1)
+    train(other)
+    first, second = weights_of(config.run), weights_of(other.run)
+    assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
+
+
+def test_a_finished_run_takes_no_further_step(config: TrainConfig) -> None:
+    train(config)
+    before = weights_of(config.run)
+    assert train(config).steps == 4
+    assert_equal(before, weights_of(config.run))
+
+
+def test_a_finished_run_can_be_made_longer(config: TrainConfig) -> None:
+    train(config)
+    listener = StopAt(-1)
+    assert train(replace(config, steps=6), listener).steps == 6
+    assert any("steps was 4, now 6" in note for note in listener.notes)
+
+
+def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
+    train(config)
+    for change in ({"seed": 3}, {"width": 8}, {"changes": {"lr": 1.0}}, {"camera": "fuji"}):
+        with pytest.raises(RunError, match="holds another run"):
+            train(replace(config, **change))
+
+
+def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
+    train(config)
+    path = config.run / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
+        train(config)
+    assert caught.value.exit_code == 71
+
+
+def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
+    timed = replace(config, steps=None, budget_s=2.0)
+    result = train(timed)
+    assert result.steps > 0
+    assert 2 <= result.seconds < 60
+    saved = read_checkpoint(config.run, CPU)
+    assert saved["elapsed_s"] >= 2
+    assert train(timed).steps == result.steps  # the time is used up
+
+
+# ---------------------------------------------------------------- what it leaves
+
+
+def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
+    result = train(replace(config, steps=60))
+    rows = read_log(config.run)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 50, 60]
+    assert np.isfinite(result.loss)
+    (score,) = [row["validation_psnr"] for row in rows if "validation_psnr" in row]
+    assert score == pytest.approx(result.validation_psnr, rel=1e-4)
+    assert (config.run / CURVES).stat().st_size > 1000
+    assert (config.run / "validation" / "step-00000060.png").is_file()
+    assert list((config.run / "tensorboard").iterdir())
+
+
+def test_it_learns(config: TrainConfig) -> None:
+    """Small as it is, the network gets better at its own photographs."""
+    short = train(replace(config, steps=2, changes={"ema": 0.9, "warmup": 0, "lr": 2e-3}))
+    longer = replace(config, run=config.run.with_name("longer"), steps=150)
+    result = train(replace(longer, changes={"ema": 0.9, "warmup": 0, "lr": 2e-3}))
+    assert result.validation_psnr > short.validation_psnr + 2
+
+
+@pytest.mark.parametrize("camera", ["sony", "fuji"])
+@pytest.mark.parametrize("network", ["gia-net", "sid-net"])
+def test_every_network_trains_on_every_camera(
+    config: TrainConfig, camera: Any, network: str
+) -> None:
+    result = train(replace(config, camera=camera, network=network, steps=1))
+    assert np.isfinite(result.validation_psnr)
+
+
+def test_the_published_recipe_runs(config: TrainConfig) -> None:
+    """On photographs as small as these its crops are held, and it says so."""
+    listener = StopAt(-1)
+    train(replace(config, recipe="paper", sides=None, crops_per_photo=None, steps=1), listener)
+    assert any("held at 96 packed px" in note for note in listener.notes)
+
+
+# ---------------------------------------------------------------- the pieces
+
+
+def test_the_learning_rate_follows_its_schedule() -> None:
+    paper, small = RECIPES["paper"], RECIPES["small"]
+    assert [learning_rate(paper, 10**6, done) for done in (0, 0.49, 0.5, 1)] == [
+        1e-4,
+        1e-4,
+        1e-5,
+        1e-5,
+    ]
+    printed = RECIPES["paper-as-printed"]
+    assert learning_rate(printed, 0, 0) == 0.1
+    assert learning_rate(printed, 0, 0.5) == pytest.approx(0.01)
+    assert learning_rate(small, 0, 0) == pytest.approx(small.lr / small.warmup)
+    assert learning_rate(small, 10**6, 0) == pytest.approx(small.lr)
+    assert learning_rate(small, 10**6, 0.5) == pytest.approx((small.lr + small.last_lr) / 2)
+    assert learning_rate(small, 10**6, 1) == pytest.approx(small.last_lr)
+
+
+def test_depth_heads_give_the_depth_a_gradient() -> None:
+    """The point of them: gradients of the bottleneck many times those without."""
+    torch.manual_seed(1)
+    planes, target = torch.rand(2, 4, 32, 32), torch.rand(2, 3, 64, 64)
+    trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
+    initialise(trainee)
+    norms = []
+    for weight in (0.0, 1.0):
+        trainee.zero_grad()
+        picture, depth = trainee(planes, 2)
+        loss = (picture - target).abs().mean() + weight * depth_loss(depth, target)
+        loss.backward()
+        gradient = trainee.network.encoder[4][0].weight.grad
+        assert gradient is not None
+        norms.append(float(gradient.norm()))
+    assert norms[1] > 3 * norms[0] > 0
+
+
+def test_depth_loss_is_zero_for_the_averaged_target() -> None:
+    target = torch.rand(1, 3, 96, 96)
+    exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in DepthHeads.cells]
+    assert float(depth_loss(exact, target)) == pytest.approx(0, abs=1e-6)
+    assert float(depth_loss([x + 0.1 for x in exact], target)) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_an_xtrans_network_starts_from_bayer_weights() -> None:
+    """A flat field gives the same features, and a flat picture the same colours."""
+    donor = build(NetConfig("gia-net", width=4))
+    network = build(NetConfig("gia-net", cfa="xtrans", width=4))
+    translated = adopt(network, donor)
+    assert sorted(translated) == ["encoder.0.0.weight", "to_rgb.bias", "to_rgb.weight"]
+    for name, tensor in network.state_dict().items():
+        assert name in translated or torch.equal(tensor, donor.state_dict()[name]), name
+    color = torch.tensor([0.2, 0.5, 0.3])
+    first, last = [], []
+    for net in (donor, network):
+        flat = color[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
+        first.append(net.encoder[0][0](flat)[..., 2, 2])
+        last.append(F.pixel_shuffle(net.to_rgb(torch.ones(1, 4, 1, 1)), net.config.scale))
+    assert torch.allclose(first[0], first[1], atol=1e-6)
+    assert torch.allclose(last[0].mean((2, 3)), last[1].mean((2, 3)), atol=1e-6)
+
+
+def test_equal_arrays_take_all_weights_over() -> None:
+    donor = build(NetConfig("gia-net", width=4))
+    network = build(NetConfig("gia-net", width=4))
+    assert adopt(network, donor) == []
+    assert_equal(network.state_dict(), donor.state_dict())
+
+
+@pytest.mark.parametrize("donor", [NetConfig("sid-net", width=4), NetConfig("gia-net", width=8)])
+def test_other_networks_cannot_be_started_from(donor: NetConfig) -> None:
+    with pytest.raises(WeightsMismatchError, match="cannot start from"):
+        adopt(build(NetConfig("gia-net", width=4)), build(donor))
+
+
+def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
+    listener = StopAt(1)
+    still = replace(config, width=None, init_from="gia-sony-v0", changes={"lr": 1e-12})
+    with pytest.raises(Interrupted):
+        train(still, listener)
+    assert any("Starting from gia-sony-v0" in note for note in listener.notes)
+    shipped = load_network(find_weights("gia-sony-v0")).state_dict()
+    ours = read_checkpoint(config.run, CPU)["ema"]
+    assert all(torch.allclose(ours[name], shipped[name], atol=1e-6) for name in shipped)
+
+
+# ---------------------------------------------------------------- export
+
+
+def test_exported_weights_are_the_averaged_ones(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    row = export_run(config.run, "mine", folder, data_note="three squares", licence="CC0")
+    assert row["training"]["steps"] == 4
+    assert row["training"]["seed"] == 0
+    assert row["training"]["data"] == "three squares"
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+    (info,) = list_weights(folder)
+    network = load_network(info)
+    ema = read_checkpoint(config.run, CPU)["ema"]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, ema[name].half().float()), name
+    with pytest.raises(OutputExistsError):
+        export_run(config.run, "mine", folder)
+    export_run(config.run, "mine", folder, overwrite=True)
+    export_run(config.run, "other", folder)
+    assert [info.name for info in list_weights(folder)] == ["mine", "other"]
+
+
+def test_export_needs_a_run_with_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not the folder of a training run"):
+        export_run(tmp_path, "x", tmp_path)
+    (tmp_path / CONFIG).write_text("{}")
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        export_run(tmp_path, "x", tmp_path)
+    with pytest.raises(UsageError, match="no name for weights"):
+        export_run(tmp_path, "../x", tmp_path)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"photos": ()}, "either --data TREE or --photos"),
+        ({"data": Path("tree")}, "either --data TREE or --photos"),
+        ({"budget_s": 5.0}, "not both"),
+        ({"steps": 0}, "--steps must be positive"),
+        ({"width": -1}, "--width must be positive"),
+        ({"network": "vgg"}, "no network 'vgg'"),
+        ({"workers": -1}, "--workers"),
+        ({"changes": {"lr": 0.0}}, "--lr must be positive"),
+        ({"sides": (64, 32)}, "--sides"),
+    ],
+)
+def test_nonsense_is_refused(config: TrainConfig, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        replace(config, **change)
+    assert caught.value.exit_code == 2
+
+
+def test_a_recipe_without_epochs_wants_a_length(config: TrainConfig) -> None:
+    with pytest.raises(UsageError, match="How long"):
+        train(replace(config, steps=None))
+
+
+def test_all_broken_photographs_are_named_before_training(
+    config: TrainConfig, tmp_path: Path, photos: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.png").write_bytes((photos / "0.png").read_bytes())
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(b"nothing")
+    with pytest.raises(DataError) as caught:
+        train(replace(config, photos=(folder,)))
+    assert "a.jpg" in str(caught.value)
+    assert "b.jpg" in str(caught.value)
+    assert not (config.run / CHECKPOINT).exists()
+
+
+def test_photographs_too_small_for_any_crop_are_refused(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    iio.imwrite(tmp_path / "dot.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match="too small"):
+        train(replace(config, photos=(tmp_path / "dot.png",)))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(name: str, *, vgg: Path | None) -> Callable[[torch.Tensor, torch.Tensor], Any]:
+        return lambda picture, target: (picture - target).sum() * float("nan")
+
+    monkeypatch.setattr(training, "make_loss", explode)
+    with pytest.raises(DivergedError, match="nan") as caught:
+        train(config)
+    assert caught.value.exit_code == 72
+
+
+# ---------------------------------------------------------------- several processes
+
+_RANK_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from gia_cli import train as t
+
+save, step = t._save, t._step
+
+def save_each(job):
+    torch.save(job.state.trainee.state_dict(), job.config.run / f"rank{job.ranks.rank}.pt")
+    save(job)
+
+def step_or_die(job, *rest):
+    first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if sys.argv[4] == "die" and first_try and job.ranks.rank == 1 and job.state.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(job, *rest)
+
+t._save, t._step = save_each, step_or_die
+torch.set_num_threads(1)
+t.train(t.TrainConfig(
+    run=Path(sys.argv[1]), camera="sony", photos=(Path(sys.argv[2]),), cache=Path(sys.argv[3]),
+    width=4, steps=6, sides=(16, 32), crops_per_photo=2, workers=0, device="cpu",
+    checkpoint_every_s=0,
+))
+"""
+
+
+def run_ranks(tmp_path: Path, run: Path, photos: Path, what: str) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(_RANK_SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node=2", "--max-restarts=1", str(script)]
+    arguments = [str(run), str(photos), str(tmp_path / "cache"), what]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
+def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
+    """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    run_ranks(tmp_path, undisturbed, photos, "live")
+    run_ranks(tmp_path, disturbed, photos, "die")
+    for run in (undisturbed, disturbed):
+        ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+        assert_equal(*ranks)
+        assert read_checkpoint(run, CPU)["step"] == 6
+    assert_equal(weights_of(undisturbed), weights_of(disturbed))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_it_trains_on_a_gpu(config: TrainConfig, precision: Any) -> None:
+    result = train(replace(config, device="cuda", precision=precision, steps=20))
+    assert np.isfinite(result.validation_psnr)
+    assert all(x.isfinite().all() for x in weights_of(config.run).values())
