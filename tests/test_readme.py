@@ -40,9 +40,9 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     assert listed == set(all_errors())
 
 
-@pytest.mark.parametrize("command", ["enhance", "info"])
+@pytest.mark.parametrize("command", ["enhance", "info", "simulate", "train", "weights export"])
 def test_every_option_in_the_readme_exists(command: str) -> None:
-    help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    help_text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
     for line in README.splitlines():
         if line.startswith(f"gia {command} "):
             for word in shlex.split(line, comments=True):
@@ -51,8 +51,10 @@ def test_every_option_in_the_readme_exists(command: str) -> None:
 
 
 def test_options_in_prose_exist() -> None:
-    help_text = CliRunner().invoke(app, ["enhance", "--help"], env={"COLUMNS": "200"}).output
-    known = help_text + "--install-completion --recursive"
+    known = "--install-completion --recursive"
+    for command in ("enhance", "simulate", "train"):
+        result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        known += result.output
     for option in set(re.findall(r"`(--[a-z-]+)", README)):
         assert option in known, option
 

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,9 @@ def _decode_one(
     folder: Path, key: str, source: Path, decode: Decode, recipe: str
 ) -> dict[str, Any]:
     # Before it is read: what replaces it meanwhile must not pass for what was read.
-    stamp = _stamp(source) if source.exists() else None
+    stamp = None
+    with suppress(OSError):  # the decoder has words for a source that is missing
+        stamp = _stamp(source)
     decoded = decode(source)
     for name, array in decoded.arrays.items():
         with atomic_file(_array_path(folder, key, name)) as file:
