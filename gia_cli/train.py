@@ -53,7 +53,7 @@ from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
 from gia_cli.nets import NETWORKS, NetConfig, build
 from gia_cli.nets.base import Network
-from gia_cli.nets.blocks import LEAKY_SLOPE
+from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
 from gia_cli.simulate import CameraName, daylight_gains, median_gains
@@ -70,6 +70,7 @@ _LOG_EVERY = 50  # steps
 _VALIDATION_CROPS = 8
 _VALIDATION_SIDE = 96  # packed pixels
 _VALIDATION_SEED = 20260101
+_SMALL = 0.1  # of He et al.'s weights; see `initialise`
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,12 +433,29 @@ class Trainee(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place."""
+    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place.
+
+    Branches that are added to their input start at a tenth of that, or RIDNet's first pictures
+    would be dozens of times too bright.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, Network):
+            for conv in module.branch_ends:
+                _scale_weight(conv, _SMALL)
+        if isinstance(module, ChannelGate):
+            # Means are positive and much alike: a unit that starts off is off for every photo. All
+            # on, they add up to much; the gates shall start half open.
+            module.squeeze.weight.data.abs_()
+            _scale_weight(module.excite, _SMALL)
+
+
+def _scale_weight(conv: nn.Module, factor: float) -> None:
+    conv.get_parameter("weight").data.mul_(factor)
 
 
 # ---------------------------------------------------------------- state

@@ -70,8 +70,8 @@ def _amplify_vectors(network: Network, generator: torch.Generator) -> None:
             nn.init.normal_(excite.weight, std=1.0, generator=generator)
             assert squeeze.bias is not None
             assert excite.bias is not None
-            squeeze.bias.fill_(20.0)
-            excite.bias.copy_(-20 * excite.weight.sum(dim=(1, 2, 3)))
+            squeeze.bias.fill_(12.0)
+            excite.bias.copy_(-12 * excite.weight.sum(dim=(1, 2, 3)))
 
 
 def random_planes(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import ALL, PLANES, UNETS, lively, small
 
 from gia_cli import train as training
-from gia_cli.cfa import PLANE_COLORS
+from gia_cli.cfa import PLANE_COLORS, CfaKind
 from gia_cli.checkpoint import adopt, find_weights, list_weights, load_network
 from gia_cli.errors import (
     DataError,
@@ -29,13 +30,12 @@ from gia_cli.errors import (
     UsageError,
     WeightsMismatchError,
 )
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import NETWORKS, NetConfig, build
 from gia_cli.progress import Silent
 from gia_cli.train import (
     CHECKPOINT,
     CONFIG,
     RECIPES,
-    DepthHeads,
     TrainConfig,
     Trainee,
     depth_loss,
@@ -209,12 +209,13 @@ def test_it_learns(config: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
-@pytest.mark.parametrize("network", ["gia-net", "sid-net"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_trains_on_every_camera(
     config: TrainConfig, camera: Any, network: str
 ) -> None:
     result = train(replace(config, camera=camera, network=network, steps=1))
     assert np.isfinite(result.validation_psnr)
+    assert result.validation_psnr > -20  # the first weights already make something like a picture
 
 
 def test_the_published_recipe_runs(config: TrainConfig) -> None:
@@ -262,9 +263,57 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
     assert norms[1] > 3 * norms[0] > 0
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
+    trainee = Trainee(build(small(name)), with_heads=True)
+    assert Trainee(trainee.network, with_heads=False).heads is None
+    picture, depth = trainee(torch.rand(2, 4, 32, 48), 2)
+    assert picture.shape == (2, 3, 64, 96)
+    if name in UNETS:
+        assert [tuple(x.shape[1:]) for x in depth] == [(3, 2 << n, 3 << n) for n in range(4)]
+    else:
+        assert trainee.heads is None
+        assert depth == []
+
+
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_every_network_starts_with_pictures_of_a_sane_size(name: str, cfa: CfaKind) -> None:
+    torch.manual_seed(2)
+    network = build(replace(small(name, cfa), width=NETWORKS[name].width // 2)).eval()
+    initialise(network)
+    picture = network(torch.rand(1, PLANES[cfa], 32, 32))
+    assert 0.1 < picture.std() < 3
+    picture.abs().mean().backward()
+    norms = [float(p.grad.norm()) for p in network.parameters() if p.grad is not None]
+    assert len(norms) == len(list(network.parameters()))
+    assert max(norms) < 30
+    assert min(norms) > 1e-8
+
+
+def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> None:
+    train(replace(config, network="dncnn", steps=3))
+    saved = read_checkpoint(config.run, CPU)
+    statistics = [name for name in saved["ema"] if "running" in name or "tracked" in name]
+    assert len(statistics) == 45
+    for name in statistics:
+        assert torch.equal(saved["ema"][name], saved["trainee"][f"network.{name}"])
+    assert int(saved["ema"]["middle.0.1.num_batches_tracked"]) == 3
+    assert not torch.equal(saved["ema"]["to_rgb.bias"], saved["trainee"]["network.to_rgb.bias"])
+
+
+def test_a_stopped_run_with_batch_statistics_resumes_to_the_bit(config: TrainConfig) -> None:
+    config = replace(config, network="dncnn")
+    train(config)
+    stopped = replace(config, run=config.run.with_name("stopped"))
+    with pytest.raises(Interrupted, match="step 2"):
+        train(stopped, StopAt(2))
+    train(stopped)
+    assert_equal(weights_of(config.run), weights_of(stopped.run))
+
+
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:
     target = torch.rand(1, 3, 96, 96)
-    exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in DepthHeads.cells]
+    exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in (16, 8, 4, 2)]
     assert float(depth_loss(exact, target)) == pytest.approx(0, abs=1e-6)
     assert float(depth_loss([x + 0.1 for x in exact], target)) == pytest.approx(0.1, abs=1e-5)
 
@@ -287,6 +336,32 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     assert torch.allclose(last[0].mean((2, 3)), last[1].mean((2, 3)), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("source", "target"), [("bayer", "xtrans"), ("xtrans", "bayer")])
+def test_every_network_starts_from_the_other_array(
+    name: str, source: CfaKind, target: CfaKind
+) -> None:
+    """A flat field gives the same colours, where the donor's sub-pixels agree among themselves."""
+    donor, network = lively(small(name, source)), lively(small(name, target), seed=1)
+    with torch.no_grad():
+        for writer in donor.picture_writers:
+            per_color = donor.get_parameter(writer).unflatten(0, (3, -1))
+            per_color.copy_(per_color.mean(1, keepdim=True).expand_as(per_color))
+    translated = adopt(network, donor)
+    assert set(translated) == {*network.plane_readers, *network.picture_writers}
+    color = torch.tensor([0.2, 0.5, 0.3])
+    colors = []
+    for net in (donor, network):
+        planes = color[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1)
+        # Far from the border, which no network sees as flat.
+        side = -(-(2 * net.halo + 16) // 16) * 16
+        with torch.no_grad():
+            picture = net(planes.expand(1, -1, side, side))
+        middle, cell = side // 2 // 16 * 16 * net.config.scale, 16 * net.config.scale
+        colors.append(picture[0, :, middle : middle + cell, middle : middle + cell].mean((1, 2)))
+    torch.testing.assert_close(colors[0], colors[1], rtol=0, atol=1e-4)
+
+
 def test_equal_arrays_take_all_weights_over() -> None:
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", width=4))
@@ -294,7 +369,15 @@ def test_equal_arrays_take_all_weights_over() -> None:
     assert_equal(network.state_dict(), donor.state_dict())
 
 
-@pytest.mark.parametrize("donor", [NetConfig("sid-net", width=4), NetConfig("gia-net", width=8)])
+@pytest.mark.parametrize(
+    "donor",
+    [
+        NetConfig("sid-net", width=4),
+        NetConfig("gia-net", width=8),
+        NetConfig("dncnn", width=4),
+        NetConfig("sgn", "xtrans", width=4),
+    ],
+)
 def test_other_networks_cannot_be_started_from(donor: NetConfig) -> None:
     with pytest.raises(WeightsMismatchError, match="cannot start from"):
         adopt(build(NetConfig("gia-net", width=4)), build(donor))

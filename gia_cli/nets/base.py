@@ -81,6 +81,14 @@ class Network(nn.Module):
         """Name the weights and biases whose output channels are the picture's sub-pixels."""
         raise NotImplementedError
 
+    @property
+    def branch_ends(self) -> list[nn.Module]:
+        """List the last convolutions of branches that are added to what they started from.
+
+        They had better start small: each sum of equals doubles the variance.
+        """
+        return []
+
     # ------------------------------------------------------------ the segments
 
     def encode(self, x: Tensor) -> list[Tensor]:

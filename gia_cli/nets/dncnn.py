@@ -72,6 +72,11 @@ class DnCnn(Network):
         """Name weight and bias of the last layer."""
         return "to_rgb.weight", "to_rgb.bias"
 
+    @property
+    def branch_ends(self) -> list[nn.Module]:
+        """List the last layer: it corrects the mosaic."""
+        return [self.to_rgb]
+
     def encode(self, x: Tensor) -> list[Tensor]:
         """Run all layers but the last: the planes, and (N, width, H, W)."""
         return [x, in_sequence([self.first, *self.middle], x)]

@@ -68,7 +68,7 @@ class Eam(nn.Module):
         self.residual = Residual(
             conv3x3(channels, channels), nn.ReLU(inplace=True), conv3x3(channels, channels)
         )
-        self.enhanced = Residual(*_convs(channels, (1, 1)), nn.Conv2d(channels, channels, 1))
+        self.enhanced = Residual(_convs(channels, (1, 1)), nn.Conv2d(channels, channels, 1))
         self.attention = ChannelGate(channels)
 
     def learn(self, x: Tensor, gate: Tensor | None) -> Tensor:
@@ -152,6 +152,13 @@ class RidNet(Network):
     def picture_writers(self) -> tuple[str, ...]:
         """Name weight and bias of the last convolution."""
         return "to_rgb.weight", "to_rgb.bias"
+
+    @property
+    def branch_ends(self) -> list[nn.Module]:
+        """List the ends of the three blocks of each module, and the last convolution."""
+        modules = map(self._module, range(MODULES))
+        ends = [(m.merge_run.merge[0], m.residual.body[-1], m.enhanced.body[-1]) for m in modules]
+        return [*(conv for of_module in ends for conv in of_module), self.to_rgb]
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Run up to the first attention: the planes, and (N, width, H, W)."""

@@ -80,14 +80,14 @@ class Sgn(Network):
         widths = [config.width << scale for scale in range(COARSEST + 1)]
         inputs = [config.in_channels * 4**scale for scale in range(COARSEST + 1)]
         self.coarsest = _conv(inputs[-1], widths[-1])
-        # Coarse to fine, as they are run; a shuffled result has a quarter of its channels.
+        # Coarse to fine, as they are run. What guides has half the channels of what it guides, four
+        # times as many before the shuffle: the width of the coarser scale.
         scales = range(COARSEST - 1, -1, -1)
+        guidance = [-(-width // 2) for width in widths]
+        self.residuals = nn.ModuleList(Residual(widths[scale + 1]) for scale in scales)
+        self.ends = nn.ModuleList(_conv(widths[scale + 1], 4 * guidance[scale]) for scale in scales)
         self.guided = nn.ModuleList(
-            Guided(inputs[scale], widths[scale], widths[scale + 1] // 4) for scale in scales
-        )
-        self.guides = nn.ModuleList(
-            nn.Sequential(Residual(widths[scale]), _conv(widths[scale], widths[scale]))
-            for scale in range(COARSEST, 0, -1)
+            Guided(inputs[scale], widths[scale], guidance[scale]) for scale in scales
         )
         self.body = nn.ModuleList(_conv(config.width, config.width) for _ in range(_BODY_CONVS))
         self.to_rgb = conv3x3(config.width, 3 * config.scale**2)
@@ -107,7 +107,8 @@ class Sgn(Network):
         coarse_to_fine = [2**scale for scale in range(COARSEST, 0, -1)]
         return [
             (self.coarsest, self.stride),
-            *zip(self.guides, coarse_to_fine, strict=True),
+            *zip(self.residuals, coarse_to_fine, strict=True),
+            *zip(self.ends, coarse_to_fine, strict=True),
             *zip(self.guided, (cell // 2 for cell in coarse_to_fine), strict=True),
             *((module, 1) for module in self.body),
         ]
@@ -125,17 +126,19 @@ class Sgn(Network):
         """Name weight and bias of the last convolution."""
         return "to_rgb.weight", "to_rgb.bias"
 
+    @property
+    def branch_ends(self) -> list[nn.Module]:
+        """List the ends of the residual blocks."""
+        return [block.body[-1] for block in self.modules() if isinstance(block, Residual)]
+
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Run the coarse sub-networks: the planes, and their guidance, (N, width / 2, H, W)."""
+        """Run the coarse sub-networks: the planes, and the guidance, (N, width / 2, H, W)."""
         self._check_size(x)
-        coarse: Tensor = self.coarsest(F.pixel_unshuffle(x, self.stride))
-        for scale, guide in zip(range(COARSEST, 0, -1), self.guides, strict=True):
-            guidance = F.pixel_shuffle(guide(coarse), 2)
-            if scale == 1:
-                break
-            shuffled = F.pixel_unshuffle(x, 2 ** (scale - 1))
-            coarse = self.guided[COARSEST - scale](shuffled, guidance)
-        return [x, guidance]
+        fused: Tensor = self.coarsest(F.pixel_unshuffle(x, self.stride))
+        for step in range(COARSEST - 1):
+            shuffled = F.pixel_unshuffle(x, 2 ** (COARSEST - 1 - step))
+            fused = self.guided[step](shuffled, self._guidance(step, fused))
+        return [x, self._guidance(COARSEST - 1, fused)]
 
     def decode(
         self, features: list[Tensor], term: Tensor | None, levels: list[Tensor] | None = None
@@ -143,6 +146,9 @@ class Sgn(Network):
         """Run the full-size sub-network; see `Network.decode`."""
         x = in_sequence(self.body, self._join(features))
         return by_bands(self._to_picture, [x], rows_in=[1], rows_out=self.config.scale)
+
+    def _guidance(self, step: int, fused: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.ends[step](self.residuals[step](fused)), 2)
 
     def _join(self, features: list[Tensor]) -> Tensor:
         guidance, planes = features.pop(), features.pop()
