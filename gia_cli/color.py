@@ -60,6 +60,17 @@ def srgb_decode(encoded: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=1)
+def _bt709_from_srgb16() -> NDArray[np.float32]:
+    levels: NDArray[np.float64] = np.arange(65536) / 65535
+    return bt709_encode(srgb_decode(levels))
+
+
+def bt709_from_srgb16(levels: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """16-bit sRGB levels to BT.709 code values in [0, 1]: undoes `srgb16_from_bt709`."""
+    return _bt709_from_srgb16()[levels]
+
+
+@lru_cache(maxsize=1)
 def _srgb16_from_bt709_16() -> NDArray[np.uint16]:
     """Table of all 65,536 BT.709 levels as sRGB levels: exact, and faster than two powers."""
     levels: NDArray[np.float64] = np.arange(65536) / 65535

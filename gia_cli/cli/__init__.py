@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 
 from gia_cli import __version__
-from gia_cli.cli import enhance, info, simulate, train, weights
+from gia_cli.cli import bench, enhance, evaluate, info, simulate, train, weights
 from gia_cli.cli.app import Verbose, app
 from gia_cli.errors import UsageError
 
-__all__ = ["app", "enhance", "info", "main", "simulate", "train", "weights"]
+__all__ = ["app", "bench", "enhance", "evaluate", "info", "main", "simulate", "train", "weights"]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,8 @@ from gia_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from gia_cli.console import Terminal
-    from gia_cli.train import TrainConfig
+    from gia_cli.paper import TableName
+    from gia_cli.train import TrainConfig, TrainResult
 
 
 @app.command()
@@ -43,13 +44,27 @@ def train(
             show_default=False,
         ),
     ] = None,
+    table: Annotated[
+        Literal["1", "2", "3"] | None,
+        typer.Option(
+            "--table",
+            help="Train every row of the paper's table, one after another, each for --budget.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         Literal["small", "paper", "paper-as-printed"],
         typer.Option("--recipe", help="small: for a few cores. paper: the published one."),
     ] = "small",
-    network: Annotated[str, typer.Option("--network", metavar="NAME", help="What to train.")] = (
-        "gia-net"
-    ),
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="NAME",
+            help="What to train (default: gia-net).",
+            show_default=False,
+        ),
+    ] = None,
     width: Annotated[
         int | None,
         typer.Option(
@@ -156,6 +171,9 @@ def train(
 
     The same command resumes an interrupted run, and under torchrun trains in several processes.
     """
+    if table is not None and (network is not None or init_from is not None):
+        raise UsageError("A table's rows have their own networks: no --network, no --init-from.")
+
     from gia_cli.console import Terminal
     from gia_cli.train import TrainConfig
 
@@ -166,7 +184,7 @@ def train(
         data=data,
         photos=tuple(photos or ()),
         recipe=recipe,
-        network=network,
+        network=network or "gia-net",
         width=width,
         steps=steps,
         budget_s=None if budget is None else seconds(budget, "--budget"),
@@ -184,30 +202,56 @@ def train(
         checkpoint_every_s=seconds(checkpoint_every, "--checkpoint-every"),
         validate_every_s=seconds(validate_every, "--validate-every"),
     )
-    _train(config, Terminal, as_json=as_json, quiet=quiet, verbose=verbose)
-
-
-def _train(
-    config: TrainConfig, terminal_type: type[Terminal], *, as_json: bool, quiet: bool, verbose: bool
-) -> None:
     from gia_cli.distributed import ranks_from_environment
-    from gia_cli.train import train as run_training
 
     is_first = ranks_from_environment().is_first
-    with terminal_type(quiet=quiet or not is_first, verbose=verbose) as terminal:
+    terminal = Terminal(quiet=quiet or not is_first, verbose=verbose)
+    if table is None:
+        _train(config, terminal, is_first=is_first, as_json=as_json)
+    else:
+        _train_table(table, config, terminal, is_first=is_first, as_json=as_json)
+
+
+def _train_table(
+    table: TableName, config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: bool
+) -> None:
+    from gia_cli.ablation import RowResult, train_table
+
+    def on_row(row: RowResult) -> None:
+        if is_first and not as_json:
+            terminal.line(str(row.weights))
+
+    with terminal:
+        results = train_table(table, config, terminal, on_row)
+    if is_first and as_json:
+        rows = [
+            {"row": x.row.name, "weights": str(x.weights), **_result_json(x.result)}
+            for x in results
+        ]
+        terminal.json(rows)
+    elif is_first:
+        terminal.say(f"Next: gia eval --table {table} --data TREE --weights {config.run}/weights")
+
+
+def _result_json(result: TrainResult) -> dict[str, Any]:
+    return {
+        "run": str(result.run),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "loss": result.loss,
+        "validation_psnr": result.validation_psnr,
+    }
+
+
+def _train(config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: bool) -> None:
+    from gia_cli.train import train as run_training
+
+    with terminal:
         result = run_training(config, terminal)
     if not is_first:
         return
     if as_json:
-        terminal.json(
-            {
-                "run": str(result.run),
-                "steps": result.steps,
-                "seconds": round(result.seconds, 1),
-                "loss": result.loss,
-                "validation_psnr": result.validation_psnr,
-            }
-        )
+        terminal.json(_result_json(result))
     else:
         terminal.line(str(result.run))
         terminal.say(
