@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "gia_cli"
 FLOORS: list[set[str]] = [
     {"errors", "progress", "tiff"},
     {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"},
-    {"nets", "raw", "rawfile", "output", "photos", "losses", "perceptual"},
+    {"nets", "raw", "rawfile", "output", "photos", "losses"},
     {"checkpoint", "exposure", "mosaic", "simulate", "metrics"},
-    {"infer", "data"},
+    {"infer", "data", "perceptual"},
     {"pipeline", "trainlog"},
     {"batch", "report", "train"},
     {"console"},
