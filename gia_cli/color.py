@@ -119,6 +119,29 @@ def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]
     return normalised
 
 
+def lab_from_srgb(linear: NDArray[np.floating]) -> NDArray[np.float64]:
+    """CIELAB of linear light.
+
+    Parameters
+    ----------
+    linear : (..., 3) float, linear light, sRGB primaries
+        White is 1.
+
+    Returns
+    -------
+    (..., 3) float64
+        L* in [0, 100], a*, b*, for sRGB's own white, D65 (CIE 15); equal red, green and blue are
+        exactly neutral.
+    """
+    white = XYZ_FROM_SRGB.sum(axis=1)
+    relative = np.asarray(linear, np.float64) @ (XYZ_FROM_SRGB / white[:, None]).T
+    # Below (6/29)^3 the cube root gives way to its tangent there.
+    near_black = relative < (6 / 29) ** 3
+    f = np.where(near_black, relative * (841 / 108) + 4 / 29, np.cbrt(relative))
+    x, y, z = f[..., 0], f[..., 1], f[..., 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
 # ---------------------------------------------------------------- ICC profile
 
 _ICC_CURVE_POINTS = 1024

@@ -14,11 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "gia_cli"
 # two top floors may speak.
 FLOORS: list[set[str]] = [
     {"errors", "progress", "tiff"},
-    {"cfa", "color", "exif", "files", "runtime", "tiling", "noise"}
-    | {"losses", "metrics", "distributed"},
-    {"nets", "raw", "rawfile", "output", "photos"},
-    {"checkpoint", "exposure", "mosaic", "simulate"},
-    {"infer", "data"},
+    {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"},
+    {"nets", "raw", "rawfile", "output", "photos", "losses"},
+    {"checkpoint", "exposure", "mosaic", "simulate", "metrics"},
+    {"infer", "data", "perceptual"},
     {"pipeline", "trainlog"},
     {"batch", "report", "train"},
     {"console"},
@@ -35,9 +34,9 @@ FENCES: dict[str, set[str]] = {
     "rich": {"console"},
     "typer": {"cli"},
     "psutil": {"runtime"},
-    "safetensors": {"checkpoint", "losses"},
+    "safetensors": {"checkpoint", "pretrained"},
     "torch": {"nets", "infer", "runtime", "checkpoint", "pipeline"}
-    | {"losses", "data", "train", "distributed"},
+    | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained"},
     "tensorboardX": {"trainlog"},
     "matplotlib": {"trainlog"},
 }
