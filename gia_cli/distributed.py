@@ -90,7 +90,8 @@ _meetings = itertools.count()
 def _join(backend: str) -> None:
     """Meet the other processes, those of the same attempt and the same meeting only.
 
-    A process may train several runs, one after another, and each is a meeting of its own. With ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
+    A process may train several runs, one after another: each is a meeting of its own. And with
+    ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
     process could find the address of one that was killed there, and give up.
     """
     store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]

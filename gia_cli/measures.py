@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.metrics import block_color_error, delta_e, exposure_error_stops, ms_ssim, psnr, ssim
-from gia_cli.perceptual import Unavailable, load_lpips, load_pieapp, lpips, pieapp
+from gia_cli.perceptual import LpipsNet, Unavailable, load_lpips, load_pieapp, lpips, pieapp
 
 Picture = NDArray[np.floating]
 Measure = Callable[[Picture, Picture], float]
@@ -57,17 +57,19 @@ class Measures:
         WeightsError
             A file that was named, or is there, cannot be used.
         """
-        loaded = {
-            "lpips_alex": (lpips, load_lpips("alex", lpips_alex)),
-            "lpips_vgg": (lpips, load_lpips("vgg", lpips_vgg)),
-            "pieapp": (pieapp, load_pieapp(pieapp_weights)),
-        }
         available, unavailable = dict(BASIC), {}
-        for name, (measure, model) in loaded.items():
-            if isinstance(model, Unavailable):
-                unavailable[name] = str(model)
+        nets: dict[LpipsNet, Path | None] = {"alex": lpips_alex, "vgg": lpips_vgg}
+        for net, path in nets.items():
+            lpips_model = load_lpips(net, path)
+            if isinstance(lpips_model, Unavailable):
+                unavailable[f"lpips_{net}"] = str(lpips_model)
             else:
-                available[name] = partial(measure, model=model)  # type: ignore[arg-type]
+                available[f"lpips_{net}"] = partial(lpips, model=lpips_model)
+        pieapp_model = load_pieapp(pieapp_weights)
+        if isinstance(pieapp_model, Unavailable):
+            unavailable["pieapp"] = str(pieapp_model)
+        else:
+            available["pieapp"] = partial(pieapp, model=pieapp_model)
         return cls(available, unavailable)
 
     @property

@@ -9,7 +9,7 @@ take well under 1 GB beside the pictures themselves. LPIPS and PieAPP are in `pe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -364,15 +364,22 @@ def _mean_luminance(picture: Picture) -> float:
 
 
 def bootstrap_interval(
-    values: ArrayLike, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+    values: ArrayLike,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Confidence interval of a mean by the percentile bootstrap (Efron 1979).
 
     Parameters
     ----------
     values : (n,) float
-        One for each independent picture. Pictures of one scene are not independent: give their
-        scene's mean.
+        One for each picture.
+    groups : sequence of n names, optional
+        The scene of each picture. Pictures of one scene are not independent, so whole scenes are
+        drawn. By default each picture is a scene.
     level : float in (0, 1)
         Share of resampled means inside.
     draws : int
@@ -388,15 +395,23 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        No values, not a list of finite numbers, or `level` or `draws` out of range.
+        No values, not a list of finite numbers, another number of groups, or `level` or `draws` out
+        of range.
     """
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
         raise ValueError("a bootstrap needs a list of finite numbers, and at least one")
     if not 0 < level < 1 or draws < 1:
         raise ValueError(f"no bootstrap with level {level} and {draws} draws")
+    names = list(range(sample.size)) if groups is None else list(groups)
+    if len(names) != sample.size:
+        raise ValueError(f"{len(names)} groups for {sample.size} values")
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    member = [numbers[name] for name in names]
+    totals, sizes = np.bincount(member, sample), np.bincount(member)
     rng = np.random.default_rng(seed)
-    means = [sample[rng.integers(sample.size, size=sample.size)].mean() for _ in range(draws)]
+    drawn = (rng.integers(len(totals), size=len(totals)) for _ in range(draws))
+    means = [totals[scenes].sum() / sizes[scenes].sum() for scenes in drawn]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

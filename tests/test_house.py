@@ -14,12 +14,14 @@ PACKAGE = Path(__file__).parents[1] / "gia_cli"
 # two top floors may speak.
 FLOORS: list[set[str]] = [
     {"errors", "progress", "tiff"},
-    {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"},
+    {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"}
+    | {"paper"},
     {"nets", "raw", "rawfile", "output", "photos", "losses"},
-    {"checkpoint", "exposure", "mosaic", "simulate", "metrics"},
+    {"checkpoint", "exposure", "mosaic", "simulate", "metrics", "traditional"},
     {"infer", "data", "perceptual"},
-    {"pipeline", "trainlog"},
-    {"batch", "report", "train"},
+    {"pipeline", "trainlog", "measures"},
+    {"batch", "train", "evaluate", "bench"},
+    {"report", "ablation"},
     {"console"},
     {"cli"},
     {"__init__", "__main__"},
@@ -36,9 +38,11 @@ FENCES: dict[str, set[str]] = {
     "psutil": {"runtime"},
     "safetensors": {"checkpoint", "pretrained"},
     "torch": {"nets", "infer", "runtime", "checkpoint", "pipeline"}
-    | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained"},
+    | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"},
     "tensorboardX": {"trainlog"},
-    "matplotlib": {"trainlog"},
+    "matplotlib": {"trainlog", "report"},
+    "skimage": {"traditional"},
+    "bm3d": {"traditional"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

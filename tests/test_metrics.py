@@ -428,3 +428,23 @@ def test_bad_samples_are_refused(values: Any, options: dict[str, Any]) -> None:
         bootstrap_interval(values, **options)
     with pytest.raises(ValueError, match="equal lengths"):
         paired_bootstrap_interval([1, 2, 3], [1])
+
+
+def test_whole_scenes_are_drawn() -> None:
+    """Ten copies of every value are ten pictures, but no more scenes."""
+    values = np.random.default_rng(2).normal(0, 1, 30)
+    scenes = [f"scene {i}" for i in range(30) for _ in range(10)]
+    assert bootstrap_interval(values.repeat(10), groups=scenes) == pytest.approx(
+        bootstrap_interval(values)
+    )
+    low, high = bootstrap_interval(values.repeat(10))
+    wide_low, wide_high = bootstrap_interval(values)
+    assert high - low < 0.5 * (wide_high - wide_low)
+
+
+def test_large_scenes_weigh_as_much_as_their_pictures() -> None:
+    low, high = bootstrap_interval([1, 1, 1, 5], groups=["a", "a", "a", "b"])
+    assert low == 1
+    assert high == 5
+    with pytest.raises(ValueError, match="2 groups for 3 values"):
+        bootstrap_interval([1, 2, 3], groups=["a", "b"])

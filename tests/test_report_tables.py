@@ -122,7 +122,8 @@ def test_quality_is_plotted_over_cost(report: Report, tmp_path: Path) -> None:
     scores = tmp_path / "report.json"
     scores.write_text(json.dumps({"systems": [asdict(x) for x in report.summaries]}))
     plot_quality(COSTS, None, scores, tmp_path / "plot.png")
-    assert Image.open(tmp_path / "plot.png").size[0] > 500
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.size[0] > 500
     with pytest.raises(UsageError, match="no score of a network"):
         plot_quality(COSTS[:1], None, scores, tmp_path / "plot.png")
     with pytest.raises(UsageError, match="no report"):

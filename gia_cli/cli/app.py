@@ -132,6 +132,15 @@ def seconds(text: str, option: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def choices(text: str, option: str, allowed: Sequence[str]) -> tuple[Any, ...]:
+    """Parse words with commas between them, each one of those allowed."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    wrong = [word for word in words if word not in allowed]
+    if wrong or not words:
+        raise UsageError(f"{option} takes {', '.join(allowed)}, not '{text}'.")
+    return words
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Keep the options that were given; the others have their defaults in the dataclass."""
     return {name: value for name, value in options.items() if value is not None}

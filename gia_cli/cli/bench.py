@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app
+from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def bench(
     ] = 3,
     device: Device = "auto",
     precision: Annotated[
-        list[Literal["auto", "fp32", "fp16", "bf16"]] | None,
-        typer.Option("--precision", help="May be repeated (default: auto).", show_default=False),
-    ] = None,
+        str,
+        typer.Option("--precision", metavar="NAME,...", help="auto, fp32, fp16, bf16."),
+    ] = "auto",
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -86,6 +86,7 @@ def bench(
     from gia_cli.bench import SpeedConfig, bench_json, measure_cost, measure_speed, measure_stages
     from gia_cli.console import Terminal
     from gia_cli.nets import NETWORKS
+    from gia_cli.runtime import Precision
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     costs = [measure_cost(name, frame, cfa) for name in network or NETWORKS]
@@ -96,7 +97,7 @@ def bench(
             size=frame,
             cfa=cfa,
             device=device,
-            precisions=tuple(precision or ("auto",)),
+            precisions=choices(precision, "--precision", get_args(Precision)),
             rounds=rounds,
         )
         with terminal:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app
+from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ def evaluate(
         ),
     ] = None,
     isp: Annotated[
-        list[Literal["libraw", "libraw+nlm", "libraw+bm3d"]] | None,
+        str | None,
         typer.Option(
             "--isp",
-            help="A row without a network: LibRaw amplified, or with a denoiser in front.",
+            metavar="NAME,...",
+            help="Rows without a network: libraw (amplified), libraw+nlm, libraw+bm3d (with a "
+            "denoiser in front).",
             show_default=False,
         ),
     ] = None,
@@ -65,14 +67,14 @@ def evaluate(
         ),
     ] = None,
     ratio: Annotated[
-        list[Literal["known", "auto", "picture"]] | None,
+        str,
         typer.Option(
             "--ratio",
-            help="How bright, may be repeated: the pair's own ratio, as --ratio auto does, or as "
-            "it does by the picture alone (default: known).",
-            show_default=False,
+            metavar="NAME,...",
+            help="How bright: known (the pair's own ratio), auto (as gia enhance chooses), picture "
+            "(as it chooses without an exposure time); several are rows of their own.",
         ),
-    ] = None,
+    ] = "known",
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FOLDER", help="Results; the same folder resumes."),
@@ -132,8 +134,9 @@ def evaluate(
     The same command resumes. Photos that fail are named, and leave exit code 3.
     """
     from gia_cli.console import Terminal
-    from gia_cli.evaluate import EvalConfig
+    from gia_cli.evaluate import EvalConfig, RatioMode
     from gia_cli.paper import paper_table
+    from gia_cli.traditional import ISP_NAMES
 
     rows = paper_table(table) if table is not None else []
     terminal = Terminal(quiet=quiet, verbose=verbose)
@@ -144,8 +147,8 @@ def evaluate(
         split=split,
         protocol=protocol,
         weights=_for_table(weights or [], rows, terminal) if rows else tuple(weights or ()),
-        isp=tuple(isp or ()),
-        ratios=tuple(ratio or ("known",)),
+        isp=() if isp is None else choices(isp, "--isp", tuple(ISP_NAMES)),
+        ratios=choices(ratio, "--ratio", get_args(RatioMode)),
         limit=limit,
         lpips_alex=lpips,
         lpips_vgg=lpips_vgg,
