@@ -22,7 +22,10 @@ def train(
     run: Annotated[
         Path,
         typer.Option(
-            "--run", metavar="FOLDER", help="Where the run lives; the same folder resumes it."
+            "--run",
+            "--run-folder",  # torchrun takes --run for an option of its own, cut short
+            metavar="FOLDER",
+            help="Where the run lives; the same folder resumes it.",
         ),
     ] = Path("runs/gia"),
     camera: Annotated[
@@ -256,7 +259,7 @@ def _train(config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: 
         terminal.line(str(result.run))
         terminal.say(
             f"{result.steps} steps in {result.seconds:.0f} s; validation PSNR "
-            f"{result.validation_psnr:.2f} dB. Next: gia weights export {result.run}"
+            f"{result.validation_psnr:.2f} dB. Next: gia weights export {result.run} --name NAME"
         )
 
 
