@@ -28,7 +28,7 @@ from gia_cli.nets import NetConfig, build
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gia_cli.nets.unet import UNet
+    from gia_cli.nets.base import Network
 
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
@@ -221,7 +221,7 @@ def read_verified(info: WeightsInfo) -> bytes:
     return data
 
 
-def load_network(info: WeightsInfo) -> UNet:
+def load_network(info: WeightsInfo) -> Network:
     """Build the network and load its verified weights, strictly.
 
     Parameters
@@ -230,7 +230,7 @@ def load_network(info: WeightsInfo) -> UNet:
 
     Returns
     -------
-    UNet
+    Network
         On the CPU, fp32, in evaluation mode.
 
     Raises
@@ -250,7 +250,7 @@ def load_network(info: WeightsInfo) -> UNet:
         raise WeightsMismatchError(f"{info.path} is not a safetensors file: {error}.") from error
     network = build(info.config)
     _check_tensors(info, network.state_dict(), tensors)
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network.load_state_dict(tensors)  # each takes on its place's number format
     return network.eval()
 
 
@@ -270,18 +270,18 @@ def _check_tensors(info: WeightsInfo, wanted: dict[str, Tensor], found: dict[str
         )
 
 
-def adopt(network: UNet, donor: UNet) -> list[str]:
+def adopt(network: Network, donor: Network) -> list[str]:
     """Copy a trained network's weights, between colour filter arrays too; in place.
 
-    Only the first layer, which reads the planes, and the last one, which writes the shuffled
-    picture, depend on the array. They are translated: the weights for a colour are shared out
-    evenly among its planes, and those of the sub-pixels interpolated.
+    Only the layers that read the planes, and the last one, which writes the shuffled picture,
+    depend on the array. They are translated: the weights for a colour are shared out evenly among
+    its planes, and those of the sub-pixels interpolated.
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Gets the weights.
-    donor : UNet
+    donor : Network
 
     Returns
     -------
@@ -294,30 +294,38 @@ def adopt(network: UNet, donor: UNet) -> list[str]:
         Anything else differs: another network or width.
     """
     wanted, given = network.state_dict(), donor.state_dict()
+    readers, writers = network.plane_readers, network.picture_writers
     unlike = [n for n in wanted if n not in given or wanted[n].shape != given[n].shape]
-    if wanted.keys() != given.keys() or not set(unlike) <= {_FIRST, *_LAST}:
+    if wanted.keys() != given.keys() or not set(unlike) <= {*readers, *writers}:
         raise WeightsMismatchError(
             f"A {network.config.network} of width {network.config.width} cannot start from a "
             f"{donor.config.network} of width {donor.config.width}."
         )
-    translated = {_FIRST: _share_out_planes(given[_FIRST], donor.config, network.config)}
-    for name in _LAST:
-        translated[name] = _resample_subpixels(given[name], donor.config, network.config)
-    network.load_state_dict({**given, **{name: translated[name] for name in unlike}})
+    translated = {}
+    for name in unlike:
+        if name in readers:
+            new = _share_out_planes(given[name], readers[name], donor.config, network.config)
+        else:
+            new = _resample_subpixels(given[name], donor.config, network.config)
+        translated[name] = new
+    network.load_state_dict({**given, **translated})
     return unlike
 
 
-_FIRST, _LAST = "encoder.0.0.weight", ("to_rgb.weight", "to_rgb.bias")
+def _share_out_planes(
+    weight: Tensor, unshuffled: int, source: NetConfig, target: NetConfig
+) -> Tensor:
+    """Map weights that read one array's planes to another's; the sum over a colour stays.
 
-
-def _share_out_planes(weight: Tensor, source: NetConfig, target: NetConfig) -> Tensor:
-    """(out, planes, 3, 3) for one array to another's planes; the sum over a colour stays."""
+    (out, planes * unshuffled**2, 3, 3): a pixel-unshuffle puts the parts of a plane side by side.
+    """
     colors_in, colors_out = PLANE_COLORS[source.cfa], PLANE_COLORS[target.cfa]
-    shared = weight.new_zeros(weight.shape[0], len(colors_out), *weight.shape[2:])
+    parts = weight.reshape(weight.shape[0], len(colors_in), unshuffled**2, *weight.shape[2:])
+    shared = parts.new_zeros(parts.shape[0], len(colors_out), *parts.shape[2:])
     for plane, color in enumerate(colors_out):
         members = [i for i, other in enumerate(colors_in) if other == color]
-        shared[:, plane] = weight[:, members].sum(1) / colors_out.count(color)
-    return shared
+        shared[:, plane] = parts[:, members].sum(1) / colors_out.count(color)
+    return shared.flatten(1, 2)
 
 
 def _resample_subpixels(tensor: Tensor, source: NetConfig, target: NetConfig) -> Tensor:
@@ -331,15 +339,15 @@ def _resample_subpixels(tensor: Tensor, source: NetConfig, target: NetConfig) ->
 
 
 def save_weights(
-    path: Path, network: UNet, *, camera: str | None = None, **metadata: Any
+    path: Path, network: Network, *, camera: str | None = None, **metadata: Any
 ) -> dict[str, Any]:
-    """Save a network as fp16 safetensors and return its manifest row.
+    """Save a network as safetensors, parameters in fp16, and return its manifest row.
 
     Parameters
     ----------
     path : Path
         The file name's stem becomes the name of the weights.
-    network : UNet
+    network : Network
     camera : str, optional
     **metadata
         Further fields of the row, such as ``daylight_wb``, ``licence``, ``training``.
@@ -366,10 +374,13 @@ def save_weights(
         "encoding": "bt709",
         **metadata,
     }
+    # Not the buffers: batch normalisation's counter and variances may leave fp16's range.
+    halved = {name for name, _ in network.named_parameters()}
     tensors = {
-        name: tensor.detach().cpu().to(torch.float16).contiguous()
+        name: tensor.detach().cpu().to(torch.float16 if name in halved else tensor.dtype)
         for name, tensor in network.state_dict().items()
     }
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(row, sort_keys=True)})
     with atomic_file(path) as file:
         file.write(data)

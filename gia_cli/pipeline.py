@@ -32,7 +32,7 @@ from gia_cli.raw import RawFrame, read_raw
 from gia_cli.runtime import DeviceName, Precision, Runtime, parse_size, resolve
 
 if TYPE_CHECKING:
-    from gia_cli.nets.unet import UNet
+    from gia_cli.nets.base import Network
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
@@ -101,7 +101,7 @@ class Enhancer:
         self.runtime = runtime
         self.options = options
         self._weights = weights
-        self._networks: dict[CfaKind, tuple[WeightsInfo, UNet]] = {}
+        self._networks: dict[CfaKind, tuple[WeightsInfo, Network]] = {}
         if weights is not None:
             find_weights(weights)  # a wrong name should fail before the first photo is read
 
@@ -201,7 +201,7 @@ class Enhancer:
         frame: RawFrame,
         choice: RatioChoice,
         weights: WeightsInfo,
-        network: UNet,
+        network: Network,
         gains: NDArray[np.float32] | None,
         seconds: dict[str, float],
         progress: Progress,
@@ -217,7 +217,7 @@ class Enhancer:
         progress.advance()
         return Enhanced(image, frame, choice, weights, seconds)
 
-    def _network(self, kind: CfaKind) -> tuple[WeightsInfo, UNet]:
+    def _network(self, kind: CfaKind) -> tuple[WeightsInfo, Network]:
         if kind not in self._networks:
             info = find_weights(self._weights, kind)
             self._networks[kind] = info, load_network(info)

@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import Value
@@ -55,8 +55,8 @@ from gia_cli.files import atomic_file, lock
 from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
 from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE
-from gia_cli.nets.unet import UNet
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
 from gia_cli.simulate import CameraName, daylight_gains, median_gains
@@ -430,16 +430,13 @@ class DepthHeads(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Channels of the network's first level.
+    widths : sequence of int
+        Channels of each level, deepest first; see `Network.depth_widths`.
     """
 
-    #: Packed pixels in a cell's side, from the bottleneck up.
-    cells = (16, 8, 4, 2)
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Conv2d(width * cell, 3, 1) for cell in self.cells)
+        self.heads = nn.ModuleList(nn.Conv2d(width, 3, 1) for width in widths)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Features of each level, deepest first, to (N, 3, h, w) pictures."""
@@ -456,12 +453,16 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
 
 
 class Trainee(nn.Module):
-    """A network with what only training needs; what DistributedDataParallel wraps."""
+    """A network with what only training needs; what DistributedDataParallel wraps.
 
-    def __init__(self, network: UNet, *, with_heads: bool) -> None:
+    Heads are for networks with coarse levels; the others get none.
+    """
+
+    def __init__(self, network: Network, *, with_heads: bool) -> None:
         super().__init__()
         self.network = network
-        self.heads = DepthHeads(network.config.width) if with_heads else None
+        has_heads = with_heads and network.depth_widths
+        self.heads = DepthHeads(network.depth_widths) if has_heads else None
 
     def forward(self, planes: Tensor, group: int) -> tuple[Tensor, list[Tensor]]:
         """(N, C, h, w) to the picture and, if there are heads, the coarse pictures."""
@@ -487,7 +488,7 @@ class TrainState:
     """All that changes while training, and so all that a checkpoint holds."""
 
     trainee: Trainee
-    ema: UNet
+    ema: Network
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -500,6 +501,9 @@ class TrainState:
                 [p.data for p in net.parameters()] for net in (self.ema, self.trainee.network)
             )
             torch._foreach_lerp_(averages, current, 1 - keep)
+            # Batch normalisation's statistics are running means themselves.
+            for own, now in zip(self.ema.buffers(), self.trainee.network.buffers(), strict=True):
+                own.copy_(now)
 
     def to_dict(self, elapsed_s: float) -> dict[str, Any]:
         """Return tensors and plain numbers only, so that loading runs no code."""
@@ -635,7 +639,7 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
 
 
-def _start_from(config: TrainConfig, network: UNet, progress: Progress) -> None:
+def _start_from(config: TrainConfig, network: Network, progress: Progress) -> None:
     if config.init_from is None:
         return
     info = find_weights(config.init_from)
