@@ -60,6 +60,17 @@ def srgb_decode(encoded: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=1)
+def _bt709_from_srgb16() -> NDArray[np.float32]:
+    levels: NDArray[np.float64] = np.arange(65536) / 65535
+    return bt709_encode(srgb_decode(levels))
+
+
+def bt709_from_srgb16(levels: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """16-bit sRGB levels to BT.709 code values in [0, 1]: undoes `srgb16_from_bt709`."""
+    return _bt709_from_srgb16()[levels]
+
+
+@lru_cache(maxsize=1)
 def _srgb16_from_bt709_16() -> NDArray[np.uint16]:
     """Table of all 65,536 BT.709 levels as sRGB levels: exact, and faster than two powers."""
     levels: NDArray[np.float64] = np.arange(65536) / 65535
@@ -106,6 +117,29 @@ def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]
     matrix = np.asarray(xyz_to_camera, np.float64) @ XYZ_FROM_SRGB
     normalised: NDArray[np.float64] = matrix / matrix.sum(axis=1, keepdims=True)
     return normalised
+
+
+def lab_from_srgb(linear: NDArray[np.floating]) -> NDArray[np.float64]:
+    """CIELAB of linear light.
+
+    Parameters
+    ----------
+    linear : (..., 3) float, linear light, sRGB primaries
+        White is 1.
+
+    Returns
+    -------
+    (..., 3) float64
+        L* in [0, 100], a*, b*, for sRGB's own white, D65 (CIE 15); equal red, green and blue are
+        exactly neutral.
+    """
+    white = XYZ_FROM_SRGB.sum(axis=1)
+    relative = np.asarray(linear, np.float64) @ (XYZ_FROM_SRGB / white[:, None]).T
+    # Below (6/29)^3 the cube root gives way to its tangent there.
+    near_black = relative < (6 / 29) ** 3
+    f = np.where(near_black, relative * (841 / 108) + 4 / 29, np.cbrt(relative))
+    x, y, z = f[..., 0], f[..., 1], f[..., 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 # ---------------------------------------------------------------- ICC profile

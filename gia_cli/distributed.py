@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -83,13 +85,23 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _join(backend: str) -> None:
-    """Meet the other processes, those of the same attempt only.
+# The others wait while the first process decodes, for hours where it is all of SID. One that has
+# died is noticed by torchrun long before.
+_PATIENCE = timedelta(hours=12)
+_meetings = itertools.count()
 
-    With ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
+
+def _join(backend: str) -> None:
+    """Meet the other processes, those of the same attempt and the same meeting only.
+
+    A process may train several runs, one after another: each is a meeting of its own. And with
+    ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
     process could find the address of one that was killed there, and give up.
     """
     store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    own_store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own_store, rank=rank, world_size=world)
+    prefix = f"attempt {attempt}, meeting {next(_meetings)}"
+    own_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    dist.init_process_group(
+        backend, store=own_store, rank=rank, world_size=world, timeout=_PATIENCE
+    )

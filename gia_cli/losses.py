@@ -13,24 +13,17 @@ for extreme low-light imaging*, 2019.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gia_cli.errors import (
-    UsageError,
-    WeightsCorruptError,
-    WeightsMismatchError,
-    WeightsNotFoundError,
-)
+from gia_cli.errors import UsageError
+from gia_cli.pretrained import Origin, fit_tensors, read_tensors
 
 LossName = Literal["l1", "joint", "zamir"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -184,7 +177,7 @@ def _similarities(
         raise ValueError(f"{height}x{width} px are too few for {scales} scales of {window} px")
     means: list[Tensor] = []
     with torch.autocast(picture.device.type, enabled=False):
-        kernel = _gaussian(window, sigma, like=picture)
+        kernel = gaussian(window, sigma).to(picture)
         # All planes as channels of one image: torch's depthwise convolution is several times
         # faster on that than on a batch of three channels, on a CPU most of all in channels_last.
         # (On CUDA that layout would go to cuDNN, which computes "fp32" with 10 bits by default.)
@@ -197,13 +190,28 @@ def _similarities(
         for scale in range(scales):
             if scale:
                 x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-            similarity = _similarity_map(x, y, kernel, is_coarsest=scale == scales - 1)
+            similarity = similarity_map(x, y, kernel, is_coarsest=scale == scales - 1)
             means.append(similarity.mean(dim=(2, 3)).view(count, channels))
     return torch.stack(means)
 
 
-def _similarity_map(x: Tensor, y: Tensor, kernel: Tensor, *, is_coarsest: bool) -> Tensor:
-    """Return cs, or l * cs, of every window: (1, P, H, W) to (1, P, H - k + 1, W - k + 1)."""
+def similarity_map(x: Tensor, y: Tensor, kernel: Tensor, *, is_coarsest: bool) -> Tensor:
+    """Compare two pictures window by window.
+
+    Parameters
+    ----------
+    x, y : (1, P, H, W) float, nominally [0, 1]
+        Each plane is compared for itself.
+    kernel : (k,)
+        From `gaussian`.
+    is_coarsest : bool
+        Whether luminance counts.
+
+    Returns
+    -------
+    (1, P, H - k + 1, W - k + 1)
+        Contrast and structure, cs, of every window; at the coarsest scale luminance times that.
+    """
     # Of the two variances only the sum is ever needed: four maps to blur instead of five.
     mean_x, mean_y = _blur(x, kernel), _blur(y, kernel)
     mean_xy, mean_squares = _blur(x * y, kernel), _blur(x * x + y * y, kernel)
@@ -218,11 +226,11 @@ def _likeness(cross: Tensor, squares: Tensor, constant: float) -> Tensor:
     return (2 * cross + constant) / (squares + constant)
 
 
-def _gaussian(window: int, sigma: float, *, like: Tensor) -> Tensor:
-    """Build a centred Gaussian, (window,), whose sum is 1."""
+def gaussian(window: int = WINDOW, sigma: float = SIGMA) -> Tensor:
+    """Build a centred Gaussian, (window,) in fp64, whose sum is 1."""
     offsets = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
     weights = torch.exp(-(offsets**2) / (2 * sigma**2))
-    return (weights / weights.sum()).to(like)
+    return weights / weights.sum()
 
 
 def _blur(planes: Tensor, kernel: Tensor) -> Tensor:
@@ -364,9 +372,12 @@ def make_loss(name: LossName, *, vgg: Path | None = None) -> Loss:
 # ---------------------------------------------------------------- perceptual features
 
 _VGG_FILE = "vgg16-397923af.pth"
-_VGG_HINT = f"gia needs torchvision's {_VGG_FILE}, or the same tensors as safetensors."
-# Torchvision's habit: the name ends with the first digits of the file's own SHA-256.
-_HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
+_VGG = Origin(
+    weights="VGG",
+    network="VGG-16",
+    hint=f"gia needs torchvision's {_VGG_FILE}, or the same tensors as safetensors.",
+    path_hint="Check the path that --vgg gives.",
+)
 # What torchvision's VGG networks were trained with (ImageNet), RGB in [0, 1].
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -415,8 +426,8 @@ def load_vgg(path: Path) -> VggFeatures:
     ----------
     path : Path
         Safetensors (``.safetensors``), or a PyTorch state dict, of torchvision's VGG-16 or VGG-19
-        without batch normalisation. Layers that are not used may be there or not. Where the name
-        ends as torchvision's do (``vgg16-397923af.pth``), the SHA-256 must begin with those digits.
+        without batch normalisation. Layers that are not used may be there or not. The SHA-256 must
+        be what the name (``vgg16-397923af.pth``) or a ``.sha256`` beside it promises.
 
     Returns
     -------
@@ -428,59 +439,11 @@ def load_vgg(path: Path) -> VggFeatures:
     WeightsNotFoundError
         The file cannot be read.
     WeightsCorruptError
-        The SHA-256 is not the one in the name.
+        The SHA-256 is not the promised one.
     WeightsMismatchError
         Not such a file, or a tensor is missing, of the wrong shape or not finite.
     """
     network = VggFeatures()
-    wanted = network.state_dict()
-    try:
-        with path.open("rb") as file:
-            tensors = _read_tensors(file, path)
-    except OSError as error:
-        raise WeightsNotFoundError(
-            f"The VGG weights {path} cannot be read: {error.strerror or error}.",
-            hint="Check the path that --vgg gives.",
-        ) from error
-    for name, tensor in wanted.items():
-        _check_vgg_tensor(path, name, tensor.shape, tensors.get(name))
-    network.load_state_dict({name: tensors[name].float() for name in wanted})
+    tensors = read_tensors(path, _VGG)
+    network.load_state_dict(fit_tensors(path, network.state_dict(), tensors, _VGG))
     return network
-
-
-def _read_tensors(file: BufferedReader, path: Path) -> dict[Any, Any]:
-    """Read every tensor of an open file, after checking the digest that its name may promise."""
-    promised = _HASHED_NAME.search(path.name)
-    if promised:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(promised[1]):
-            raise WeightsCorruptError(
-                f"{path} is damaged: its SHA-256 is {digest}, its name says {promised[1]}.",
-                hint="Download it again.",
-            )
-        file.seek(0)
-    try:
-        if path.suffix == ".safetensors":
-            import safetensors.torch
-
-            return dict(safetensors.torch.load(file.read()))
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load has no error of its own: a dozen kinds come out of it
-        raise WeightsMismatchError(
-            f"{path} is not a file of VGG weights.", hint=_VGG_HINT
-        ) from error
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def _check_vgg_tensor(path: Path, name: str, shape: torch.Size, found: Any) -> None:
-    if not isinstance(found, Tensor):
-        problem = "is missing"
-    elif found.shape != shape:
-        problem = f"has shape {tuple(found.shape)}, not {tuple(shape)}"
-    elif not found.isfinite().all():
-        problem = "holds a number that is not finite"
-    else:
-        return
-    raise WeightsMismatchError(f"{path} does not fit VGG-16: {name} {problem}.", hint=_VGG_HINT)

@@ -86,6 +86,17 @@ def orient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
     return np.ascontiguousarray(image)
 
 
+def unorient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
+    """Undo `orient`: back to how the sensor lay."""
+    if flip & 4:
+        image = image.transpose(1, 0, 2)
+    if flip & 1:
+        image = image[:, ::-1]
+    if flip & 2:
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
 def write_image(
     path: Path,
     image: NDArray[np.uint16],

@@ -161,12 +161,14 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
     return rendering
 
 
-def render_truth(path: Path) -> NDArray[np.uint16]:
+def render_truth(path: Path, mosaic: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
     """LibRaw's rendering of a long exposure: what SID's networks are trained and measured on.
 
     Parameters
     ----------
     path : Path
+    mosaic : (H, W) uint16, optional
+        DN to render instead of the file's own, as large as its visible area.
 
     Returns
     -------
@@ -178,15 +180,23 @@ def render_truth(path: Path) -> NDArray[np.uint16]:
     ------
     RawError
         As for `render`.
+    ValueError
+        The mosaic is of another size.
     """
-    rendering: NDArray[np.uint16] = _postprocess(path, output_bps=16, user_flip=0)
+    rendering: NDArray[np.uint16] = _postprocess(path, mosaic, output_bps=16, user_flip=0)
     return rendering
 
 
-def _postprocess(path: Path, **options: Any) -> NDArray[Any]:
+def _postprocess(
+    path: Path, mosaic: NDArray[np.uint16] | None = None, **options: Any
+) -> NDArray[Any]:
     path = Path(path)
     _refuse_hopeless(path)
     with _open(path) as raw:
+        if mosaic is not None:
+            if raw.raw_image_visible.shape != mosaic.shape:
+                raise ValueError(f"{path} has {raw.raw_image_visible.shape} photosites")
+            raw.raw_image_visible[...] = mosaic
         try:
             rendering: NDArray[Any] = raw.postprocess(
                 use_camera_wb=True, no_auto_bright=True, **options

@@ -108,6 +108,24 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gia"
 
 
+def peak_resident_bytes() -> int:
+    """Most memory that this process has held so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage's maximum survives exec: a child would report its parent's.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import psutil
+
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
 def keep_freed_memory() -> bool:
     """Ask glibc not to hand freed memory back to the system: a training step wants it again.
 

@@ -87,7 +87,7 @@ def test_quiet_prints_results_only(day: Path) -> None:
 
 def test_defaults_are_the_dataclasss() -> None:
     defaults = {field.name: field.default for field in fields(SimulateOptions)}
-    parameters = inspect.signature(cli.simulate).parameters
+    parameters = inspect.signature(cli.simulate.simulate).parameters
     for option, name in (("long_exposure", "long_exposure_s"), *((n, n) for n in defaults)):
         if option in parameters and parameters[option].default is not None:
             assert parameters[option].default == defaults[name], option

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rawpy
+import skimage.color
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -15,6 +16,7 @@ from gia_cli.color import (
     bt709_decode,
     bt709_encode,
     camera_from_srgb,
+    lab_from_srgb,
     quantise16,
     srgb16_from_bt709,
     srgb_decode,
@@ -247,3 +249,26 @@ def test_the_profile_is_littlecms_srgb_within_one_level(direction: str) -> None:
     converted = ImageCms.applyTransform(Image.fromarray(grid), transform)
     assert converted is not None
     assert np.abs(np.asarray(converted, int) - grid).max() <= 1
+
+
+# ---------------------------------------------------------------- CIELAB
+
+
+def test_lab_agrees_with_scikit_image(rng: np.random.Generator) -> None:
+    linear = rng.random((20, 30, 3)) ** 3
+    expected = skimage.color.rgb2lab(srgb_encode(linear).astype(np.float64))
+    # Its matrix and white have other last digits.
+    np.testing.assert_allclose(lab_from_srgb(linear), expected, atol=0.01)
+
+
+def test_lab_of_neutral_colors() -> None:
+    greys = np.repeat([[0.0], [0.001], [0.18], [1.0]], 3, axis=1)
+    lab = lab_from_srgb(greys)
+    np.testing.assert_allclose(lab[:, 1:], 0, atol=1e-12)
+    np.testing.assert_allclose(lab[:, 0], [0, 0.9033, 49.496, 100], atol=1e-3)
+
+
+def test_lab_has_no_step_at_the_tangent() -> None:
+    edge = (6 / 29) ** 3
+    below, above = lab_from_srgb(np.array([[edge - 1e-9] * 3, [edge + 1e-9] * 3]))
+    np.testing.assert_allclose(below, above, atol=1e-5)

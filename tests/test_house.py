@@ -14,13 +14,14 @@ PACKAGE = Path(__file__).parents[1] / "gia_cli"
 # two top floors may speak.
 FLOORS: list[set[str]] = [
     {"errors", "progress", "tiff"},
-    {"cfa", "color", "exif", "files", "runtime", "tiling", "noise"}
-    | {"losses", "metrics", "distributed"},
-    {"nets", "raw", "rawfile", "output", "photos"},
-    {"checkpoint", "exposure", "mosaic", "simulate"},
-    {"infer", "data"},
-    {"pipeline", "trainlog"},
-    {"batch", "report", "train"},
+    {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"}
+    | {"paper"},
+    {"nets", "raw", "rawfile", "output", "photos", "losses"},
+    {"checkpoint", "exposure", "mosaic", "simulate", "metrics", "traditional"},
+    {"infer", "data", "perceptual"},
+    {"pipeline", "trainlog", "measures"},
+    {"batch", "train", "evaluate", "bench"},
+    {"report", "ablation"},
     {"console"},
     {"cli"},
     {"__init__", "__main__"},
@@ -35,11 +36,13 @@ FENCES: dict[str, set[str]] = {
     "rich": {"console"},
     "typer": {"cli"},
     "psutil": {"runtime"},
-    "safetensors": {"checkpoint", "losses"},
+    "safetensors": {"checkpoint", "pretrained"},
     "torch": {"nets", "infer", "runtime", "checkpoint", "pipeline"}
-    | {"losses", "data", "train", "distributed"},
+    | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"},
     "tensorboardX": {"trainlog"},
-    "matplotlib": {"trainlog"},
+    "matplotlib": {"trainlog", "report"},
+    "skimage": {"traditional"},
+    "bm3d": {"traditional"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -24,6 +24,7 @@ from gia_cli.infer import infer
 from gia_cli.mosaic import prepare
 from gia_cli.nets import NetConfig, build
 from gia_cli.pipeline import Enhancer, camera_gains
+from gia_cli.raw import render
 from gia_cli.rawfile import write_dng
 from gia_cli.runtime import resolve
 
@@ -59,15 +60,22 @@ def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhan
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 
 
-def test_the_picture_resembles_the_scene(
+def test_the_picture_resembles_the_scene_more_than_plain_amplification(
     make_arw: MakePhoto, enhancer: Enhancer, scene: np.ndarray
 ) -> None:
-    image = enhancer.enhance(make_arw(), ratio=100).image / 65535
+    path, truth = make_arw(), scene / 255
+    image = enhancer.enhance(path, ratio=100).image / 65535
+    amplified = render(path, brightness=100) / 255
     assert image.shape == scene.shape
-    # v0 is no product: 0.083 on this scene. An unamplified picture is 0.4 away.
-    assert np.abs(image - scene / 255).mean() < 0.12
-    for channel in range(3):
-        assert np.corrcoef(image[..., channel].flat, scene[..., channel].flat)[0, 1] > 0.75
+    # v0 is no product: 0.093 to 0.1 on such a scene, LibRaw 0.125; an unamplified picture 0.4.
+    assert np.abs(image - truth).mean() < 0.85 * np.abs(amplified - truth).mean()
+    assert likeness(image, truth) > likeness(amplified, truth) + 0.05
+
+
+def likeness(picture: np.ndarray, truth: np.ndarray) -> float:
+    """Correlation, averaged over the channels."""
+    pairs = zip(picture.reshape(-1, 3).T, truth.reshape(-1, 3).T, strict=True)
+    return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
 
 
 def test_a_brighter_ratio_gives_a_brighter_picture(make_arw: MakePhoto, enhancer: Enhancer) -> None:

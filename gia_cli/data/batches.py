@@ -26,6 +26,9 @@ from gia_cli.mosaic import prepare
 class Source(Protocol):
     """Where crops come from: simulated nights or SID."""
 
+    def digest(self) -> str:
+        """Tell the contents of these data from any others."""
+
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that can be had."""
 
@@ -83,6 +86,10 @@ class SidCrops:
     def scenes(self) -> int:
         """Number of scenes: of long exposures."""
         return len(self._scenes)
+
+    def digest(self) -> str:
+        """Tell these pairs from any others; whatever their paths."""
+        return self.frames.digest()
 
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop of the first frame (SID's are all alike)."""

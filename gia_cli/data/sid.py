@@ -133,6 +133,36 @@ def select(pairs: list[SidPair], protocol: Protocol) -> list[SidPair]:
     return pairs
 
 
+def require_files(pairs: list[SidPair], progress: Progress = SILENT) -> None:
+    """Refuse a list whose files are not all there.
+
+    Raises
+    ------
+    DataError
+        All that are missing are named.
+    """
+    paths = dict.fromkeys(path for pair in pairs for path in (pair.short, pair.long))
+    missing = [path for path in paths if not _is_there(path)]
+    if missing:
+        errors = [FileMissingError(f"{path}: there is no such file.") for path in missing]
+        raise unusable(errors, progress, hint=_MISSING_HINT)
+
+
+def with_exif_times(pair: SidPair, short: ShotInfo, long: ShotInfo) -> SidPair:
+    """Replace the exposure times of the files' names by those of their EXIF, where it has them.
+
+    Raises
+    ------
+    DataError
+        A file is not what its name says.
+    """
+    _check_time(pair.short, short, pair.short_s)
+    _check_time(pair.long, long, pair.long_s)
+    return replace(
+        pair, short_s=short.exposure_s or pair.short_s, long_s=long.exposure_s or pair.long_s
+    )
+
+
 class SidFrames:
     """Pairs of a list, decoded and held open on disk; open them with `open`.
 
@@ -188,11 +218,8 @@ class SidFrames:
         if not pairs:
             name = _list_path(tree, camera, split)
             raise DataError(f"{name} names no photo of the protocol '{protocol}'.", hint=_HINT)
+        require_files(pairs, progress)
         sources = {_key(tree, path): path for pair in pairs for path in (pair.short, pair.long)}
-        missing = [path for path in sources.values() if not _is_there(path)]
-        if missing:
-            errors = [FileMissingError(f"{path}: there is no such file.") for path in missing]
-            raise unusable(errors, progress, hint=_MISSING_HINT)
         arrays = ArrayCache.build(
             _cache_folder(tree, cache), sources, _decoder(pairs), recipe=_RECIPE, progress=progress
         )
@@ -203,6 +230,12 @@ class SidFrames:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def digest(self) -> str:
+        """Tell these pairs from any others, by their files' contents and the list."""
+        contents = self._arrays.digest()
+        names = "".join(f"{pair.short.name} {pair.long.name}\n" for pair in self.pairs)
+        return hashlib.blake2s((contents + names).encode(), digest_size=8).hexdigest()
 
     def frame(self, index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
         """Open a pair; nothing is read before it is looked at.

@@ -77,6 +77,10 @@ class PhotoNights:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def digest(self) -> str:
+        """Tell these photographs from any others; whatever their paths."""
+        return self.photos.digest(self.keys)
+
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that some photograph still holds."""
         period: int = CANONICAL[self.camera.kind].shape[0]

@@ -1,0 +1,74 @@
+"""The commands: options to one dataclass, one call, one exit code.
+
+Heavy modules are imported inside the commands, so that ``gia --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from gia_cli import __version__
+from gia_cli.cli import bench, enhance, evaluate, info, simulate, train, weights
+from gia_cli.cli.app import Verbose, app
+from gia_cli.errors import UsageError
+
+__all__ = ["app", "bench", "enhance", "evaluate", "info", "main", "simulate", "train", "weights"]
+
+
+def main() -> None:
+    """Run the command line; the ``gia`` entry point."""
+    # A closed stdout or stderr (2>&-) must not lend its descriptor to the first file we open.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text must not end the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version (-v: of everything) and exit.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Answer ``gia --version`` and ``gia --version -v``."""
+    if not version:
+        if verbose and context.invoked_subcommand is not None:
+            raise UsageError("-v stands behind the command.", hint="Write: gia enhance -v PHOTO.")
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+        return
+    typer.echo(f"gia {__version__}")
+    if verbose:
+        for line in _environment():
+            typer.echo(line)
+    raise typer.Exit
+
+
+def _environment() -> list[str]:
+    """Versions and devices, for bug reports."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import rawpy
+
+    from gia_cli.runtime import device_names
+
+    lines = [f"Python {platform.python_version()} on {platform.platform()}"]
+    names = "torch rawpy numpy imageio tifffile exifread safetensors typer rich psutil pillow"
+    for name in names.split():
+        try:
+            lines.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lines.append(f"{name} missing")
+    lines.append("LibRaw " + ".".join(str(part) for part in rawpy.libraw_version))
+    return [*lines, "devices: " + ", ".join(device_names())]

@@ -1,0 +1,169 @@
+"""What all commands share: the Typer application, options, parsers, parts of reports."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from gia_cli.errors import GiaError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from gia_cli.batch import FileResult
+    from gia_cli.exposure import ExposureRequest
+    from gia_cli.simulate import Simulated
+
+
+class _Group(TyperGroup):
+    """Turns every `GiaError` into its line and exit code, in the one place there is for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            error: GiaError = Interrupted("Interrupted.")
+        except GiaError as raised:
+            error = raised
+        except OSError as raised:
+            if raised.errno == errno.EPIPE:
+                raise  # the reader of our output has gone: Typer's own quiet end
+            error = GiaError(
+                f"The system refused: {raised}.", hint="Check the disk, and where the output goes."
+            )
+        from gia_cli.console import Terminal
+
+        Terminal().error(error)
+        raise typer.Exit(error.exit_code)
+
+
+app = typer.Typer(
+    name="gia",
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Clean, bright, right-coloured 16-bit pictures from RAW photos taken in near darkness.",
+)
+weights_app = typer.Typer(help="The networks' weights: what is there, and is it intact.")
+app.add_typer(weights_app, name="weights", no_args_is_help=True)
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results only.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where to compute.")
+]
+OnExists = Annotated[
+    Literal["error", "skip", "overwrite"],
+    typer.Option("--on-exists", help="What to do when an output is already there."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="NAME|PATH",
+        help="Weights to use; by default GIA_WEIGHTS, else chosen by the photo's sensor.",
+        show_default=False,
+    ),
+]
+MaxRatio = Annotated[
+    float | None,
+    typer.Option(
+        "--max-ratio",
+        metavar="N",
+        help="Never amplify more than this (default: 300, the most the networks learned).",
+        show_default=False,
+    ),
+]
+
+
+# ---------------------------------------------------------------- parsers
+
+
+def exposure_request(
+    ratio: str,
+    target_exposure: float | None,
+    reference: Path | None,
+    brackets: str | None,
+    max_ratio: float | None,
+) -> ExposureRequest:
+    """Build the request from `gia enhance`'s options."""
+    from gia_cli.exposure import MAX_RATIO, ExposureRequest
+
+    shot = None
+    if reference is not None:
+        from gia_cli.raw import read_exposure
+
+        shot = read_exposure(reference)
+    return ExposureRequest(
+        ratio=None if ratio == "auto" else number(ratio, "--ratio"),
+        target_exposure_s=target_exposure,
+        reference=shot,
+        brackets=tuple(number(part, "--brackets") for part in (brackets or "").split(",") if part),
+        max_ratio=MAX_RATIO if max_ratio is None else max_ratio,
+    )
+
+
+def number(text: str, option: str) -> float:
+    """Parse a number, or raise `UsageError` naming the option."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option} takes numbers, not '{text}'.") from None
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Parse numbers with commas between them."""
+    return tuple(number(part, option) for part in text.split(","))
+
+
+def seconds(text: str, option: str) -> float:
+    """Parse "90s", "30m", "2h" or plain seconds."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", text.lower())
+    if match is None:
+        raise UsageError(f"{option} takes a time such as 90s, 30m or 2h, not '{text}'.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def choices(text: str, option: str, allowed: Sequence[str]) -> tuple[Any, ...]:
+    """Parse words with commas between them, each one of those allowed."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    wrong = [word for word in words if word not in allowed]
+    if wrong or not words:
+        raise UsageError(f"{option} takes {', '.join(allowed)}, not '{text}'.")
+    return words
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Keep the options that were given; the others have their defaults in the dataclass."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+# ---------------------------------------------------------------- reports
+
+
+def counts(results: Sequence[FileResult | Simulated]) -> dict[str, int]:
+    """Count the results of each status."""
+    return {
+        status: sum(result.status == status for result in results)
+        for status in ("written", "skipped", "failed")
+    }
+
+
+def error_report(error: GiaError | None) -> dict[str, Any] | None:
+    """Describe an error as JSON reports do."""
+    if error is None:
+        return None
+    return {
+        "kind": type(error).__name__,
+        "exit_code": error.exit_code,
+        "message": error.message,
+        "hint": error.hint,
+    }

@@ -1,0 +1,154 @@
+"""``gia bench``: what the networks cost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import typer
+
+from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
+from gia_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gia_cli.bench import Cost, SpeedReport
+    from gia_cli.console import Terminal
+
+
+@app.command()
+def bench(
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            metavar="NAME",
+            help="May be repeated (default: all; with --speed SID-Net and GIA-Net).",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str,
+        typer.Option("--size", metavar="WxH", help="Photosites of the frame."),
+    ] = "4240x2832",
+    cfa: Annotated[
+        Literal["bayer", "xtrans"], typer.Option("--cfa", help="Colour filter array.")
+    ] = "bayer",
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Measure time and peak memory on this machine, too.")
+    ] = False,
+    photo: Annotated[
+        Path | None,
+        typer.Option(
+            "--photo",
+            metavar="FILE",
+            help="With --speed: time its stages (default: a simulated 12-megapixel night).",
+            show_default=False,
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", help="Runs of each, in turns.")
+    ] = 3,
+    device: Device = "auto",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", metavar="NAME,...", help="auto, fp32, fp16, bf16."),
+    ] = "auto",
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="FILE",
+            help="report.json of gia eval: the quality that --plot shows.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="PNG",
+            help="Draw quality over FLOPs or, with --speed, over time.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Count parameters and FLOPs of the networks (the paper's Table 4); measure their speed."""
+    if (plot is None) != (scores is None):
+        raise UsageError("--plot needs --scores, and --scores --plot.")
+    if photo is not None and not speed:
+        raise UsageError("--photo is timed with --speed.")
+    frame = _size(size)
+
+    from gia_cli.bench import SpeedConfig, bench_json, measure_cost, measure_speed, measure_stages
+    from gia_cli.console import Terminal
+    from gia_cli.nets import NETWORKS
+    from gia_cli.runtime import Precision
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    costs = [measure_cost(name, frame, cfa) for name in network or NETWORKS]
+    report, stages = None, None
+    if speed:
+        config = SpeedConfig(
+            networks=tuple(network or ("sid-net", "gia-net")),
+            size=frame,
+            cfa=cfa,
+            device=device,
+            precisions=choices(precision, "--precision", get_args(Precision)),
+            rounds=rounds,
+        )
+        with terminal:
+            report = measure_speed(config, terminal)
+            stages = measure_stages(photo, device=device, rounds=rounds, progress=terminal)
+    if as_json:
+        terminal.json(bench_json(costs, report, stages))
+    else:
+        _show_costs(costs, terminal)
+        if report is not None:
+            _show_speeds(report, costs, stages or {}, terminal)
+    if plot is not None and scores is not None:
+        from gia_cli.report import plot_quality
+
+        plot_quality(costs, report, scores, plot)
+        terminal.line(str(plot))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", text)
+    if match is None or "0" in (match[1], match[2]):
+        raise UsageError(f"--size takes width x height, such as 4240x2832, not '{text}'.")
+    return int(match[2]), int(match[1])
+
+
+def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
+    from gia_cli.bench import PAPER_SIZE
+    from gia_cli.report import cost_table
+
+    terminal.table(*cost_table(costs))
+    height, width = costs[0].size
+    terminal.say(
+        f"{width}x{height} photosites, {costs[0].cfa}. FLOPs (TF 1): the rules of TensorFlow 1's "
+        "profiler, with which the paper counted; 2 x MAC: torch's. Ratios to SID-Net."
+    )
+    if costs[0].size == PAPER_SIZE and costs[0].cfa == "bayer":
+        terminal.say(
+            "published (Table 4): SID-Net 7.76 M, 1112.92 B; GIA-Net x1.07 parameters, x1.008 FLOPs"
+        )
+
+
+def _show_speeds(
+    report: SpeedReport, costs: list[Cost], stages: dict[str, float], terminal: Terminal
+) -> None:
+    from gia_cli.report import speed_table
+
+    terminal.table(*speed_table(report, costs))
+    terminal.say(
+        f"{report.machine}; fp32 matrix product {report.peak_flops / 1e9:.0f} GFLOP/s. "
+        "Medians, all in turns after one round of burn-in; ratios to the first row of a network."
+    )
+    terminal.say(
+        "one photo: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in stages.items())
+    )

@@ -1,0 +1,247 @@
+"""``gia enhance``: photos to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gia_cli import __version__
+from gia_cli.cli.app import (
+    Device,
+    Json,
+    MaxRatio,
+    OnExists,
+    Quiet,
+    Verbose,
+    Weights,
+    app,
+    counts,
+    error_report,
+    exposure_request,
+)
+from gia_cli.errors import BatchError, UsageError
+
+if TYPE_CHECKING:
+    from gia_cli.batch import FileResult, Product
+    from gia_cli.console import Terminal
+
+
+@app.command()
+def enhance(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTO...",
+            help="RAW files, folders, or patterns.",
+            show_default=False,
+            readable=False,  # not Typer's to refuse: we have a code and a hint for it
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Output of one photo: .tif or .png.", show_default=False
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-dir",
+            help="Folder for the outputs (default: beside each photo).",
+            show_default=False,
+        ),
+    ] = None,
+    output_format: Annotated[
+        Literal["tif", "png"] | None,
+        typer.Option(
+            "--format", "-f", help="16-bit TIFF or PNG (default: tif).", show_default=False
+        ),
+    ] = None,
+    on_exists: OnExists = "error",
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into subfolders.")
+    ] = False,
+    ratio: Annotated[
+        str, typer.Option("--ratio", metavar="N|auto", help="Amplification.")
+    ] = "auto",
+    target_exposure: Annotated[
+        float | None,
+        typer.Option(
+            "--target-exposure",
+            metavar="SECONDS",
+            help="Brighten to what this exposure time would have given.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE",
+            help="Brighten to the exposure of this well-exposed RAW photo.",
+            show_default=False,
+        ),
+    ] = None,
+    brackets: Annotated[
+        str | None,
+        typer.Option(
+            "--brackets",
+            metavar="N,N,...",
+            help="One output for each of these ratios.",
+            show_default=False,
+        ),
+    ] = None,
+    max_ratio: MaxRatio = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        typer.Option("--precision", help="auto: fp16 on CUDA, fp32 elsewhere."),
+    ] = "auto",
+    tile: Annotated[
+        str,
+        typer.Option(
+            "--tile",
+            metavar="N|auto",
+            help="Tile side in photo pixels; auto: the whole frame if memory allows.",
+        ),
+    ] = "auto",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Most memory to hold, such as 1500MB (default: what is free).",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Also write a sheet: LibRaw's amplified rendering beside ours."
+        ),
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn dark RAW photos into clean, bright 16-bit pictures.
+
+    gia enhance night.ARW -o night.tif
+
+    gia enhance card/ --out-dir pictures --format png
+    """
+    from gia_cli.console import Terminal
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio)
+    tile_side = _tile_side(tile)
+
+    from gia_cli.batch import PICTURE, BatchOptions, plan_jobs, run_jobs
+    from gia_cli.pipeline import Enhancer
+
+    options = BatchOptions(
+        request=request,
+        output=output,
+        out_dir=out_dir,
+        format=output_format,
+        on_exists=on_exists,
+        recursive=recursive,
+        products=(PICTURE, _comparison()) if compare else (PICTURE,),
+    )
+    jobs = plan_jobs(inputs, options)
+    enhancer = Enhancer.from_weights(
+        weights, device=device, precision=precision, tile=tile_side, max_memory=max_memory
+    )
+
+    results: list[FileResult] = []
+
+    def on_result(result: FileResult) -> None:
+        results.append(result)
+        _announce(terminal, result, as_json=as_json)
+
+    try:
+        with terminal:
+            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+    finally:  # also after Ctrl-C: what is written is reported
+        if as_json:
+            terminal.json(_report(results))
+    if len(jobs) > 1 and not (as_json or quiet):
+        _summary(terminal, results)
+    _raise_failures(results)
+
+
+def _tile_side(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--tile takes a whole number of pixels or auto, not '{text}'.")
+    return int(text)
+
+
+def _comparison() -> Product:
+    from gia_cli.batch import Product
+    from gia_cli.report import comparison_path, write_comparison
+
+    return Product(comparison_path, write_comparison)
+
+
+def _announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
+    """Say what became of one photo: paths on stdout, why on stderr."""
+    if result.error is not None:
+        terminal.error(result.error, about=result.source)
+    for choice in result.choices:
+        terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
+    if result.status == "skipped":
+        terminal.note(f"{result.source.name}: skipped, its output is already there.")
+    elif not as_json:  # of a photo that failed, too: some of its brackets may be there
+        for path in result.outputs:
+            terminal.line(str(path))
+
+
+def _report(results: list[FileResult]) -> dict[str, Any]:
+    """Describe a run as the JSON report does."""
+    files = [_file_report(result) for result in results]
+    return {"gia": __version__, **counts(results), "files": files}
+
+
+def _file_report(result: FileResult) -> dict[str, Any]:
+    error = result.error
+    return {
+        "input": str(result.source),
+        "status": result.status,
+        "outputs": [str(path) for path in result.outputs],
+        "ratios": [
+            {"ratio": choice.ratio, "rule": choice.rule, "reason": choice.reason}
+            for choice in result.choices
+        ],
+        "weights": result.weights,
+        "seconds": round(result.seconds, 3),
+        "error": error_report(error),
+    }
+
+
+def _summary(terminal: Terminal, results: list[FileResult]) -> None:
+    rows = [
+        [
+            result.source.name,
+            result.status,
+            ", ".join(f"{choice.ratio:.4g}" for choice in result.choices),
+            f"{result.seconds:.1f}",
+            type(result.error).__name__ if result.error else ", ".join(map(str, result.outputs)),
+        ]
+        for result in results
+    ]
+    terminal.table(["photo", "status", "ratio", "seconds", "output"], rows, to_stderr=True)
+
+
+def _raise_failures(results: list[FileResult]) -> None:
+    """Leave with the error of the only photo, or with a batch's."""
+    failed = [result for result in results if result.error is not None]
+    if not failed:
+        return
+    if len(results) == 1 and failed[0].error is not None:
+        raise typer.Exit(failed[0].error.exit_code)  # its line is printed already
+    raise BatchError(f"{len(failed)} of {len(results)} photos failed.")

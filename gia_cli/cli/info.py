@@ -1,0 +1,72 @@
+"""``gia info``: what gia knows of a photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gia_cli.cli.app import Json, MaxRatio, Weights, app, exposure_request
+
+
+@app.command()
+def info(
+    photo: Annotated[
+        Path,
+        typer.Argument(metavar="PHOTO", help="A RAW file.", show_default=False, readable=False),
+    ],
+    weights: Weights = None,
+    max_ratio: MaxRatio = None,
+    as_json: Json = False,
+) -> None:
+    """Say what gia knows of a photo: camera, sensor, levels, exposure, weights, ratio and why."""
+    from gia_cli.checkpoint import find_weights
+    from gia_cli.console import Terminal
+    from gia_cli.errors import WeightsError
+    from gia_cli.exposure import choose_ratios, describe_shot
+    from gia_cli.raw import read_raw
+
+    frame = read_raw(photo)
+    shot = frame.shot
+    (choice,) = choose_ratios(frame, exposure_request("auto", None, None, None, max_ratio))
+    try:
+        chosen = find_weights(weights, frame.kind).name
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        chosen = f"none: {error.message}"
+    height, width = frame.mosaic.shape
+    facts: dict[str, Any] = {
+        "file": str(photo),
+        "camera": shot.camera,
+        "lens": shot.lens,
+        "taken": shot.taken,
+        "exposure": describe_shot(shot) or None,
+        "focal_length_mm": shot.focal_mm,
+        "size": [width, height],
+        "cfa": frame.kind,
+        "phase": list(frame.phase),
+        "black_level": sorted({float(level) for level in frame.black.flat}),
+        "white_level": sorted({float(level) for level in frame.white.flat}),
+        "as_shot_white_balance": [round(float(gain), 4) for gain in frame.as_shot_wb],
+        "daylight_white_balance": None
+        if frame.daylight_wb is None
+        else [round(float(gain), 4) for gain in frame.daylight_wb],
+        "orientation_flip": frame.flip,
+        "weights": chosen,
+        "ratio": round(choice.ratio, 3),
+        "rule": choice.rule,
+        "reason": choice.reason,
+    }
+    terminal = Terminal()
+    if as_json:
+        terminal.json(facts)
+    else:
+        terminal.facts([(name.replace("_", " "), _plain(value)) for name, value in facts.items()])
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "not known"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,328 @@
+"""``gia simulate``: pictures to nights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gia_cli import __version__
+from gia_cli.cli.app import (
+    Json,
+    OnExists,
+    Quiet,
+    Verbose,
+    app,
+    counts,
+    error_report,
+    given,
+    numbers,
+)
+from gia_cli.errors import BatchError, UsageError
+
+if TYPE_CHECKING:
+    from gia_cli.console import Terminal
+    from gia_cli.simulate import Simulated, SimulateOptions, TreeOptions
+
+
+_SIMULATE_HELP = "See 'gia simulate --help'."
+
+
+@app.command()
+def simulate(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTO|FOLDER...",
+            help="One picture (JPEG, PNG, ...); with --sid pictures, and folders of them.",
+            show_default=False,
+            readable=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--output",
+            "-o",
+            metavar="FILE|TREE",
+            help="The short exposure (default: PHOTO_night.ARW beside the picture); "
+            "with --sid the data set's folder.",
+            show_default=False,
+        ),
+    ] = None,
+    sid: Annotated[
+        bool, typer.Option("--sid", help="Make a data set with SID's names, folders and lists.")
+    ] = False,
+    camera: Annotated[
+        Literal["ILCE-7SM2", "X-T2"],
+        typer.Option("--camera", help="Sony A7S II (Bayer, ARW) or Fujifilm X-T2 (X-Trans, RAF)."),
+    ] = "ILCE-7SM2",
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--ratio",
+            metavar="N",
+            help="How much shorter the short exposure is (default: 100).",
+            show_default=False,
+        ),
+    ] = None,
+    ratios: Annotated[
+        str | None,
+        typer.Option(
+            "--ratios",
+            metavar="N,N,...",
+            help="With --sid: one short exposure at each (default: as SID's scenes had).",
+            show_default=False,
+        ),
+    ] = None,
+    iso: Annotated[
+        int | None,
+        typer.Option(
+            "--iso",
+            metavar="N",
+            help="One of the camera's settings (default: 1600; with --sid as SID's scenes had).",
+            show_default=False,
+        ),
+    ] = None,
+    wb: Annotated[
+        str | None,
+        typer.Option(
+            "--wb",
+            metavar="R,B",
+            help="White balance gains of the light, or R,G,B (default: the median of SID's "
+            "nights; with --sid as its scenes had).",
+            show_default=False,
+        ),
+    ] = None,
+    long_exposure: Annotated[
+        float, typer.Option("--long-exposure", metavar="SECONDS", help="Time of the long exposure.")
+    ] = 10.0,
+    aperture: Annotated[
+        float, typer.Option("--aperture", metavar="F", help="f-number, for the EXIF only.")
+    ] = 8.0,
+    ev: Annotated[
+        float,
+        typer.Option(
+            "--ev", metavar="STOPS", help="How much brighter than the picture the scene is."
+        ),
+    ] = 0.0,
+    shrink: Annotated[
+        int,
+        typer.Option(
+            "--shrink",
+            metavar="N",
+            help="Average NxN pixels first; 2 or more hides a camera JPEG's own noise.",
+        ),
+    ] = 1,
+    clean_long: Annotated[
+        bool, typer.Option("--clean-long", help="Make the long exposure free of noise.")
+    ] = False,
+    burst: Annotated[
+        int | None,
+        typer.Option(
+            "--burst",
+            metavar="N",
+            help="With --sid: short exposures at each ratio (default: 1).",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["auto", "train", "val", "test"] | None,
+        typer.Option(
+            "--split",
+            help="With --sid: the list for all pictures (default: auto, dealt out at random).",
+            show_default=False,
+        ),
+    ] = None,
+    test_share: Annotated[
+        float | None,
+        typer.Option(
+            "--test-share",
+            metavar="SHARE",
+            help="With --sid: share on the test list (default: SID's, 0.22).",
+            show_default=False,
+        ),
+    ] = None,
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            "--val-share",
+            metavar="SHARE",
+            help="With --sid: share on the validation list (default: SID's, 0.09).",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Decides all that is random.")
+    ] = 0,
+    on_exists: OnExists = "error",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Photograph pictures again, at night: short and long exposures as the camera's RAW files.
+
+    gia simulate day.jpg -o night.ARW --ratio 100 --iso 1600
+
+    gia simulate pictures/ --out tree --sid --camera X-T2
+    """
+    shares = {"--test-share": test_share, "--val-share": val_share}
+    if sid:
+        _refuse({"--ratio": ratio}, "is for one photo; a data set takes --ratios.")
+        if split not in (None, "auto"):
+            _refuse(shares, f"deals pictures out, but --split {split} puts all on one list.")
+    else:
+        for_tree = {"--ratios": ratios, "--burst": burst, "--split": split, **shares}
+        _refuse(for_tree, "is for data sets: it needs --sid.")
+        _check_one_photo(inputs)
+
+    from gia_cli.console import Terminal
+    from gia_cli.simulate import SimulateOptions, TreeOptions
+
+    night = SimulateOptions(
+        camera=camera,
+        long_exposure_s=long_exposure,
+        aperture=aperture,
+        shrink=shrink,
+        ev=ev,
+        clean_long=clean_long,
+        seed=seed,
+        on_exists=on_exists,
+    )
+    scene = given(iso=iso, wb=None if wb is None else _white_balance(wb))
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    if not sid:
+        night = replace(night, **scene, **given(ratio=ratio))
+        _simulate_photo(inputs[0], out, night, terminal, as_json=as_json)
+        return
+    if out is None:
+        raise UsageError("--sid needs a folder for the data set.", hint="Add --out TREE.")
+    changes = given(
+        ratios=None if ratios is None else numbers(ratios, "--ratios"),
+        burst=burst,
+        split=split,
+        test_share=test_share,
+        val_share=val_share,
+    )
+    tree_options = TreeOptions(night=night, **scene, **changes)
+    _simulate_tree(inputs, out, tree_options, terminal, as_json=as_json)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    """Refuse options that the command's other mode has."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"{name} {why}", hint=_SIMULATE_HELP)
+
+
+def _check_one_photo(inputs: list[Path]) -> None:
+    hint = "A data set is made of them with --sid --out TREE."
+    if len(inputs) > 1:
+        raise UsageError(
+            f"{len(inputs)} inputs, where one photo is simulated at a time.", hint=hint
+        )
+    if inputs[0].is_dir():
+        raise UsageError(f"{inputs[0]} is a folder, not a photo.", hint=hint)
+
+
+def _white_balance(text: str) -> tuple[float, float, float]:
+    """Parse the gains "R,B", green being 1, or "R,G,B"."""
+    gains = numbers(text, "--wb")
+    if len(gains) == 2:
+        return gains[0], 1.0, gains[1]
+    if len(gains) == 3:
+        return gains[0], gains[1], gains[2]
+    raise UsageError(f"--wb takes R,B or R,G,B, such as 2.02,2.46, not '{text}'.")
+
+
+def _simulate_photo(
+    photo: Path,
+    out: Path | None,
+    options: SimulateOptions,
+    terminal: Terminal,
+    *,
+    as_json: bool,
+) -> None:
+    from gia_cli.simulate import simulate_photo
+
+    with terminal:
+        result = simulate_photo(photo, out, options, terminal)
+    _announce_night(terminal, result, as_json=as_json)
+    if as_json:
+        terminal.json(_nights_report([result], ()))
+
+
+def _simulate_tree(
+    inputs: list[Path],
+    tree: Path,
+    options: TreeOptions,
+    terminal: Terminal,
+    *,
+    as_json: bool,
+) -> None:
+    from gia_cli.simulate import simulate_tree
+
+    results: list[Simulated] = []
+    lists: tuple[Path, ...] = ()
+
+    def on_result(result: Simulated) -> None:
+        results.append(result)
+        _announce_night(terminal, result, as_json=as_json)
+
+    try:
+        with terminal:
+            lists = simulate_tree(
+                inputs, tree, options, progress=terminal, on_result=on_result
+            ).lists
+    finally:  # also after Ctrl-C: what is written is reported
+        if as_json and results:
+            terminal.json(_nights_report(results, lists))
+    if not as_json:
+        for path in lists:
+            terminal.line(str(path))
+    failed = sum(result.error is not None for result in results)
+    if failed:
+        raise BatchError(f"{failed} of {len(results)} photos failed.")
+
+
+def _announce_night(terminal: Terminal, result: Simulated, *, as_json: bool) -> None:
+    """Say what became of one picture: paths on stdout, the rest on stderr."""
+    scene = result.scene
+    gains = ", ".join(f"{gain:.4g}" for gain in scene.wb)
+    ratios = ", ".join(dict.fromkeys(f"{ratio:g}" for ratio in result.ratios))
+    terminal.detail(f"{result.source.name}: ISO {scene.iso}, ratio {ratios}, white balance {gains}")
+    if result.error is not None:
+        terminal.error(result.error, about=result.source)
+    if result.status == "skipped":
+        terminal.note(f"{result.source.name}: skipped, its files are already there.")
+    elif result.kept:
+        terminal.note(f"{result.source.name}: {len(result.kept)} of its files were there and stay.")
+    if not as_json:
+        for path in result.written:
+            terminal.line(str(path))
+
+
+def _nights_report(results: list[Simulated], lists: tuple[Path, ...]) -> dict[str, Any]:
+    """Describe a run as the JSON report does."""
+    return {
+        "gia": __version__,
+        **counts(results),
+        "lists": [str(path) for path in lists],
+        "files": [
+            {
+                "input": str(result.source),
+                "status": result.status,
+                "outputs": [str(path) for path in result.written],
+                "short": [str(path) for path in result.shorts],
+                "ratios": list(result.ratios),
+                "long": str(result.long),
+                "iso": result.scene.iso,
+                "white_balance": list(result.scene.wb),
+                "error": error_report(result.error),
+            }
+            for result in results
+        ],
+    }

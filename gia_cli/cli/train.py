@@ -1,0 +1,270 @@
+"""``gia train``: nights to weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, seconds
+from gia_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gia_cli.console import Terminal
+    from gia_cli.paper import TableName
+    from gia_cli.train import TrainConfig, TrainResult
+
+
+@app.command()
+def train(
+    run: Annotated[
+        Path,
+        typer.Option(
+            "--run",
+            "--run-folder",  # torchrun takes --run for an option of its own, cut short
+            metavar="FOLDER",
+            help="Where the run lives; the same folder resumes it.",
+        ),
+    ] = Path("runs/gia"),
+    camera: Annotated[
+        Literal["sony", "fuji"],
+        typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
+    ] = "sony",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="TREE", help="SID, or a tree made like it.", show_default=False
+        ),
+    ] = None,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--photos",
+            metavar="FOLDER",
+            help="Photographs to make nights of; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    table: Annotated[
+        Literal["1", "2", "3"] | None,
+        typer.Option(
+            "--table",
+            help="Train every row of the paper's table, one after another, each for --budget.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Literal["small", "paper", "paper-as-printed"],
+        typer.Option("--recipe", help="small: for a few cores. paper: the published one."),
+    ] = "small",
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="NAME",
+            help="What to train (default: gia-net).",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width",
+            metavar="N",
+            help="Channels of the first level (default: as published, 32).",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            help="Length of the run (default: the recipe's epochs, where it has them).",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Length of the run by the clock, such as 30m or 2h.",
+            show_default=False,
+        ),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="NAME|PATH",
+            help="Weights to start from; Bayer ones serve X-Trans too.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides all that is random.")] = 0,
+    loss: Annotated[
+        Literal["l1", "joint", "zamir"] | None,
+        typer.Option("--loss", help="Instead of the recipe's.", show_default=False),
+    ] = None,
+    vgg: Annotated[
+        Path | None,
+        typer.Option(
+            "--vgg", metavar="FILE", help="VGG weights for --loss zamir.", show_default=False
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", help="Peak learning rate, not the recipe's.", show_default=False),
+    ] = None,
+    sides: Annotated[
+        str | None,
+        typer.Option(
+            "--sides",
+            metavar="N-N",
+            help="Crop sides in packed pixels, such as 48-128, not the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    photos_per_step: Annotated[
+        int | None,
+        typer.Option(
+            "--photos-per-step", metavar="N", help="Not the recipe's.", show_default=False
+        ),
+    ] = None,
+    crops_per_photo: Annotated[
+        int | None,
+        typer.Option(
+            "--crops-per-photo",
+            metavar="N",
+            help="Crops that share one global vector, not the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            help="Where decoded data go (default: TREE/.gia-cache, or the user's cache).",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        typer.Option("--precision", help="auto: bf16 or fp16 on CUDA, fp32 elsewhere."),
+    ] = "auto",
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Processes that make crops.")
+    ] = 1,
+    checkpoint_every: Annotated[
+        str, typer.Option("--checkpoint-every", metavar="TIME", help="How often to save.")
+    ] = "5m",
+    validate_every: Annotated[
+        str, typer.Option("--validate-every", metavar="TIME", help="How often to validate.")
+    ] = "10m",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a network on SID or on nights simulated from photographs.
+
+    The same command resumes an interrupted run, and under torchrun trains in several processes.
+    """
+    if table is not None and (network is not None or init_from is not None):
+        raise UsageError("A table's rows have their own networks: no --network, no --init-from.")
+
+    from gia_cli.console import Terminal
+    from gia_cli.train import TrainConfig
+
+    changes = {"lr": lr, "loss": loss}
+    config = TrainConfig(
+        run=run,
+        camera=camera,
+        data=data,
+        photos=tuple(photos or ()),
+        recipe=recipe,
+        network=network or "gia-net",
+        width=width,
+        steps=steps,
+        budget_s=None if budget is None else seconds(budget, "--budget"),
+        init_from=init_from,
+        seed=seed,
+        changes={name: value for name, value in changes.items() if value is not None},
+        sides=None if sides is None else _side_range(sides),
+        photos_per_step=photos_per_step,
+        crops_per_photo=crops_per_photo,
+        vgg=vgg,
+        cache=cache,
+        device=device,
+        precision=precision,
+        workers=workers,
+        checkpoint_every_s=seconds(checkpoint_every, "--checkpoint-every"),
+        validate_every_s=seconds(validate_every, "--validate-every"),
+    )
+    from gia_cli.distributed import ranks_from_environment
+
+    is_first = ranks_from_environment().is_first
+    terminal = Terminal(quiet=quiet or not is_first, verbose=verbose)
+    if table is None:
+        _train(config, terminal, is_first=is_first, as_json=as_json)
+    else:
+        _train_table(table, config, terminal, is_first=is_first, as_json=as_json)
+
+
+def _train_table(
+    table: TableName, config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: bool
+) -> None:
+    from gia_cli.ablation import RowResult, train_table
+
+    def on_row(row: RowResult) -> None:
+        if is_first and not as_json:
+            terminal.line(str(row.weights))
+
+    with terminal:
+        results = train_table(table, config, terminal, on_row)
+    if is_first and as_json:
+        rows = [
+            {"row": x.row.name, "weights": str(x.weights), **_result_json(x.result)}
+            for x in results
+        ]
+        terminal.json(rows)
+    elif is_first:
+        terminal.say(f"Next: gia eval --table {table} --data TREE --weights {config.run}/weights")
+
+
+def _result_json(result: TrainResult) -> dict[str, Any]:
+    return {
+        "run": str(result.run),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "loss": result.loss,
+        "validation_psnr": result.validation_psnr,
+    }
+
+
+def _train(config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: bool) -> None:
+    from gia_cli.train import train as run_training
+
+    with terminal:
+        result = run_training(config, terminal)
+    if not is_first:
+        return
+    if as_json:
+        terminal.json(_result_json(result))
+    else:
+        terminal.line(str(result.run))
+        terminal.say(
+            f"{result.steps} steps in {result.seconds:.0f} s; validation PSNR "
+            f"{result.validation_psnr:.2f} dB. Next: gia weights export {result.run} --name NAME"
+        )
+
+
+def _side_range(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", text)
+    if match is None:
+        raise UsageError(f"--sides takes one number or two, such as 48-128, not '{text}'.")
+    return int(match[1]), int(match[2] or match[1])

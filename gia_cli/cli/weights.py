@@ -1,0 +1,100 @@
+"""``gia weights``: list, export, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gia_cli.cli.app import Json, weights_app
+
+
+@weights_app.command("list")
+def weights_list(as_json: Json = False) -> None:
+    """List the weights that are there."""
+    from gia_cli.checkpoint import list_weights
+    from gia_cli.console import Terminal
+
+    terminal = Terminal()
+    found = list_weights()
+    if as_json:
+        rows = [
+            {
+                "name": row.name,
+                "file": str(row.path),
+                "config": row.config.to_json(),
+                "camera": row.camera,
+                "licence": row.licence,
+                "sha256": row.sha256,
+                "bytes": row.size,
+                "training": row.training,
+            }
+            for row in found
+        ]
+        terminal.json(rows)
+        return
+    terminal.table(
+        ["name", "network", "sensor", "camera", "MB", "licence"],
+        [
+            [
+                row.name,
+                row.config.network,
+                row.config.cfa,
+                row.camera or "",
+                f"{(row.size or 0) / 1e6:.1f}",
+                row.licence or "",
+            ]
+            for row in found
+        ],
+    )
+
+
+@weights_app.command("export")
+def weights_export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the weights.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
+    ] = Path("weights"),
+    data_note: Annotated[
+        str | None,
+        typer.Option("--data-note", help="What it was trained on, in words.", show_default=False),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", help="Licence of the weights.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace weights of that name.")
+    ] = False,
+) -> None:
+    """Write a run's weights as fp16 safetensors, and their row into the folder's manifest."""
+    from gia_cli.console import Terminal
+    from gia_cli.train import export_run
+
+    row = export_run(run, name, out, data_note=data_note, licence=licence, overwrite=overwrite)
+    terminal = Terminal()
+    terminal.line(str(out / row["file"]))
+    terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {out / row['file']}")
+
+
+@weights_app.command("verify")
+def weights_verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|PATH]...", help="All shipped ones by default."),
+    ] = None,
+) -> None:
+    """Check the SHA-256 of weights, and that they fit their network."""
+    from gia_cli.checkpoint import find_weights, list_weights, load_network
+    from gia_cli.console import Terminal
+
+    terminal = Terminal()
+    chosen = [find_weights(name) for name in names] if names else list_weights()
+    for row in chosen:
+        load_network(row)
+        if row.sha256 is None:
+            terminal.line(f"{row.name}: fits its network, but no manifest holds its SHA-256")
+        else:
+            terminal.line(f"{row.name}: intact ({row.sha256})")

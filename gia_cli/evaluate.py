@@ -1,0 +1,615 @@
+"""Evaluation: the enhancer that users run, on pairs with a ground truth, by every measure.
+
+A row for each photo goes into ``scores.jsonl`` as soon as it is known: what was interrupted goes on
+there. ``scores.csv`` and ``report.json`` are made of it at the end.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli import __version__
+from gia_cli.cfa import CfaKind
+from gia_cli.checkpoint import WeightsInfo, find_weights
+from gia_cli.color import bt709_from_srgb16
+from gia_cli.data.sid import (
+    Camera,
+    SidPair,
+    read_list,
+    require_files,
+    select,
+    with_exif_times,
+)
+from gia_cli.data.sid import Protocol as SidProtocol
+from gia_cli.errors import DataError, GiaError, UsageError
+from gia_cli.exif import ShotInfo
+from gia_cli.exposure import ExposureRequest
+from gia_cli.files import atomic_file
+from gia_cli.measures import Measures
+from gia_cli.metrics import bootstrap_interval, psnr
+from gia_cli.output import unorient
+from gia_cli.pipeline import Enhancer
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw import RawFrame, read_raw, render_truth
+from gia_cli.runtime import DeviceName, Precision
+from gia_cli.simulate import Split
+from gia_cli.traditional import ISP_NAMES, IspName, render_isp
+
+RatioMode = Literal["known", "auto", "picture"]
+
+SCORES, TABLE, REPORT = "scores.jsonl", "scores.csv", "report.json"
+#: What tells how far an automatic ratio is off, in stops; not a measure of the picture.
+EXPOSURE = "ratio_error_stops"
+
+_HELP = "See 'gia eval --help'."
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """What to evaluate on what."""
+
+    data: Path
+    """A tree with SID's names and lists."""
+    camera: Camera
+    out: Path
+    """Folder of the results; the same one resumes."""
+    split: Split = "test"
+    protocol: SidProtocol = "all"
+    weights: tuple[str, ...] = ()
+    """Names or paths; ``LABEL=NAME`` gives a row another name."""
+    isp: tuple[IspName, ...] = ()
+    """Rows without a network."""
+    ratios: tuple[RatioMode, ...] = ("known",)
+    """How bright: by the pair's own ratio; as ``--ratio auto`` does; as it does for a photo whose
+    exposure time is not known, by the picture alone."""
+    limit: int | None = None
+    """Evaluate only this many pairs, spread evenly over the list."""
+    lpips_alex: Path | None = None
+    lpips_vgg: Path | None = None
+    pieapp: Path | None = None
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for what cannot be evaluated."""
+        if not (self.weights or self.isp):
+            raise UsageError("There is nothing to evaluate.", hint="Name --weights or --isp.")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit must be positive, not {self.limit}.", hint=_HELP)
+        if not self.ratios:
+            raise UsageError("--ratio must be known, auto or picture.", hint=_HELP)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One photo by one system."""
+
+    system: str
+    network: str | None
+    key: str
+    """What the score depends on; a row of another key is not reused."""
+    ratio_mode: RatioMode
+    scene: str
+    short: str
+    """File name of the short exposure."""
+    known_ratio: float
+    ratio: float
+    """The amplification used."""
+    seconds: float
+    values: dict[str, float | None]
+    """By measure; None for one whose window is larger than the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A photo that could not be scored."""
+
+    path: Path
+    error: GiaError
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % bootstrap interval over scenes."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A row of the table: one system in one mode."""
+
+    system: str
+    network: str | None
+    """Name in `nets.NETWORKS`; None for a system without one."""
+    ratio_mode: RatioMode
+    count: int
+    """Photos scored."""
+    means: dict[str, Estimate]
+    """By measure, and `EXPOSURE`: mean absolute error in stops."""
+    versus_first: dict[str, Estimate]
+    """Mean difference to the table's first row, over the photos that both have."""
+    within_half_a_stop: float
+    """Share of the photos whose ratio is within half a stop of the known one."""
+    seconds: float
+    """Median seconds for a photo, reading and measuring excluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `evaluate` found."""
+
+    config: EvalConfig
+    pairs: int
+    summaries: list[Summary]
+    unavailable: dict[str, str]
+    """Measures that were not taken, and why."""
+    scores: list[Score] = field(repr=False)
+    failures: list[Failure]
+
+
+def evaluate(
+    config: EvalConfig,
+    progress: Progress = SILENT,
+    on_failure: Callable[[Failure], None] = lambda failure: None,
+) -> Report:
+    """Score every system on every pair; go on where an earlier run stopped.
+
+    Parameters
+    ----------
+    config : EvalConfig
+    progress : Progress
+        Hears of a stage "evaluating" with a step for each pair and system.
+    on_failure : function, optional
+        Told at once of a pair that cannot be scored; the others go on.
+
+    Raises
+    ------
+    DataError
+        A list that cannot be used, or files that are missing: all are named.
+    WeightsError, DeviceError, UsageError, OutputError
+    """
+    pairs = open_pairs(config, progress)
+    systems = open_systems(config)
+    measures = Measures.load(config.lpips_alex, config.lpips_vgg, config.pieapp)
+    for name, reason in measures.unavailable.items():
+        progress.note(f"{name} is not taken: {reason}")
+    book = ScoreBook(config.out, measures.names)
+    truths = _Truths()
+    failures: list[Failure] = []
+    progress.stage("evaluating", len(pairs) * len(systems))
+    for pair in pairs:
+        left = [system for system in systems if book.find(system, pair) is None]
+        progress.advance(len(systems) - len(left))
+        try:
+            for score in _score_pair(pair, left, measures, truths, progress):
+                book.add(score, pair)
+                progress.advance()
+        except GiaError as error:
+            failures.append(Failure(pair.short, error))
+            on_failure(failures[-1])
+    found = (book.find(system, pair) for system in systems for pair in pairs)
+    scores = [score for score in found if score is not None]
+    report = Report(
+        config=config,
+        pairs=len(pairs),
+        summaries=summarise(scores),
+        unavailable=measures.unavailable,
+        scores=scores,
+        failures=failures,
+    )
+    _write_results(report)
+    return report
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def open_pairs(config: EvalConfig, progress: Progress = SILENT) -> list[SidPair]:
+    """Read the list and choose the pairs; all their files must be there.
+
+    Raises
+    ------
+    DataError
+    """
+    pairs = select(read_list(config.data, config.camera, config.split), config.protocol)
+    if not pairs:
+        raise DataError(f"The list of {config.data} has no photo of '{config.protocol}'.")
+    if config.limit is not None and config.limit < len(pairs):
+        chosen = np.linspace(0, len(pairs) - 1, config.limit).round().astype(int)
+        progress.note(f"Only {config.limit} of {len(pairs)} pairs: no score of the whole list.")
+        pairs = [pairs[index] for index in chosen]
+    require_files(pairs, progress)
+    return pairs
+
+
+class _Truths:
+    """Ground truths; the last one is kept, for a scene has many short exposures."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Path, NDArray[np.float32], ShotInfo] | None = None
+
+    def read(self, path: Path) -> tuple[NDArray[np.float32], ShotInfo]:
+        """Render a long exposure: (H, W, 3) float32, BT.709-encoded."""
+        if self._last is None or self._last[0] != path:
+            levels = render_truth(path)
+            shot = read_raw(path).shot
+            self._last = path, np.multiply(levels, 1 / 65535, dtype=np.float32), shot
+        return self._last[1:]
+
+
+# ---------------------------------------------------------------- systems
+
+
+class System(Protocol):
+    """A way from a short exposure to a picture."""
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+
+    @property
+    def network(self) -> str | None:
+        """Its network's name in `nets.NETWORKS`; None without one."""
+
+    @property
+    def key(self) -> str:
+        """What its pictures depend on, such as the digest of its weights."""
+
+    @property
+    def ratio_mode(self) -> RatioMode:
+        """Where the ratio comes from."""
+
+    def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
+        """Make the picture, (H, W, 3) float32 BT.709-encoded, unrotated; and tell the ratio."""
+
+
+class NetworkSystem:
+    """The enhancer with one set of weights, exactly as users run it."""
+
+    def __init__(self, label: str, info: WeightsInfo, mode: RatioMode, enhancer: Enhancer) -> None:
+        self.name = label
+        self.network = info.config.network
+        self.ratio_mode = mode
+        self.info = info
+        self._enhancer = enhancer
+        digest = info.sha256 or str(info.path.stat().st_mtime_ns)
+        self.key = f"{digest[:16]} {enhancer.runtime}"
+
+    def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
+        """Enhance the photo; the 16-bit levels of the result are what is measured."""
+        request = ExposureRequest(ratio=ratio if self.ratio_mode == "known" else None)
+        if self.ratio_mode == "picture":
+            frame = replace(frame, shot=replace(frame.shot, exposure_s=None))
+        result = self._enhancer.enhance(frame, exposure=request)
+        levels = unorient(result.image, frame.flip)
+        return bt709_from_srgb16(levels), result.choice.ratio
+
+
+class IspSystem:
+    """LibRaw, with a classical denoiser or without."""
+
+    ratio_mode: RatioMode = "known"
+    network = None
+
+    def __init__(self, name: IspName) -> None:
+        self.key = name
+        self.name = ISP_NAMES[name]
+        self._isp = name
+
+    def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
+        """Amplify by the known ratio and render."""
+        return render_isp(frame, ratio, self._isp), ratio
+
+
+def open_systems(config: EvalConfig) -> list[System]:
+    """Load what is to be evaluated: a system for each row of the table.
+
+    Raises
+    ------
+    WeightsError
+        Weights that are not there or do not fit the camera.
+    UsageError
+        Two rows of one name.
+    """
+    kind: CfaKind = "bayer" if config.camera == "sony" else "xtrans"
+    systems: list[System] = [IspSystem(name) for name in config.isp]
+    for text in config.weights:
+        label, name = split_label(text)
+        info = find_weights(name, kind)
+        enhancer = Enhancer.from_weights(
+            info.path, device=config.device, precision=config.precision
+        )
+        systems += [
+            NetworkSystem(label or info.name, info, mode, enhancer) for mode in config.ratios
+        ]
+    rows = [(system.name, system.ratio_mode) for system in systems]
+    twice = {name for name, mode in rows if rows.count((name, mode)) > 1}
+    if twice:
+        raise UsageError(
+            f"Two rows would be named {', '.join(sorted(twice))}.",
+            hint="Name them: --weights LABEL=FILE.",
+        )
+    return systems
+
+
+def split_label(text: str) -> tuple[str | None, str]:
+    """Split ``LABEL=NAME``; a file whose name has a ``=`` in it is no label."""
+    label, equals, name = text.partition("=")
+    if not equals or Path(text).exists():
+        return None, text
+    return label, name
+
+
+# ---------------------------------------------------------------- scores
+
+
+def _score_pair(
+    pair: SidPair,
+    systems: Sequence[System],
+    measures: Measures,
+    truths: _Truths,
+    progress: Progress,
+) -> Iterator[Score]:
+    """Read a pair once and score it by several systems."""
+    if not systems:
+        return
+    frame = read_raw(pair.short)
+    truth, long = truths.read(pair.long)
+    pair = with_exif_times(pair, frame.shot, long)
+    if truth.shape[:2] != frame.mosaic.shape:
+        raise DataError(f"{pair.short} and {pair.long} are of different sizes.")
+    for system in systems:
+        progress.status(f"{system.name}: {pair.short.name}")
+        start = time.perf_counter()
+        picture, ratio = system.render(frame, pair.ratio)
+        seconds = time.perf_counter() - start
+        yield Score(
+            system=system.name,
+            network=system.network,
+            key=system.key,
+            ratio_mode=system.ratio_mode,
+            scene=pair.scene,
+            short=pair.short.name,
+            known_ratio=pair.ratio,
+            ratio=ratio,
+            seconds=round(seconds, 3),
+            values=measures.take(picture, truth),
+        )
+
+
+class ScoreBook:
+    """The scores of a folder, on disk as soon as they are known.
+
+    Parameters
+    ----------
+    folder : Path
+    wanted : sequence of str
+        Measures that a score must have to be taken for done.
+    """
+
+    def __init__(self, folder: Path, wanted: Sequence[str]) -> None:
+        self._path = folder / SCORES
+        self._wanted = set(wanted)
+        self._scores: dict[tuple[str, ...], Score] = {}
+        for stamp, score in _read_scores(self._path):
+            self._scores[_identity(stamp, score)] = score
+        # Written whole at once: of a line that a crash cut short nothing is left.
+        with atomic_file(self._path) as file:
+            for identity, score in self._scores.items():
+                file.write(_line(identity[0], score).encode())
+
+    def find(self, system: System, pair: SidPair) -> Score | None:
+        """Find the score of a pair; None if it has none, or one that lacks a measure."""
+        identity = (_stamp(pair), system.key, system.ratio_mode, pair.short.name)
+        score = self._scores.get(identity)
+        if score is None or not self._wanted <= set(score.values):
+            return None
+        return replace(score, system=system.name)  # the row's name may have changed
+
+    def add(self, score: Score, pair: SidPair) -> None:
+        """Remember a score, and write its line."""
+        stamp = _stamp(pair)
+        self._scores[_identity(stamp, score)] = score
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(stamp, score))
+
+
+def _identity(stamp: str, score: Score) -> tuple[str, ...]:
+    return stamp, score.key, score.ratio_mode, score.short
+
+
+def _line(stamp: str, score: Score) -> str:
+    return json.dumps({"pair": stamp, **asdict(score)}) + "\n"
+
+
+def _stamp(pair: SidPair) -> str:
+    """Tell a pair from another of the same name: sizes and times of its files."""
+    stats = [path.stat() for path in (pair.short, pair.long)]
+    return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)
+
+
+def _read_scores(path: Path) -> Iterator[tuple[str, Score]]:
+    """Read what an earlier run wrote; a last line cut short is left out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            yield row.pop("pair"), Score(**row)
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+# ---------------------------------------------------------------- summary
+
+
+def summarise(scores: Sequence[Score]) -> list[Summary]:
+    """Average the scores of each system and mode, in the order they come in."""
+    rows: dict[tuple[str, RatioMode], list[Score]] = {}
+    for score in scores:
+        rows.setdefault((score.system, score.ratio_mode), []).append(score)
+    first = next(iter(rows.values()), [])
+    return [
+        Summary(
+            system=system,
+            network=row[0].network,
+            ratio_mode=mode,
+            count=len(row),
+            means=_means([(score.scene, _values(score)) for score in row]),
+            versus_first={} if row is first else _means(_differences(row, first)),
+            within_half_a_stop=float(np.mean([_values(s)[EXPOSURE] <= 0.5 for s in row])),
+            seconds=float(np.median([score.seconds for score in row])),
+        )
+        for (system, mode), row in rows.items()
+    ]
+
+
+def _values(score: Score) -> dict[str, float]:
+    taken = {name: value for name, value in score.values.items() if value is not None}
+    return {**taken, EXPOSURE: abs(float(np.log2(score.ratio / score.known_ratio)))}
+
+
+def _differences(row: list[Score], other: list[Score]) -> list[tuple[str, dict[str, float]]]:
+    """Subtract the other row's values, photo by photo."""
+    others = {score.short: _values(score) for score in other}
+    found = []
+    for score in row:
+        theirs = others.get(score.short, {})
+        differences = {n: x - theirs[n] for n, x in _values(score).items() if n in theirs}
+        found.append((score.scene, differences))
+    return found
+
+
+def _means(rows: list[tuple[str, dict[str, float]]]) -> dict[str, Estimate]:
+    """Average each measure; the interval resamples scenes, whose photos are much alike."""
+    names = dict.fromkeys(name for _, values in rows for name in values)
+    means = {}
+    for name in names:
+        found = [(scene, values[name]) for scene, values in rows if name in values]
+        scenes, numbers = [scene for scene, _ in found], np.array([x for _, x in found])
+        low, high = bootstrap_interval(numbers, groups=scenes)
+        means[name] = Estimate(float(numbers.mean()), low, high)
+    return means
+
+
+def _write_results(report: Report) -> None:
+    with atomic_file(report.config.out / TABLE) as file:
+        file.write(_csv(report.scores).encode())
+    with atomic_file(report.config.out / REPORT) as file:
+        file.write((json.dumps(report_json(report), indent=2) + "\n").encode())
+
+
+def _csv(scores: Sequence[Score]) -> str:
+    measures = list(dict.fromkeys(name for score in scores for name in score.values))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["system", "ratio_mode", "scene", "short", "known_ratio", "ratio", "seconds"]
+    writer.writerow([*head, *measures])
+    for score in scores:
+        row = [getattr(score, name) for name in head]
+        writer.writerow([*row, *(score.values.get(name) for name in measures)])
+    return text.getvalue()
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Turn a report into what JSON can hold: the averages, how they came about, every score."""
+    config = report.config
+    return {
+        "gia": __version__,
+        "data": config.data.name,
+        "camera": config.camera,
+        "split": config.split,
+        "protocol": config.protocol,
+        "pairs": report.pairs,
+        "limit": config.limit,
+        "ssim_window": "Gaussian, 11 px, sigma 1.5",
+        "interval": "95 %, percentile bootstrap over scenes",
+        "unavailable": report.unavailable,
+        "systems": [asdict(summary) for summary in report.summaries],
+        "failures": [
+            {"path": str(failure.path), "error": str(failure.error)} for failure in report.failures
+        ],
+        "scores": [asdict(score) for score in report.scores],
+    }
+
+
+# ---------------------------------------------------------------- pictures to look at
+
+
+@dataclass(frozen=True, slots=True)
+class PanelRow:
+    """One photo as every system sees it."""
+
+    title: str
+    pictures: list[tuple[str, NDArray[np.float32]]] = field(repr=False)
+    """Captions and pictures, (H, W, 3) BT.709-encoded: amplified input, systems, ground truth."""
+
+
+def choose_for_panel(
+    report: Report, count: int, order: Literal["worst", "spread"] = "spread"
+) -> list[str]:
+    """Choose photos to look at, by the PSNR of the table's last row.
+
+    Returns
+    -------
+    list of str
+        Names of short exposures: the worst ones, or from the worst to the best in even steps.
+    """
+    if not report.summaries:
+        return []
+    last = report.summaries[-1]
+    ranked = sorted(
+        (s for s in report.scores if (s.system, s.ratio_mode) == (last.system, last.ratio_mode)),
+        key=lambda score: score.values["psnr"] or 0.0,
+    )
+    count = min(count, len(ranked))
+    places = range(count)
+    if order == "spread":
+        places = np.linspace(0, len(ranked) - 1, count).round().astype(int).tolist()
+    return [ranked[place].short for place in places]
+
+
+def panel_rows(
+    config: EvalConfig, shorts: Sequence[str], progress: Progress = SILENT
+) -> Iterator[PanelRow]:
+    """Make the pictures of some photos again, each with its PSNR: the paper's Figs 5 and 6.
+
+    Parameters
+    ----------
+    config : EvalConfig
+    shorts : sequence of str
+        From `choose_for_panel`.
+    progress : Progress
+    """
+    pairs = {pair.short.name: pair for pair in open_pairs(config)}
+    systems = [s for s in open_systems(config) if s.name != ISP_NAMES["libraw"]]
+    truths = _Truths()
+    progress.stage("panel", len(shorts))
+    for name in shorts:
+        pair = pairs[name]
+        frame = read_raw(pair.short)
+        truth, long = truths.read(pair.long)
+        ratio = with_exif_times(pair, frame.shot, long).ratio
+        pictures = []
+        for system in (IspSystem("libraw"), *systems):
+            picture, used = system.render(frame, ratio)
+            score = psnr(picture, truth)
+            mode = "" if system.ratio_mode == "known" else f", {system.ratio_mode} x{used:.3g}"
+            pictures.append((f"{system.name}{mode}: {score:.2f} dB", picture))
+        pictures.append(("ground truth", truth))
+        yield PanelRow(f"{pair.scene}, x{ratio:.3g}", pictures)
+        progress.advance()

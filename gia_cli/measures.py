@@ -1,0 +1,94 @@
+"""All measures of a picture against its ground truth, by name, with those that cannot be taken.
+
+What `evaluate` writes for each photo; each measure itself is in `metrics` or `perceptual`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.metrics import block_color_error, delta_e, exposure_error_stops, ms_ssim, psnr, ssim
+from gia_cli.perceptual import LpipsNet, Unavailable, load_lpips, load_pieapp, lpips, pieapp
+
+Picture = NDArray[np.floating]
+Measure = Callable[[Picture, Picture], float]
+
+#: Taken always; they need no weights.
+BASIC: dict[str, Measure] = {
+    "psnr": psnr,
+    "ssim": ssim,
+    "ms_ssim": ms_ssim,
+    "delta_e": delta_e,
+    "block_color": block_color_error,
+    "exposure_stops": exposure_error_stops,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """The measures that can be taken here."""
+
+    available: dict[str, Measure] = field(repr=False)
+    unavailable: dict[str, str]
+    """Name to the reason."""
+
+    @classmethod
+    def load(
+        cls,
+        lpips_alex: Path | None = None,
+        lpips_vgg: Path | None = None,
+        pieapp_weights: Path | None = None,
+    ) -> Measures:
+        """Load the networks of LPIPS and PieAPP, where their weights are.
+
+        Parameters
+        ----------
+        lpips_alex, lpips_vgg, pieapp_weights : Path, optional
+            By default looked for in the cache; see `perceptual`.
+
+        Raises
+        ------
+        WeightsError
+            A file that was named, or is there, cannot be used.
+        """
+        available, unavailable = dict(BASIC), {}
+        nets: dict[LpipsNet, Path | None] = {"alex": lpips_alex, "vgg": lpips_vgg}
+        for net, path in nets.items():
+            lpips_model = load_lpips(net, path)
+            if isinstance(lpips_model, Unavailable):
+                unavailable[f"lpips_{net}"] = lpips_model.reason
+            else:
+                available[f"lpips_{net}"] = partial(lpips, model=lpips_model)
+        pieapp_model = load_pieapp(pieapp_weights)
+        if isinstance(pieapp_model, Unavailable):
+            unavailable["pieapp"] = pieapp_model.reason
+        else:
+            available["pieapp"] = partial(pieapp, model=pieapp_model)
+        return cls(available, unavailable)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the measures that `take` returns."""
+        return list(self.available)
+
+    def take(self, picture: Picture, target: Picture) -> dict[str, float | None]:
+        """Measure a picture, (H, W, 3) BT.709-encoded, which is clipped to [0, 1] first.
+
+        None for a measure whose window is larger than the picture.
+        """
+        picture = np.clip(picture, 0, 1)
+        values: dict[str, float | None] = {}
+        for name, measure in self.available.items():
+            try:
+                values[name] = float(measure(picture, target))
+            except ValueError:
+                if picture.shape != target.shape:
+                    raise
+                values[name] = None
+        return values

@@ -1,0 +1,240 @@
+"""Evaluation: what it scores is what users get, it resumes, and its averages are right."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gia_cli import evaluate as evaluation
+from gia_cli.color import bt709_from_srgb16
+from gia_cli.errors import DataError, NoWeightsForCfaError, UsageError
+from gia_cli.evaluate import (
+    REPORT,
+    SCORES,
+    TABLE,
+    EvalConfig,
+    Failure,
+    Score,
+    choose_for_panel,
+    evaluate,
+    panel_rows,
+    split_label,
+    summarise,
+)
+from gia_cli.metrics import psnr
+from gia_cli.pipeline import Enhancer
+from gia_cli.raw import render_truth
+from gia_cli.simulate import SimulateOptions, TreeOptions, simulate_tree
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures of 128x96, two ratios: four pairs on the test list."""
+    folder = tmp_path_factory.mktemp("eval")
+    rng = np.random.default_rng(3)
+    for index in range(2):
+        coarse = rng.integers(20, 235, (3, 4, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((128, 96)).save(folder / f"{index}.png")
+    options = TreeOptions(
+        night=SimulateOptions(seed=1), iso=1600, ratios=(100.0, 250.0), split="test"
+    )
+    simulate_tree([folder], folder / "tree", options)
+    return folder / "tree"
+
+
+@pytest.fixture
+def config(tree: Path, tmp_path: Path) -> EvalConfig:
+    return EvalConfig(
+        data=tree,
+        camera="sony",
+        out=tmp_path / "out",
+        weights=("gia-sony-v0",),
+        isp=("libraw",),
+        device="cpu",
+    )
+
+
+def test_it_scores_what_users_get(config: EvalConfig) -> None:
+    """PSNR of the enhancer's own 16-bit picture against LibRaw's rendering of the long exposure."""
+    report = evaluate(config)
+    assert [summary.system for summary in report.summaries] == ["LibRaw, amplified", "gia-sony-v0"]
+    assert [summary.count for summary in report.summaries] == [4, 4]
+    score = next(score for score in report.scores if score.system == "gia-sony-v0")
+    short = config.data / "Sony" / "short" / score.short
+    (long,) = (config.data / "Sony" / "long").glob(f"{score.scene}_*")
+    levels = Enhancer.from_weights(device="cpu").enhance(short, ratio=score.known_ratio).image
+    assert score.known_ratio in (100, 250)
+    expected = psnr(bt709_from_srgb16(levels), render_truth(long) / np.float32(65535))
+    assert score.values["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert report.summaries[1].means["psnr"].mean > report.summaries[0].means["psnr"].mean + 1
+
+
+def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluate(config)
+    lines = (config.out / SCORES).read_text().splitlines()
+    assert len(lines) == 8
+    # As after a crash: the last lines are lost, one is cut short.
+    (config.out / SCORES).write_text("\n".join(lines[:5]) + "\n" + lines[5][:40])
+    rendered: list[str] = []
+    plain = evaluation.NetworkSystem.render
+
+    def counted(self: evaluation.NetworkSystem, *arguments: object) -> object:
+        rendered.append(self.name)
+        return plain(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation.NetworkSystem, "render", counted)
+    second = evaluate(config)
+    assert 0 < len(rendered) < 4
+    drop = {"seconds": 0.0}
+    assert [replace(s, **drop) for s in first.scores] == [replace(s, **drop) for s in second.scores]
+    rendered.clear()
+    evaluate(config)
+    assert rendered == []
+
+
+def test_other_weights_under_the_same_name_are_scored_anew(config: EvalConfig) -> None:
+    evaluate(replace(config, weights=()))
+    report = evaluate(replace(config, isp=(), weights=("LibRaw, amplified=gia-sony-v0",)))
+    assert all(score.network == "gia-net" for score in report.scores)
+
+
+def test_the_results_are_written(config: EvalConfig) -> None:
+    report = evaluate(config)
+    with (config.out / TABLE).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {row["system"] for row in rows} == {"LibRaw, amplified", "gia-sony-v0"}
+    assert float(rows[0]["psnr"]) == report.scores[0].values["psnr"]
+    written = json.loads((config.out / REPORT).read_text())
+    assert written["systems"][1]["means"]["psnr"]["mean"] == report.summaries[1].means["psnr"].mean
+    assert written["systems"][1]["network"] == "gia-net"
+    assert written["protocol"] == "all"
+    assert set(written["unavailable"]) == {"lpips_alex", "lpips_vgg", "pieapp"}
+
+
+def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
+    report = evaluate(replace(config, isp=(), ratios=("known", "auto", "picture")))
+    known, auto, picture = report.summaries
+    assert [s.ratio_mode for s in report.summaries] == ["known", "auto", "picture"]
+    assert known.means["ratio_error_stops"].mean == 0
+    assert known.within_half_a_stop == 1
+    # "auto" reads the exposure time and knows SID's long exposures; by the picture alone it errs.
+    assert auto.means["ratio_error_stops"].mean < picture.means["ratio_error_stops"].mean
+    assert auto.versus_first.keys() == known.means.keys()
+
+
+def test_a_broken_file_is_named_and_stops_nothing(
+    config: EvalConfig, tree: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    broken = sorted((copy / "Sony" / "short").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:5000])
+    told: list[Failure] = []
+    report = evaluate(replace(config, data=copy, weights=()), on_failure=told.append)
+    assert [failure.path for failure in told] == [broken] == [f.path for f in report.failures]
+    assert report.summaries[0].count == 3
+
+
+def test_missing_files_are_all_named_first(config: EvalConfig, tree: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    gone = sorted((copy / "Sony" / "short").iterdir())[:2]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(DataError) as caught:
+        evaluate(replace(config, data=copy))
+    assert all(path.name in str(caught.value) for path in gone)
+    assert not (config.out / SCORES).exists()
+
+
+def test_a_subset_is_spread_over_the_list(config: EvalConfig) -> None:
+    report = evaluate(replace(config, weights=(), limit=2))
+    assert report.pairs == 2
+    assert len({score.scene for score in report.scores}) == 2
+
+
+def test_what_cannot_be_evaluated_is_refused(config: EvalConfig) -> None:
+    with pytest.raises(UsageError, match="nothing to evaluate"):
+        replace(config, weights=(), isp=())
+    with pytest.raises(UsageError, match="--limit"):
+        replace(config, limit=0)
+    with pytest.raises(UsageError, match="Two rows"):
+        evaluate(replace(config, weights=("gia-sony-v0", "gia-sony-v0")))
+    with pytest.raises(NoWeightsForCfaError):
+        evaluation.open_systems(replace(config, camera="fuji"))
+
+
+def test_labels_are_told_from_paths(tmp_path: Path) -> None:
+    odd = tmp_path / "a=b.safetensors"
+    odd.write_bytes(b"")
+    assert split_label("SID-Net=x.safetensors") == ("SID-Net", "x.safetensors")
+    assert split_label("gia-sony-v0") == (None, "gia-sony-v0")
+    assert split_label(str(odd)) == (None, str(odd))
+
+
+# ---------------------------------------------------------------- averages
+
+
+def score(system: str, scene: str, short: str, value: float, ratio: float = 100) -> Score:
+    return Score(system, None, "k", "known", scene, short, 100, ratio, 1.0, {"psnr": value})
+
+
+def test_means_differences_and_intervals() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(25, 3, 40)
+    first = [score("a", str(i // 2), str(i), x) for i, x in enumerate(base)]
+    second = [score("b", str(i // 2), str(i), x + 1) for i, x in enumerate(base)]
+    a, b = summarise([*first, *second])
+    assert a.means["psnr"].mean == pytest.approx(base.mean())
+    assert a.means["psnr"].low < base.mean() < a.means["psnr"].high
+    # Always one better: the difference is certain, however much the photos scatter.
+    difference = b.versus_first["psnr"]
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((1, 1, 1))
+    assert a.versus_first == {}
+
+
+def test_photos_of_one_scene_do_not_count_as_many() -> None:
+    """Ten copies of each scene make the interval no narrower."""
+    values = np.random.default_rng(1).normal(25, 3, 12)
+    few = summarise([score("a", str(i), str(i), x) for i, x in enumerate(values)])
+    many = summarise(
+        [score("a", str(i), f"{i}-{k}", x) for i, x in enumerate(values) for k in range(10)]
+    )
+    widths = [s[0].means["psnr"].high - s[0].means["psnr"].low for s in (few, many)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.15)
+
+
+def test_ratio_errors_count_in_stops() -> None:
+    (summary,) = summarise([score("a", "1", "1", 20, 200), score("a", "2", "2", 20, 100)])
+    assert summary.means["ratio_error_stops"].mean == pytest.approx(0.5)
+    assert summary.within_half_a_stop == 0.5
+
+
+# ---------------------------------------------------------------- panels
+
+
+def test_the_panel_shows_input_systems_and_truth(config: EvalConfig) -> None:
+    report = evaluate(config)
+    worst = choose_for_panel(report, 2, "worst")
+    values = {s.short: s.values["psnr"] for s in report.scores if s.system == "gia-sony-v0"}
+    assert [values[name] for name in worst] == sorted(values.values())[:2]
+    assert len(set(choose_for_panel(report, 9, "spread"))) == 4
+    (row,) = panel_rows(config, worst[:1])
+    captions = [caption for caption, _ in row.pictures]
+    assert captions[0].startswith("LibRaw, amplified: ")
+    assert f"{values[worst[0]]:.2f} dB" in captions[1]
+    assert captions[-1] == "ground truth"
+    assert {picture.shape for _, picture in row.pictures} == {(96, 128, 3)}
