@@ -23,7 +23,7 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import NetConfig, WhiteBalanceMode, build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,11 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     )
 
 
-def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -> WeightsInfo:
+def find_weights(
+    name_or_path: str | Path | None,
+    kind: CfaKind | None = None,
+    white_balance: WhiteBalanceMode | None = None,
+) -> WeightsInfo:
     """Find weights by name or path, or the default for a colour filter array.
 
     Parameters
@@ -117,6 +121,8 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
         None: the environment's ``GIA_WEIGHTS``, else the manifest's first row for `kind`.
     kind : "bayer" or "xtrans", optional
         The photo's array. Weights for the other one are refused.
+    white_balance : "learned" or "as-shot", optional
+        What the network must be told of the light; by default whatever comes first.
 
     Raises
     ------
@@ -127,8 +133,14 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
     """
     wanted = name_or_path or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if wanted is None:
-        return _default(kind)
+        return _default(kind, white_balance)
     info = _by_name_or_path(str(wanted))
+    if white_balance not in (None, info.config.white_balance):
+        raise WeightsMismatchError(
+            f"The weights '{info.name}' were trained with the white balance "
+            f"'{info.config.white_balance}', not '{white_balance}'.",
+            hint="Leave out --white-balance, or --weights.",
+        )
     if kind is not None and info.config.cfa != kind:
         raise NoWeightsForCfaError(
             f"The weights '{info.name}' are for {info.config.cfa} photos; this one is {kind}.",
@@ -139,12 +151,14 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
     return info
 
 
-def _default(kind: CfaKind | None) -> WeightsInfo:
+def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> WeightsInfo:
     for info in list_weights():
-        if kind in (None, info.config.cfa):
+        is_wanted = white_balance in (None, info.config.white_balance)
+        if kind in (None, info.config.cfa) and is_wanted:
             return info
+    which = "" if white_balance is None else f" with the white balance '{white_balance}'"
     raise NoWeightsForCfaError(
-        f"This version has no weights for {kind} photos yet.",
+        f"This version has no weights for {kind} photos{which} yet.",
         hint="Give your own with --weights FILE; 'gia weights list' shows what is there.",
     )
 

@@ -36,7 +36,7 @@ from gia_cli.checkpoint import (
     load_network,
     save_weights,
 )
-from gia_cli.data.augment import Pair
+from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
 from gia_cli.data.sid import SidFrames
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
@@ -54,12 +54,12 @@ from gia_cli.errors import (
 from gia_cli.files import atomic_file, lock
 from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
-from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
 from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
-from gia_cli.simulate import CameraName, daylight_gains, median_gains
+from gia_cli.simulate import CameraName, Split, daylight_gains, median_gains
 from gia_cli.trainlog import TrainLog, read_log, write_panel
 
 CameraFamily = Literal["sony", "fuji"]
@@ -159,6 +159,8 @@ class TrainConfig:
     steps: int | None = None
     budget_s: float | None = None
     """Train this many seconds instead of a number of steps."""
+    white_balance: WhiteBalanceMode = "learned"
+    """Whether the network is given the photo's white balance."""
     init_from: str | None = None
     """Weights to start from, of either colour filter array."""
     seed: int = 0
@@ -235,7 +237,7 @@ class TrainConfig:
 
     def net_config(self) -> NetConfig:
         """Return the network to build."""
-        config = replace(NETWORKS[self.network], cfa=self.kind)
+        config = replace(NETWORKS[self.network], cfa=self.kind, white_balance=self.white_balance)
         return config if self.width is None else replace(config, width=self.width)
 
 
@@ -697,20 +699,32 @@ def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
         )
     # SID's own nights, without what makes training harder than use.
     plain = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0)
+    doubtful, right = _balances(config)
     return (
-        PhotoNights(photos, training, camera),
-        PhotoNights(photos, validation, camera, plain),
+        PhotoNights(photos, training, camera, balance=doubtful),
+        PhotoNights(photos, validation, camera, plain, balance=right),
         len(training),
     )
 
 
+def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | None]:
+    """Say how the white balance is handed out in training and in validation; None for not."""
+    if config.white_balance == "learned":
+        return None, None
+    return GivenBalance(), GivenBalance(wrong_share=0)
+
+
 def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
     assert config.data is not None
+    splits: tuple[Split, Split] = ("train", "val")
     training, validation = (
         SidCrops(
-            SidFrames.open(config.data, config.camera, split, cache=config.cache, progress=progress)
+            SidFrames.open(
+                config.data, config.camera, split, cache=config.cache, progress=progress
+            ),
+            balance,
         )
-        for split in ("train", "val")
+        for split, balance in zip(splits, _balances(config), strict=True)
     )
     return training, validation, training.scenes
 

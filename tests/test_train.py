@@ -344,6 +344,16 @@ def test_every_network_trains_on_every_camera(
     assert result.validation_psnr > -20  # the first weights already make something like a picture
 
 
+@pytest.mark.parametrize("camera", ["sony", "fuji"])
+def test_a_network_that_is_given_the_balance_trains(config: TrainConfig, camera: Any) -> None:
+    given = replace(config, camera=camera, white_balance="as-shot", steps=2)
+    assert np.isfinite(train(given).validation_psnr)
+    row = export_run(given.run, "wb", given.run / "weights")
+    assert row["config"]["white_balance"] == "as-shot"
+    with pytest.raises(RunError, match=r"network\.white_balance"):
+        train(replace(given, white_balance="learned"))
+
+
 def test_the_published_recipe_runs(config: TrainConfig) -> None:
     """On photographs as small as these its crops are held, and it says so."""
     listener = StopAt(-1)

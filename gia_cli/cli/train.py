@@ -95,6 +95,13 @@ def train(
             show_default=False,
         ),
     ] = None,
+    white_balance: Annotated[
+        Literal["learned", "as-shot"],
+        typer.Option(
+            "--white-balance",
+            help="learned: the network infers the light, as in the paper. as-shot: it is given it.",
+        ),
+    ] = "learned",
     init_from: Annotated[
         str | None,
         typer.Option(
@@ -189,6 +196,7 @@ def train(
         recipe=recipe,
         network=network or "gia-net",
         width=width,
+        white_balance=white_balance,
         steps=steps,
         budget_s=None if budget is None else seconds(budget, "--budget"),
         init_from=init_from,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 from gia_cli.errors import WeightsMismatchError
@@ -24,6 +24,10 @@ NetName = Literal[
 ]
 
 
+#: What a network is told of the light: nothing, as in the paper, or the photo's own gains.
+WhiteBalanceMode = Literal["learned", "as-shot"]
+
+
 @dataclass(frozen=True, slots=True)
 class NetConfig:
     """All that is needed to build a network; stored beside its weights."""
@@ -38,6 +42,10 @@ class NetConfig:
     upsample_bias: bool = True
     """Biases in the U-Nets' transposed convolutions: the public PyTorch ports have them, the
     published TensorFlow code and the paper's counts do not."""
+
+    white_balance: WhiteBalanceMode = "learned"
+    """Whether the planes are multiplied by the as-shot white balance before the network sees them;
+    the paper's network must infer the light ("learned")."""
 
     @property
     def in_channels(self) -> int:
@@ -70,8 +78,10 @@ class NetConfig:
             raise WeightsMismatchError(
                 f"The network configuration {values} is not one that this version knows."
             ) from error
-        if not is_known:
-            raise WeightsMismatchError(f"There is no network '{config.network}' ({config.cfa}).")
+        if not is_known or config.white_balance not in get_args(WhiteBalanceMode):
+            raise WeightsMismatchError(
+                f"There is no network '{config.network}' ({config.cfa}, {config.white_balance})."
+            )
         if not all(type(size) is int and size > 0 for size in (config.width, config.vector)):
             raise WeightsMismatchError(f"The network configuration {values} has impossible sizes.")
         return config
