@@ -64,7 +64,8 @@ def train(
         typer.Option(
             "--network",
             metavar="NAME",
-            help="What to train (default: gia-net).",
+            help="gia-net (default), sid-net, sid-dilated, sw-net, se-unet, sid-2conv, dncnn, "
+            "ridnet or sgn.",
             show_default=False,
         ),
     ] = None,
@@ -73,7 +74,7 @@ def train(
         typer.Option(
             "--width",
             metavar="N",
-            help="Channels of the first level (default: as published, 32).",
+            help="Channels at full size (default: as published, 32 or 64).",
             show_default=False,
         ),
     ] = None,

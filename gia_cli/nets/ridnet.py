@@ -128,11 +128,11 @@ class RidNet(Network):
     def bytes_per_pixel(self) -> int:
         """Peak memory of fp32 inference for one packed pixel, frame and result included.
 
-        Measured as 682 bytes (Bayer, 512x768 packed px): input and result of a block, and the
-        branches of one band. The band is a larger share of a small tile (987 bytes at 228x228).
+        Measured as 682 to 719 bytes (Bayer, 512x768 packed px): input and result of a block, and
+        the branches of one band. The band is a larger share of a small tile (987 at 228x228).
         """
         picture = 4 * 3 * self.config.scale**2
-        return 4 * self.config.in_channels + picture + 10 * self.config.width
+        return 4 * self.config.in_channels + picture + 11 * self.config.width
 
     @property
     def stages(self) -> list[tuple[nn.Module, int]]:
