@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,10 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gia_cli import __version__
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
+from gia_cli.engines import Engine, obstacle_to_openvino
+from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import PackedMosaic
 from gia_cli.nets import NETWORKS, build
+from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import SILENT, Progress
@@ -231,7 +234,7 @@ def _count_spread_vector(tf1: Tf1Counter | None) -> Callable[..., None]:
 
 # ---------------------------------------------------------------- time and memory
 
-How = Literal["eager NCHW, whole", "whole", "tiled"]
+How = Literal["eager NCHW, whole", "whole", "tiled", "OpenVINO, whole", "OpenVINO, tiled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +244,8 @@ class SpeedConfig:
     networks: tuple[str, ...] = ("sid-net", "gia-net")
     size: tuple[int, int] = PAPER_SIZE
     cfa: CfaKind = "bayer"
-    how: tuple[How, ...] = ("eager NCHW, whole", "whole", "tiled")
+    how: tuple[How, ...] = get_args(How)
+    """What OpenVINO cannot run is left out."""
     device: DeviceName = "auto"
     precisions: tuple[Precision, ...] = ("auto",)
     rounds: int = 3
@@ -311,6 +315,7 @@ def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedRepo
         for how in config.how
         for precision in config.precisions
     ]
+    variants = [variant for variant in variants if _can_run(variant)]
     children = [_Child(variant) for variant in variants]
     peaks = []
     try:
@@ -326,6 +331,13 @@ def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedRepo
         for child in children:
             child.stop()
     return SpeedReport(machine_name(), statistics.median(peaks), speeds)
+
+
+def _can_run(variant: Variant) -> bool:
+    if not variant.how.startswith("OpenVINO"):
+        return True
+    runtime = resolve(variant.device, variant.precision)
+    return obstacle_to_openvino(runtime, NETWORKS[variant.network]) is None
 
 
 class _Child:
@@ -395,22 +407,34 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     )
     still = Alignment(0, 0, 0, 0)
     mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
-    options = InferOptions(tile=_TILE if variant.how == "tiled" else max(variant.size))
+    options = InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
+    if variant.how.startswith("OpenVINO"):
+        engine = _openvino_engine(network)
+        del network
+    else:
+        engine = TorchEngine(network, runtime)
 
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, planes, runtime.device)
+            _run_eagerly(network, planes, torch.device(runtime.device))
         else:
-            infer(network, mosaic, runtime, options)
+            infer(engine, mosaic, options)
         return time.perf_counter() - start
 
     def finish() -> tuple[int, str]:
-        if runtime.device.type == "cuda":
+        if runtime.device == "cuda":
             return torch.cuda.max_memory_allocated(), str(runtime)
         return peak_resident_bytes(), str(runtime)
 
     return run, finish
+
+
+def _openvino_engine(network: Network) -> Engine:
+    from gia_cli.engines.openvino_engine import OpenVinoEngine
+
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    return OpenVinoEngine(network.config, arrays, network.config.network)
 
 
 def _run_eagerly(network: nn.Module, planes: Any, device: torch.device) -> None:

@@ -124,6 +124,7 @@ def test_a_variant_that_fails_says_why_and_stops_nothing(monkeypatch: pytest.Mon
 
 def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the ratio to it would mean nothing."""
+    from gia_cli.engines.torch_engine import TorchEngine
     from gia_cli.infer import infer
     from gia_cli.runtime import resolve
 
@@ -134,7 +135,7 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
     bench._run_eagerly(network, planes, torch.device("cpu"))
     hook.remove()
     mosaic = bench.PackedMosaic(planes, "bayer", 400, 128, bench.Alignment(0, 0, 0, 0))
-    picture = infer(network, mosaic, resolve("cpu"))
+    picture = infer(TorchEngine(network, resolve("cpu")), mosaic)
     assert seen[0][0, :, :400].numpy() == pytest.approx(picture, abs=1e-5)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
+from gia_cli.cli.app import Device, Engine, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
         typer.Option("--precision", help="auto: fp32 on CPUs, fp16 on CUDA."),
@@ -165,6 +166,7 @@ def evaluate(
         pieapp=pieapp,
         device=device,
         precision=precision,
+        engine=engine,
     )
     tests = _diagnose(config, terminal) if diagnose else []
     _evaluate(config, rows, tests, terminal, panel=panel, panel_order=panel_order, as_json=as_json)
