@@ -164,38 +164,39 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         side = round_up(max(options.tile // engine.config.scale, 1), stride)
         return Plan((min(side, height), min(side, width)), frame, passes)
     per_pixel = engine.bytes_per_pixel * _OVERHEAD
-    budget = _budget(engine, mosaic, options)
-    if height * width * per_pixel <= budget:
+    # A whole frame's picture is the network's result, which is counted by the pixel.
+    if height * width * per_pixel <= _budget(engine, options, picture=0):
         return Plan(frame, frame, passes)
+    # Beside tiles it is held twice for a moment: as floats and as 16-bit levels (half the size).
+    picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
+    budget = _budget(engine, options, picture=picture)
     least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
-    if options.max_memory is not None and options.max_memory < least + _held(engine, mosaic):
-        raise OutOfMemoryError(
-            f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
-            hint=f"Raise --max-memory to {(least + _held(engine, mosaic)) / 1e6 + 1:.0f}MB.",
-        )
+    if options.max_memory is not None:
+        needed = least + _held(engine, picture)
+        if options.max_memory < needed:
+            raise OutOfMemoryError(
+                f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
+                hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
+            )
     core = _largest_core(frame, budget / per_pixel, engine.halo, stride)
     return Plan(core, frame, passes)
 
 
-def _budget(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> int:
+def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
     """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
     free = free_bytes(engine.device)
+    if engine.device == "cpu":
+        free -= engine.fixed_bytes + picture
     if options.max_memory is None:
-        picture = _picture_bytes(mosaic) if engine.device == "cpu" else 0
-        return free - picture - engine.fixed_bytes
-    return min(options.max_memory - _held(engine, mosaic), free)
+        return free
+    return min(options.max_memory - _held(engine, picture), free)
 
 
-def _held(engine: Engine, mosaic: PackedMosaic) -> int:
+def _held(engine: Engine, picture: int) -> int:
     """Bytes of the limit that are spoken for: what the process holds, and the picture to come."""
     if engine.device != "cpu":
         return 0
-    # The picture is held twice for a moment: as floats and as 16-bit levels (half the size).
-    return resident_bytes() + engine.fixed_bytes + _picture_bytes(mosaic) * 3 // 2
-
-
-def _picture_bytes(mosaic: PackedMosaic) -> int:
-    return int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES
+    return resident_bytes() + engine.fixed_bytes + picture
 
 
 def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:

@@ -147,9 +147,9 @@ def open_engine(
     """
     if engine == "torch":
         return _open_torch(info, runtime, "as asked", progress)
-    obstacle = obstacle_to_openvino(runtime, info.config)
     if engine == "openvino":
         require_openvino(runtime, info.config)
+    obstacle = obstacle_to_openvino(runtime, info.config)
     if obstacle is None:
         try:
             return _open_openvino(info, engine, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,18 +151,21 @@ class OpenVinoEngine:
         self, part: str, inputs: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
     ) -> NDArray[np.float32]:
         """Run a part of the graph; arrays are (C, H, W) on both sides."""
-        request = self._compile(part, inputs[0].shape[1:]).create_infer_request()
         result = np.empty((1, *shape), np.float32)
+        # Shared, not copied: each array must outlive the request.
+        arrays = [np.ascontiguousarray(array[None]) for array in inputs]
+        request = self._compile(part, inputs[0].shape[1:]).create_infer_request()
         request.set_output_tensor(ov.Tensor(result, shared_memory=True))
-        for index, array in enumerate(inputs):
-            tensor = ov.Tensor(np.ascontiguousarray(array[None]), shared_memory=True)
-            request.set_input_tensor(index, tensor)
+        for index, array in enumerate(arrays):
+            request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
         request.start_async()
         try:
             while not request.wait_for(_WAIT_MS):
                 pass
         except KeyboardInterrupt:
             request.cancel()
+            with suppress(RuntimeError):  # which says that it was cancelled
+                request.wait()  # it still writes into our arrays
             raise
         picture: NDArray[np.float32] = result[0]
         return picture
