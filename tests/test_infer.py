@@ -745,7 +745,7 @@ def test_half_precision_still_gives_a_picture_of_16_bits(rng: np.random.Generato
 
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.4, 0.3])
 def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Generator) -> None:
-    network = build(NetConfig("gia-net", width=8))
+    network = build(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 1000, 1400)
     area = mosaic.planes[0].size
     picture = area * 3 * 4 * 4
@@ -771,7 +771,7 @@ def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Gen
 
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.4, 0.3])
 def test_tiles_are_even(share: float, rng: np.random.Generator) -> None:
-    network = build(NetConfig("gia-net", width=8))
+    network = build(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 1000, 1400)
     limit = int(share * network.bytes_per_pixel * 1.4e6 + 1.5 * 1.4e6 * 48)
     chosen = plan(network, mosaic, CPU, InferOptions(max_memory=limit))
