@@ -22,10 +22,11 @@ _WAIT_MS = 100
 class OpenVinoEngine:
     """An `Engine` on OpenVINO.
 
-    A model is compiled for one size of its planes: that takes 0.1 to 0.3 s and a fifth of a second
-    of computing pays for it, since an open size costs a third more memory. Compiled models are not
-    kept on disk, for reading one takes as long as compiling it. One is held at a time, because each
-    keeps the memory of its intermediate results; so tiles of one size had better come in a row.
+    A model is compiled for one size of its planes, which takes a tenth of a second and as much
+    again in its first run: with its sides left open it needs half as much memory again. Compiled
+    models are not kept on disk, for reading one takes as long as compiling it. One is held at a
+    time, because each keeps the memory of its intermediate results; so tiles of one size had better
+    come in a row.
 
     Parameters
     ----------
@@ -180,6 +181,9 @@ class OpenVinoEngine:
             # Otherwise a CPU that has bf16 computes "fp32" in bf16.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": available_cores(),
+            # A thread bound to a core that others use, too, keeps all the rest waiting: measured
+            # 10 % slower on a busy machine.
+            "ENABLE_CPU_PINNING": False,
         }
         compiled = self._core.compile_model(model, "CPU", settings)
         self._compiled = part, sides, compiled
