@@ -798,6 +798,8 @@ def _option_text(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, list):
         return ",".join(f"{number:g}" for number in value)
+    if isinstance(value, float):
+        return f"{value:g}"
     return "as drawn" if value is None else str(value)
 
 
