@@ -22,7 +22,7 @@ SEEDS = {"kodak": 1001, "large": 1002}
 
 
 def main() -> None:
-    """Make the four trees; files that are there already stay."""
+    """Make the four trees; files that are there already stay, if they are of these photographs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kodak", type=Path)
     parser.add_argument("large", type=Path)

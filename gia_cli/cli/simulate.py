@@ -168,6 +168,9 @@ def simulate(
     gia simulate day.jpg -o night.ARW --ratio 100 --iso 1600
 
     gia simulate pictures/ --out tree --sid --camera X-T2
+
+    A data set remembers which picture became which scene: with the same options and --on-exists
+    skip it goes on where it stopped, and takes in more pictures.
     """
     shares = {"--test-share": test_share, "--val-share": val_share}
     if sid:
