@@ -169,8 +169,7 @@ def simulate(
 
     gia simulate pictures/ --out tree --sid --camera X-T2
 
-    A data set remembers which picture became which scene: with the same options and --on-exists
-    skip it goes on where it stopped, and takes in more pictures.
+    With --on-exists skip a data set goes on, and takes in more pictures.
     """
     shares = {"--test-share": test_share, "--val-share": val_share}
     if sid:
