@@ -33,11 +33,12 @@ from gia_cli.errors import GiaError, UsageError
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import PackedMosaic
 from gia_cli.nets import NETWORKS, build
-from gia_cli.nets.unet import GiaModule
+from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import SILENT, Progress
 from gia_cli.rawfile import A_SHOT, write_arw
 from gia_cli.runtime import DeviceName, Precision, peak_resident_bytes, resolve
+from gia_cli.tiling import round_up
 
 aten = torch.ops.aten
 
@@ -74,7 +75,8 @@ def measure_cost(name: str, size: tuple[int, int] = PAPER_SIZE, cfa: CfaKind = "
     name : str
         Of `nets.NETWORKS`.
     size : (height, width)
-        Photosites; packed, odd sides are pooled up, as the published code does.
+        Photosites. Odd packed sides are pooled up in the U-Nets, as the published code does, and
+        rounded up to the stride in the other networks.
     cfa : "bayer" or "xtrans"
 
     Raises
@@ -89,6 +91,8 @@ def measure_cost(name: str, size: tuple[int, int] = PAPER_SIZE, cfa: CfaKind = "
     if min(height, width) < 1:
         raise UsageError(f"{size[1]}x{size[0]} is no size of a photo.")
     network = build(replace(NETWORKS[name], cfa=cfa, upsample_bias=False)).eval().to("meta")
+    if not isinstance(network, UNet):
+        height, width = (round_up(side, network.stride) for side in (height, width))
     planes = torch.empty(1, len(PLANE_COLORS[cfa]), height, width, device="meta")
     with Tf1Counter() as tf1, _as_published(network, tf1):
         network(planes)
@@ -164,14 +168,17 @@ def _convolution_flops(args: tuple[Any, ...], result: Tensor) -> int:
 
 @contextmanager
 def _as_published(network: nn.Module, tf1: Tf1Counter | None = None) -> Iterator[None]:
-    """Let a network run on any size, with the published code's rounding.
+    """Let a U-Net run on any size, with the published code's rounding; others stay as they are.
 
     TensorFlow's SAME pooling rounds odd sides up, and the way up is cut back to the skip's size;
     ours asks for multiples of its stride instead. And where our module adds the vector as a bias,
     the paper's convolves a map that it is spread over.
     """
+    if not isinstance(network, UNet):
+        yield
+        return
     stride = network.stride
-    network.stride = 1  # type: ignore[assignment]
+    network.stride = 1
     hooks = [
         module.register_forward_hook(_count_spread_vector(tf1))
         for module in network.modules()

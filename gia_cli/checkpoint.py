@@ -23,12 +23,12 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import NetConfig, WhiteBalanceMode, build
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gia_cli.nets.unet import UNet
+    from gia_cli.nets.base import Network
 
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
@@ -108,7 +108,11 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     )
 
 
-def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -> WeightsInfo:
+def find_weights(
+    name_or_path: str | Path | None,
+    kind: CfaKind | None = None,
+    white_balance: WhiteBalanceMode | None = None,
+) -> WeightsInfo:
     """Find weights by name or path, or the default for a colour filter array.
 
     Parameters
@@ -117,6 +121,8 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
         None: the environment's ``GIA_WEIGHTS``, else the manifest's first row for `kind`.
     kind : "bayer" or "xtrans", optional
         The photo's array. Weights for the other one are refused.
+    white_balance : "learned" or "as-shot", optional
+        What the network must be told of the light; by default whatever comes first.
 
     Raises
     ------
@@ -127,8 +133,14 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
     """
     wanted = name_or_path or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if wanted is None:
-        return _default(kind)
+        return _default(kind, white_balance)
     info = _by_name_or_path(str(wanted))
+    if white_balance not in (None, info.config.white_balance):
+        raise WeightsMismatchError(
+            f"The weights '{info.name}' were trained with the white balance "
+            f"'{info.config.white_balance}', not '{white_balance}'.",
+            hint="Leave out --white-balance, or --weights.",
+        )
     if kind is not None and info.config.cfa != kind:
         raise NoWeightsForCfaError(
             f"The weights '{info.name}' are for {info.config.cfa} photos; this one is {kind}.",
@@ -139,12 +151,14 @@ def find_weights(name_or_path: str | Path | None, kind: CfaKind | None = None) -
     return info
 
 
-def _default(kind: CfaKind | None) -> WeightsInfo:
+def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> WeightsInfo:
     for info in list_weights():
-        if kind in (None, info.config.cfa):
+        is_wanted = white_balance in (None, info.config.white_balance)
+        if kind in (None, info.config.cfa) and is_wanted:
             return info
+    which = "" if white_balance is None else f" with the white balance '{white_balance}'"
     raise NoWeightsForCfaError(
-        f"This version has no weights for {kind} photos yet.",
+        f"This version has no weights for {kind} photos{which} yet.",
         hint="Give your own with --weights FILE; 'gia weights list' shows what is there.",
     )
 
@@ -221,7 +235,7 @@ def read_verified(info: WeightsInfo) -> bytes:
     return data
 
 
-def load_network(info: WeightsInfo) -> UNet:
+def load_network(info: WeightsInfo) -> Network:
     """Build the network and load its verified weights, strictly.
 
     Parameters
@@ -230,7 +244,7 @@ def load_network(info: WeightsInfo) -> UNet:
 
     Returns
     -------
-    UNet
+    Network
         On the CPU, fp32, in evaluation mode.
 
     Raises
@@ -250,7 +264,7 @@ def load_network(info: WeightsInfo) -> UNet:
         raise WeightsMismatchError(f"{info.path} is not a safetensors file: {error}.") from error
     network = build(info.config)
     _check_tensors(info, network.state_dict(), tensors)
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network.load_state_dict(tensors)  # each takes on its place's number format
     return network.eval()
 
 
@@ -270,18 +284,18 @@ def _check_tensors(info: WeightsInfo, wanted: dict[str, Tensor], found: dict[str
         )
 
 
-def adopt(network: UNet, donor: UNet) -> list[str]:
+def adopt(network: Network, donor: Network) -> list[str]:
     """Copy a trained network's weights, between colour filter arrays too; in place.
 
-    Only the first layer, which reads the planes, and the last one, which writes the shuffled
-    picture, depend on the array. They are translated: the weights for a colour are shared out
-    evenly among its planes, and those of the sub-pixels interpolated.
+    Only the layers that read the planes, and the last one, which writes the shuffled picture,
+    depend on the array. They are translated: the weights for a colour are shared out evenly among
+    its planes, and those of the sub-pixels interpolated.
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Gets the weights.
-    donor : UNet
+    donor : Network
 
     Returns
     -------
@@ -294,30 +308,38 @@ def adopt(network: UNet, donor: UNet) -> list[str]:
         Anything else differs: another network or width.
     """
     wanted, given = network.state_dict(), donor.state_dict()
+    readers, writers = network.plane_readers, network.picture_writers
     unlike = [n for n in wanted if n not in given or wanted[n].shape != given[n].shape]
-    if wanted.keys() != given.keys() or not set(unlike) <= {_FIRST, *_LAST}:
+    if wanted.keys() != given.keys() or not set(unlike) <= {*readers, *writers}:
         raise WeightsMismatchError(
             f"A {network.config.network} of width {network.config.width} cannot start from a "
             f"{donor.config.network} of width {donor.config.width}."
         )
-    translated = {_FIRST: _share_out_planes(given[_FIRST], donor.config, network.config)}
-    for name in _LAST:
-        translated[name] = _resample_subpixels(given[name], donor.config, network.config)
-    network.load_state_dict({**given, **{name: translated[name] for name in unlike}})
+    translated = {}
+    for name in unlike:
+        if name in readers:
+            new = _share_out_planes(given[name], readers[name], donor.config, network.config)
+        else:
+            new = _resample_subpixels(given[name], donor.config, network.config)
+        translated[name] = new
+    network.load_state_dict({**given, **translated})
     return unlike
 
 
-_FIRST, _LAST = "encoder.0.0.weight", ("to_rgb.weight", "to_rgb.bias")
+def _share_out_planes(
+    weight: Tensor, unshuffled: int, source: NetConfig, target: NetConfig
+) -> Tensor:
+    """Map weights that read one array's planes to another's; the sum over a colour stays.
 
-
-def _share_out_planes(weight: Tensor, source: NetConfig, target: NetConfig) -> Tensor:
-    """(out, planes, 3, 3) for one array to another's planes; the sum over a colour stays."""
+    (out, planes * unshuffled**2, 3, 3): a pixel-unshuffle puts the parts of a plane side by side.
+    """
     colors_in, colors_out = PLANE_COLORS[source.cfa], PLANE_COLORS[target.cfa]
-    shared = weight.new_zeros(weight.shape[0], len(colors_out), *weight.shape[2:])
+    parts = weight.reshape(weight.shape[0], len(colors_in), unshuffled**2, *weight.shape[2:])
+    shared = parts.new_zeros(parts.shape[0], len(colors_out), *parts.shape[2:])
     for plane, color in enumerate(colors_out):
         members = [i for i, other in enumerate(colors_in) if other == color]
-        shared[:, plane] = weight[:, members].sum(1) / colors_out.count(color)
-    return shared
+        shared[:, plane] = parts[:, members].sum(1) / colors_out.count(color)
+    return shared.flatten(1, 2)
 
 
 def _resample_subpixels(tensor: Tensor, source: NetConfig, target: NetConfig) -> Tensor:
@@ -331,15 +353,15 @@ def _resample_subpixels(tensor: Tensor, source: NetConfig, target: NetConfig) ->
 
 
 def save_weights(
-    path: Path, network: UNet, *, camera: str | None = None, **metadata: Any
+    path: Path, network: Network, *, camera: str | None = None, **metadata: Any
 ) -> dict[str, Any]:
-    """Save a network as fp16 safetensors and return its manifest row.
+    """Save a network as safetensors, parameters in fp16, and return its manifest row.
 
     Parameters
     ----------
     path : Path
         The file name's stem becomes the name of the weights.
-    network : UNet
+    network : Network
     camera : str, optional
     **metadata
         Further fields of the row, such as ``daylight_wb``, ``licence``, ``training``.
@@ -366,10 +388,13 @@ def save_weights(
         "encoding": "bt709",
         **metadata,
     }
+    # Not the buffers: batch normalisation's counter and variances may leave fp16's range.
+    halved = {name for name, _ in network.named_parameters()}
     tensors = {
-        name: tensor.detach().cpu().to(torch.float16).contiguous()
+        name: tensor.detach().cpu().to(torch.float16 if name in halved else tensor.dtype)
         for name, tensor in network.state_dict().items()
     }
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(row, sort_keys=True)})
     with atomic_file(path) as file:
         file.write(data)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -84,6 +85,9 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+# The others wait while the first process decodes, for hours where it is all of SID. One that has
+# died is noticed by torchrun long before.
+_PATIENCE = timedelta(hours=12)
 _meetings = itertools.count()
 
 
@@ -98,4 +102,6 @@ def _join(backend: str) -> None:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"attempt {attempt}, meeting {next(_meetings)}"
     own_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own_store, rank=rank, world_size=world)
+    dist.init_process_group(
+        backend, store=own_store, rank=rank, world_size=world, timeout=_PATIENCE
+    )

@@ -221,7 +221,10 @@ class DivergedError(GiaError):
     """The loss is no longer a number."""
 
     exit_code = 72
-    hint = "Start from the last checkpoint with a lower --lr."
+    hint = (
+        "The last checkpoint is still good: export it, and train on from those weights in a new "
+        "--run with --init-from and a lower --lr."
+    )
 
 
 # ---------------------------------------------------------------- writing

@@ -187,7 +187,7 @@ def evaluate(
     for name, reason in measures.unavailable.items():
         progress.note(f"{name} is not taken: {reason}")
     book = ScoreBook(config.out, measures.names)
-    truths = _Truths()
+    truths = Truths()
     failures: list[Failure] = []
     progress.stage("evaluating", len(pairs) * len(systems))
     for pair in pairs:
@@ -235,7 +235,7 @@ def open_pairs(config: EvalConfig, progress: Progress = SILENT) -> list[SidPair]
     return pairs
 
 
-class _Truths:
+class Truths:
     """Ground truths; the last one is kept, for a scene has many short exposures."""
 
     def __init__(self) -> None:
@@ -324,7 +324,7 @@ def open_systems(config: EvalConfig) -> list[System]:
     UsageError
         Two rows of one name.
     """
-    kind: CfaKind = "bayer" if config.camera == "sony" else "xtrans"
+    kind = camera_kind(config.camera)
     systems: list[System] = [IspSystem(name) for name in config.isp]
     for text in config.weights:
         label, name = split_label(text)
@@ -345,6 +345,11 @@ def open_systems(config: EvalConfig) -> list[System]:
     return systems
 
 
+def camera_kind(camera: Camera) -> CfaKind:
+    """Name the filter array of one of SID's cameras."""
+    return "bayer" if camera == "sony" else "xtrans"
+
+
 def split_label(text: str) -> tuple[str | None, str]:
     """Split ``LABEL=NAME``; a file whose name has a ``=`` in it is no label."""
     label, equals, name = text.partition("=")
@@ -360,7 +365,7 @@ def _score_pair(
     pair: SidPair,
     systems: Sequence[System],
     measures: Measures,
-    truths: _Truths,
+    truths: Truths,
     progress: Progress,
 ) -> Iterator[Score]:
     """Read a pair once and score it by several systems."""
@@ -597,7 +602,7 @@ def panel_rows(
     """
     pairs = {pair.short.name: pair for pair in open_pairs(config)}
     systems = [s for s in open_systems(config) if s.name != ISP_NAMES["libraw"]]
-    truths = _Truths()
+    truths = Truths()
     progress.stage("panel", len(shorts))
     for name in shorts:
         pair = pairs[name]

@@ -41,6 +41,37 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Hold a file that says that something is going on; tells whether nobody else held it.
+
+    The system lets go of it when the process ends, however it ends. Where files cannot be locked,
+    as on some network drives, everybody gets it.
+    """
+    with path.open("ab") as file:
+        yield _try_lock(file)
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink()

@@ -1,8 +1,9 @@
-"""Run a network on a whole photo: at once, or in tiles with one global vector for all.
+"""Run a network on a whole photo: at once, or in tiles with the global vectors of the photo.
 
 Pooling inside each tile would give every tile its own vector, and with it its own colours. So tiles
-take two passes: the first encodes them and averages the bottleneck over their cores, the second
-encodes again and decodes with the one vector. Both ways give the same picture, up to rounding.
+take one pass more than the network has vectors: a pass for each averages the features in question
+over the tiles' cores, knowing the vectors before, and the last one makes the picture. Both ways
+give the same picture, up to rounding.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.mosaic import PackedMosaic, picture_shape
-from gia_cli.nets.unet import UNet
+from gia_cli.nets.base import Network, frame_sum
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, free_bytes, resident_bytes
 from gia_cli.tiling import Tile, round_up, tiles
@@ -70,6 +71,8 @@ class Plan:
     """Rows and columns of a core."""
     frame: tuple[int, int]
     """Rows and columns of the frame, padded to the network's stride."""
+    passes: int = 1
+    """How often tiles are gone through: once for each vector, and once for the picture."""
 
     @property
     def is_whole(self) -> bool:
@@ -81,11 +84,12 @@ class Plan:
             return f"whole frame of {self.frame[1]}x{self.frame[0]} packed px"
         (rows, cols), (height, width) = self.core, self.frame
         count = -(-height // rows) * -(-width // cols)
-        return f"{count} tiles of {cols}x{rows} packed px, two passes"
+        passes = {1: "one pass", 2: "two passes"}.get(self.passes, f"{self.passes} passes")
+        return f"{count} tiles of {cols}x{rows} packed px, {passes}"
 
 
 def infer(
-    network: UNet,
+    network: Network,
     mosaic: PackedMosaic,
     runtime: Runtime,
     options: InferOptions | None = None,
@@ -95,7 +99,7 @@ def infer(
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         On any device; it stays as it is, but for its memory format. A copy runs elsewhere or in
         another number format.
     mosaic : PackedMosaic
@@ -158,7 +162,7 @@ def _retreat(
     if failed is not None and side > _SMALLEST_CORE:
         half = round_up(side // 2, stride)
         progress.note(f"Out of memory on the {device}; going on with smaller tiles.")
-        return Plan((half, half), failed.frame), runtime
+        return replace(failed, core=(half, half)), runtime
     if device != "cpu":
         why = f"failed ({failure})" if failure else "has too little memory"
         progress.note(f"The {device} {why}; going on on the CPU.")
@@ -169,12 +173,12 @@ def _retreat(
 # ---------------------------------------------------------------- planning
 
 
-def plan(network: UNet, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
+def plan(network: Network, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
     """Choose the core: the whole frame when memory allows, else the largest square tile.
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         States its stride, halo and bytes per packed pixel.
     mosaic : PackedMosaic
     runtime : Runtime
@@ -182,22 +186,23 @@ def plan(network: UNet, mosaic: PackedMosaic, runtime: Runtime, options: InferOp
     """
     stride = network.stride
     height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
-    frame = (height, width)
+    frame, passes = (height, width), network.vectors + 1
     if options.tile != "auto":
         side = round_up(max(options.tile // network.config.scale, 1), stride)
-        return Plan((min(side, height), min(side, width)), frame)
+        return Plan((min(side, height), min(side, width)), frame, passes)
     number_size = torch.empty((), dtype=runtime.dtype).element_size()
     per_pixel = network.bytes_per_pixel * _OVERHEAD * number_size / _BYTES_FP32
     budget = _budget(mosaic, runtime, options)
     if height * width * per_pixel <= budget:
-        return Plan(frame, frame)
+        return Plan(frame, frame, passes)
     least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, network.halo)
     if options.max_memory is not None and options.max_memory < least + _held(mosaic, runtime):
         raise OutOfMemoryError(
             f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
             hint=f"Raise --max-memory to {(least + _held(mosaic, runtime)) / 1e6 + 1:.0f}MB.",
         )
-    return Plan(_largest_core(frame, budget / per_pixel, network.halo, stride), frame)
+    core = _largest_core(frame, budget / per_pixel, network.halo, stride)
+    return Plan(core, frame, passes)
 
 
 def _budget(mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> int:
@@ -242,7 +247,7 @@ def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -
 
 
 def _run(
-    network: UNet, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Progress
+    network: Network, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Progress
 ) -> NDArray[np.float32]:
     """Make the (3, s*h, s*w) picture of the unpadded planes."""
     network = _ready(network, runtime)
@@ -278,7 +283,7 @@ def _true_fp32(runtime: Runtime) -> Iterator[None]:
         yield
 
 
-def _ready(network: UNet, runtime: Runtime) -> UNet:
+def _ready(network: Network, runtime: Runtime) -> Network:
     """Bring a network to a device and number format, without rounding the caller's weights."""
     weight = next(network.parameters())
     if (weight.device.type, weight.dtype) != (runtime.device.type, runtime.dtype):
@@ -299,41 +304,42 @@ def _pad(planes: NDArray[np.float32], frame: tuple[int, int]) -> NDArray[np.floa
 
 
 def _render_tiles(
-    network: UNet,
+    network: Network,
     planes: NDArray[np.float32],
     runtime: Runtime,
     plan: Plan,
     progress: Progress,
 ) -> Iterator[tuple[Tile, Tensor]]:
-    """Yield each tile with its rendered read region, all with one global vector."""
+    """Yield each tile with its rendered read region, all with the photo's global vectors."""
     height, width = plan.frame
     if plan.is_whole:
         with _metered(network, height, progress):
-            features = network.encode(_to_device(planes, runtime))
-            bias = network.global_bias(_mean(features[-1]))
             (tile,) = tiles(height, width, plan.core, 0, network.stride)
-            yield tile, network.decode(features, bias)
+            yield tile, network.finish(network.encode(_to_device(planes, runtime)))
         return
     cut = tiles(height, width, plan.core, network.halo, network.stride)
-    progress.stage("network", len(cut) * (2 if network.has_vector else 1))
-    bias = _global_bias(network, planes, runtime, plan, progress) if network.has_vector else None
+    progress.stage("network", len(cut) * plan.passes)
+    terms: list[Tensor] = []
+    for index, halo in enumerate(network.vector_halos):
+        seen = tiles(height, width, plan.core, halo, network.stride)
+        mean = _measured_mean(network, planes, runtime, seen, terms, progress)
+        terms.append(network.global_term(index, mean))
     for tile in cut:
         features = network.encode(_to_device(_read(planes, tile), runtime))
-        yield tile, network.decode(features, bias)
+        yield tile, network.render(features, terms)
         progress.advance()
 
 
 @contextmanager
-def _metered(network: UNet, height: int, progress: Progress) -> Iterator[None]:
+def _metered(network: Network, height: int, progress: Progress) -> Iterator[None]:
     """Report a whole frame's way through the network: a hundred steps in proportion to its work.
 
-    The blocks of a level are counted by the rows they return, so that a band moves the bar too.
-    Every level costs about the same, and twice as much on the way up as on the way down.
+    The network's stages are counted by the rows they return, so that a band moves the bar too. The
+    work of one is its number of parameters for each pixel that it returns.
     """
-    levels = len(network.encoder)
-    work = {module: (1.0, height >> level) for level, module in enumerate(network.encoder)}
-    work |= {
-        module: (2.0, height >> (levels - 2 - step)) for step, module in enumerate(network.decoder)
+    work = {
+        module: (sum(p.numel() for p in module.parameters()) / cell**2, height // cell)
+        for module, cell in network.stages
     }
     total = sum(weight for weight, _ in work.values())
     done = dict.fromkeys(work, 0.0)
@@ -342,7 +348,7 @@ def _metered(network: UNet, height: int, progress: Progress) -> Iterator[None]:
     def count(module: nn.Module, _: object, result: Tensor) -> None:
         nonlocal reported
         weight, rows = work[module]
-        # Bands overlap, so a level's rows add up to a little more than the level has.
+        # Bands overlap, so a stage's rows add up to a little more than it has.
         done[module] = min(done[module] + weight * result.shape[2] / rows, weight)
         steps = int(_METER_STEPS * sum(done.values()) / total + 1e-6)
         progress.advance(steps - reported)
@@ -357,34 +363,33 @@ def _metered(network: UNet, height: int, progress: Progress) -> Iterator[None]:
             hook.remove()
 
 
-def _global_bias(
-    network: UNet,
+def _measured_mean(
+    network: Network,
     planes: NDArray[np.float32],
     runtime: Runtime,
-    plan: Plan,
+    seen: list[Tile],
+    terms: list[Tensor],
     progress: Progress,
-) -> Tensor | None:
-    """First pass: the mean of the bottleneck over all cores."""
-    height, width = plan.frame
-    stride = network.stride
-    total: Tensor | None = None
-    for tile in tiles(height, width, plan.core, network.vector_halo, stride):
-        bottleneck = network.encode(_to_device(_read(planes, tile), runtime))[-1]
-        rows, cols = (
-            slice(*(edge // stride for edge in span.core_in_read))
-            for span in (tile.rows, tile.cols)
-        )
-        core_sum = bottleneck[:, :, rows, cols].float().sum(dim=(2, 3))
-        total = core_sum if total is None else total + core_sum
+) -> Tensor:
+    """One measuring pass: the mean over all cores of the first map whose mean is not known yet."""
+    sums: list[Tensor] = []
+    cells = 0
+    for tile in seen:
+        features = network.encode(_to_device(_read(planes, tile), runtime))
+        core = _core(network.measure(features, terms), tile, network.stride)
+        sums.append(frame_sum(core))
+        cells += core.shape[2] * core.shape[3]
+        del core  # before the next tile
         progress.advance()
-    assert total is not None  # a frame has at least one tile
-    cells = (height // stride) * (width // stride)
-    return network.global_bias((total / cells).to(runtime.dtype))
+    return (torch.stack(sums).sum(0) / cells).to(runtime.dtype)
 
 
-def _mean(bottleneck: Tensor) -> Tensor:
-    # In fp32 whatever the network computes in: half precision loses a sum of thousands of cells.
-    return bottleneck.float().mean(dim=(2, 3)).to(bottleneck.dtype)
+def _core(feature: Tensor, tile: Tile, stride: int) -> Tensor:
+    """Cut a tile's core out of a map with one cell for each stride x stride packed pixels."""
+    rows, cols = (
+        slice(*(edge // stride for edge in span.core_in_read)) for span in (tile.rows, tile.cols)
+    )
+    return feature[:, :, rows, cols]
 
 
 def _read(planes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:

@@ -62,12 +62,12 @@ class Measures:
         for net, path in nets.items():
             lpips_model = load_lpips(net, path)
             if isinstance(lpips_model, Unavailable):
-                unavailable[f"lpips_{net}"] = str(lpips_model)
+                unavailable[f"lpips_{net}"] = lpips_model.reason
             else:
                 available[f"lpips_{net}"] = partial(lpips, model=lpips_model)
         pieapp_model = load_pieapp(pieapp_weights)
         if isinstance(pieapp_model, Unavailable):
-            unavailable["pieapp"] = str(pieapp_model)
+            unavailable["pieapp"] = pieapp_model.reason
         else:
             available["pieapp"] = partial(pieapp, model=pieapp_model)
         return cls(available, unavailable)

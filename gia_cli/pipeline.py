@@ -26,13 +26,14 @@ from gia_cli.errors import UsageError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import neutral_gains, prepare
+from gia_cli.nets import WhiteBalanceMode
 from gia_cli.output import develop, write_image
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_raw
 from gia_cli.runtime import DeviceName, Precision, Runtime, parse_size, resolve
 
 if TYPE_CHECKING:
-    from gia_cli.nets.unet import UNet
+    from gia_cli.nets.base import Network
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
@@ -95,15 +96,26 @@ class Enhancer:
         Device and precision.
     options : InferOptions
         Tiles and memory.
+    white_balance : "learned" or "as-shot", optional
+        What the network is told of the light; see `find_weights`.
     """
 
-    def __init__(self, weights: str | Path | None, runtime: Runtime, options: InferOptions) -> None:
+    def __init__(
+        self,
+        weights: str | Path | None,
+        runtime: Runtime,
+        options: InferOptions,
+        white_balance: WhiteBalanceMode | None = None,
+    ) -> None:
         self.runtime = runtime
         self.options = options
         self._weights = weights
-        self._networks: dict[CfaKind, tuple[WeightsInfo, UNet]] = {}
+        self._white_balance = white_balance
+        self._networks: dict[CfaKind, tuple[WeightsInfo, Network]] = {}
         if weights is not None:
-            find_weights(weights)  # a wrong name should fail before the first photo is read
+            find_weights(
+                weights, white_balance=white_balance
+            )  # a wrong name should fail before the first photo is read
 
     @classmethod
     def from_weights(
@@ -114,6 +126,7 @@ class Enhancer:
         precision: Precision = "auto",
         tile: int | None = None,
         max_memory: int | str | None = None,
+        white_balance: WhiteBalanceMode | None = None,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -128,6 +141,9 @@ class Enhancer:
             Tile side in photosites; by default the whole frame if memory allows.
         max_memory : int (bytes) or str ("1500MB"), optional
             Most memory that the process should hold.
+        white_balance : "learned" or "as-shot", optional
+            Choose among the shipped weights those that infer the light, or those that are given the
+            photo's white balance; by default the first of the manifest.
 
         Raises
         ------
@@ -135,7 +151,7 @@ class Enhancer:
         """
         limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
-        return cls(weights, resolve(device, precision), options)
+        return cls(weights, resolve(device, precision), options, white_balance)
 
     def enhance(
         self,
@@ -201,7 +217,7 @@ class Enhancer:
         frame: RawFrame,
         choice: RatioChoice,
         weights: WeightsInfo,
-        network: UNet,
+        network: Network,
         gains: NDArray[np.float32] | None,
         seconds: dict[str, float],
         progress: Progress,
@@ -217,9 +233,9 @@ class Enhancer:
         progress.advance()
         return Enhanced(image, frame, choice, weights, seconds)
 
-    def _network(self, kind: CfaKind) -> tuple[WeightsInfo, UNet]:
+    def _network(self, kind: CfaKind) -> tuple[WeightsInfo, Network]:
         if kind not in self._networks:
-            info = find_weights(self._weights, kind)
+            info = find_weights(self._weights, kind, self._white_balance)
             self._networks[kind] = info, load_network(info)
         return self._networks[kind]
 
@@ -229,8 +245,12 @@ def _camera_gains(
 ) -> NDArray[np.float32] | None:
     """Bring another camera to the training camera's neutral, and say so."""
     gains = camera_gains(frame, weights)
-    if gains is not None:
-        red, _, blue = gains
+    if gains is None:
+        return None
+    red, _, blue = gains
+    if weights.config.white_balance == "as-shot":
+        progress.detail(f"white balance as shot: red x{red:.2f}, blue x{blue:.2f}")
+    else:
         basis = "as-shot" if frame.daylight_wb is None else "daylight"
         progress.note(
             f"{frame.path.name}: the weights were trained for the {weights.camera}; "
@@ -241,7 +261,10 @@ def _camera_gains(
 
 
 def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] | None:
-    """Find the factors for R, G and B that bring a photo to the weights' camera.
+    """Find the factors for R, G and B that bring a photo to what the weights were trained on.
+
+    Weights for balanced planes get the photo's own white balance, which makes every camera's
+    neutral alike. For the others a photo is brought to the neutral of their camera.
 
     A camera whose daylight multipliers LibRaw does not know is brought there by the photo's own
     white balance: what the camera called neutral then looks to the network like a grey card in the
@@ -253,6 +276,8 @@ def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] |
     (3,) float32 or None
         None when they are the same camera, or when the weights do not say what theirs was.
     """
+    if weights.config.white_balance == "as-shot":
+        return frame.as_shot_wb.astype(np.float32)
     own, training = frame.daylight_wb, weights.daylight_wb
     if own is None:
         own, training = frame.as_shot_wb, weights.neutral_wb

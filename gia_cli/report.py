@@ -115,7 +115,7 @@ def score_table(
         column
         for column in SCORE_COLUMNS
         if any(column[0] in summary.means for summary in report.summaries)
-        or column[0] in {"pieapp", "lpips_alex"}
+        or (published and column[0] in {"pieapp", "lpips_alex"})
     ]
     automatic = any(summary.ratio_mode != "known" for summary in report.summaries)
     columns = ["system", "photos", *(heading for _, heading, _ in shown)]

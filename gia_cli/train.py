@@ -6,12 +6,13 @@ go on), ``log.jsonl``, ``curves.png``, ``validation/``. The same command starts 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import Value
@@ -35,7 +36,7 @@ from gia_cli.checkpoint import (
     load_network,
     save_weights,
 )
-from gia_cli.data.augment import Pair
+from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
 from gia_cli.data.sid import SidFrames
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
@@ -44,32 +45,36 @@ from gia_cli.errors import (
     DataError,
     DivergedError,
     Interrupted,
+    OutOfMemoryError,
+    OutputError,
     OutputExistsError,
     RunError,
     UsageError,
 )
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, lock
 from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
-from gia_cli.nets import NETWORKS, NetConfig, build
-from gia_cli.nets.blocks import LEAKY_SLOPE
-from gia_cli.nets.unet import UNet
+from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
+from gia_cli.nets.base import Network
+from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
-from gia_cli.simulate import CameraName, daylight_gains, median_gains
+from gia_cli.simulate import CameraName, Split, daylight_gains, median_gains
 from gia_cli.trainlog import TrainLog, read_log, write_panel
 
 CameraFamily = Literal["sony", "fuji"]
 RecipeName = Literal["small", "paper", "paper-as-printed"]
 
-CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
+CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
 KIND_OF: dict[CameraFamily, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
 
 _LOG_EVERY = 50  # steps
+_AGREE_EVERY_S = 5.0  # on whether to stop
 _VALIDATION_CROPS = 8
 _VALIDATION_SIDE = 96  # packed pixels
 _VALIDATION_SEED = 20260101
+_SMALL = 0.1  # of He et al.'s weights; see `initialise`
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,8 @@ class TrainConfig:
     steps: int | None = None
     budget_s: float | None = None
     """Train this many seconds instead of a number of steps."""
+    white_balance: WhiteBalanceMode = "learned"
+    """Whether the network is given the photo's white balance."""
     init_from: str | None = None
     """Weights to start from, of either colour filter array."""
     seed: int = 0
@@ -195,8 +202,21 @@ class TrainConfig:
                 raise UsageError(f"{name} must be positive, not {value:g}.", hint=_HELP)
         if self.workers < 0:
             raise UsageError(f"--workers must not be negative, not {self.workers}.", hint=_HELP)
-        if self.sides is not None and not 0 < self.sides[0] <= self.sides[1]:
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must lie between 0 and 2^63, not {self.seed}.", hint=_HELP)
+        if self.sides is not None:
+            self._check_sides(*self.sides)
+
+    def _check_sides(self, smallest: int, largest: int) -> None:
+        if not 0 < smallest <= largest:
             raise UsageError("--sides takes the smallest and the largest side.", hint=_HELP)
+        multiple = RECIPES[self.recipe].crops.multiple
+        if largest // multiple * multiple < smallest:
+            raise UsageError(
+                f"--sides {smallest}-{largest} holds no multiple of {multiple}, as the recipe "
+                f"'{self.recipe}' draws them.",
+                hint=f"Such as --sides {-(-smallest // multiple) * multiple}.",
+            )
 
     @property
     def kind(self) -> CfaKind:
@@ -217,7 +237,7 @@ class TrainConfig:
 
     def net_config(self) -> NetConfig:
         """Return the network to build."""
-        config = replace(NETWORKS[self.network], cfa=self.kind)
+        config = replace(NETWORKS[self.network], cfa=self.kind, white_balance=self.white_balance)
         return config if self.width is None else replace(config, width=self.width)
 
 
@@ -256,15 +276,38 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         The loss is no longer a number.
     Interrupted
         By Ctrl-C or SIGTERM; a checkpoint has been written.
+    OutOfMemoryError
+        The GPU is too small for the crops.
     UsageError, WeightsError, DeviceError, OutputError
     """
     runtime = resolve(config.device, "fp32")
     _prepare_process()
     with process_group(runtime.device) as ranks:
         device = _own_device(runtime.device, ranks)
-        job = _open_job(config, device, ranks, progress)
-        with _stop_flag() as stop:
-            return _loop(job, stop, progress)
+        with _only_run_in(config.run, ranks):
+            job = _open_job(config, device, ranks, progress)
+            with _stop_flag() as stop:
+                try:
+                    return _loop(job, stop, progress)
+                except RuntimeError as error:  # torch has no narrower ones
+                    raise _explained(error, job) from error
+
+
+def _explained(error: RuntimeError, job: _Job) -> Exception:
+    """Put what a user can do something about into words; anything else is a bug and stays."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemoryError(
+            f"The {job.device} has too little memory for these crops.",
+            hint="Give smaller --sides or fewer --crops-per-photo; a new --run folder for them.",
+        )
+    if "DataLoader worker" in str(error):
+        if job.ranks.world == 1:
+            _save(job)  # it died between two steps
+        return DataError(
+            "A process that makes crops has died, perhaps for want of memory.",
+            hint="The same command goes on; --workers 0 needs the least.",
+        )
+    return error
 
 
 # ---------------------------------------------------------------- the loop
@@ -293,19 +336,19 @@ def _loop(job: _Job, stop: _Stop, progress: Progress) -> TrainResult:
         progress.advance(clock.position(state.step) - before)
         if state.step % _LOG_EVERY == 0 or state.step == 1:
             _report(job, meter, lr, log, progress)
-        stopped = stop.is_set(job.ranks, state.step)
-        if clock.is_due("validation", job.config.validate_every_s):
-            _validate(job, log)
+        stopped = stop.is_set(clock)
         if stopped or clock.is_due("checkpoint", job.config.checkpoint_every_s):
             _save(job)
+        if clock.is_due("validation", job.config.validate_every_s) and not stopped:
+            _validate(job, log, progress)
         if stopped:
             raise Interrupted(
                 f"Stopped at step {state.step}.", hint="The same command goes on from there."
             )
     if meter.losses:
         _report(job, meter, lr, log, progress)
-    score = _validate(job, log)
-    _save(job)
+        _save(job)
+    score = _validate(job, log, progress)
     if log is not None:
         log.close()
     losses = [row["loss"] for row in (log.rows if log else []) if "loss" in row]
@@ -390,16 +433,13 @@ class DepthHeads(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Channels of the network's first level.
+    widths : sequence of int
+        Channels of each level, deepest first; see `Network.depth_widths`.
     """
 
-    #: Packed pixels in a cell's side, from the bottleneck up.
-    cells = (16, 8, 4, 2)
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Conv2d(width * cell, 3, 1) for cell in self.cells)
+        self.heads = nn.ModuleList(nn.Conv2d(width, 3, 1) for width in widths)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Features of each level, deepest first, to (N, 3, h, w) pictures."""
@@ -416,12 +456,16 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
 
 
 class Trainee(nn.Module):
-    """A network with what only training needs; what DistributedDataParallel wraps."""
+    """A network with what only training needs; what DistributedDataParallel wraps.
 
-    def __init__(self, network: UNet, *, with_heads: bool) -> None:
+    Heads are for networks with coarse levels; the others get none.
+    """
+
+    def __init__(self, network: Network, *, with_heads: bool) -> None:
         super().__init__()
         self.network = network
-        self.heads = DepthHeads(network.config.width) if with_heads else None
+        has_heads = with_heads and network.depth_widths
+        self.heads = DepthHeads(network.depth_widths) if has_heads else None
 
     def forward(self, planes: Tensor, group: int) -> tuple[Tensor, list[Tensor]]:
         """(N, C, h, w) to the picture and, if there are heads, the coarse pictures."""
@@ -431,12 +475,29 @@ class Trainee(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place."""
+    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place.
+
+    Branches that are added to their input start at a tenth of that, or RIDNet's first pictures
+    would be dozens of times too bright.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, Network):
+            for conv in module.branch_ends:
+                _scale_weight(conv, _SMALL)
+        if isinstance(module, ChannelGate):
+            # Means are positive and much alike: a unit that starts off is off for every photo. All
+            # on, they add up to much; the gates shall start half open.
+            module.squeeze.weight.data.abs_()
+            _scale_weight(module.excite, _SMALL)
+
+
+def _scale_weight(conv: nn.Module, factor: float) -> None:
+    conv.get_parameter("weight").data.mul_(factor)
 
 
 # ---------------------------------------------------------------- state
@@ -447,7 +508,7 @@ class TrainState:
     """All that changes while training, and so all that a checkpoint holds."""
 
     trainee: Trainee
-    ema: UNet
+    ema: Network
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -460,6 +521,9 @@ class TrainState:
                 [p.data for p in net.parameters()] for net in (self.ema, self.trainee.network)
             )
             torch._foreach_lerp_(averages, current, 1 - keep)
+            # Batch normalisation's statistics are running means themselves.
+            for own, now in zip(self.ema.buffers(), self.trainee.network.buffers(), strict=True):
+                own.copy_(now)
 
     def to_dict(self, elapsed_s: float) -> dict[str, Any]:
         """Return tensors and plain numbers only, so that loading runs no code."""
@@ -535,9 +599,11 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
         if recipe.epochs is None:
             raise UsageError("How long? Give --steps N or --budget TIME.", hint=_HELP)
         steps = recipe.epochs * scenes
-    saved = _open_run(config, recipe, device, ranks, progress)
+    asked = _identity(config, recipe, source, validation_source, ranks)
+    saved = _open_run(config.run, asked, progress)
     state = _new_state(config, recipe, device)
     clock = _Clock(ranks, steps, config.budget_s)
+    loss = make_loss(recipe.loss, vgg=config.vgg)
     if saved is None:
         _start_from(config, state.trainee.network, progress)
         state.ema.load_state_dict(state.trainee.network.state_dict())
@@ -545,6 +611,8 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
         state.load_dict(saved)
         clock.earlier_s = saved["elapsed_s"]
         progress.note(f"Going on from step {state.step} of {config.run}.")
+    # Only now, when nothing can be refused any more: a mistake must not claim the folder.
+    _claim_run(config.run, asked, ranks)
     model: nn.Module = state.trainee
     if ranks.world > 1:
         model = DistributedDataParallel(
@@ -558,7 +626,7 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
         autocast=_autocast(config.precision, device),
         source=source,
         validation=_validation_pairs(validation_source, config.kind),
-        loss=make_loss(recipe.loss, vgg=config.vgg),
+        loss=loss,
         model=model,
         state=state,
         clock=clock,
@@ -591,7 +659,7 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
 
 
-def _start_from(config: TrainConfig, network: UNet, progress: Progress) -> None:
+def _start_from(config: TrainConfig, network: Network, progress: Progress) -> None:
     if config.init_from is None:
         return
     info = find_weights(config.init_from)
@@ -624,22 +692,39 @@ def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
     training, validation = split_photos(photos)
     camera = CAMERA_OF[config.camera]
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
+    if training == validation:
+        progress.note(
+            f"{len(training)} photographs are too few to keep some for validation: its score will "
+            "tell of memory, not of skill."
+        )
     # SID's own nights, without what makes training harder than use.
     plain = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0)
+    doubtful, right = _balances(config)
     return (
-        PhotoNights(photos, training, camera),
-        PhotoNights(photos, validation, camera, plain),
+        PhotoNights(photos, training, camera, balance=doubtful),
+        PhotoNights(photos, validation, camera, plain, balance=right),
         len(training),
     )
 
 
+def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | None]:
+    """Say how the white balance is handed out in training and in validation; None for not."""
+    if config.white_balance == "learned":
+        return None, None
+    return GivenBalance(), GivenBalance(wrong_share=0)
+
+
 def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
     assert config.data is not None
+    splits: tuple[Split, Split] = ("train", "val")
     training, validation = (
         SidCrops(
-            SidFrames.open(config.data, config.camera, split, cache=config.cache, progress=progress)
+            SidFrames.open(
+                config.data, config.camera, split, cache=config.cache, progress=progress
+            ),
+            balance,
         )
-        for split in ("train", "val")
+        for split, balance in zip(splits, _balances(config), strict=True)
     )
     return training, validation, training.scenes
 
@@ -676,10 +761,13 @@ def _validation_pairs(source: Source, kind: CfaKind) -> list[Pair]:
     return pairs
 
 
-def _validate(job: _Job, log: TrainLog | None) -> float:
+def _validate(job: _Job, log: TrainLog | None, progress: Progress) -> float:
     """Measure the averaged network on the fixed crops, write picture and curves; PSNR in dB."""
     if log is None:
         return math.nan
+    known = [row for row in log.rows if row["step"] == job.state.step and "validation_psnr" in row]
+    if known:
+        return float(known[-1]["validation_psnr"])
     pictures = [_picture(job, pair.planes) for pair in job.validation]
     scores = [
         psnr(np.clip(picture, 0, 1), pair.target)
@@ -687,11 +775,14 @@ def _validate(job: _Job, log: TrainLog | None) -> float:
     ]
     score = float(np.mean(scores))
     log.add(job.state.step, validation_psnr=score)
-    folder = job.config.run / "validation"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"step-{job.state.step:08d}.png"
-    write_panel(path, job.validation[:4], pictures[:4], job.config.kind)
-    log.draw()
+    try:
+        folder = job.config.run / "validation"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step-{job.state.step:08d}.png"
+        write_panel(path, job.validation[:4], pictures[:4], job.config.kind)
+        log.draw()
+    except (OSError, OutputError) as error:  # nothing that training could not do without
+        progress.note(f"No picture of step {job.state.step}: {error}")
     return score
 
 
@@ -705,37 +796,64 @@ def _picture(job: _Job, planes: NDArray[np.float32]) -> NDArray[np.float32]:
 # ---------------------------------------------------------------- the run folder
 
 
-def _open_run(
-    config: TrainConfig, recipe: Recipe, device: torch.device, ranks: Ranks, progress: Progress
-) -> dict[str, Any] | None:
-    """Create the run's folder, or check that it holds this run and read its checkpoint."""
-    asked = _identity(config, recipe, ranks)
-    path = config.run / CONFIG
-    if path.exists():
-        _check_same(config.run, read_config(config.run), asked, progress)
-    ranks.wait()
+def _open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
+    """Read the folder's checkpoint, if there is one, and check that it is this run's."""
+    if not (run / CHECKPOINT).exists():
+        return None  # whatever was asked for before has left nothing to go on from
+    _check_same(run, read_config(run), asked, progress)
+    return read_checkpoint(run)
+
+
+def _claim_run(run: Path, asked: dict[str, Any], ranks: Ranks) -> None:
+    """Write into the folder what runs there."""
     if ranks.is_first:
-        config.run.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(run / CONFIG) as file:
             file.write(json.dumps(asked, indent=2).encode())
-    checkpoint = config.run / CHECKPOINT
-    saved = read_checkpoint(config.run, device) if checkpoint.exists() else None
     ranks.wait()
-    return saved
 
 
-def _identity(config: TrainConfig, recipe: Recipe, ranks: Ranks) -> dict[str, Any]:
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {folder}: {error.strerror or error}.",
+            hint="Choose another --run.",
+        ) from error
+
+
+@contextmanager
+def _only_run_in(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep a second run out of the folder while this one is in it."""
+    if not ranks.is_first:
+        yield
+        return
+    _make_folder(run)
+    with lock(run / LOCK) as is_ours:
+        if not is_ours:
+            raise RunError(f"Another process is training in {run}.", hint="Wait, or stop it.")
+        yield
+
+
+def _identity(
+    config: TrainConfig, recipe: Recipe, source: Source, validation: Source, ranks: Ranks
+) -> dict[str, Any]:
     """Describe a run by all that decides its outcome."""
     data = config.data.resolve() if config.data else [str(p.resolve()) for p in config.photos]
+    digest = source.digest()
     values = {
         "gia": __version__,
         "network": config.net_config().to_json(),
         "camera": config.camera,
         "data": data if isinstance(data, list) else str(data),
+        "data_digest": digest,
+        # Few photographs are all trained on and validated on: memory is measured then, not skill.
+        "validation": "the same photos" if validation.digest() == digest else "other photos",
         "recipe_name": config.recipe,
         "recipe": asdict(recipe),
-        "init_from": config.init_from,
+        "init_from": _describe_weights(config.init_from),
         "seed": config.seed,
+        "precision": config.precision,
         "processes": ranks.world,
         "steps": config.steps,
         "budget_s": config.budget_s,
@@ -744,23 +862,41 @@ def _identity(config: TrainConfig, recipe: Recipe, ranks: Ranks) -> dict[str, An
     return plain
 
 
+def _describe_weights(name_or_path: str | None) -> str | None:
+    """Name weights without anybody's folders, and by their digest too."""
+    if name_or_path is None:
+        return None
+    info = find_weights(name_or_path)
+    return f"{info.name} ({(info.sha256 or 'not verified')[:16]})"
+
+
 def _check_same(
     run: Path, there: dict[str, Any], asked: dict[str, Any], progress: Progress
 ) -> None:
     """Refuse to go on with a run that was started otherwise; it may only become longer or shorter.
 
-    The version may differ too: a run of many hours outlives it.
+    The version may differ, for a run of many hours outlives it, and what an older one did not know
+    of is not compared. Data may have moved, but must be the same.
     """
-    free = {"gia", "steps", "budget_s", "data"}
-    different = [name for name in asked if name not in free and there.get(name) != asked[name]]
-    if different:
-        first = different[0]
-        raise RunError(
-            f"{run} holds another run: its {first} is {there.get(first)}, not {asked[first]}."
-        )
+    free = {"gia", "steps", "budget_s", "data", "recipe_name"}
+    for name, old, new in _differences(there, asked):
+        if name.split(".")[0] not in free:
+            raise RunError(f"{run} holds another run: its {name} is {old}, not {new}.")
     for name in ("steps", "budget_s", "data"):
         if there.get(name) != asked[name]:
             progress.note(f"{run}: {name} was {there.get(name)}, now {asked[name]}.")
+
+
+def _differences(
+    there: dict[str, Any], asked: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs between two nested descriptions, by its full name."""
+    for name in there.keys() & asked.keys():
+        old, new = there[name], asked[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield prefix + name, old, new
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -780,29 +916,47 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def read_checkpoint(run: Path, device: torch.device) -> dict[str, Any]:
-    """Read a run's checkpoint; runs no code from it.
+def read_checkpoint(run: Path) -> dict[str, Any]:
+    """Read a run's checkpoint onto the CPU; runs no code from it.
 
     Raises
     ------
     RunError
-        None there, or damaged.
+        None there, unreadable or damaged.
     """
     path = run / CHECKPOINT
     try:
-        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        with path.open("rb") as file:
+            saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{run} has no checkpoint yet.", hint="Let it train for a while.") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}.", hint="") from error
+    except MemoryError:
+        raise
     except Exception as error:  # torch.load raises whatever its unpickler and zip reader meet
         raise RunError(f"{path} is damaged.", hint="Remove it to start the run anew.") from error
     return saved
 
 
 def _save(job: _Job) -> None:
-    """Write the checkpoint; what was there stays until the new one is whole."""
+    """Write the checkpoint; what was there stays until the new one is whole.
+
+    Raises
+    ------
+    DivergedError
+        The weights are no longer finite: the last good checkpoint is not given up for them.
+    OutputError
+    """
+    parameters = job.state.trainee.parameters()
+    if not all(bool(x.isfinite().all()) for x in parameters):
+        raise DivergedError(f"The weights are no longer finite at step {job.state.step}.")
     if job.ranks.is_first:
+        # In memory first: of a full disk torch's own writer would not tell in a way to be caught.
+        data = io.BytesIO()
+        torch.save(job.state.to_dict(job.clock.elapsed()), data)
         with atomic_file(job.config.run / CHECKPOINT) as file:
-            torch.save(job.state.to_dict(job.clock.elapsed()), file)
+            file.write(data.getbuffer())
     job.ranks.wait()
 
 
@@ -852,10 +1006,12 @@ def export_run(
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} is already there.", hint="Use --overwrite.")
     config = read_config(run)
-    saved = read_checkpoint(run, torch.device("cpu"))
+    saved = read_checkpoint(run)
     network = build(NetConfig.from_json(config["network"]))
     network.load_state_dict(saved["ema"])
-    scores = [row for row in read_log(run) if "validation_psnr" in row]
+    scores = [
+        row for row in read_log(run) if "validation_psnr" in row and row["step"] <= saved["step"]
+    ]
     camera = CAMERA_OF[config["camera"]]
     training = {
         "data": data_note or _data_names(config["data"]),
@@ -865,8 +1021,10 @@ def export_run(
         "hours": round(saved["elapsed_s"] / 3600, 2),
         "seed": config["seed"],
         "validation_psnr": scores[-1]["validation_psnr"] if scores else None,
+        "validated_on": config.get("validation", "other photos"),
         "gia": config["gia"],
     }
+    _make_folder(folder)
     row = save_weights(
         path,
         network,
@@ -962,11 +1120,14 @@ class _Stop:
             raise KeyboardInterrupt
         self.asked = True
 
-    def is_set(self, ranks: Ranks, step: int) -> bool:
-        """Agree with the other processes, now and then: each exchange costs a round trip."""
-        if ranks.world == 1:
+    def is_set(self, clock: _Clock) -> bool:
+        """Agree with the other processes, now and then: each exchange costs a round trip.
+
+        By time, not by steps: torchrun gives a process that it has told to stop half a minute.
+        """
+        if clock.ranks.world == 1:
             return self.asked
-        return step % _LOG_EVERY == 0 and ranks.any(self.asked)
+        return clock.is_due("stop", _AGREE_EVERY_S) and clock.ranks.any(self.asked)
 
 
 @contextmanager

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from networks import ALL, lively, small
 
 from gia_cli import checkpoint
+from gia_cli.cfa import CfaKind
 from gia_cli.checkpoint import (
     ENVIRONMENT_VARIABLE,
     MANIFEST,
@@ -38,8 +40,8 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from gia_cli.nets import NetConfig, NetName, build
-from gia_cli.nets.unet import UNet
+from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets.base import Network
 
 SHIPPED = "gia-sony-v0"
 SMALL = NetConfig("gia-net", "bayer", width=2, vector=3)
@@ -54,13 +56,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def network() -> UNet:
+def network() -> Network:
     torch.manual_seed(0)
     return build(SMALL)
 
 
 @pytest.fixture
-def saved(network: UNet, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+def saved(network: Network, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     """A small file of weights and its manifest row."""
     path = tmp_path / "small.safetensors"
     return path, save_weights(path, network, camera="TEST-1")
@@ -217,7 +219,7 @@ def test_tensors_that_do_not_fit_are_refused(
     spoil: Callable[[Tensors], None],
     reason: str,
     dtype: torch.dtype,
-    network: UNet,
+    network: Network,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "own.safetensors"
@@ -497,13 +499,31 @@ def test_the_row_returned_makes_the_manifest(saved: tuple[Path, dict[str, Any]])
     assert replace(info, sha256=None, size=None) == header_only
 
 
-@pytest.mark.parametrize("network_name", ["sid-net", "gia-net"])
-def test_bytes_do_not_depend_on_chance_or_layout(network_name: NetName, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_every_network_survives_saving(name: str, cfa: CfaKind, tmp_path: Path) -> None:
+    """Parameters in fp16; a counter and statistics beyond its range as they are."""
+    network = lively(small(name, cfa))
+    for buffer, value in network.named_buffers():
+        value.fill_(1_000_003 if buffer.endswith("num_batches_tracked") else 123_456.7)
+    path = tmp_path / "w.safetensors"
+    save_weights(path, network)
+    loaded = load_network(find_weights(path))
+    assert type(loaded) is type(network)
+    parameters = {key for key, _ in network.named_parameters()}
+    for key, tensor in loaded.state_dict().items():
+        own = network.state_dict()[key]
+        assert tensor.dtype == own.dtype
+        assert torch.equal(tensor, own.half().float() if key in parameters else own), key
+    assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters()) + 60_000
+
+
+@pytest.mark.parametrize("network_name", NETWORKS)
+def test_bytes_do_not_depend_on_chance_or_layout(network_name: str, tmp_path: Path) -> None:
     metadata = {"daylight_wb": [2.0, 1.0, 1.5], "licence": "CC0-1.0", "training": {"b": 1, "a": 2}}
     digests = set()
     for run in range(4):
         torch.manual_seed(7)
-        network = build(NetConfig(network_name, width=2))
+        network = build(small(network_name))
         if run % 2:  # as `infer` leaves it
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             metadata = dict(reversed(metadata.items()))
@@ -513,7 +533,7 @@ def test_bytes_do_not_depend_on_chance_or_layout(network_name: NetName, tmp_path
     assert len(digests) == 1
 
 
-def test_saving_leaves_the_network_as_it_is(network: UNet, tmp_path: Path) -> None:
+def test_saving_leaves_the_network_as_it_is(network: Network, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     save_weights(tmp_path / "w.safetensors", network)
     after = network.state_dict()
@@ -523,7 +543,7 @@ def test_saving_leaves_the_network_as_it_is(network: UNet, tmp_path: Path) -> No
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_the_files_mode_heeds_the_umask(mask: int, network: UNet, tmp_path: Path) -> None:
+def test_the_files_mode_heeds_the_umask(mask: int, network: Network, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     before = os.umask(mask)
     try:
@@ -533,7 +553,7 @@ def test_the_files_mode_heeds_the_umask(mask: int, network: UNet, tmp_path: Path
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
-def test_saving_replaces_a_whole_file_or_nothing(network: UNet, tmp_path: Path) -> None:
+def test_saving_replaces_a_whole_file_or_nothing(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"old")
     row = save_weights(path, network)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.data.augment import TURNS, Turn, crop, draw_corner, draw_turn, window
+from gia_cli.data.augment import TURNS, GivenBalance, Turn, crop, draw_corner, draw_turn, window
 from gia_cli.exif import ShotInfo
 from gia_cli.raw import RawFrame
 
@@ -99,3 +99,25 @@ def test_an_xtrans_crop_is_whole_periods(rng: np.random.Generator) -> None:
     frame = frame_of(picture_of(rng), "xtrans", (0, 0))
     with pytest.raises(ValueError, match="periods"):
         crop(frame, picture_of(rng), top=0, left=0, side=7, turn=Turn())
+
+
+# ---------------------------------------------------------------- white balance
+
+
+def test_most_photos_get_the_right_balance_and_the_others_a_wrong_one() -> None:
+    rng = np.random.default_rng(0)
+    as_shot = np.array([2.0, 1.0, 2.5])
+    drawn = np.array([GivenBalance().draw(as_shot, rng) for _ in range(4000)])
+    assert drawn.dtype == np.float32
+    assert (drawn[:, 1] == 1).all()
+    wrong = (drawn != as_shot).any(axis=1)
+    assert wrong.mean() == pytest.approx(0.3, abs=0.03)
+    errors = np.log(drawn[wrong][:, [0, 2]] / as_shot[[0, 2]])
+    assert errors.std(axis=0) == pytest.approx([0.2, 0.2], abs=0.02)
+    assert errors.mean(axis=0) == pytest.approx([0, 0], abs=0.03)
+
+
+def test_validation_gives_the_right_balance_always() -> None:
+    as_shot = np.array([2.0, 1.0, 2.5])
+    right = GivenBalance(wrong_share=0)
+    assert all((right.draw(as_shot, np.random.default_rng(i)) == as_shot).all() for i in range(50))

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gia_cli.cfa import PACK_FACTOR
+from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.color import bt709_encode, srgb_decode
 from gia_cli.data import synthetic
-from gia_cli.data.augment import TURNS, Pair, Turn
+from gia_cli.data.augment import TURNS, GivenBalance, Pair, Turn
 from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
 from gia_cli.errors import DataError
@@ -316,3 +316,23 @@ def test_validation_is_spread_evenly_over_the_names() -> None:
 def test_a_few_photographs_serve_for_both(count: int) -> None:
     training, validation = split_photos(Keys(count))
     assert training == validation == sorted(Keys(count).keys)
+
+
+@cameras
+def test_balanced_planes_make_a_grey_scene_grey(tmp_path: Path, camera: CameraName) -> None:
+    """What the network is given is the night's own light, however that was drawn."""
+    (tmp_path / "grey").mkdir()
+    iio.imwrite(tmp_path / "grey" / "grey.png", np.full((192, 192, 3), 120, np.uint8))
+    photos = open_photos([tmp_path / "grey"], tmp_path / "cache")
+    options = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0.3)
+    means = []
+    for balance in (GivenBalance(wrong_share=0), None):
+        source = PhotoNights(photos, photos.keys, camera, options, balance)
+        pairs = [source.pairs(np.random.default_rng(i), count=1, side=32)[0] for i in range(6)]
+        colors = np.array(PLANE_COLORS[CAMERAS[camera].kind])
+        for pair in pairs:
+            by_color = [pair.planes[colors == color].mean() for color in range(3)]
+            means.append(by_color[0] / by_color[1])
+    balanced, plain = np.array(means[:6]), np.array(means[6:])
+    assert np.abs(balanced - 1).max() < 0.25  # noise, clipped at black, lifts all channels
+    assert np.abs(plain - 1).min() > 0.25

@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"infer", "data", "perceptual"},
     {"pipeline", "trainlog", "measures"},
     {"batch", "train", "evaluate", "bench"},
-    {"report", "ablation"},
+    {"report", "ablation", "diagnose"},
     {"console"},
     {"cli"},
     {"__init__", "__main__"},
@@ -38,7 +38,8 @@ FENCES: dict[str, set[str]] = {
     "psutil": {"runtime"},
     "safetensors": {"checkpoint", "pretrained"},
     "torch": {"nets", "infer", "runtime", "checkpoint", "pipeline"}
-    | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"},
+    | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"}
+    | {"diagnose"},
     "tensorboardX": {"trainlog"},
     "matplotlib": {"trainlog", "report"},
     "skimage": {"traditional"},

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import ALL, PLANES, SCALE, UNETS, WITH_VECTORS, lively, small
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gia_cli import infer as infer_module
 from gia_cli.cfa import Alignment, CfaKind
@@ -26,15 +27,13 @@ from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.exif import ShotInfo
 from gia_cli.infer import InferOptions, Plan, _retreat, infer, plan
 from gia_cli.mosaic import PackedMosaic, prepare
-from gia_cli.nets import NetConfig, NetName, build
-from gia_cli.nets.unet import UNet
+from gia_cli.nets import NETWORKS, NetConfig, NetName, build
+from gia_cli.nets.base import Network
 from gia_cli.raw import RawFrame
 from gia_cli.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PLANES = {"bayer": 4, "xtrans": 9}
-SCALE = {"bayer": 2, "xtrans": 3}
 FAMILY: list[tuple[NetName, CfaKind]] = [
     ("sid-net", "bayer"),
     ("sid-net", "xtrans"),
@@ -73,29 +72,6 @@ class Recorder:
         self.details.append(message)
 
 
-def lively(config: NetConfig, seed: int = 0) -> UNet:
-    """A network whose picture depends strongly on the vector, and has a standard deviation near 1.
-
-    Kaiming weights; the vector's convolutions are amplified, and the output is brought to size.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    network = build(config)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(module.weight, a=0.2, generator=generator)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=0.05, generator=generator)
-    with torch.no_grad():
-        if network.gia is not None:
-            network.gia.shrink.weight *= 3
-        picture = network(torch.rand(1, config.in_channels, 64, 64, generator=generator))
-        network.to_rgb.weight /= picture.std()
-        bias = network.to_rgb.bias
-        assert bias is not None
-        bias -= picture.mean() / picture.std()
-    return network.eval()
-
-
 def photo(
     rng: np.random.Generator,
     cfa: CfaKind,
@@ -120,20 +96,18 @@ def photo(
     )
 
 
-def direct(network: UNet, mosaic: PackedMosaic) -> NDArray[np.float32]:
+def direct(network: Network, mosaic: PackedMosaic) -> NDArray[np.float32]:
     """The whole picture by the shortest way: pad, forward, cut; nothing of `infer`."""
-    planes = torch.from_numpy(mosaic.planes)[None].to(network.to_rgb.weight.dtype)
+    planes = torch.from_numpy(mosaic.planes)[None].to(next(network.parameters()).dtype)
     height, width = planes.shape[2:]
-    mode = "reflect" if min(height, width) > 16 else None
+    added = -height % network.stride, -width % network.stride
     index = [
-        np.pad(
-            np.arange(side), (0, -side % 16), mode="reflect" if min(height, width) > 1 else "edge"
-        )
-        for side in (height, width)
+        np.pad(np.arange(side), (0, more), mode="reflect" if min(height, width) > 1 else "edge")
+        for side, more in zip((height, width), added, strict=True)
     ]
     padded = planes[:, :, index[0]][:, :, :, index[1]]
-    if mode:  # the same thing in torch's own words
-        assert torch.equal(padded, F.pad(planes, (0, -width % 16, 0, -height % 16), mode=mode))
+    if min(height, width) > 16:  # the same thing in torch's own words
+        assert torch.equal(padded, F.pad(planes, (0, added[1], 0, added[0]), mode="reflect"))
     with torch.no_grad():
         picture = network(padded)[0].float().numpy()
     a = mosaic.alignment
@@ -166,7 +140,9 @@ def test_the_vector_matters_in_these_tests(
         features = network.encode(x)
         corners = [features[-1][:, :, row, col] for row, col in ((0, 0), (0, -1), (-1, 0))]
         means = [features[-1].mean(dim=(2, 3)), *corners]
-        own, *others = (network.decode(list(features), network.global_bias(mean)) for mean in means)
+        own, *others = (
+            network.decode(list(features), network.global_term(0, mean)) for mean in means
+        )
     for other in others:
         assert (other - own).std() > 0.05 * own.std()
         assert (other - own).abs().max() > 1000 * TOLERANCE * own.std()
@@ -175,12 +151,12 @@ def test_the_vector_matters_in_these_tests(
 # ---------------------------------------------------------------- whole frame
 
 
-@pytest.mark.parametrize(("name", "cfa"), FAMILY)
-@pytest.mark.parametrize("size", [(64, 48), (65, 47), (33, 80), (16, 16), (1, 1), (3, 7), (1, 40)])
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+@pytest.mark.parametrize("size", [(65, 47), (16, 16), (1, 1), (3, 7), (1, 40)])
 def test_whole_frame_is_one_forward_pass(
-    name: NetName, cfa: CfaKind, size: tuple[int, int], rng: np.random.Generator
+    name: str, cfa: CfaKind, size: tuple[int, int], rng: np.random.Generator
 ) -> None:
-    network = lively(NetConfig(name, cfa, width=4))
+    network = lively(small(name, cfa))
     mosaic = photo(rng, cfa, *size)
     picture = infer(network, mosaic, CPU)
     assert picture.dtype == np.float32
@@ -283,6 +259,45 @@ def test_tiles_differ_by_rounding_alone(
     assert deviation(tiled, direct(network, mosaic)) < TOLERANCE_FP64
 
 
+# Frames so long that the tiles' halos end inside; thin, to save time.
+THIN = {"sid-dilated": 470, "sw-net": 470, "sid-2conv": 340, "sgn": 250, "dncnn": 100}
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_tiles_are_exact_for_every_network(
+    name: str, cfa: CfaKind, is_wide: bool, rng: np.random.Generator
+) -> None:
+    network = lively(small(name, cfa))
+    length = THIN.get(name, 230)
+    mosaic = photo(rng, cfa, *((17, length) if is_wide else (length, 17)))
+    options = InferOptions(tile=32 * SCALE[cfa])
+    chosen = plan(network, mosaic, CPU, options)
+    assert chosen.passes == WITH_VECTORS.get(name, 0) + 1
+    assert 2 * network.halo + max(chosen.core) < max(chosen.frame)
+    tiled, expected = infer(network, mosaic, CPU, options), direct(network, mosaic)
+    assert deviation(tiled, expected) < TOLERANCE
+    exact = infer(network.double(), mosaic, Runtime(CPU.device, torch.float64), options)
+    assert deviation(exact, direct(network, mosaic)) < TOLERANCE_FP64
+
+
+@pytest.mark.parametrize("name", [*THIN, *WITH_VECTORS])
+def test_every_network_needs_its_halos(
+    name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = lively(small(name))
+    mosaic = photo(rng, "bayer", 17, THIN.get(name, 230))
+    expected = direct(network, mosaic)
+    patches: dict[str, Any] = {"halo": 0}
+    if network.vectors:
+        patches["vector_halos"] = (0,) * network.vectors
+    for halo, nothing in patches.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(network, halo, nothing)
+            tiled = infer(network, mosaic, CPU, InferOptions(tile=64))
+        assert deviation(tiled, expected) > 1e-3
+
+
 def test_tiles_equal_the_whole_frame_at_full_width(rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 119, 250)
@@ -314,29 +329,32 @@ def test_a_vector_for_each_tile_would_show(rng: np.random.Generator) -> None:
     assert deviation(wrong, whole) > 1000 * TOLERANCE
 
 
-@pytest.mark.parametrize("halo", ["halo", "vector_halo"])
+@pytest.mark.parametrize(("halo", "too_little"), [("halo", 16), ("vector_halos", (16,))])
 def test_too_little_halo_would_show(
-    halo: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    halo: str,
+    too_little: int | tuple[int],
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = lively(NetConfig("gia-net", width=4))
     mosaic = photo(rng, "bayer", 192, 192)
     options = InferOptions(tile=64)
     assert deviation(infer(network, mosaic, CPU, options), direct(network, mosaic)) < TOLERANCE
-    monkeypatch.setattr(network, halo, 16)
+    monkeypatch.setattr(network, halo, too_little)
     assert deviation(infer(network, mosaic, CPU, options), direct(network, mosaic)) > 1e-3
 
 
-def test_sid_net_needs_one_pass(rng: np.random.Generator) -> None:
+def test_each_vector_needs_one_pass_more(rng: np.random.Generator) -> None:
     encoded = {}
-    for name in ("sid-net", "gia-net"):
-        network = lively(NetConfig(name, width=2))
+    for name in ("sid-net", "gia-net", "ridnet"):
+        network = lively(small(name))
         calls = count_calls(network)
         infer(network, photo(rng, "bayer", 64, 64), CPU, InferOptions(tile=64))
         encoded[name] = len(calls)
-    assert encoded == {"sid-net": 4, "gia-net": 8}
+    assert encoded == {"sid-net": 4, "gia-net": 8, "ridnet": 20}
 
 
-def count_calls(network: UNet) -> list[tuple[int, ...]]:
+def count_calls(network: Network) -> list[tuple[int, ...]]:
     """Collect the shape of every input that the network encodes from now on."""
     shapes: list[tuple[int, ...]] = []
     encode = network.encode
@@ -390,13 +408,13 @@ def test_half_precision_sums_the_vector_in_fp32(
     network = lively(NetConfig("gia-net", width=2)).to(torch.bfloat16)
     mosaic = photo(rng, "bayer", 16, 1024)
     means: list[Tensor] = []
-    global_bias = network.global_bias
+    global_term = network.global_term
 
-    def spy(mean: Tensor) -> Tensor | None:
+    def spy(index: int, mean: Tensor) -> Tensor:
         means.append(mean)
-        return global_bias(mean)
+        return global_term(index, mean)
 
-    monkeypatch.setattr(network, "global_bias", spy)
+    monkeypatch.setattr(network, "global_term", spy)
     infer(network, mosaic, Runtime(torch.device("cpu"), torch.bfloat16), InferOptions(tile=tile))
     (mean,) = means
     with torch.inference_mode():
@@ -429,7 +447,7 @@ OUT_OF_MEMORY: list[Callable[[], Exception]] = [
 
 
 def fail_above(
-    network: UNet,
+    network: Network,
     monkeypatch: pytest.MonkeyPatch,
     *,
     area: int,
@@ -449,9 +467,9 @@ def fail_above(
         check(x)
         return encode(x)
 
-    def failing_decode(features: list[Tensor], bias: Tensor | None) -> Tensor:
+    def failing_decode(features: list[Tensor], *rest: Any) -> Tensor:
         check(features[0])
-        return decode(features, bias)
+        return decode(features, *rest)
 
     failing = failing_encode if in_stage == "encode" else failing_decode
     monkeypatch.setattr(network, in_stage, failing)
@@ -583,7 +601,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     run, tried = infer_module._run, []
 
     def no_room_on_cuda(
-        network: UNet, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Recorder
+        network: Network, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Recorder
     ) -> NDArray[np.float32]:
         tried.append((runtime.device.type, max(plan.core)))
         if runtime.device.type == "cuda":
@@ -679,7 +697,7 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
     mosaic = photo(rng, "bayer", 40, 56)
     run = infer_module._run
 
-    def fail_on_cuda(network: UNet, mosaic: PackedMosaic, runtime: Runtime, *rest: Any) -> Any:
+    def fail_on_cuda(network: Network, mosaic: PackedMosaic, runtime: Runtime, *rest: Any) -> Any:
         if runtime.device.type == "cuda":
             raise error
         return run(network, mosaic, runtime, *rest)
@@ -794,7 +812,8 @@ def test_an_explicit_tile_is_in_photosites(
 
 def test_a_plan_says_what_it_does() -> None:
     assert str(Plan((208, 96), (208, 96))) == "whole frame of 96x208 packed px"
-    assert str(Plan((64, 96), (208, 96))) == "4 tiles of 96x64 packed px, two passes"
+    for passes, words in ((1, "one pass"), (2, "two passes"), (5, "5 passes")):
+        assert str(Plan((64, 96), (208, 96), passes)) == f"4 tiles of 96x64 packed px, {words}"
 
 
 @pytest.mark.parametrize("tile", [0, -1, -512])
@@ -807,30 +826,34 @@ def test_a_tile_must_be_positive(tile: int) -> None:
 # ---------------------------------------------------------------- progress
 
 
-def test_a_large_whole_frame_moves_the_bar_in_small_steps(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_large_whole_frame_moves_the_bar_in_small_steps(
+    name: str, rng: np.random.Generator
+) -> None:
     """Bands overlap: their rows add up to more than the frame's, the bar must not."""
     moves: list[int] = []
     progress = Recorder()
     progress.advance = moves.append  # type: ignore[method-assign]
-    network = build(NetConfig("gia-net", width=2))
+    network = build(small(name))
     infer(network, photo(rng, "bayer", 500, 40), CPU, None, progress)
     assert sum(moves) == 100
-    assert max(moves) <= 16
+    assert max(moves) <= (16 if name in UNETS else 25)
     assert not any(module._forward_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("tile", ["auto", 32, 64, 100])
-@pytest.mark.parametrize("name", ["sid-net", "gia-net"])
+@pytest.mark.parametrize("tile", ["auto", 64, 100])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_progress_gets_as_many_steps_as_announced(
-    name: NetName, tile: int, rng: np.random.Generator
+    name: str, tile: int, rng: np.random.Generator
 ) -> None:
-    network = lively(NetConfig(name, width=2))
+    network = lively(small(name))
     mosaic = photo(rng, "bayer", 60, 90)
     progress = Recorder()
     options = InferOptions(tile=tile)
     infer(network, mosaic, CPU, options, progress)
     chosen = plan(network, mosaic, CPU, options)
-    steps = 100 if chosen.is_whole else tile_count(chosen) * (2 if name == "gia-net" else 1)
+    passes = 1 + WITH_VECTORS.get(name, 0)
+    steps = 100 if chosen.is_whole else tile_count(chosen) * passes
     assert progress.stages == [("network", steps)]
     assert progress.steps == [progress.stages[0][1]]
     assert progress.notes == []

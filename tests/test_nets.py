@@ -5,50 +5,36 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import ALL, CFAS, PLANES, SCALE, UNETS, lively, random_planes
 from torch import Tensor, nn
 
 from gia_cli.cfa import CfaKind
 from gia_cli.errors import WeightsMismatchError
 from gia_cli.nets import NETWORKS, NetConfig, NetName, build
 from gia_cli.nets.blocks import by_bands
-from gia_cli.nets.unet import GiaModule, UNet
+from gia_cli.nets.unet import GiaModule, GiaNet, UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PLANES = {"bayer": 4, "xtrans": 9}
-SCALE = {"bayer": 2, "xtrans": 3}
-FAMILY: list[tuple[NetName, CfaKind]] = [
-    ("sid-net", "bayer"),
-    ("sid-net", "xtrans"),
-    ("gia-net", "bayer"),
-    ("gia-net", "xtrans"),
-]
+FAMILY: list[tuple[NetName, CfaKind]] = [(name, cfa) for name in UNETS for cfa in CFAS]
 
 
-def lively(config: NetConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> UNet:
-    """A network whose every part matters: Kaiming weights, biases that are not zero."""
-    generator = torch.Generator().manual_seed(seed)
-    network = build(config)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(module.weight, a=0.2, generator=generator)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=0.1, generator=generator)
-    return network.to(dtype).eval()
+def unet(config: NetConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> UNet:
+    """A lively network of the U-Net family."""
+    network = lively(config, seed).to(dtype)
+    assert isinstance(network, UNet)
+    return network
 
 
-def random_planes(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def with_bias(network: UNet, x: Tensor, bias: Tensor | None) -> Tensor:
+def with_term(network: UNet, x: Tensor, term: Tensor | None) -> Tensor:
     """The picture for a vector that is held fixed."""
-    return network.decode(network.encode(x), bias)
+    return network.decode(network.encode(x), term)
 
 
 # ---------------------------------------------------------------- parameter counts
@@ -70,13 +56,18 @@ def expected_count(config: NetConfig) -> int:
     for level in range(5):
         here = w * 2**level
         before = planes if level == 0 else here // 2
+        # Dilation costs nothing, nor do two halves of the output channels.
         total += conv(before, here, 3) + conv(here, here, 3)
         if level < 4:
             total += 2 * here * here * 4 + (here if config.upsample_bias else 0)
             total += conv(2 * here, here, 3) + conv(here, here, 3)
+    deepest = 16 * w
     if config.network == "gia-net":
-        deepest = 16 * w
         total += conv(deepest, config.vector, 1) + conv(deepest + config.vector, deepest, 1)
+    if config.network == "se-unet":
+        total += conv(deepest, deepest // 16, 1) + conv(deepest // 16, deepest, 1)
+    if config.network == "sid-2conv":
+        total += 2 * conv(deepest, deepest, 3)
     return total
 
 
@@ -102,6 +93,14 @@ def test_parameters_are_those_of_the_papers_description(
         ("gia-net", "bayer", True, 8_285_804),
         ("gia-net", "xtrans", False, 8_287_259),
         ("gia-net", "xtrans", True, 8_287_739),
+        ("sid-dilated", "bayer", True, 7_760_748),  # as SID-Net
+        ("sid-dilated", "xtrans", True, 7_762_683),
+        ("sw-net", "bayer", True, 7_760_748),  # as SID-Net
+        ("sw-net", "xtrans", True, 7_762_683),
+        ("se-unet", "bayer", True, 7_794_060),  # SID-Net + 2 * 512 * 32 + 32 + 512
+        ("se-unet", "xtrans", True, 7_795_995),
+        ("sid-2conv", "bayer", True, 12_480_364),  # SID-Net + 2 * (9 * 512 + 1) * 512
+        ("sid-2conv", "xtrans", True, 12_482_299),
     ],
 )
 def test_published_size_has_the_published_count(
@@ -122,12 +121,19 @@ def test_global_module_costs_what_table_4_says(cfa: CfaKind, upsample_bias: bool
 
 
 def test_table_of_networks_holds_the_published_sizes() -> None:
-    assert {name: config.network for name, config in NETWORKS.items()} == {
-        "sid-net": "sid-net",
-        "gia-net": "gia-net",
-    }
+    assert set(NETWORKS) == {*UNETS, "dncnn", "ridnet", "sgn"} == set(get_args(NetName))
     for name, config in NETWORKS.items():
-        assert config == NetConfig(name, "bayer", width=32, vector=256, upsample_bias=True)  # type: ignore[arg-type]
+        width = 64 if name in ("dncnn", "ridnet") else 32
+        assert config == NetConfig(name, "bayer", width, vector=256, upsample_bias=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_every_network_of_the_table_can_be_built(name: str, cfa: CfaKind) -> None:
+    config = replace(NETWORKS[name], cfa=cfa)
+    with torch.device("meta"):
+        network = build(config)
+    assert network.config == config
+    assert network.training
 
 
 # ---------------------------------------------------------------- configuration
@@ -181,15 +187,25 @@ def test_table_does_not_import_torch() -> None:
 # ---------------------------------------------------------------- a plain implementation
 
 
-def plain_forward(state: dict[str, Tensor], x: Tensor, scale: int) -> Tensor:
+def plain_forward(network: str, state: dict[str, Tensor], x: Tensor, scale: int) -> Tensor:
     """The whole network again: NCHW, one level after the other, concatenating everywhere."""
 
-    def conv(name: str, x: Tensor, padding: int) -> Tensor:
-        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
+    def conv(name: str, x: Tensor, padding: int, dilation: int = 1) -> Tensor:
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        return F.conv2d(x, weight, bias, padding=padding, dilation=dilation)
+
+    def conv3(name: str, x: Tensor) -> Tensor:
+        if network == "sid-dilated":
+            return conv(name, x, 2, 2)
+        if network == "sw-net":
+            halves = conv(f"{name}.plain", x, 1), conv(f"{name}.dilated", x, 2, 2)
+            assert halves[0].shape == halves[1].shape
+            return torch.cat(halves, dim=1)
+        return conv(name, x, 1)
 
     def two_convs(name: str, x: Tensor) -> Tensor:
-        x = F.leaky_relu(conv(f"{name}.0", x, 1), 0.2)
-        return F.leaky_relu(conv(f"{name}.2", x, 1), 0.2)
+        x = F.leaky_relu(conv3(f"{name}.0", x), 0.2)
+        return F.leaky_relu(conv3(f"{name}.2", x), 0.2)
 
     skips = []
     for level in range(5):
@@ -197,7 +213,12 @@ def plain_forward(state: dict[str, Tensor], x: Tensor, scale: int) -> Tensor:
             x = F.max_pool2d(x, kernel_size=2, stride=2)
         x = two_convs(f"encoder.{level}", x)
         skips.append(x)
-    if "gia.fuse.weight" in state:
+    if network == "sid-2conv":
+        x = two_convs("extra", x)
+    if network == "se-unet":
+        mean = x.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+        x = x * torch.sigmoid(conv("se.excite", F.relu(conv("se.squeeze", mean, 0)), 0))
+    if network == "gia-net":
         mean = x.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
         vector = conv("gia.shrink", mean.expand_as(x), 0)  # the paper's order: broadcast first
         x = conv("gia.fuse", torch.cat([x, vector], dim=1), 0)
@@ -216,11 +237,11 @@ def plain_forward(state: dict[str, Tensor], x: Tensor, scale: int) -> Tensor:
 def test_forward_equals_a_plain_implementation(
     name: NetName, cfa: CfaKind, upsample_bias: bool
 ) -> None:
-    network = lively(NetConfig(name, cfa, 4, 16, upsample_bias), dtype=torch.float64)
+    network = unet(NetConfig(name, cfa, 4, 16, upsample_bias), dtype=torch.float64)
     x = random_planes(2, PLANES[cfa], 48, 32, dtype=torch.float64)
     with torch.no_grad():
         picture = network(x)
-        expected = plain_forward(network.state_dict(), x, SCALE[cfa])
+        expected = plain_forward(name, network.state_dict(), x, SCALE[cfa])
     assert picture.shape == (2, 3, 48 * SCALE[cfa], 32 * SCALE[cfa])
     assert expected.std() > 0.1
     torch.testing.assert_close(picture, expected, rtol=0, atol=1e-10 * float(expected.std()))
@@ -251,29 +272,26 @@ def test_gia_module_leaves_its_input_alone() -> None:
 # ---------------------------------------------------------------- the vector
 
 
-def test_only_gia_net_has_a_vector() -> None:
+def test_sid_net_has_nothing_in_its_bottleneck() -> None:
     gia, sid = build(NetConfig("gia-net", width=2)), build(NetConfig("sid-net", width=2))
-    mean = torch.rand(1, 32)
-    assert gia.has_vector
-    assert not sid.has_vector
-    assert gia.global_bias(mean) is not None
-    assert sid.global_bias(mean) is None
-    assert not any(name.startswith("gia") for name in sid.state_dict())
+    more = {name.rpartition(".")[0] for name in gia.state_dict().keys() - sid.state_dict().keys()}
+    assert more == {"gia.shrink", "gia.fuse"}
 
 
-def test_gia_net_refuses_to_decode_without_a_bias() -> None:
+def test_checkpoints_of_the_first_version_keep_their_order() -> None:
+    """Optimisers count parameters, seeds draw them, in this order."""
     network = build(NetConfig("gia-net", width=2))
-    with pytest.raises(ValueError, match="bias"):
-        network.decode(network.encode(random_planes(1, 4, 16, 16)), None)
+    parts = [name.partition(".")[0] for name, _ in network.named_parameters()]
+    assert list(dict.fromkeys(parts)) == ["encoder", "gia", "upsample", "decoder", "to_rgb"]
 
 
 def test_another_vector_makes_another_picture() -> None:
-    network = lively(NetConfig("gia-net", width=4, vector=16))
+    network = unet(NetConfig("gia-net", width=4, vector=16))
     x = random_planes(1, 4, 32, 32)
     with torch.no_grad():
         mean = network.encode(x)[-1].mean(dim=(2, 3))
-        own = with_bias(network, x, network.global_bias(mean))
-        other = with_bias(network, x, network.global_bias(-mean))
+        own = with_term(network, x, network.global_term(0, mean))
+        other = with_term(network, x, network.global_term(0, -mean))
         torch.testing.assert_close(own, network(x))
     assert (own - other).std() > 0.1 * own.std()
 
@@ -284,7 +302,7 @@ def test_one_end_of_a_frame_reaches_the_other_by_the_vector_alone() -> None:
     changed[:, :, :16] = 1 - changed[:, :, :16]
     moved = {}
     for name in ("sid-net", "gia-net"):
-        network = lively(NetConfig(name, width=4, vector=16), dtype=torch.float64)
+        network = unet(NetConfig(name, width=4, vector=16), dtype=torch.float64)
         with torch.no_grad():
             difference = (network(changed) - network(x))[:, :, -32:]
         moved[name] = float(difference.abs().max())
@@ -308,7 +326,7 @@ def test_one_end_of_a_frame_reaches_the_other_by_the_vector_alone() -> None:
 def test_bands_change_nothing(
     cfa: CfaKind, dtype: torch.dtype, tolerance: float, height: int
 ) -> None:
-    network = lively(NetConfig("gia-net", cfa, width=4, vector=16), dtype=dtype)
+    network = unet(NetConfig("gia-net", cfa, width=4, vector=16), dtype=dtype)
     x = random_planes(2, PLANES[cfa], height, 32, dtype=dtype)
     calls: list[int] = []
     for stage in (network.encoder[0], network.encoder[1], network.decoder[2], network.decoder[3]):
@@ -325,7 +343,7 @@ def test_bands_change_nothing(
 
 
 def test_encoder_bands_change_no_feature() -> None:
-    network = lively(NetConfig("sid-net", width=4), dtype=torch.float64)
+    network = unet(NetConfig("sid-net", width=4), dtype=torch.float64)
     x = random_planes(1, 4, 144, 48, dtype=torch.float64)
     whole = [feature.detach() for feature in network.encode(x)]
     with torch.inference_mode():
@@ -371,12 +389,12 @@ def test_sizes_beside_the_stride_are_refused(size: tuple[int, int], is_inference
 
 def interior_difference(shift: int) -> float:
     """How far the picture of a shifted frame is from the shifted picture, away from its ends."""
-    network = lively(NetConfig("gia-net", width=4, vector=8), dtype=torch.float64)
+    network = unet(NetConfig("gia-net", width=4, vector=8), dtype=torch.float64)
     x = random_planes(1, 4, 288, 16, dtype=torch.float64)
     bias = torch.ones(1, 64, dtype=torch.float64)
     with torch.no_grad():
-        picture = with_bias(network, x, bias)
-        shifted = with_bias(network, x.roll(shift, dims=2), bias)
+        picture = with_term(network, x, bias)
+        shifted = with_term(network, x.roll(shift, dims=2), bias)
     rows = slice(2 * 128, 2 * 160)
     return float((shifted - picture.roll(2 * shift, dims=2))[:, :, rows].abs().max())
 
@@ -393,7 +411,7 @@ CORE = slice(160, 176)  # one cell of the bottleneck, rows
 
 def change_in_core(distance: int, sign: int, *, bottleneck: bool = False) -> float:
     """Most that a row `distance` beyond the core changes within it; the vector is held fixed."""
-    network = lively(NetConfig("gia-net", width=4, vector=8), dtype=torch.float64)
+    network = unet(NetConfig("gia-net", width=4, vector=8), dtype=torch.float64)
     x = random_planes(1, 4, 336, 16, dtype=torch.float64)
     changed = x.clone()
     row = CORE.start - distance if sign < 0 else CORE.stop - 1 + distance
@@ -404,7 +422,7 @@ def change_in_core(distance: int, sign: int, *, bottleneck: bool = False) -> flo
             difference = network.encode(changed)[-1] - network.encode(x)[-1]
             difference = difference[:, :, CORE.start // 16]
         else:
-            difference = with_bias(network, changed, bias) - with_bias(network, x, bias)
+            difference = with_term(network, changed, bias) - with_term(network, x, bias)
             difference = difference[:, :, 2 * CORE.start : 2 * CORE.stop]
     return float(difference.abs().max())
 
@@ -420,9 +438,9 @@ def test_halo_covers_the_receptive_field(sign: int) -> None:
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_vector_halo_covers_the_bottlenecks_receptive_field(sign: int) -> None:
-    assert UNet.vector_halo % UNet.stride == 0
+    assert GiaNet.vector_halos[0] % GiaNet.stride == 0
     for beyond in (1, 2, 16, 40):
-        assert change_in_core(UNet.vector_halo + beyond, sign, bottleneck=True) == 0
+        assert change_in_core(GiaNet.vector_halos[0] + beyond, sign, bottleneck=True) == 0
     for within in (1, 40, 62):
         assert change_in_core(within, sign, bottleneck=True) > 1e-6
 
@@ -430,31 +448,11 @@ def test_vector_halo_covers_the_bottlenecks_receptive_field(sign: int) -> None:
 # ---------------------------------------------------------------- training and memory
 
 
-@pytest.mark.parametrize(("name", "cfa"), FAMILY)
-def test_gradients_reach_every_parameter(name: NetName, cfa: CfaKind) -> None:
-    network = lively(NetConfig(name, cfa, width=4, vector=8), dtype=torch.float64).train()
-    x = random_planes(1, PLANES[cfa], 32, 48, dtype=torch.float64)
-    network(x).square().mean().backward()
-    silent = [
-        key
-        for key, parameter in network.named_parameters()
-        if parameter.grad is None or not parameter.grad.abs().max() > 1e-12
-    ]
-    assert silent == []
-
-
 def test_build_gives_a_network_ready_to_train() -> None:
     network = build(NetConfig("gia-net", width=2))
     assert network.training
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in network.parameters())
-
-
-def test_decode_frees_the_features() -> None:
-    network = build(NetConfig("sid-net", width=2))
-    features = network.encode(random_planes(1, 4, 16, 16))
-    network.decode(features, None)
-    assert features == []
 
 
 @pytest.mark.parametrize(("name", "cfa"), FAMILY)

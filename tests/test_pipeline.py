@@ -17,6 +17,7 @@ from gia_cli.errors import (
     FileMissingError,
     NoWeightsForCfaError,
     UsageError,
+    WeightsMismatchError,
     WeightsNotFoundError,
 )
 from gia_cli.exif import ShotInfo
@@ -218,3 +219,32 @@ def test_an_unknown_cameras_white_paper_comes_out_white(tmp_path: Path, enhancer
     red, green, blue = image.mean(axis=(0, 1))
     assert abs(red / green - 1) < 0.08
     assert abs(blue / green - 1) < 0.08
+
+
+# ---------------------------------------------------------------- white balance
+
+
+def balanced_weights(folder: Path) -> Path:
+    network = build(NetConfig("gia-net", width=4, white_balance="as-shot"))
+    save_weights(folder / "wb.safetensors", network, camera="ILCE-7SM2", daylight_wb=[2, 1, 2])
+    return folder / "wb.safetensors"
+
+
+def test_balanced_weights_are_given_the_photos_own_balance(
+    make_arw: MakePhoto, tmp_path: Path
+) -> None:
+    fresh = Enhancer.from_weights(balanced_weights(tmp_path), device="cpu")
+    result = fresh.enhance(make_arw(), ratio=100)
+    frame = gia_cli.read_raw(make_arw())
+    assert frame.as_shot_wb[0] > 1.5
+    _, network = fresh._network("bayer")
+    picture = infer(network, prepare(frame, 100, frame.as_shot_wb), resolve("cpu"))
+    assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
+
+
+def test_the_balance_chooses_among_weights(tmp_path: Path) -> None:
+    assert find_weights(None, "bayer", "learned").name == "gia-sony-v0"
+    path = balanced_weights(tmp_path)
+    assert find_weights(path, "bayer", "as-shot").config.white_balance == "as-shot"
+    with pytest.raises(WeightsMismatchError, match="trained with the white balance 'as-shot'"):
+        Enhancer.from_weights(path, white_balance="learned")

@@ -40,7 +40,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     assert listed == set(all_errors())
 
 
-@pytest.mark.parametrize("command", ["enhance", "info", "simulate", "train", "weights export"])
+@pytest.mark.parametrize("command", ["enhance", "info", "simulate", "train", "eval", "bench", "weights export"])
 def test_every_option_in_the_readme_exists(command: str) -> None:
     help_text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
     for line in README.splitlines():
@@ -52,7 +52,7 @@ def test_every_option_in_the_readme_exists(command: str) -> None:
 
 def test_options_in_prose_exist() -> None:
     known = "--install-completion --recursive"
-    for command in ("enhance", "simulate", "train"):
+    for command in ("enhance", "simulate", "train", "eval", "bench"):
         result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
         known += result.output
     for option in set(re.findall(r"`(--[a-z-]+)", README)):

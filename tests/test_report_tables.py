@@ -58,6 +58,12 @@ def test_scores_stand_beside_the_published_ones(report: Report) -> None:
     assert all(len(row) == len(columns) for row in rows)
 
 
+def test_columns_that_nobody_fills_are_left_out(report: Report) -> None:
+    columns, _ = score_table(report)
+    assert "PieAPP ↓" not in columns
+    assert "PSNR ↑" in columns
+
+
 def test_differences_name_what_they_are_to(report: Report) -> None:
     columns, rows = difference_table(report)
     assert columns[0] == "minus first"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +20,30 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import ALL, PLANES, UNETS, lively, small
 
 from gia_cli import train as training
-from gia_cli.cfa import PLANE_COLORS
+from gia_cli.cfa import PLANE_COLORS, CfaKind
 from gia_cli.checkpoint import adopt, find_weights, list_weights, load_network
 from gia_cli.errors import (
     DataError,
     DivergedError,
     Interrupted,
+    OutputError,
     OutputExistsError,
     RunError,
     UsageError,
     WeightsMismatchError,
+    WeightsNotFoundError,
 )
-from gia_cli.nets import NetConfig, build
+from gia_cli.files import lock
+from gia_cli.nets import NETWORKS, NetConfig, build
 from gia_cli.progress import Silent
 from gia_cli.train import (
     CHECKPOINT,
     CONFIG,
+    LOCK,
     RECIPES,
-    DepthHeads,
     TrainConfig,
     Trainee,
     depth_loss,
@@ -48,8 +56,6 @@ from gia_cli.train import (
 from gia_cli.trainlog import CURVES, read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ def config(tmp_path: Path, photos: Path) -> TrainConfig:
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    saved = read_checkpoint(run, CPU)
+    saved = read_checkpoint(run)
     return {**saved["trainee"], **{f"ema.{name}": x for name, x in saved["ema"].items()}}
 
 
@@ -123,7 +129,7 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     with pytest.raises(Interrupted, match="step 2") as caught:
         train(stopped, StopAt(2, number))
     assert caught.value.exit_code == 130
-    assert read_checkpoint(stopped.run, CPU)["step"] == 2
+    assert read_checkpoint(stopped.run)["step"] == 2
     listener = StopAt(-1)
     train(stopped, listener)
     assert any("Going on from step 2" in note for note in listener.notes)
@@ -166,6 +172,126 @@ def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
             train(replace(config, **change))
 
 
+def test_a_recipe_that_has_changed_is_named_by_its_field(config: TrainConfig) -> None:
+    train(config)
+    with pytest.raises(RunError, match=r"its recipe\.lr is 0\.0002, not 1\.0"):
+        train(replace(config, changes={"lr": 1.0}))
+
+
+def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig) -> None:
+    train(config)
+    path = config.run / CONFIG
+    asked = json.loads(path.read_text())
+    del asked["precision"], asked["recipe"]["ema"]
+    path.write_text(json.dumps(asked))
+    assert train(replace(config, steps=5)).steps == 5
+
+
+def test_other_photographs_do_not_continue_a_run(
+    config: TrainConfig, photos: Path, tmp_path: Path
+) -> None:
+    """Moved ones do: they are the same."""
+    train(config)
+    moved = tmp_path / "moved"
+    shutil.copytree(photos, moved)
+    assert train(replace(config, photos=(moved,), steps=5)).steps == 5
+    (moved / "0.png").unlink()
+    with pytest.raises(RunError, match="its data_digest is"):
+        train(replace(config, photos=(moved,), steps=6))
+
+
+def test_a_mistake_claims_no_folder(config: TrainConfig) -> None:
+    with pytest.raises(WeightsNotFoundError):
+        train(replace(config, init_from="nobody"))
+    assert train(config).steps == 4
+
+
+def test_two_runs_in_one_folder_are_not_possible(config: TrainConfig) -> None:
+    config.run.mkdir()
+    with lock(config.run / LOCK) as is_ours:
+        assert is_ours
+        with pytest.raises(RunError, match="Another process is training"):
+            train(config)
+    assert train(config).steps == 4
+
+
+def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
+    train(config)
+    good = weights_of(config.run)
+    spoil = replace(config, run=config.run.with_name("spoiled"), changes={"lr": 1e30, "warmup": 0})
+    with pytest.raises(DivergedError) as caught:
+        train(replace(spoil, steps=100, checkpoint_every_s=0))
+    assert "--init-from" in str(caught.value)
+    assert all(x.isfinite().all() for x in good.values())
+    left = spoil.run / CHECKPOINT
+    if left.exists():
+        assert all(x.isfinite().all() for x in weights_of(spoil.run).values())
+
+
+def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config)
+    before = weights_of(config.run)
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Any]:
+        raise OutputError(f"Cannot write {path}: No space left on device.")
+        yield
+
+    monkeypatch.setattr(training, "atomic_file", full)
+    with pytest.raises(OutputError, match="No space left"):
+        train(replace(config, steps=6))
+    monkeypatch.undo()
+    assert_equal(before, weights_of(config.run))
+
+
+def test_pictures_that_cannot_be_written_do_not_end_a_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(training, "write_panel", fail)
+    listener = StopAt(-1)
+    assert train(config, listener).steps == 4
+    assert any("No picture of step 4" in note for note in listener.notes)
+    assert read_checkpoint(config.run)["step"] == 4
+
+
+def test_a_worker_that_dies_is_told_and_loses_nothing(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = training.load
+
+    def dying(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for number, batch in enumerate(plain(*arguments, **options)):
+            if number == 2:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            yield batch
+
+    monkeypatch.setattr(training, "load", dying)
+    with pytest.raises(DataError, match="has died"):
+        train(config)
+    assert read_checkpoint(config.run)["step"] == 2
+
+
+def test_too_few_photographs_to_validate_are_noted_and_exported(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    listener = StopAt(-1)
+    train(config, listener)
+    assert any("memory, not of skill" in note for note in listener.notes)
+    row = export_run(config.run, "mine", tmp_path / "weights")
+    assert row["training"]["validated_on"] == "the same photos"
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Cannot make the folder"):
+        train(replace(config, run=tmp_path / "file" / "run"))
+
+
 def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
     train(config)
     path = config.run / CHECKPOINT
@@ -180,7 +306,7 @@ def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
     result = train(timed)
     assert result.steps > 0
     assert 2 <= result.seconds < 60
-    saved = read_checkpoint(config.run, CPU)
+    saved = read_checkpoint(config.run)
     assert saved["elapsed_s"] >= 2
     assert train(timed).steps == result.steps  # the time is used up
 
@@ -209,12 +335,23 @@ def test_it_learns(config: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
-@pytest.mark.parametrize("network", ["gia-net", "sid-net"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_trains_on_every_camera(
     config: TrainConfig, camera: Any, network: str
 ) -> None:
     result = train(replace(config, camera=camera, network=network, steps=1))
     assert np.isfinite(result.validation_psnr)
+    assert result.validation_psnr > -20  # the first weights already make something like a picture
+
+
+@pytest.mark.parametrize("camera", ["sony", "fuji"])
+def test_a_network_that_is_given_the_balance_trains(config: TrainConfig, camera: Any) -> None:
+    given = replace(config, camera=camera, white_balance="as-shot", steps=2)
+    assert np.isfinite(train(given).validation_psnr)
+    row = export_run(given.run, "wb", given.run / "weights")
+    assert row["config"]["white_balance"] == "as-shot"
+    with pytest.raises(RunError, match=r"network\.white_balance"):
+        train(replace(given, white_balance="learned"))
 
 
 def test_the_published_recipe_runs(config: TrainConfig) -> None:
@@ -262,9 +399,57 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
     assert norms[1] > 3 * norms[0] > 0
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
+    trainee = Trainee(build(small(name)), with_heads=True)
+    assert Trainee(trainee.network, with_heads=False).heads is None
+    picture, depth = trainee(torch.rand(2, 4, 32, 48), 2)
+    assert picture.shape == (2, 3, 64, 96)
+    if name in UNETS:
+        assert [tuple(x.shape[1:]) for x in depth] == [(3, 2 << n, 3 << n) for n in range(4)]
+    else:
+        assert trainee.heads is None
+        assert depth == []
+
+
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_every_network_starts_with_pictures_of_a_sane_size(name: str, cfa: CfaKind) -> None:
+    torch.manual_seed(2)
+    network = build(replace(small(name, cfa), width=NETWORKS[name].width // 2)).eval()
+    initialise(network)
+    picture = network(torch.rand(1, PLANES[cfa], 32, 32))
+    assert 0.1 < picture.std() < 3
+    picture.abs().mean().backward()
+    norms = [float(p.grad.norm()) for p in network.parameters() if p.grad is not None]
+    assert len(norms) == len(list(network.parameters()))
+    assert max(norms) < 30
+    assert min(norms) > 1e-8
+
+
+def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> None:
+    train(replace(config, network="dncnn", steps=3))
+    saved = read_checkpoint(config.run)
+    statistics = [name for name in saved["ema"] if "running" in name or "tracked" in name]
+    assert len(statistics) == 45
+    for name in statistics:
+        assert torch.equal(saved["ema"][name], saved["trainee"][f"network.{name}"])
+    assert int(saved["ema"]["middle.0.1.num_batches_tracked"]) == 3
+    assert not torch.equal(saved["ema"]["to_rgb.bias"], saved["trainee"]["network.to_rgb.bias"])
+
+
+def test_a_stopped_run_with_batch_statistics_resumes_to_the_bit(config: TrainConfig) -> None:
+    config = replace(config, network="dncnn")
+    train(config)
+    stopped = replace(config, run=config.run.with_name("stopped"))
+    with pytest.raises(Interrupted, match="step 2"):
+        train(stopped, StopAt(2))
+    train(stopped)
+    assert_equal(weights_of(config.run), weights_of(stopped.run))
+
+
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:
     target = torch.rand(1, 3, 96, 96)
-    exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in DepthHeads.cells]
+    exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in (16, 8, 4, 2)]
     assert float(depth_loss(exact, target)) == pytest.approx(0, abs=1e-6)
     assert float(depth_loss([x + 0.1 for x in exact], target)) == pytest.approx(0.1, abs=1e-5)
 
@@ -287,6 +472,32 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     assert torch.allclose(last[0].mean((2, 3)), last[1].mean((2, 3)), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("source", "target"), [("bayer", "xtrans"), ("xtrans", "bayer")])
+def test_every_network_starts_from_the_other_array(
+    name: str, source: CfaKind, target: CfaKind
+) -> None:
+    """A flat field gives the same colours, where the donor's sub-pixels agree among themselves."""
+    donor, network = lively(small(name, source)), lively(small(name, target), seed=1)
+    with torch.no_grad():
+        for writer in donor.picture_writers:
+            per_color = donor.get_parameter(writer).unflatten(0, (3, -1))
+            per_color.copy_(per_color.mean(1, keepdim=True).expand_as(per_color))
+    translated = adopt(network, donor)
+    assert set(translated) == {*network.plane_readers, *network.picture_writers}
+    color = torch.tensor([0.2, 0.5, 0.3])
+    colors = []
+    for net in (donor, network):
+        planes = color[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1)
+        # Far from the border, which no network sees as flat.
+        side = -(-(2 * net.halo + 16) // 16) * 16
+        with torch.no_grad():
+            picture = net(planes.expand(1, -1, side, side))
+        middle, cell = side // 2 // 16 * 16 * net.config.scale, 16 * net.config.scale
+        colors.append(picture[0, :, middle : middle + cell, middle : middle + cell].mean((1, 2)))
+    torch.testing.assert_close(colors[0], colors[1], rtol=0, atol=1e-4)
+
+
 def test_equal_arrays_take_all_weights_over() -> None:
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", width=4))
@@ -294,7 +505,15 @@ def test_equal_arrays_take_all_weights_over() -> None:
     assert_equal(network.state_dict(), donor.state_dict())
 
 
-@pytest.mark.parametrize("donor", [NetConfig("sid-net", width=4), NetConfig("gia-net", width=8)])
+@pytest.mark.parametrize(
+    "donor",
+    [
+        NetConfig("sid-net", width=4),
+        NetConfig("gia-net", width=8),
+        NetConfig("dncnn", width=4),
+        NetConfig("sgn", "xtrans", width=4),
+    ],
+)
 def test_other_networks_cannot_be_started_from(donor: NetConfig) -> None:
     with pytest.raises(WeightsMismatchError, match="cannot start from"):
         adopt(build(NetConfig("gia-net", width=4)), build(donor))
@@ -307,7 +526,7 @@ def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
         train(still, listener)
     assert any("Starting from gia-sony-v0" in note for note in listener.notes)
     shipped = load_network(find_weights("gia-sony-v0")).state_dict()
-    ours = read_checkpoint(config.run, CPU)["ema"]
+    ours = read_checkpoint(config.run)["ema"]
     assert all(torch.allclose(ours[name], shipped[name], atol=1e-6) for name in shipped)
 
 
@@ -316,8 +535,7 @@ def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
 
 def test_exported_weights_are_the_averaged_ones(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
-    folder = tmp_path / "weights"
-    folder.mkdir()
+    folder = tmp_path / "new" / "weights"
     row = export_run(config.run, "mine", folder, data_note="three squares", licence="CC0")
     assert row["training"]["steps"] == 4
     assert row["training"]["seed"] == 0
@@ -325,7 +543,7 @@ def test_exported_weights_are_the_averaged_ones(config: TrainConfig, tmp_path: P
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
     (info,) = list_weights(folder)
     network = load_network(info)
-    ema = read_checkpoint(config.run, CPU)["ema"]
+    ema = read_checkpoint(config.run)["ema"]
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, ema[name].half().float()), name
     with pytest.raises(OutputExistsError):
@@ -360,6 +578,9 @@ def test_export_needs_a_run_with_a_checkpoint(tmp_path: Path) -> None:
         ({"workers": -1}, "--workers"),
         ({"changes": {"lr": 0.0}}, "--lr must be positive"),
         ({"sides": (64, 32)}, "--sides"),
+        ({"sides": (20, 20)}, "holds no multiple of 16"),
+        ({"sides": (520, 540), "recipe": "paper"}, "holds no multiple of 32"),
+        ({"seed": -1}, "--seed"),
     ],
 )
 def test_nonsense_is_refused(config: TrainConfig, change: dict[str, Any], words: str) -> None:
@@ -461,8 +682,32 @@ def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Pa
     for run in (undisturbed, disturbed):
         ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert_equal(*ranks)
-        assert read_checkpoint(run, CPU)["step"] == 6
+        assert read_checkpoint(run)["step"] == 6
     assert_equal(weights_of(undisturbed), weights_of(disturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
+def test_the_command_of_the_readme_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
+    """`--run` would be taken for torchrun's own `--run-path`."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in readme.splitlines() if line.startswith("torchrun ")]
+    words = shlex.split(line, comments=True)[1:]
+    words[words.index("--nproc-per-node") + 1] = "2"
+    words[words.index("--data") : words.index("--data") + 2] = ["--photos", str(photos)]
+    words[words.index("--recipe") + 1] = "small"
+    words[words.index("--run-folder") + 1] = str(tmp_path / "run")
+    words += ["--cache", str(tmp_path / "cache"), "--width", "4", "--steps", "2", "--sides", "16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", *words, "--workers", "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [str(tmp_path / "run")]
+    assert read_checkpoint(tmp_path / "run")["step"] == 2
 
 
 @pytest.mark.cuda

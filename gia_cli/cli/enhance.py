@@ -95,6 +95,15 @@ def enhance(
     ] = None,
     max_ratio: MaxRatio = None,
     weights: Weights = None,
+    white_balance: Annotated[
+        Literal["as-shot", "learned"] | None,
+        typer.Option(
+            "--white-balance",
+            help="Weights that are given the photo's white balance, or that infer the light "
+            "(default: the first that fit, see gia weights list).",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
@@ -153,7 +162,12 @@ def enhance(
     )
     jobs = plan_jobs(inputs, options)
     enhancer = Enhancer.from_weights(
-        weights, device=device, precision=precision, tile=tile_side, max_memory=max_memory
+        weights,
+        device=device,
+        precision=precision,
+        tile=tile_side,
+        max_memory=max_memory,
+        white_balance=white_balance,
     )
 
     results: list[FileResult] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.console import Terminal
+    from gia_cli.diagnose import Diagnosis
     from gia_cli.evaluate import EvalConfig, Failure, Report
     from gia_cli.paper import PaperRow
 
@@ -92,6 +94,14 @@ def evaluate(
         int,
         typer.Option("--panel", metavar="N", help="Also write panel.png with N photos."),
     ] = 0,
+    diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--diagnose",
+            help="Also test whether every level and the vector are at work: what cutting each "
+            "costs, in dB.",
+        ),
+    ] = False,
     panel_order: Annotated[
         Literal["spread", "worst"],
         typer.Option("--panel-order", help="By the last row: from worst to best, or the worst."),
@@ -156,12 +166,21 @@ def evaluate(
         device=device,
         precision=precision,
     )
-    _evaluate(config, rows, terminal, panel=panel, panel_order=panel_order, as_json=as_json)
+    tests = _diagnose(config, terminal) if diagnose else []
+    _evaluate(config, rows, tests, terminal, panel=panel, panel_order=panel_order, as_json=as_json)
+
+
+def _diagnose(config: EvalConfig, terminal: Terminal) -> list[Diagnosis]:
+    from gia_cli.diagnose import diagnose
+
+    with terminal:
+        return diagnose(config, terminal)
 
 
 def _evaluate(
     config: EvalConfig,
     rows: list[PaperRow],
+    tests: list[Diagnosis],
     terminal: Terminal,
     *,
     panel: int,
@@ -181,9 +200,10 @@ def _evaluate(
             chosen = choose_for_panel(report, panel, panel_order)
             write_figure(panel_rows(config, chosen, terminal), config.out / "panel.png")
     if as_json:
-        terminal.json(report_json(report))
+        terminal.json({**report_json(report), "diagnosis": [asdict(test) for test in tests]})
     else:
         _show(report, rows, terminal)
+        _show_diagnosis(tests, terminal)
         terminal.line(str(config.out))
     if report.failures:
         raise BatchError(f"{len(report.failures)} of {report.pairs} pairs failed.")
@@ -202,6 +222,18 @@ def _show(report: Report, rows: list[PaperRow], terminal: Terminal) -> None:
     )
     for name, reason in report.unavailable.items():
         terminal.say(f"{name}: n/a ({reason})")
+
+
+def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
+    if not tests:
+        return
+    names = list(dict.fromkeys(name for test in tests for name in test.losses))
+    rows = [
+        [test.system, f"{test.psnr:.2f}"]
+        + [f"{-test.losses[name]:+.2f}" if name in test.losses else "" for name in names]
+        for test in tests
+    ]
+    terminal.table(["dB without", "PSNR", *names], rows)
 
 
 def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tuple[str, ...]:

@@ -22,7 +22,10 @@ def train(
     run: Annotated[
         Path,
         typer.Option(
-            "--run", metavar="FOLDER", help="Where the run lives; the same folder resumes it."
+            "--run",
+            "--run-folder",  # torchrun takes --run for an option of its own, cut short
+            metavar="FOLDER",
+            help="Where the run lives; the same folder resumes it.",
         ),
     ] = Path("runs/gia"),
     camera: Annotated[
@@ -61,7 +64,8 @@ def train(
         typer.Option(
             "--network",
             metavar="NAME",
-            help="What to train (default: gia-net).",
+            help="gia-net (default), sid-net, sid-dilated, sw-net, se-unet, sid-2conv, dncnn, "
+            "ridnet or sgn.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +74,7 @@ def train(
         typer.Option(
             "--width",
             metavar="N",
-            help="Channels of the first level (default: as published, 32).",
+            help="Channels at full size (default: as published, 32 or 64).",
             show_default=False,
         ),
     ] = None,
@@ -92,6 +96,13 @@ def train(
             show_default=False,
         ),
     ] = None,
+    white_balance: Annotated[
+        Literal["learned", "as-shot"],
+        typer.Option(
+            "--white-balance",
+            help="learned: the network infers the light, as in the paper. as-shot: it is given it.",
+        ),
+    ] = "learned",
     init_from: Annotated[
         str | None,
         typer.Option(
@@ -186,6 +197,7 @@ def train(
         recipe=recipe,
         network=network or "gia-net",
         width=width,
+        white_balance=white_balance,
         steps=steps,
         budget_s=None if budget is None else seconds(budget, "--budget"),
         init_from=init_from,
@@ -256,7 +268,7 @@ def _train(config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: 
         terminal.line(str(result.run))
         terminal.say(
             f"{result.steps} steps in {result.seconds:.0f} s; validation PSNR "
-            f"{result.validation_psnr:.2f} dB. Next: gia weights export {result.run}"
+            f"{result.validation_psnr:.2f} dB. Next: gia weights export {result.run} --name NAME"
         )
 
 

@@ -35,13 +35,14 @@ def weights_list(as_json: Json = False) -> None:
         terminal.json(rows)
         return
     terminal.table(
-        ["name", "network", "sensor", "camera", "MB", "licence"],
+        ["name", "network", "sensor", "camera", "white balance", "MB", "licence"],
         [
             [
                 row.name,
                 row.config.network,
                 row.config.cfa,
                 row.camera or "",
+                row.config.white_balance,
                 f"{(row.size or 0) / 1e6:.1f}",
                 row.licence or "",
             ]

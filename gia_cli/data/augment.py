@@ -50,6 +50,29 @@ def draw_turn(rng: np.random.Generator) -> Turn:
     return TURNS[int(rng.integers(len(TURNS)))]
 
 
+@dataclass(frozen=True, slots=True)
+class GivenBalance:
+    """How training hands the white balance to a network that is given one: not always rightly.
+
+    A camera's choice is now and then off, and a network that has only seen right ones would pass
+    the error on. One that has only seen doubtful ones would not heed them.
+    """
+
+    wrong_share: float = 0.3
+    """Share of photos whose gains are off."""
+    wrong_sigma: float = 0.2
+    """By how much, in natural logarithms, red and blue each."""
+
+    def draw(self, as_shot: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draw the gains (R, G, B), green 1, that a photo is balanced with."""
+        gains = np.asarray(as_shot, np.float64)
+        if rng.random() < self.wrong_share:
+            red, blue = np.exp(rng.normal(0, self.wrong_sigma, 2))
+            gains = gains * (red, 1, blue)
+        drawn: NDArray[np.float32] = (gains / gains[1]).astype(np.float32)
+        return drawn
+
+
 def window(kind: CfaKind, side: int) -> int:
     """Photosites a side that a crop of `side` packed pixels reads, one period more than it is."""
     period: int = CANONICAL[kind].shape[0]

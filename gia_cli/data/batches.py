@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR
-from gia_cli.data.augment import Pair, crop, draw_corner, draw_turn, window
+from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.mosaic import prepare
@@ -30,6 +30,9 @@ _WORKER_NICENESS = 5
 
 class Source(Protocol):
     """Where crops come from: simulated nights or SID."""
+
+    def digest(self) -> str:
+        """Tell the contents of these data from any others."""
 
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that can be had."""
@@ -75,10 +78,13 @@ class SidCrops:
     Parameters
     ----------
     frames : SidFrames
+    balance : GivenBalance, optional
+        For a network that is given the white balance.
     """
 
-    def __init__(self, frames: SidFrames) -> None:
+    def __init__(self, frames: SidFrames, balance: GivenBalance | None = None) -> None:
         self.frames = frames
+        self._balance = balance
         by_scene: dict[str, list[int]] = {}
         for index, pair in enumerate(frames.pairs):
             by_scene.setdefault(pair.scene, []).append(index)
@@ -91,6 +97,10 @@ class SidCrops:
     def scenes(self) -> int:
         """Number of scenes: of long exposures."""
         return len(self._scenes)
+
+    def digest(self) -> str:
+        """Tell these pairs from any others; whatever their paths."""
+        return self.frames.digest()
 
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that some frame still holds."""
@@ -110,11 +120,12 @@ class SidCrops:
         index = int(rng.choice(scenes[int(rng.integers(len(scenes)))]))
         frame, target = self.frames.frame(index)
         ratio = self.frames.pairs[index].ratio
+        gains = None if self._balance is None else self._balance.draw(frame.as_shot_wb, rng)
         found = []
         for _ in range(count):
             top, left = draw_corner(frame.mosaic.shape, window(frame.kind, side), rng)
             piece, picture = crop(frame, target, top=top, left=left, side=side, turn=draw_turn(rng))
-            planes = prepare(piece, ratio).planes
+            planes = prepare(piece, ratio, gains).planes
             truth = np.multiply(picture.transpose(2, 0, 1), 1 / 65535, dtype=np.float32)
             found.append(Pair(planes, truth))
         return found

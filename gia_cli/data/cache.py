@@ -8,6 +8,7 @@ so is an array whose bytes are no longer those that were written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -114,6 +115,20 @@ class ArrayCache:
     def keys(self) -> list[str]:
         """Keys of the sources, in the order they were given."""
         return list(self._records)
+
+    def digest(self, keys: Sequence[str] | None = None) -> str:
+        """Tell the contents of some sources, by default all, from any others; whatever their paths.
+
+        Parameters
+        ----------
+        keys : sequence of str, optional
+        """
+        chosen = self.keys if keys is None else keys
+        contents = sorted(
+            json.dumps([self._records[key]["recipe"], self._records[key]["checksums"]])
+            for key in chosen
+        )
+        return hashlib.blake2s("\n".join(contents).encode(), digest_size=8).hexdigest()
 
     def facts(self, key: str) -> dict[str, Any]:
         """Return what `decode` found out about a source; lists where it gave tuples."""

@@ -245,6 +245,12 @@ class SidFrames:
         height, width = self._arrays.facts(_key(self._tree, self.pairs[index].short))["size"]
         return height, width
 
+    def digest(self) -> str:
+        """Tell these pairs from any others, by their files' contents and the list."""
+        contents = self._arrays.digest()
+        names = "".join(f"{pair.short.name} {pair.long.name}\n" for pair in self.pairs)
+        return hashlib.blake2s((contents + names).encode(), digest_size=8).hexdigest()
+
     def frame(self, index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
         """Open a pair; nothing is read before it is looked at.
 

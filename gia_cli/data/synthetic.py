@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.color import bt709_encode
-from gia_cli.data.augment import Pair, Turn, draw_corner, draw_turn
+from gia_cli.data.augment import GivenBalance, Pair, Turn, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.errors import DataError
 from gia_cli.exif import ShotInfo
@@ -60,6 +60,8 @@ class PhotoNights:
         The photographs to use.
     camera : "ILCE-7SM2" or "X-T2"
     options : NightOptions
+    balance : GivenBalance, optional
+        For a network that is given the white balance.
     """
 
     def __init__(
@@ -68,16 +70,22 @@ class PhotoNights:
         keys: list[str],
         camera: CameraName,
         options: NightOptions | None = None,
+        balance: GivenBalance | None = None,
     ) -> None:
         self.photos = photos
         self.keys = keys
         self.camera_name = camera
         self.camera = CAMERAS[camera]
         self.options = options or NightOptions()
+        self._balance = balance
         self._shortest = np.array([min(photos.facts(key)["size"]) for key in keys])
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def digest(self) -> str:
+        """Tell these photographs from any others; whatever their paths."""
+        return self.photos.digest(self.keys)
 
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that some photograph still holds."""
@@ -132,6 +140,8 @@ class PhotoNights:
         gain = np.float32(2 ** rng.uniform(*options.gain_stops))
         red, blue = np.exp(rng.normal(0, options.wb_sigma, 2)) * (scene.wb[0], scene.wb[2])
         noise = self.camera.noise(scene.iso, rng)
+        light = np.array([red, 1, blue])
+        gains = None if self._balance is None else self._balance.draw(light, rng)
         size = side * PACK_FACTOR[self.camera.kind]
         pairs = []
         for (top, left), turn in places:
@@ -139,7 +149,7 @@ class PhotoNights:
             linear *= gain
             mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
             dn = expose(mosaic, self.camera, ratio=ratio, iso=scene.iso, rng=rng, noise=noise)
-            planes = prepare(self._frame(dn), ratio).planes
+            planes = prepare(self._frame(dn), ratio, gains).planes
             target = bt709_encode(np.minimum(linear, 1)).transpose(2, 0, 1)
             pairs.append(Pair(planes, np.ascontiguousarray(target)))
         return pairs

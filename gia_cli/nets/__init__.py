@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 from gia_cli.errors import WeightsMismatchError
 
 if TYPE_CHECKING:
-    from gia_cli.nets.unet import UNet
+    from gia_cli.nets.base import Network
 
-NetName = Literal["sid-net", "gia-net"]
+NetName = Literal[
+    "sid-net",
+    "gia-net",
+    "sid-dilated",
+    "sw-net",
+    "se-unet",
+    "sid-2conv",
+    "dncnn",
+    "ridnet",
+    "sgn",
+]
+
+
+#: What a network is told of the light: nothing, as in the paper, or the photo's own gains.
+WhiteBalanceMode = Literal["learned", "as-shot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +35,17 @@ class NetConfig:
     network: NetName
     cfa: CfaKind = "bayer"
     width: int = 32
-    """Channels of the first level; each level has twice as many as the one above."""
+    """Channels at full size; a coarser level has twice as many as the one above it."""
     vector: int = 256
     """Length of the global vector (gia-net only). The paper does not state it; 256 gives the
     parameter and FLOP ratios of its Table 4."""
     upsample_bias: bool = True
-    """Biases in the transposed convolutions: the public PyTorch ports have them, the published
-    TensorFlow code and the paper's counts do not."""
+    """Biases in the U-Nets' transposed convolutions: the public PyTorch ports have them, the
+    published TensorFlow code and the paper's counts do not."""
+
+    white_balance: WhiteBalanceMode = "learned"
+    """Whether the planes are multiplied by the as-shot white balance before the network sees them;
+    the paper's network must infer the light ("learned")."""
 
     @property
     def in_channels(self) -> int:
@@ -60,8 +78,10 @@ class NetConfig:
             raise WeightsMismatchError(
                 f"The network configuration {values} is not one that this version knows."
             ) from error
-        if not is_known:
-            raise WeightsMismatchError(f"There is no network '{config.network}' ({config.cfa}).")
+        if not is_known or config.white_balance not in get_args(WhiteBalanceMode):
+            raise WeightsMismatchError(
+                f"There is no network '{config.network}' ({config.cfa}, {config.white_balance})."
+            )
         if not all(type(size) is int and size > 0 for size in (config.width, config.vector)):
             raise WeightsMismatchError(f"The network configuration {values} has impossible sizes.")
         return config
@@ -71,10 +91,17 @@ class NetConfig:
 NETWORKS: dict[str, NetConfig] = {
     "sid-net": NetConfig("sid-net"),
     "gia-net": NetConfig("gia-net"),
+    "sid-dilated": NetConfig("sid-dilated"),
+    "sw-net": NetConfig("sw-net"),
+    "se-unet": NetConfig("se-unet"),
+    "sid-2conv": NetConfig("sid-2conv"),
+    "dncnn": NetConfig("dncnn", width=64),
+    "ridnet": NetConfig("ridnet", width=64),
+    "sgn": NetConfig("sgn"),
 }
 
 
-def build(config: NetConfig) -> UNet:
+def build(config: NetConfig) -> Network:
     """Build a network with freshly initialised weights.
 
     Parameters
@@ -83,9 +110,20 @@ def build(config: NetConfig) -> UNet:
 
     Returns
     -------
-    UNet
+    Network
         On the CPU, fp32, in training mode.
     """
-    from gia_cli.nets.unet import UNet
+    from gia_cli.nets import dncnn, ridnet, sgn, unet
 
-    return UNet(config)
+    classes: dict[NetName, type[Network]] = {
+        "sid-net": unet.UNet,
+        "gia-net": unet.GiaNet,
+        "sid-dilated": unet.SidDilated,
+        "sw-net": unet.SwNet,
+        "se-unet": unet.SeUNet,
+        "sid-2conv": unet.Sid2Conv,
+        "dncnn": dncnn.DnCnn,
+        "ridnet": ridnet.RidNet,
+        "sgn": sgn.Sgn,
+    }
+    return classes[config.network](config)

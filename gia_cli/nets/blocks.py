@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gia_cli.cfa import PLANE_COLORS, CfaKind
 
 #: Slope of every leaky ReLU (SID's published network).
 LEAKY_SLOPE = 0.2
@@ -14,16 +17,94 @@ LEAKY_SLOPE = 0.2
 # for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %). Elsewhere taller ones
 # would launch fewer kernels, but the planner counts on what this many rows need.
 _BAND_ROWS = 32
+# Bands compute their halo in vain: it shall be no more than a quarter of their own rows.
+_BAND_HALOS = 8
 
 
-def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Build two 3x3 convolutions, each with a leaky ReLU: (N, in, H, W) to (N, out, H, W)."""
+def conv3x3(in_channels: int, out_channels: int, *, dilation: int = 1) -> nn.Conv2d:
+    """Build a 3x3 convolution that keeps the size: (N, in, H, W) to (N, out, H, W)."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+
+
+def double_conv(
+    in_channels: int, out_channels: int, conv: Callable[[int, int], nn.Module] = conv3x3
+) -> nn.Sequential:
+    """Build two convolutions, each with a leaky ReLU: (N, in, H, W) to (N, out, H, W)."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        conv(in_channels, out_channels),
         nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        conv(out_channels, out_channels),
         nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
     )
+
+
+class ChannelGate(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018): a mean over the frame to a factor for each channel.
+
+    Two 1x1 convolutions, to `channels / reduction` with a ReLU and back with a sigmoid; both with a
+    bias.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, max(channels // reduction, 1), 1)
+        self.excite = nn.Conv2d(max(channels // reduction, 1), channels, 1)
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """(N, C) to (N, C) in (0, 1)."""
+        gate: Tensor = torch.sigmoid(self.excite(F.relu(self.squeeze(mean[:, :, None, None]))))
+        return gate[:, :, 0, 0]
+
+
+def scale_channels(x: Tensor, gate: Tensor | None) -> Tensor:
+    """(N, C, H, W) times (N, C); no gate leaves all as it is."""
+    return x if gate is None else x * gate[:, :, None, None]
+
+
+def shuffled_picture(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
+    """Apply a network's last convolution and shuffle: (N, C, H, W) to (N, 3, scale*H, scale*W).
+
+    At least in fp32 whatever the rest computes in: half precision holds 10 bits or fewer near
+    white, and the picture is to have 16.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    bias = None if conv.bias is None else conv.bias.to(wide)
+    rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
+    return F.pixel_shuffle(rgb, scale)
+
+
+def mosaic_picture(planes: Tensor, cfa: CfaKind, scale: int) -> Tensor:
+    """Fill each cell of the mosaic with its mean colour: what a residual is a residual of.
+
+    A denoiser that predicts a correction of its input needs an input of the picture's shape. This
+    is the plainest one without parameters: all sub-pixels of a packed pixel get the mean of its
+    planes of each colour. It is in the mosaic's linear scale, without white balance.
+
+    Parameters
+    ----------
+    planes : (N, C, H, W)
+    cfa : "bayer" or "xtrans"
+    scale : int
+
+    Returns
+    -------
+    (N, 3, scale*H, scale*W)
+        At least fp32.
+    """
+    wide = planes.to(torch.promote_types(planes.dtype, torch.float32))
+    of_color = [
+        [plane for plane, other in enumerate(PLANE_COLORS[cfa]) if other == color]
+        for color in range(3)
+    ]
+    colors = torch.stack([wide[:, members].mean(1) for members in of_color], dim=1)
+    return F.interpolate(colors, scale_factor=scale, mode="nearest")
+
+
+def in_sequence(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Evaluate single 3x3 convolutions one after the other, each in bands (see `by_bands`)."""
+    for block in blocks:
+        x = by_bands(block, [x], rows_in=[1], rows_out=1)
+    return x
 
 
 def by_bands(
@@ -58,7 +139,7 @@ def by_bands(
     Tensor (N, C', units * rows_out, W')
     """
     units = inputs[0].shape[2] // rows_in[0]
-    band = max(_BAND_ROWS // max(rows_in), 1)
+    band = max(_BAND_ROWS // max(rows_in), _BAND_HALOS * halo, 1)
     if torch.is_grad_enabled() or units <= band:
         return stage(*inputs)
     result: Tensor | None = None

@@ -1,7 +1,8 @@
-"""SID-Net and GIA-Net: a U-Net without and with one global vector for the whole photo.
+"""SID-Net, GIA-Net and their siblings: one U-Net, without and with a global vector.
 
 Sources: Chen et al., *Learning to See in the Dark*, CVPR 2018 (the U-Net); Meng, Xu, Ho, *GIA-Net:
-Global Information Aware Network for Low-light Imaging*, 2020 (the module, Figs 2 to 4).
+Global Information Aware Network for Low-light Imaging*, 2020 (the module, Figs 2 to 4, and the
+siblings it is compared with).
 """
 
 from __future__ import annotations
@@ -13,9 +14,164 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.nets import NetConfig
-from gia_cli.nets.blocks import by_bands, double_conv
+from gia_cli.nets.base import Network
+from gia_cli.nets.blocks import (
+    ChannelGate,
+    by_bands,
+    conv3x3,
+    double_conv,
+    scale_channels,
+    shuffled_picture,
+)
 
 LEVELS = 5
+
+
+class UNet(Network):
+    """SID-Net: five levels of two 3x3 convolutions, from packed mosaic to picture.
+
+    Not specified by Chen et al.: whether transposed convolutions have biases (their code has none,
+    the public PyTorch ports do; `NetConfig.upsample_bias`), and what happens to sides that are no
+    multiples of 16 (here the caller pads them).
+
+    Siblings replace the convolution (`conv`) or put something into the bottleneck
+    (`add_bottleneck`, `bottleneck`).
+    """
+
+    #: Four 2x2 poolings.
+    stride = 2 ** (LEVELS - 1)
+    #: Two 3x3 convolutions at each level reach 2*(1+2+4+8+16) down and 2*(8+4+2+1) up; with the
+    #: rounding to whole cells on the way 94 in all. (From a pixel inside a cell it is up to 107.)
+    halo = 96
+    #: Rows that two convolutions see beyond their own, in halves: what a band of row pairs needs.
+    pair_halo = 1
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__(config)
+        widths = [config.width << level for level in range(LEVELS)]
+        inputs = [config.in_channels, *widths[:-1]]
+        self.depth_widths = tuple(widths[:0:-1])
+        self.encoder = nn.ModuleList(map(self.double_conv, inputs, widths))
+        # Here and not in the siblings' own __init__: optimisers and seeds go by this order.
+        self.add_bottleneck(widths[-1])
+        up = [
+            nn.ConvTranspose2d(below, here, 2, stride=2, bias=config.upsample_bias)
+            for here, below in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        ]
+        self.upsample = nn.ModuleList(up)
+        self.decoder = nn.ModuleList(self.double_conv(2 * here, here) for here in widths[-2::-1])
+        self.to_rgb = nn.Conv2d(widths[0], 3 * config.scale**2, 1)
+
+    # ------------------------------------------------------------ what siblings replace
+
+    def conv(self, in_channels: int, out_channels: int) -> nn.Module:
+        """Build what stands for every 3x3 convolution."""
+        return conv3x3(in_channels, out_channels)
+
+    def add_bottleneck(self, channels: int) -> None:
+        """Add modules behind the two convolutions of the deepest level; SID-Net has none."""
+
+    def bottleneck(self, x: Tensor, term: Tensor | None) -> Tensor:
+        """Apply them: (N, C, H/16, W/16) to the same."""
+        return x
+
+    # ------------------------------------------------------------ what it states
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Peak memory of fp32 inference for one packed pixel, frame and result included.
+
+        Measured as 379 bytes at width 32 on a 12-megapixel Bayer frame; the skips of the levels
+        (128 + 64 + 32 + ... bytes), the level being decoded and the result add up to it.
+        """
+        picture = 4 * 3 * self.config.scale**2
+        return 4 * self.config.in_channels + picture + 11 * self.config.width
+
+    @property
+    def stages(self) -> list[tuple[nn.Module, int]]:
+        """Name the blocks of all levels, down and up."""
+        down = [(module, 2**level) for level, module in enumerate(self.encoder)]
+        up = [(module, 2 ** (LEVELS - 2 - step)) for step, module in enumerate(self.decoder)]
+        return down + up
+
+    @property
+    def plane_readers(self) -> dict[str, int]:
+        """Name the weights of the first convolution."""
+        names = (name for name, _ in self.named_parameters())
+        return {n: 1 for n in names if n.startswith("encoder.0.0.") and n.endswith("weight")}
+
+    @property
+    def picture_writers(self) -> tuple[str, ...]:
+        """Name weight and bias of the last convolution."""
+        return "to_rgb.weight", "to_rgb.bias"
+
+    # ------------------------------------------------------------ the segments
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Run the way down.
+
+        Parameters
+        ----------
+        x : (N, C, H, W) in [0, 1]
+
+        Returns
+        -------
+        list of 5 tensors
+            One for each level, (N, w * 2**l, H / 2**l, W / 2**l); the last is the bottleneck.
+
+        Raises
+        ------
+        ValueError
+            H or W is no multiple of `stride`.
+        """
+        self._check_size(x)
+        features: list[Tensor] = []
+        for level, convs in enumerate(self.encoder):
+            x = F.max_pool2d(x, 2) if level else x
+            if level < 2:
+                x = by_bands(convs, [x], rows_in=[2], rows_out=2, halo=self.pair_halo)
+            else:  # deep levels are small: nothing to gain from bands
+                x = convs(x)
+            features.append(x)
+        return features
+
+    def decode(
+        self, features: list[Tensor], term: Tensor | None, levels: list[Tensor] | None = None
+    ) -> Tensor:
+        """Run the bottleneck's end and the way up; see `Network.decode`."""
+        if term is None and self.vectors:
+            raise ValueError(f"{self.config.network} needs a global term")
+        x = self.bottleneck(features.pop(), term)
+        last = len(self.decoder) - 1
+        for step in range(len(self.decoder)):
+            if levels is not None:
+                levels.append(x)
+            stage = partial(self._up, step) if step < last else self._to_picture
+            rows_out = 2 if step < last else 2 * self.config.scale
+            skip = features.pop()
+            if step < last - 1:
+                x = stage(x, skip)
+            else:
+                x = by_bands(
+                    stage, [x, skip], rows_in=[1, 2], rows_out=rows_out, halo=self.pair_halo
+                )
+        return x
+
+    def double_conv(self, in_channels: int, out_channels: int) -> nn.Sequential:
+        """Build the two convolutions of a level."""
+        return double_conv(in_channels, out_channels, self.conv)
+
+    def _up(self, step: int, x: Tensor, skip: Tensor) -> Tensor:
+        joined = torch.cat([self.upsample[step](x), skip], dim=1)
+        up: Tensor = self.decoder[step](joined)
+        return up
+
+    def _to_picture(self, x: Tensor, skip: Tensor) -> Tensor:
+        top = self._up(len(self.decoder) - 1, x, skip)
+        return shuffled_picture(self.to_rgb, top, self.config.scale)
+
+
+# ---------------------------------------------------------------- with a global vector
 
 
 class GiaModule(nn.Module):
@@ -48,166 +204,121 @@ class GiaModule(nn.Module):
         return mixed.add_(bias[:, :, None, None])
 
 
-class UNet(nn.Module):
-    """Five levels of two 3x3 convolutions, from packed mosaic to picture.
+class GiaNet(UNet):
+    """GIA-Net (Meng et al. 2020): SID-Net with the `GiaModule` in its bottleneck."""
 
-    Shapes: (N, C, H, W) in [0, 1] to (N, 3, s*H, s*W), BT.709-encoded, not clipped; C and s by the
-    colour filter array (4 and 2, or 9 and 3); H and W multiples of `stride`.
+    #: The way down reaches 2*(1+2+4+8+16) = 62.
+    vector_halos = (64,)
 
-    Inference on large frames goes in steps, so that one global vector serves all tiles: `encode`
-    each tile, average the last feature over the frame, `global_bias`, `decode` each tile.
+    def add_bottleneck(self, channels: int) -> None:
+        """Add the module."""
+        self.gia = GiaModule(channels, self.config.vector)
+
+    def global_term(self, index: int, mean: Tensor) -> Tensor:
+        """Map the bottleneck's mean to the bias that it adds at each place."""
+        return self.gia.bias(mean)
+
+    def bottleneck(self, x: Tensor, term: Tensor | None) -> Tensor:
+        """Mix in the vector."""
+        mixed: Tensor = self.gia(x, term)
+        return mixed
+
+
+class SeUNet(UNet):
+    """SE-UNet (Meng et al. 2020, Table 1): SID-Net with squeeze-and-excitation in the bottleneck.
+
+    Source of the block: Hu, Shen, Sun, *Squeeze-and-Excitation Networks*, CVPR 2018. Meng et al. do
+    not give its place to the layer, its reduction or its biases; chosen: behind the second
+    convolution and its activation, where GIA-Net has its module; Hu et al.'s reduction of 16; with
+    biases. 33,312 parameters at the published width.
     """
 
-    #: The frame's sides must be multiples of this many packed pixels: four 2x2 poolings.
-    stride = 2 ** (LEVELS - 1)
-    #: Context in packed pixels that a core aligned to `stride` depends on, apart from the vector.
-    #: Two 3x3 convolutions at each level reach 2*(1+2+4+8+16) down and 2*(8+4+2+1) up; with the
-    #: rounding to whole cells on the way 94 in all. (From a pixel inside a cell it is up to 107.)
-    halo = 96
-    #: Context that a bottleneck feature depends on: the way down, 62.
-    vector_halo = 64
+    vector_halos = (64,)
 
-    def __init__(self, config: NetConfig) -> None:
+    def add_bottleneck(self, channels: int) -> None:
+        """Add the gate."""
+        self.se = ChannelGate(channels)
+
+    def global_term(self, index: int, mean: Tensor) -> Tensor:
+        """Map the bottleneck's mean to a factor for each channel."""
+        gate: Tensor = self.se(mean)
+        return gate
+
+    def bottleneck(self, x: Tensor, term: Tensor | None) -> Tensor:
+        """Weigh the channels."""
+        return scale_channels(x, term)
+
+
+# ---------------------------------------------------------------- more parameters, wider sight
+
+
+class Sid2Conv(UNet):
+    """SID-Net with two more convolutions in the bottleneck (Meng et al. 2020, Table 3, row 2).
+
+    The paper says no more than that. Chosen: the plain reading, two further convolutions like all
+    of SID-Net's, 3x3 with bias and leaky ReLU, 512 to 512 channels: 4,719,616 parameters, 61 %
+    more than SID-Net's, nine times what the `GiaModule` adds. (1x1 would add 525,312, all but
+    exactly the module's 525,056; this is the stronger rival.)
+    """
+
+    #: As SID-Net, and two cells of 16 more: 126.
+    halo = 128
+
+    def add_bottleneck(self, channels: int) -> None:
+        """Add the two convolutions."""
+        self.extra = self.double_conv(channels, channels)
+
+    def bottleneck(self, x: Tensor, term: Tensor | None) -> Tensor:
+        """Apply them."""
+        further: Tensor = self.extra(x)
+        return further
+
+    @property
+    def stages(self) -> list[tuple[nn.Module, int]]:
+        """Name the blocks of all levels and the bottleneck's."""
+        return [*super().stages, (self.extra, self.stride)]
+
+
+class SidDilated(UNet):
+    """SID-dilated (Meng et al. 2020, Table 2): SID-Net, every 3x3 convolution dilated by 2.
+
+    As many parameters as SID-Net. Padded by 2, which keeps the size; the paper does not say.
+    """
+
+    #: Twice SID-Net's reach; with the rounding to whole cells 188.
+    halo = 192
+    pair_halo = 2
+
+    def conv(self, in_channels: int, out_channels: int) -> nn.Module:
+        """Build a dilated convolution."""
+        return conv3x3(in_channels, out_channels, dilation=2)
+
+
+class SplitConv(nn.Module):
+    """A plain and a dilated 3x3 convolution of the same input, side by side."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.config = config
-        widths = [config.width << level for level in range(LEVELS)]
-        inputs = [config.in_channels, *widths[:-1]]
-        self.encoder = nn.ModuleList(map(double_conv, inputs, widths))
-        self.gia = GiaModule(widths[-1], config.vector) if config.network == "gia-net" else None
-        up = [
-            nn.ConvTranspose2d(below, here, 2, stride=2, bias=config.upsample_bias)
-            for here, below in zip(widths[-2::-1], widths[:0:-1], strict=True)
-        ]
-        self.upsample = nn.ModuleList(up)
-        self.decoder = nn.ModuleList(double_conv(2 * here, here) for here in widths[-2::-1])
-        self.to_rgb = nn.Conv2d(widths[0], 3 * config.scale**2, 1)
+        self.plain = conv3x3(in_channels, out_channels - out_channels // 2)
+        self.dilated = conv3x3(in_channels, out_channels // 2, dilation=2)
 
-    @property
-    def has_vector(self) -> bool:
-        """Whether the picture depends on the whole frame through one vector."""
-        return self.gia is not None
-
-    @property
-    def bytes_per_pixel(self) -> int:
-        """Peak memory of fp32 inference for one packed pixel, frame and result included.
-
-        Measured as 379 bytes at width 32 on a 12-megapixel Bayer frame; the skips of the levels
-        (128 + 64 + 32 + ... bytes), the level being decoded and the result add up to it.
-        """
-        picture = 4 * 3 * self.config.scale**2
-        return 4 * self.config.in_channels + picture + 11 * self.config.width
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """Run the way down.
-
-        Parameters
-        ----------
-        x : (N, C, H, W) in [0, 1]
-
-        Returns
-        -------
-        list of 5 tensors
-            One for each level, (N, w * 2**l, H / 2**l, W / 2**l); the last is the bottleneck.
-
-        Raises
-        ------
-        ValueError
-            H or W is no multiple of `stride`: bands would silently drop the odd rows.
-        """
-        height, width = x.shape[2:]
-        if height % self.stride or width % self.stride:
-            raise ValueError(f"{height}x{width} packed px are no multiple of {self.stride}")
-        features: list[Tensor] = []
-        for level, convs in enumerate(self.encoder):
-            x = F.max_pool2d(x, 2) if level else x
-            # Two 3x3 convolutions reach two rows: one unit of two.
-            x = by_bands(convs, [x], rows_in=[2], rows_out=2) if level < 2 else convs(x)
-            features.append(x)
-        return features
-
-    def global_bias(self, mean: Tensor) -> Tensor | None:
-        """Map the bottleneck's mean over the frame, (N, C), to what `decode` adds.
-
-        Returns
-        -------
-        (N, C) or None
-            None for SID-Net, which has no vector.
-        """
-        return None if self.gia is None else self.gia.bias(mean)
-
-    def decode(
-        self, features: list[Tensor], bias: Tensor | None, levels: list[Tensor] | None = None
-    ) -> Tensor:
-        """Run the bottleneck's end and the way up.
-
-        Parameters
-        ----------
-        features : list of 5 tensors
-            From `encode`; emptied on the way, so that each level's memory is free once used.
-        bias : (N, C) or None
-            From `global_bias`.
-        levels : list, optional
-            As for `forward`.
-
-        Returns
-        -------
-        (N, 3, s*H, s*W)
-            fp32 even where the network computes in half precision.
-        """
-        x = features.pop()
-        if self.gia is not None:
-            if bias is None:
-                raise ValueError("GIA-Net needs the global bias")
-            x = self.gia(x, bias)
-        last = len(self.decoder) - 1
-        for step in range(len(self.decoder)):
-            if levels is not None:
-                levels.append(x)
-            stage = partial(self._up, step) if step < last else self._to_picture
-            rows_out = 2 if step < last else 2 * self.config.scale
-            skip = features.pop()
-            if step < last - 1:  # deep levels are small: nothing to gain from bands
-                x = stage(x, skip)
-            else:
-                x = by_bands(stage, [x, skip], rows_in=[1, 2], rows_out=rows_out)
-        return x
-
-    def _up(self, step: int, x: Tensor, skip: Tensor) -> Tensor:
-        joined = torch.cat([self.upsample[step](x), skip], dim=1)
-        up: Tensor = self.decoder[step](joined)
-        return up
-
-    def _to_picture(self, x: Tensor, skip: Tensor) -> Tensor:
-        top = self._up(len(self.decoder) - 1, x, skip)
-        # At least fp32 whatever the rest computes in: half precision holds 10 bits or fewer near
-        # white, and the picture is to have 16.
-        wide = torch.promote_types(top.dtype, torch.float32)
-        weight, bias = self.to_rgb.weight, self.to_rgb.bias
-        rgb = F.conv2d(top.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
-        return F.pixel_shuffle(rgb, self.config.scale)
-
-    def forward(self, x: Tensor, group: int = 1, levels: list[Tensor] | None = None) -> Tensor:
-        """Map whole frames, (N, C, H, W), to their pictures, (N, 3, s*H, s*W).
-
-        Parameters
-        ----------
-        x : (N, C, H, W) in [0, 1]
-        group : int
-            This many neighbours in the batch are crops of one photo and share one vector, the mean
-            over all of them: what two-pass tiling does at inference. Divides N.
-        levels : list, optional
-            Gets the bottleneck behind the module and each decoder level but the last appended,
-            deepest first: what a training-only loss on the depth needs.
-        """
-        features = self.encode(x)
-        bias = self.global_bias(_group_mean(features[-1], group))
-        return self.decode(features, bias, levels)
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, H, W)."""
+        return torch.cat([self.plain(x), self.dilated(x)], dim=1)
 
 
-def _group_mean(bottleneck: Tensor, group: int) -> Tensor:
-    """Mean over each group's crops, (N, C), the same for every member."""
-    mean = bottleneck.mean(dim=(2, 3))
-    if group == 1:
-        return mean
-    grouped = mean.view(-1, group, mean.shape[1]).mean(1)
-    return grouped.repeat_interleave(group, 0)
+class SwNet(UNet):
+    """SW-Net (Meng et al. 2020, Table 2): each 3x3 convolution a plain and a dilated half.
+
+    The paper prints C_l = C_g = C_in / 2 for the two halves, which cannot change the number of
+    channels; chosen: half of the *output* channels each, from all of the input's, concatenated in
+    the order plain, dilated. So it has as many parameters as SID-Net.
+    """
+
+    #: The dilated halves reach as far as SID-dilated's.
+    halo = 192
+    pair_halo = 2
+
+    def conv(self, in_channels: int, out_channels: int) -> nn.Module:
+        """Build the two halves."""
+        return SplitConv(in_channels, out_channels)

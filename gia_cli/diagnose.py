@@ -1,0 +1,159 @@
+"""Is every part of a network at work? What its loss does not show: dead depth and a dead vector.
+
+The *level test* cuts one path up from a deeper level and asks what that costs; the *swap test*
+gives the network another vector than its photo's own. A U-Net whose deepest levels have never
+joined in, or whose vector says nothing, loses 0.00 dB by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gia_cli.checkpoint import find_weights, load_network
+from gia_cli.data.sid import with_exif_times
+from gia_cli.evaluate import EvalConfig, Truths, camera_kind, open_pairs, split_label
+from gia_cli.metrics import psnr
+from gia_cli.mosaic import PackedMosaic, prepare
+from gia_cli.nets.base import Network
+from gia_cli.nets.unet import UNet
+from gia_cli.pipeline import camera_gains
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw import read_raw
+from gia_cli.tiling import round_up
+
+_CORNER = 128  # packed pixels of the tile whose vector the swap test gives to the whole frame
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a network loses without each of its parts."""
+
+    system: str
+    psnr: float
+    """dB, the network as it is, mean over the photos."""
+    losses: dict[str, float]
+    """dB lost, by what was done: "level 1" (the path up from the second level cut) to "level 4"
+    (from the bottleneck), "vector none", "vector of another photo", "vector of a corner"."""
+
+
+def diagnose(config: EvalConfig, progress: Progress = SILENT) -> list[Diagnosis]:
+    """Take both tests of all weights, on the pairs that `evaluate` would take.
+
+    Parameters
+    ----------
+    config : EvalConfig
+        Its weights, data and limit.
+    progress : Progress
+
+    Raises
+    ------
+    DataError, WeightsError, RawError
+    """
+    pairs = open_pairs(config, progress)
+    infos = [
+        (label, find_weights(name, camera_kind(config.camera)))
+        for label, name in map(split_label, config.weights)
+    ]
+    networks = [load_network(info) for _, info in infos]
+    scores: list[dict[str, list[float]]] = [{} for _ in infos]
+    last_means: list[list[Tensor]] = [[] for _ in infos]
+    truths = Truths()
+    progress.stage("diagnosing", len(pairs) * len(infos))
+    for pair in pairs:
+        frame = read_raw(pair.short)
+        truth, long = truths.read(pair.long)
+        ratio = with_exif_times(pair, frame.shot, long).ratio
+        for index, ((_, info), network) in enumerate(zip(infos, networks, strict=True)):
+            mosaic = prepare(frame, ratio, camera_gains(frame, info))
+            pictures = _Pictures(network, mosaic)
+            for name, picture in pictures.all(last_means[index]):
+                scores[index].setdefault(name, []).append(psnr(np.clip(picture, 0, 1), truth))
+            last_means[index] = pictures.means
+            progress.advance()
+    return [
+        _diagnosis(label or info.name, found)
+        for (label, info), found in zip(infos, scores, strict=True)
+    ]
+
+
+def _diagnosis(name: str, scores: dict[str, list[float]]) -> Diagnosis:
+    own = float(np.mean(scores["own"]))
+    losses = {}
+    for what, values in scores.items():
+        if what != "own":
+            # The first photo has no other's vector: compare what both have.
+            losses[what] = float(np.mean(scores["own"][-len(values) :]) - np.mean(values))
+    return Diagnosis(name, own, losses)
+
+
+class _Pictures:
+    """What a network makes of a photo, whole and with parts cut off."""
+
+    def __init__(self, network: Network, mosaic: PackedMosaic) -> None:
+        self.network = network
+        self.mosaic = mosaic
+        self.means: list[Tensor] = []
+        planes = torch.from_numpy(mosaic.planes)[None]
+        height, width = (round_up(side, network.stride) for side in planes.shape[2:])
+        added = (0, width - planes.shape[3], 0, height - planes.shape[2])
+        self._planes = F.pad(planes, added, mode="reflect")
+
+    def all(self, other_means: list[Tensor]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield name and picture, (H, W, 3); `other_means` are those of another photo, or none."""
+        with torch.inference_mode():
+            yield "own", self._render(remember=True)
+            if isinstance(self.network, UNet):
+                for step, module in enumerate(self.network.upsample):
+                    with _silenced(module):
+                        yield f"level {len(self.network.upsample) - step}", self._render()
+            if not self.network.vectors:
+                return
+            yield "vector none", self._render(lambda index, mean: torch.zeros_like(mean))
+            yield "vector of a corner", self._render(self._corner_mean)
+            if other_means:
+                yield (
+                    "vector of another photo",
+                    self._render(lambda index, mean: other_means[index]),
+                )
+
+    def _render(
+        self,
+        swap: Callable[[int, Tensor], Tensor] = lambda index, mean: mean,
+        *,
+        remember: bool = False,
+    ) -> NDArray[np.float32]:
+        """Run the chain, with other means over the frame if so asked."""
+        features = self.network.encode(self._planes)
+        term: Tensor | None = None
+        for index in range(self.network.vectors):
+            if term is not None:
+                features = self.network.advance(index - 1, features, term)
+            self._map = features[-1]
+            mean = self._map.mean(dim=(2, 3))
+            if remember:
+                self.means.append(mean)
+            term = self.network.global_term(index, swap(index, mean))
+        picture = self.network.decode(features, term)[0].numpy()
+        return np.ascontiguousarray(self.mosaic.crop(picture).transpose(1, 2, 0))
+
+    def _corner_mean(self, index: int, mean: Tensor) -> Tensor:
+        side = _CORNER // self.network.stride
+        return self._map[:, :, :side, :side].mean(dim=(2, 3))
+
+
+@contextmanager
+def _silenced(module: nn.Module) -> Iterator[None]:
+    """Let a module return zeros."""
+    hook = module.register_forward_hook(lambda module, args, result: torch.zeros_like(result))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,88 @@
+"""The tests see a dead part as dead, and a living one as alive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gia_cli.checkpoint import save_weights
+from gia_cli.diagnose import diagnose
+from gia_cli.evaluate import EvalConfig
+from gia_cli.nets import NetConfig, build
+from gia_cli.simulate import SimulateOptions, TreeOptions, simulate_tree
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LEVELS = ["level 4", "level 3", "level 2", "level 1"]
+VECTORS = ["vector none", "vector of a corner", "vector of another photo"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("diagnose")
+    rng = np.random.default_rng(3)
+    for index in range(2):
+        coarse = rng.integers(20, 235, (3, 4, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((300, 290)).save(folder / f"{index}.png")
+    options = TreeOptions(night=SimulateOptions(), iso=1600, ratios=(100.0,), split="test")
+    simulate_tree([folder], folder / "tree", options)
+    return folder / "tree"
+
+
+@pytest.fixture
+def config(tree: Path, tmp_path: Path) -> EvalConfig:
+    return EvalConfig(
+        data=tree, camera="sony", out=tmp_path / "out", weights=("gia-sony-v0",), device="cpu"
+    )
+
+
+def make(path: Path, network: str, *, alive: bool) -> str:
+    torch.manual_seed(0)
+    net = build(NetConfig(network, width=4, vector=8))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3 if alive else parameter)
+        if not alive:
+            net.upsample[0].weight.zero_()  # type: ignore[union-attr]
+            net.upsample[0].bias.zero_()  # type: ignore[union-attr, operator]
+    save_weights(path, net)
+    return str(path)
+
+
+def test_the_dead_depth_of_the_first_weights_shows(config: EvalConfig) -> None:
+    """Known of v0: its two deepest levels and its vector contribute nothing."""
+    (test,) = diagnose(config)
+    assert list(test.losses) == [*LEVELS, *VECTORS]
+    assert abs(test.losses["level 4"]) < 0.01
+    assert all(abs(test.losses[name]) < 0.01 for name in VECTORS)
+    assert test.losses["level 1"] > 0.5
+
+
+def test_a_living_network_is_seen_alive_and_a_cut_one_dead(
+    config: EvalConfig, tmp_path: Path
+) -> None:
+    alive = make(tmp_path / "alive.safetensors", "gia-net", alive=True)
+    dead = make(tmp_path / "dead.safetensors", "gia-net", alive=False)
+    first, second = diagnose(replace(config, weights=(alive, dead)))
+    assert all(first.losses[name] != 0 for name in [*LEVELS, *VECTORS])
+    assert second.losses["level 4"] == 0
+    assert all(second.losses[name] == 0 for name in VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("network", "parts"),
+    [("sid-net", LEVELS), ("se-unet", [*LEVELS, *VECTORS]), ("ridnet", VECTORS)],
+)
+def test_each_network_is_tested_for_what_it_has(
+    config: EvalConfig, tmp_path: Path, network: str, parts: list[str]
+) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "x.safetensors"
+    save_weights(path, build(NetConfig(network, width=4)))  # type: ignore[arg-type]
+    (test,) = diagnose(replace(config, weights=(str(path),)))
+    assert list(test.losses) == parts
