@@ -38,7 +38,7 @@ from gia_cli.checkpoint import (
 )
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
-from gia_cli.data.sid import SidFrames
+from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
 from gia_cli.distributed import Ranks, process_group
 from gia_cli.errors import (
@@ -59,7 +59,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
-from gia_cli.simulate import CameraName, Split, daylight_gains, median_gains
+from gia_cli.simulate import CameraName, daylight_gains, median_gains
 from gia_cli.trainlog import TrainLog, read_log, write_panel
 
 CameraFamily = Literal["sony", "fuji"]
@@ -716,16 +716,10 @@ def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | 
 
 def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
     assert config.data is not None
-    splits: tuple[Split, Split] = ("train", "val")
-    training, validation = (
-        SidCrops(
-            SidFrames.open(
-                config.data, config.camera, split, cache=config.cache, progress=progress
-            ),
-            balance,
-        )
-        for split, balance in zip(splits, _balances(config), strict=True)
+    opened = open_splits(
+        config.data, config.camera, ("train", "val"), cache=config.cache, progress=progress
     )
+    training, validation = map(SidCrops, opened, _balances(config))
     return training, validation, training.scenes
 
 
