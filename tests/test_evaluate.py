@@ -13,7 +13,7 @@ from PIL import Image
 
 from gia_cli import evaluate as evaluation
 from gia_cli.color import bt709_from_srgb16
-from gia_cli.errors import DataError, NoWeightsForCfaError, UsageError
+from gia_cli.errors import DataError, NoWeightsForCfaError, RawError, UsageError
 from gia_cli.evaluate import (
     REPORT,
     SCORES,
@@ -144,6 +144,28 @@ def test_a_broken_file_is_named_and_stops_nothing(
     report = evaluate(replace(config, data=copy, weights=()), on_failure=told.append)
     assert [failure.path for failure in told] == [broken] == [f.path for f in report.failures]
     assert report.summaries[0].count == 3
+
+
+def test_a_system_that_fails_stops_no_other(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RawError("LibRaw opens this photo but cannot render it.")
+
+    monkeypatch.setattr(evaluation, "render_isp", fail)
+    report = evaluate(config)
+    assert [summary.system for summary in report.summaries] == ["gia-sony-v0"]
+    assert report.summaries[0].count == 4
+    assert len(report.failures) == 4
+
+
+def test_a_denoiser_that_is_not_installed_is_told_first(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gia_cli.traditional.find_spec", lambda package: None)
+    with pytest.raises(UsageError, match="needs skimage"):
+        evaluate(replace(config, isp=("libraw+nlm",)))
+    assert not (config.out / SCORES).exists()
 
 
 def test_missing_files_are_all_named_first(config: EvalConfig, tree: Path, tmp_path: Path) -> None:
