@@ -44,7 +44,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
 from gia_cli.simulate import Split
-from gia_cli.traditional import ISP_NAMES, IspName, render_isp
+from gia_cli.traditional import ISP_NAMES, IspName, render_isp, require_denoiser
 
 RatioMode = Literal["known", "auto", "picture"]
 
@@ -114,7 +114,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A photo that could not be scored."""
+    """A photo that could not be scored, or not by one of the systems."""
 
     path: Path
     error: GiaError
@@ -195,13 +195,13 @@ def evaluate(
     for pair in pairs:
         left = [system for system in systems if book.find(system, pair) is None]
         progress.advance(len(systems) - len(left))
-        try:
-            for score in _score_pair(pair, left, measures, truths, progress):
-                book.add(score, pair)
-                progress.advance()
-        except GiaError as error:
-            failures.append(Failure(pair.short, error))
-            on_failure(failures[-1])
+        for outcome in _score_pair(pair, left, measures, truths, progress):
+            if isinstance(outcome, Score):
+                book.add(outcome, pair)
+            else:
+                failures.append(outcome)
+                on_failure(outcome)
+            progress.advance()
     found = (book.find(system, pair) for system in systems for pair in pairs)
     scores = [score for score in found if score is not None]
     report = Report(
@@ -329,6 +329,8 @@ def open_systems(config: EvalConfig) -> list[System]:
         Two rows of one name.
     """
     kind = camera_kind(config.camera)
+    for isp in config.isp:
+        require_denoiser(isp)
     systems: list[System] = [IspSystem(name) for name in config.isp]
     for text in config.weights:
         label, name = split_label(text)
@@ -371,19 +373,27 @@ def _score_pair(
     measures: Measures,
     truths: Truths,
     progress: Progress,
-) -> Iterator[Score]:
-    """Read a pair once and score it by several systems."""
+) -> Iterator[Score | Failure]:
+    """Read a pair once and score it by several systems; one that fails stops no other."""
     if not systems:
         return
-    frame = read_raw(pair.short)
-    truth, long = truths.read(pair.long)
-    pair = with_exif_times(pair, frame.shot, long)
-    if truth.shape[:2] != frame.mosaic.shape:
-        raise DataError(f"{pair.short} and {pair.long} are of different sizes.")
+    try:
+        frame = read_raw(pair.short)
+        truth, long = truths.read(pair.long)
+        pair = with_exif_times(pair, frame.shot, long)
+        if truth.shape[:2] != frame.mosaic.shape:
+            raise DataError(f"{pair.short} and {pair.long} are of different sizes.")
+    except GiaError as error:
+        yield Failure(pair.short, error)
+        return
     for system in systems:
         progress.status(f"{system.name}: {pair.short.name}")
         start = time.perf_counter()
-        picture, ratio = system.render(frame, pair.ratio)
+        try:
+            picture, ratio = system.render(frame, pair.ratio)
+        except GiaError as error:
+            yield Failure(pair.short, error)
+            continue
         seconds = time.perf_counter() - start
         yield Score(
             system=system.name,

@@ -6,13 +6,18 @@ over it, take away the light, add the sensor's noise. Source of the noise: see `
 
 from __future__ import annotations
 
+import filecmp
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +25,7 @@ from numpy.typing import NDArray
 from gia_cli.cfa import CANONICAL, CfaKind
 from gia_cli.color import XYZ_FROM_SRGB, camera_from_srgb, srgb_decode, srgb_encode
 from gia_cli.errors import DataError, GiaError, OutputError, OutputExistsError, UsageError
-from gia_cli.exif import ShotInfo, read_shot
+from gia_cli.exif import ShotInfo
 from gia_cli.files import atomic_file
 from gia_cli.noise import (
     SensorNoise,
@@ -34,6 +39,7 @@ from gia_cli.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RAW_SUFFIXES
 from gia_cli.rawfile import A7S2_MATRIX, XT2_MATRIX, write_arw, write_raf
+from gia_cli.treeplan import Picture, TreePlan, look_at, read_plan, write_plan
 
 CameraName = Literal["ILCE-7SM2", "X-T2"]
 OnExists = Literal["error", "skip", "overwrite"]
@@ -48,7 +54,9 @@ FAMILIES: dict[CameraName, str] = {"ILCE-7SM2": "Sony", "X-T2": "Fuji"}
 #: First digit of SID's scene numbers.
 SPLIT_DIGITS: dict[Split, int] = {"train": 0, "test": 1, "val": 2}
 
+_SPLITS: dict[str, Split] = {str(digit): split for split, digit in SPLIT_DIGITS.items()}
 _MOST_SCENES = 9999  # SID's names have four more digits
+_LEAST_DEALT = 3  # pictures from which on no list with a share stays empty
 _LEAST_SIDE = 24  # photosites; LibRaw takes smaller files for broken ones
 _XTRANS_RENDER_SIDE = 512  # photosites; LibRaw's X-Trans demosaicing works in tiles of that side
 _BAND = 6 * 64  # rows at a time: whole cells of either camera
@@ -59,6 +67,11 @@ _SHORTEST_S = 1e-5  # EXIF, as it is written here, holds microseconds
 _LENS = "simulated by gia"  # so that nobody takes these for a camera's own
 _HELP = "See 'gia simulate --help'."
 _EXISTS_HINT = "Use --on-exists overwrite or skip, or another name."
+_FOREIGN_HINT = (
+    "So it is not known which pictures the tree was made of: choose another --out, or "
+    "--on-exists overwrite to make it anew."
+)
+_MOST_NAMED = 5  # pictures in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -587,7 +600,7 @@ class TreeOptions:
     split: Literal["auto", "train", "val", "test"] = "auto"
     """The list that the pictures go to; "auto" deals them out."""
     test_share: float = 0.22
-    """Share of the pictures on the test list; SID has 50 of 231 Sony scenes there."""
+    """Share of the tree's pictures on the test list; SID has 50 of 231 Sony scenes there."""
     val_share: float = 0.09
     """Share on the validation list; SID has 20 of 231."""
 
@@ -610,6 +623,19 @@ class _PlannedScene:
     rng: np.random.Generator
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """The tree's plan, and what this run makes of it."""
+
+    plan: TreePlan
+    scenes: list[_PlannedScene]
+    """One for each picture of this run."""
+    new: list[_PlannedScene]
+    """Those of them that the plan did not know."""
+    changed: list[_PlannedScene]
+    """Those whose picture is no longer the one that the plan knew."""
+
+
 def simulate_tree(
     inputs: list[Path],
     tree: Path,
@@ -623,7 +649,14 @@ def simulate_tree(
     The camera's folder (``Sony`` or ``Fuji``) gets ``short/00001_00_0.1s.ARW``, the scene's number,
     the number in its burst and the exposure time, and ``long/00001_00_10s.ARW``. Scene numbers
     start with 0 on the training list, 1 on the test list and 2 on the validation list. The lists
-    (``Sony_train_list.txt``, ...) lie in `tree` itself.
+    (``Sony_train_list.txt``, ...) lie in `tree` itself, and so does its plan
+    (``Sony_simulation.json``, see `treeplan`): which picture became which scene, and how.
+
+    With `on_exists` "skip" the tree goes on as the plan has it: what an interrupted run left out is
+    made, and pictures that the plan does not know get new numbers and are dealt out so that the
+    whole tree has its shares. In a tree without a plan, files are only kept if this run would have
+    written the same, byte for byte. With "overwrite" the files and lists of the plan that is there
+    are removed, and all begins anew.
 
     Parameters
     ----------
@@ -639,36 +672,45 @@ def simulate_tree(
     Returns
     -------
     SimulatedTree
-        One result for each picture, failures among them: only what is there is on the lists.
+        One result for each picture, failures among them. The lists name all scenes of the plan
+        whose files are there.
 
     Raises
     ------
     UsageError
-        Options that make no sense, or more than 9,999 pictures.
+        Options that make no sense, or are not those of the tree's plan; a picture that is on
+        another list already; more than 9,999 pictures.
     DataError
-        No picture at all.
+        No picture at all; a plan that cannot be read; files of which the plan does not know, or
+        whose pictures have changed since.
     OutputExistsError
         Something that is to be written is there, and `on_exists` is "error".
     OutputError
-        The folders or lists cannot be written.
+        The folders, lists or the plan cannot be written.
     """
     options = options or TreeOptions()
     _check_tree(options)
-    plan = _plan(find_photos(inputs), tree, options)
-    lists = _list_paths(tree, options)
-    wanted = [path for scene in plan for path in scene.result.files]
+    photos, lists = find_photos(inputs), _list_paths(tree, options)
     if options.night.on_exists == "error":
-        _existing((*lists.values(), *wanted), "error")
+        _existing(lists.values(), "error")
+    known = _known_plan(tree, options)
+    planned = _plan(photos, tree, options, known, progress)
+    wanted = [path for scene in planned.scenes for path in scene.result.files]
+    if options.night.on_exists == "overwrite":
+        _clear(tree, options, [*lists.values(), *wanted], progress)
+    else:
+        _existing(wanted, options.night.on_exists)
+        _refuse_changed(planned.changed)
+        _refuse_foreign(planned.new, options.night, progress)
     _make_folders({path.parent for path in wanted})
+    if planned.plan != known:  # before the first file is: an interrupted run can be taken up
+        write_plan(_plan_path(tree, options), planned.plan)
     results = []
-    for number, scene in enumerate(plan, start=1):
-        progress.photo(scene.result.source.name, number, len(plan))
+    for number, scene in enumerate(planned.scenes, start=1):
+        progress.photo(scene.result.source.name, number, len(planned.scenes))
         results.append(_simulate_scene(scene, options.night, progress))
         on_result(results[-1])
-    for split, path in lists.items():
-        pairs = zip(plan, results, strict=True)
-        there = [result for scene, result in pairs if scene.split == split and not result.error]
-        _write_list(path, tree, there, options.night)
+    _write_lists(lists, planned.plan, tree, options, results, progress)
     return SimulatedTree(results, tuple(lists.values()))
 
 
@@ -693,47 +735,176 @@ def _check_tree(options: TreeOptions) -> None:
         )
 
 
-def _plan(photos: list[Path], tree: Path, options: TreeOptions) -> list[_PlannedScene]:
-    """Give each picture a number, a list and a night."""
-    if len(photos) > _MOST_SCENES:
+# ---------------------------------------------------------------- its plan
+
+
+def plan_path(tree: Path, family: str) -> Path:
+    """Where the plan of a camera's simulated nights lies in a tree: ``Sony_simulation.json``.
+
+    Parameters
+    ----------
+    tree : Path
+    family : "Sony" or "Fuji"
+        The camera's name in SID: a tree may hold nights of both.
+    """
+    return tree / f"{family}_simulation.json"
+
+
+def _plan_path(tree: Path, options: TreeOptions) -> Path:
+    return plan_path(tree, FAMILIES[options.night.camera])
+
+
+def _plan_options(options: TreeOptions) -> dict[str, Any]:
+    """Find what the files of a scene depend on, beside its picture; as JSON gives it back."""
+    night = options.night
+    return {
+        "seed": night.seed,
+        "ratios": None if options.ratios is None else list(options.ratios),
+        "iso": options.iso,
+        "wb": None if options.wb is None else list(_scaled(options.wb)),
+        "burst": options.burst,
+        "long-exposure": night.long_exposure_s,
+        "aperture": night.aperture,
+        "ev": night.ev,
+        "shrink": night.shrink,
+        "clean-long": night.clean_long,
+    }
+
+
+def _known_plan(tree: Path, options: TreeOptions) -> TreePlan:
+    """Read the plan of a tree that is to be gone on with; an empty one where all begins anew."""
+    own = _plan_options(options)
+    known = None
+    if options.night.on_exists != "overwrite":
+        known = read_plan(_plan_path(tree, options))
+    if known is None:
+        return TreePlan(own)
+    differing = [
+        f"--{name} {_option_text(known.options.get(name))}, not {_option_text(own.get(name))}"
+        for name in own | known.options
+        if own.get(name) != known.options.get(name)
+    ]
+    if differing:
         raise UsageError(
-            f"{len(photos)} pictures are more than SID's names can number ({_MOST_SCENES}).",
+            f"{tree} was made with other options: {'; '.join(differing)}.",
+            hint="Give the tree's own options to go on with it, another --out for another tree, "
+            "or --on-exists overwrite to make it anew.",
+        )
+    return known
+
+
+def _option_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ",".join(f"{number:g}" for number in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "as drawn" if value is None else str(value)
+
+
+def _plan(
+    photos: list[Path], tree: Path, options: TreeOptions, known: TreePlan, progress: Progress
+) -> _Planned:
+    """Find the pictures on the plan, and give those that are new a number, a list and a night."""
+    looks: dict[str, tuple[Path, Picture]] = {}  # by path: a picture may be named in two ways
+    progress.stage("looking at the pictures", len(photos))
+    for photo in photos:
+        look = look_at(photo, tree)
+        looks.setdefault(look.path, (photo, look))
+        progress.advance()
+    sources, found = zip(*looks.values(), strict=True)
+    places = known.places(found)
+    pictures = [*known.pictures]
+    new = [index for index, place in enumerate(places) if place is None]
+    changed = []
+    for index, place in enumerate(places):
+        if place is not None:
+            if pictures[place].digest != found[index].digest:
+                changed.append(index)
+            pictures[place] = replace(found[index], scene=pictures[place].scene)
+            _check_list(sources[index], pictures[place], options)
+    if len(pictures) + len(new) > _MOST_SCENES:
+        raise UsageError(
+            f"{len(pictures) + len(new)} pictures are more than SID's names can number "
+            f"({_MOST_SCENES}).",
             hint="Make several trees.",
         )
-    splits = _deal(len(photos), options)
-    numbers = dict.fromkeys(SPLIT_DIGITS, 0)
-    plan = []
-    for index, (photo, split) in enumerate(zip(photos, splits, strict=True)):
-        numbers[split] += 1
-        # A generator of its own for each picture: its night does not hang on the others'.
-        rng = np.random.default_rng([options.night.seed, index])
-        number = f"{SPLIT_DIGITS[split]}{numbers[split]:04d}"
-        plan.append(_plan_scene(photo, split, number, tree, options, rng))
-    return plan
+    for index, scene in zip(new, _new_numbers(len(new), known, options), strict=True):
+        places[index] = len(pictures)
+        pictures.append(replace(found[index], scene=scene))
+    scenes = [
+        _plan_scene(source, place, pictures[place].scene, tree, options)
+        for source, place in zip(sources, places, strict=True)
+        if place is not None
+    ]
+    return _Planned(
+        plan=replace(known, pictures=tuple(pictures)),
+        scenes=scenes,
+        new=[scenes[index] for index in new],
+        changed=[scenes[index] for index in changed],
+    )
 
 
-def _deal(count: int, options: TreeOptions) -> list[Split]:
-    """Deal pictures out to the lists, at random but in exact shares."""
+def _split_of(scene: str) -> Split:
+    return _SPLITS[scene[0]]
+
+
+def _check_list(photo: Path, picture: Picture, options: TreeOptions) -> None:
+    """Refuse to lay a picture on a second list: what is trained on must not be measured on."""
+    if options.split not in ("auto", _split_of(picture.scene)):
+        raise UsageError(
+            f"{photo} is on the tree's {_split_of(picture.scene)} list already, as scene "
+            f"{picture.scene}.",
+            hint="Leave it out, or choose another --out.",
+        )
+
+
+def _new_numbers(count: int, known: TreePlan, options: TreeOptions) -> list[str]:
+    """Give new pictures their scenes' numbers, on the lists that they are dealt to."""
+    highest = dict.fromkeys(SPLIT_DIGITS, 0)
+    for picture in known.pictures:
+        split = _split_of(picture.scene)
+        highest[split] = max(highest[split], int(picture.scene[1:]))
+    numbers = []
+    for split in _deal(count, options, known):
+        highest[split] += 1
+        numbers.append(f"{SPLIT_DIGITS[split]}{highest[split]:04d}")
+    return numbers
+
+
+def _deal(count: int, options: TreeOptions, known: TreePlan) -> list[Split]:
+    """Deal new pictures out, at random, so that the whole tree has its exact shares."""
     if options.split != "auto":
         return [options.split] * count
-    tests, vals = round(options.test_share * count), round(options.val_share * count)
-    tests, vals = min(tests, count), min(vals, count - min(tests, count))
+    dealt = Counter(_split_of(picture.scene) for picture in known.pictures)
+    tests, vals = _shares(count + dealt.total(), options)
+    tests = min(max(tests - dealt["test"], 0), count)
+    vals = min(max(vals - dealt["val"], 0), count - tests)
     splits: list[Split] = ["train"] * count
-    order = np.random.default_rng([options.night.seed, _MOST_SCENES]).permutation(count)
+    seed = [options.night.seed, _MOST_SCENES, *([dealt.total()] if dealt else [])]
+    order = np.random.default_rng(seed).permutation(count)
     for place, index in enumerate(order[: tests + vals].tolist()):
         splits[index] = "test" if place < tests else "val"
     return splits
 
 
+def _shares(count: int, options: TreeOptions) -> tuple[int, int]:
+    """Count the test and the validation pictures; of three pictures on, no share is nothing."""
+    shares = options.test_share, options.val_share
+    least = [int(count >= _LEAST_DEALT and share > 0) for share in shares]
+    tests, vals = (max(round(share * count), few) for share, few in zip(shares, least, strict=True))
+    most = count - int(count >= _LEAST_DEALT and sum(shares) < 1)
+    tests = min(tests, most - least[1])
+    return tests, min(vals, most - tests)
+
+
 def _plan_scene(
-    photo: Path,
-    split: Split,
-    number: str,
-    tree: Path,
-    options: TreeOptions,
-    rng: np.random.Generator,
+    photo: Path, place: int, number: str, tree: Path, options: TreeOptions
 ) -> _PlannedScene:
     night, ending = options.night, ENDINGS[options.night.camera]
+    # A generator of its own for each picture: its night does not hang on the others'.
+    rng = np.random.default_rng([night.seed, place])
     drawn = _sid_scenes()[int(rng.integers(len(_sid_scenes())))]
     ratios = options.ratios or tuple(sorted(set(drawn.ratios)))
     folder = tree / FAMILIES[night.camera]
@@ -750,7 +921,103 @@ def _plan_scene(
         _scaled(options.wb or _translated(drawn.wb, night.camera)),
     )
     result = Simulated(photo, scene, tuple(shorts), tuple(shot_ratios), long)
-    return _PlannedScene(result, split, rng)
+    return _PlannedScene(result, _split_of(number), rng)
+
+
+# ---------------------------------------------------------------- what is there already
+
+
+def _refuse_changed(changed: list[_PlannedScene]) -> None:
+    """Refuse to keep files of what a picture was before it changed."""
+    stale = [scene.result for scene in changed if _existing(scene.result.files, "skip")]
+    if stale:
+        names = ", ".join(str(result.source) for result in stale[:_MOST_NAMED])
+        more = f" and {len(stale) - _MOST_NAMED} more" if stale[_MOST_NAMED:] else ""
+        raise DataError(
+            f"The tree was made of other pictures of the names {names}{more}.",
+            hint="Bring the pictures back as they were, give the new ones other names, or make "
+            "the tree anew with --on-exists overwrite.",
+        )
+
+
+def _refuse_foreign(
+    scenes: list[_PlannedScene], options: SimulateOptions, progress: Progress
+) -> None:
+    """Refuse files that no plan knows, unless they are what would be written now.
+
+    A tree of an earlier version has no plan, and a name tells nothing of the picture behind it.
+    """
+    there = [scene for scene in scenes if _existing(scene.result.files, "skip")]
+    if there:
+        progress.stage("comparing with what is there", len(there))
+    for scene in there:
+        for path in _foreign_files(scene, options):
+            raise DataError(
+                f"{path} is there already, and is not what {scene.result.source} becomes with "
+                "these options.",
+                hint=_FOREIGN_HINT,
+            )
+        progress.advance()
+
+
+def _foreign_files(scene: _PlannedScene, options: SimulateOptions) -> list[Path]:
+    """Make a scene's files again, elsewhere, and find those that are there and differ."""
+    result = scene.result
+    there = _existing(result.files, "skip")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        again = replace(
+            result,
+            shorts=tuple(folder / path.name for path in result.shorts),
+            long=folder / result.long.name,
+            kept=tuple(folder / path.name for path in result.files if path not in there),
+        )
+        anew = replace(options, on_exists="overwrite")
+        made = _simulate_scene(replace(scene, result=again, rng=deepcopy(scene.rng)), anew, SILENT)
+        if made.error:
+            return list(there)
+        return [path for path in there if not _same_bytes(path, folder / path.name)]
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:
+        return False
+
+
+def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progress) -> None:
+    """Remove what is to be made anew, and all else that the tree's old plan made.
+
+    All of it before the new plan is there: that must not vouch for files of the old one, should
+    this run be interrupted.
+    """
+    doomed = {path for path in wanted if path.exists()}
+    others = _made_by_plan(tree, options) - doomed
+    if others:
+        progress.note(f"{len(others)} other files of the tree's old plan are removed.")
+    for path in doomed | others:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot remove {path}: {error.strerror or error}.") from error
+
+
+def _made_by_plan(tree: Path, options: TreeOptions) -> set[Path]:
+    """Find the exposures and lists of a tree's plan, whatever its options were."""
+    old = None
+    with suppress(DataError):  # a plan that cannot be read is overwritten
+        old = read_plan(_plan_path(tree, options))
+    if old is None:
+        return set()
+    folder, ending = tree / FAMILIES[options.night.camera], ENDINGS[options.night.camera]
+    numbers = {picture.scene for picture in old.pictures}
+    found = {path for path in folder.glob(f"*/*{ending}") if path.name.split("_")[0] in numbers}
+    lists = _list_paths(tree, replace(options, split="auto")).values()
+    return found | {path for path in lists if path.exists()}
+
+
+# ---------------------------------------------------------------- its files
 
 
 def _simulate_scene(
@@ -799,24 +1066,39 @@ def _make_folders(folders: set[Path]) -> None:
             ) from error
 
 
+def _write_lists(
+    lists: dict[Split, Path],
+    plan: TreePlan,
+    tree: Path,
+    options: TreeOptions,
+    results: list[Simulated],
+    progress: Progress,
+) -> None:
+    """Name all scenes of the plan that are whole, whichever run made them."""
+    failed = {result.long for result in results if result.error}
+    whole: dict[Split, list[Simulated]] = {split: [] for split in lists}
+    for place, picture in enumerate(plan.pictures):
+        if (split := _split_of(picture.scene)) in whole:
+            scene = _plan_scene(tree / picture.path, place, picture.scene, tree, options).result
+            if scene.long not in failed and all(path.exists() for path in scene.files):
+                whole[split].append(scene)
+    for split, path in lists.items():
+        _write_list(path, tree, whole[split], options.night)
+    empty = [split for split, scenes in whole.items() if not scenes]
+    if empty:
+        progress.note(
+            f"The tree has no scene for its list{'s' if empty[1:] else ''} {' and '.join(empty)}: "
+            "give it more pictures, with --on-exists skip, and --split to choose the list."
+        )
+
+
 def _write_list(path: Path, tree: Path, results: list[Simulated], options: SimulateOptions) -> None:
     """Write one of SID's lists: short, long, ISO and f-number, separated by blanks."""
     lines = []
     for result in results:
-        shot = _kept_shot(result)
-        facts = f"ISO{shot.iso or result.scene.iso} F{shot.aperture or options.aperture:g}"
+        facts = f"ISO{result.scene.iso} F{options.aperture:g}"
         long = result.long.relative_to(tree).as_posix()
         for short in result.shorts:
             lines.append(f"./{short.relative_to(tree).as_posix()} ./{long} {facts}\n")
     with atomic_file(path) as file:
         file.write("".join(sorted(lines)).encode("ascii"))
-
-
-def _kept_shot(result: Simulated) -> ShotInfo:
-    """Read the EXIF of a long exposure of an earlier run, which may have had other options."""
-    if result.long not in result.kept:
-        return ShotInfo()
-    try:
-        return read_shot(result.long)
-    except (GiaError, OSError):  # whoever reads the picture will name it
-        return ShotInfo()

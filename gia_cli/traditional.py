@@ -200,19 +200,25 @@ def inverse_anscombe(d: NDArray[np.float32], gain: float, variance: float) -> ND
     return dn
 
 
-def _denoiser(name: IspName) -> Denoiser:
-    package, denoiser = {
-        "libraw+nlm": ("skimage", _non_local_means),
-        "libraw+bm3d": ("bm3d", _bm3d),
+def require_denoiser(name: IspName) -> None:
+    """Refuse a row whose denoiser is not installed.
+
+    Raises
+    ------
+    UsageError
+    """
+    package, pip = {
+        "libraw": ("numpy", ""),
+        "libraw+nlm": ("skimage", "pip install scikit-image."),
+        "libraw+bm3d": ("bm3d", "pip install bm3d (its licence: non-commercial use only)."),
     }[name]
     if find_spec(package) is None:
-        pip = {"skimage": "scikit-image"}.get(package, package)
-        raise UsageError(
-            f"The row '{name}' needs the package {pip}, which is not installed.",
-            hint=f"pip install {pip}"
-            + (" (its licence allows non-commercial use only)." if package == "bm3d" else "."),
-        )
-    return denoiser
+        raise UsageError(f"The row '{name}' needs {package}, which is not installed.", hint=pip)
+
+
+def _denoiser(name: IspName) -> Denoiser:
+    require_denoiser(name)
+    return _bm3d if name == "libraw+bm3d" else _non_local_means
 
 
 def _non_local_means(planes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ from gia_cli.checkpoint import (
 )
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
-from gia_cli.data.sid import SidFrames
+from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
 from gia_cli.distributed import Ranks, process_group
 from gia_cli.errors import (
@@ -59,7 +59,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
-from gia_cli.simulate import CameraName, Split, daylight_gains, median_gains
+from gia_cli.simulate import CameraName, daylight_gains, median_gains
 from gia_cli.trainlog import TrainLog, read_log, write_panel
 
 CameraFamily = Literal["sony", "fuji"]
@@ -69,6 +69,9 @@ CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
 KIND_OF: dict[CameraFamily, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
 
+_SKIPS = 4
+# Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
+_CUT_STREAM = 2**31
 _LOG_EVERY = 50  # steps
 _AGREE_EVERY_S = 5.0  # on whether to stop
 _VALIDATION_CROPS = 8
@@ -100,6 +103,11 @@ class Recipe:
     init: Literal["default", "kaiming"] = "default"
     depth_weight: float = 0.0
     """Weight of the training-only loss on the depth; see `DepthHeads`."""
+    cut_share: float = 0.0
+    """Share of steps in which shallow skips are cut, so that the depth must answer; see
+    `draw_cut`."""
+    cut_until: float = 0.0
+    """Share of the run over which that share falls from one to `cut_share`."""
 
 
 RECIPES: dict[RecipeName, Recipe] = {
@@ -138,6 +146,8 @@ RECIPES: dict[RecipeName, Recipe] = {
         ema=0.999,
         init="kaiming",
         depth_weight=0.2,
+        cut_share=0.1,
+        cut_until=0.2,
     ),
 }
 
@@ -330,8 +340,9 @@ def _loop(job: _Job, stop: _Stop, progress: Progress) -> TrainResult:
         if done >= 1:
             break
         lr = learning_rate(recipe, state.step, done)
+        cut = draw_cut(recipe, job.config.seed, state.step, done)
         before = clock.position(state.step)
-        meter.add(_step(job, planes, target, lr), len(planes) * job.ranks.world)
+        meter.add(_step(job, planes, target, lr, cut), len(planes) * job.ranks.world)
         state.step += 1
         progress.advance(clock.position(state.step) - before)
         if state.step % _LOG_EVERY == 0 or state.step == 1:
@@ -389,7 +400,7 @@ def _report(job: _Job, meter: _Meter, lr: float, log: TrainLog | None, progress:
     progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
 
 
-def _step(job: _Job, planes: Tensor, target: Tensor, lr: float) -> Tensor:
+def _step(job: _Job, planes: Tensor, target: Tensor, lr: float, cut: int) -> Tensor:
     """Take one step; returns the loss, still on the device."""
     state, recipe = job.state, job.recipe
     planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -398,7 +409,7 @@ def _step(job: _Job, planes: Tensor, target: Tensor, lr: float) -> Tensor:
         group["lr"] = lr
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
-        picture, depth = job.model(planes, recipe.crops.crops)
+        picture, depth = job.model(planes, recipe.crops.crops, cut)
     loss: Tensor = job.loss(picture.float(), target)
     total = loss + recipe.depth_weight * depth_loss(depth, target) if depth else loss
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
@@ -418,6 +429,27 @@ def learning_rate(recipe: Recipe, step: int, done: float) -> float:
         return warm * (recipe.lr if done < 0.5 else recipe.last_lr)
     cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
     return warm * (recipe.last_lr + (recipe.lr - recipe.last_lr) * cosine)
+
+
+def draw_cut(recipe: Recipe, seed: int, step: int, done: float) -> int:
+    """Draw how many skips, from the top level down, a step goes without.
+
+    The skips answer long before the depth does, and a decoder that has found them good enough
+    heeds nothing from below any more. So at first it has to do without: without the top level's,
+    or the top two's, and so on down to all four, alike often. The share of such steps falls from
+    one, where the run begins, to `Recipe.cut_share` at `Recipe.cut_until` and stays there, lest the
+    depth be forgotten.
+
+    Returns
+    -------
+    int
+        0 in all other steps. The same in every process.
+    """
+    if recipe.cut_share <= 0:
+        return 0
+    share = max(recipe.cut_share, 1 - done / recipe.cut_until if recipe.cut_until else 0.0)
+    rng = np.random.default_rng([seed, step, _CUT_STREAM])
+    return int(rng.integers(1, _SKIPS + 1)) if rng.random() < share else 0
 
 
 # ---------------------------------------------------------------- the network and its depth
@@ -467,10 +499,16 @@ class Trainee(nn.Module):
         has_heads = with_heads and network.depth_widths
         self.heads = DepthHeads(network.depth_widths) if has_heads else None
 
-    def forward(self, planes: Tensor, group: int) -> tuple[Tensor, list[Tensor]]:
-        """(N, C, h, w) to the picture and, if there are heads, the coarse pictures."""
+    def forward(self, planes: Tensor, group: int, cut: int = 0) -> tuple[Tensor, list[Tensor]]:
+        """(N, C, h, w) to the picture and, if there are heads, the coarse pictures.
+
+        A network with coarse levels goes without its top `cut` skips.
+        """
         levels: list[Tensor] | None = [] if self.heads is not None else None
-        picture = self.network(planes, group, levels)
+        features = self.network.encode(planes)
+        for level in range(cut if self.network.depth_widths else 0):
+            features[level] = features[level] * 0  # not left out: every parameter has a gradient
+        picture = self.network.finish(features, group, levels)
         return picture, [] if self.heads is None or levels is None else self.heads(levels)
 
 
@@ -716,16 +754,10 @@ def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | 
 
 def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
     assert config.data is not None
-    splits: tuple[Split, Split] = ("train", "val")
-    training, validation = (
-        SidCrops(
-            SidFrames.open(
-                config.data, config.camera, split, cache=config.cache, progress=progress
-            ),
-            balance,
-        )
-        for split, balance in zip(splits, _balances(config), strict=True)
+    opened = open_splits(
+        config.data, config.camera, ("train", "val"), cache=config.cache, progress=progress
     )
+    training, validation = map(SidCrops, opened, _balances(config))
     return training, validation, training.scenes
 
 

@@ -29,7 +29,7 @@ TREES: dict[str, tuple[str, CameraName, int]] = {
 
 
 def main() -> None:
-    """Make the trees; files that are there already stay."""
+    """Make the trees; files that are there already stay, if they are of these photographs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kodak", type=Path)
     parser.add_argument("large", type=Path)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from gia_cli.pipeline import Enhancer
 from gia_cli.rawfile import A_SHOT, write_arw, write_raf
-from gia_cli.simulate import night
+from gia_cli.simulate import SimulateOptions, TreeOptions, night, simulate_tree
 
 WB = (2.02, 1.0, 2.46)
 
@@ -58,6 +59,23 @@ def make_raf(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
         mosaic = night(scene, "X-T2", ratio=100, iso=1600, wb=WB, rng=np.random.default_rng(1))
         write_raf(path, mosaic, wb=WB)
         return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Simulate a test list: ``make_tree(pictures=2, size=(128, 96), ratios=(100.0,))``."""
+
+    def make(pictures: int, size: tuple[int, int], ratios: tuple[float, ...]) -> Path:
+        folder = tmp_path_factory.mktemp("tree")
+        rng = np.random.default_rng(3)
+        for index in range(pictures):
+            coarse = rng.integers(20, 235, (3, 4, 3)).astype(np.uint8)
+            Image.fromarray(coarse).resize(size).save(folder / f"{index}.png")
+        options = TreeOptions(night=SimulateOptions(seed=1), iso=1600, ratios=ratios, split="test")
+        simulate_tree([folder], folder / "tree", options)
+        return folder / "tree"
 
     return make
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gia_cli.checkpoint import list_in_manifest, save_weights
 from gia_cli.cli import app
 from gia_cli.nets import NetConfig, build
-from gia_cli.simulate import SimulateOptions, TreeOptions, simulate_tree
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,13 +23,9 @@ def gia(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli-eval")
-    coarse = np.random.default_rng(3).integers(20, 235, (3, 4, 3)).astype(np.uint8)
-    Image.fromarray(coarse).resize((128, 96)).save(folder / "a.png")
-    options = TreeOptions(night=SimulateOptions(), iso=1600, ratios=(100.0, 250.0), split="test")
-    simulate_tree([folder], folder / "tree", options)
-    return folder / "tree"
+def tree(make_tree: Callable[..., Path]) -> Path:
+    """One picture, two ratios."""
+    return make_tree(pictures=1, size=(128, 96), ratios=(100.0, 250.0))
 
 
 def make_weights(folder: Path, name: str, network: str, loss: str) -> None:

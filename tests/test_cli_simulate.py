@@ -218,7 +218,8 @@ def test_a_folder_becomes_a_data_set(pictures: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert sorted(lines) == sorted(map(str, [p for p in tree.rglob("*") if p.is_file()]))
+    found = {str(path) for path in tree.rglob("*") if path.is_file()}
+    assert sorted(lines) == sorted(found - {str(tree / "Sony_simulation.json")})
     splits = ("train", "val", "test")
     assert lines[-3:] == [str(tree / f"Sony_{split}_list.txt") for split in splits]
     assert len([line for line in lines if "/short/" in line]) == 6
@@ -282,6 +283,28 @@ def test_a_data_set_is_resumed(pictures: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 3
     assert result.stderr.count("skipped") == 3
+    result = gia(pictures, "--sid", "-o", tree, "--on-exists", "skip", "--seed", "1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert f"{tree} was made with other options: --seed 0, not 1. Give the tree's own" in line
+
+
+def test_empty_lists_are_noted_and_can_be_filled(day: Path, pictures: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    result = gia(day, "--sid", "-o", tree)
+    assert result.exit_code == 0
+    (note,) = result.stderr.splitlines()
+    assert note.startswith("note: The tree has no scene for its lists val and test: ")
+    options = ("--on-exists", "skip", "--split", "val")
+    result = gia(pictures, "--sid", "-o", tree, *options)
+    assert result.exit_code == 2  # a.png is a copy of day.png
+    assert "a.png is on the tree's train list already, as scene 00001." in result.stderr
+    (pictures / "a.png").unlink()
+    for path in pictures.iterdir():
+        iio.imwrite(path, 255 - iio.imread(path))
+    result = gia(pictures, "--sid", "-o", tree, *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "20002" in (tree / "Sony_val_list.txt").read_text()
 
 
 def test_no_pictures_exit_with_70(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from multiprocessing import Value
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -18,9 +20,11 @@ from torch import Tensor
 from gia_cli.data.augment import TURNS, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, load
 from gia_cli.data.sid import SidFrames
+from gia_cli.errors import DataError
 from gia_cli.mosaic import prepare
 from gia_cli.raw import RawFrame
 from gia_cli.simulate import SimulateOptions, TreeOptions, simulate_tree
+from gia_cli.train import TrainConfig, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,6 +104,23 @@ def test_workers_make_the_same_batches_in_order(workers: int) -> None:
     assert len(made) == 5
     for step, batch in zip(range(4, 9), made, strict=True):
         assert same(batch, batches[step])
+
+
+class Niceness(Numbers):
+    """Photos of the number by which their process gives way to others."""
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        planes = np.full((4, side, side), os.nice(0), np.float32)
+        return [Pair(planes, np.zeros((3, 2 * side, 2 * side), np.float32))] * count
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="Windows has other priorities")
+def test_workers_give_way_to_the_network() -> None:
+    batches, own = Batches(Niceness(), OPTIONS, seed=3), os.nice(0)
+    for workers, wanted in ((0, own), (1, min(own + 5, 19))):
+        ((planes, _),) = load(batches, range(1), workers=workers)
+        assert (planes == wanted).all()
+    assert os.nice(0) == own
 
 
 def test_without_workers_only_the_batches_asked_for_are_made() -> None:
@@ -206,12 +227,12 @@ def test_scenes_are_drawn_evenly_then_their_exposures(
 
 
 def opened(
-    frames: SidFrames, monkeypatch: pytest.MonkeyPatch, *, draws: int, count: int
+    frames: SidFrames, monkeypatch: pytest.MonkeyPatch, *, draws: int, count: int, side: int = 2
 ) -> Counter[int]:
     """How often each frame is opened for crops."""
     crops = SidCrops(frames)
     indices: Counter[int] = Counter()
-    plain = frames.frame
+    plain = SidFrames.frame.__get__(frames)
 
     def frame(index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
         indices[index] += 1
@@ -220,7 +241,7 @@ def opened(
     monkeypatch.setattr(frames, "frame", frame)
     rng = np.random.default_rng(1)
     for _ in range(draws):
-        crops.pairs(rng, count=count, side=2)
+        crops.pairs(rng, count=count, side=side)
     return indices
 
 
@@ -231,8 +252,53 @@ def test_the_largest_side_fits_and_the_next_does_not(frames: SidFrames) -> None:
     for _ in range(5):
         (pair,) = crops.pairs(rng, count=1, side=largest)
         assert pair.planes.shape == (4, largest, largest)
-    with pytest.raises(ValueError, match="high"):
+    with pytest.raises(DataError, match=r"No photo is 98 photosites high and wide"):
         crops.pairs(rng, count=1, side=largest + 1)
+
+
+@pytest.fixture(scope="module")
+def mixed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sizes on each list, and the first is neither the smallest nor the largest."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(4)
+    for split in ("train", "val"):
+        for index, size in enumerate([(72, 90), (48, 140), (130, 110)]):
+            path = folder / split / f"{index}.png"
+            path.parent.mkdir(exist_ok=True)
+            iio.imwrite(path, rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+        options = TreeOptions(ratios=(100, 300), split=split)
+        simulate_tree([folder / split], folder / "tree", options)
+    return folder / "tree"
+
+
+def test_frames_too_small_for_a_crop_are_passed_over(
+    mixed_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = SidFrames.open(mixed_tree, "sony", "train")
+    sizes = [frames.size(index) for index in range(6)]
+    assert sizes == [(72, 90)] * 2 + [(48, 140)] * 2 + [(130, 110)] * 2
+    crops = SidCrops(frames)
+    assert crops.largest_side() == 54
+    for side, fitting in ((54, {4, 5}), (35, {0, 1, 4, 5}), (36, {4, 5}), (23, set(range(6)))):
+        drawn = opened(frames, monkeypatch, draws=60, count=2, side=side)
+        assert set(drawn) == fitting
+    with pytest.raises(DataError, match=r"as crops of 55 packed px need"):
+        crops.pairs(np.random.default_rng(0), count=1, side=55)
+
+
+def test_a_tree_of_several_sizes_trains(mixed_tree: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        run=tmp_path / "run",
+        camera="sony",
+        data=mixed_tree,
+        width=4,
+        steps=6,
+        sides=(32, 48),
+        crops_per_photo=2,
+        workers=0,
+        device="cpu",
+    )
+    assert np.isfinite(train(config).validation_psnr)
 
 
 def test_workers_map_the_frames_for_themselves(frames: SidFrames) -> None:

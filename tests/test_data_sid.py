@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from gia_cli.color import bt709_encode
 from gia_cli.data import sid
-from gia_cli.data.sid import Camera, Protocol, SidFrames, SidPair, read_list, select
+from gia_cli.data.sid import (
+    Camera,
+    Protocol,
+    SidFrames,
+    SidPair,
+    open_splits,
+    read_list,
+    select,
+)
 from gia_cli.errors import DataError, FileMissingError, OutputError, RawError
 from gia_cli.progress import Silent
 from gia_cli.raw import RawFrame, read_raw, render_truth
@@ -196,6 +204,30 @@ def test_a_list_that_is_not_there_is_named_with_its_source(tmp_path: Path, split
         with pytest.raises(DataError, match=f"Fuji_{split}_list.txt") as caught:
             read_list(tree, "fuji", split)
         assert "cchen156/Learning-to-See-in-the-Dark" in caught.value.hint
+
+
+def test_a_folder_with_other_lists_names_them(tmp_path: Path) -> None:
+    write_list(tmp_path, GOOD)
+    with pytest.raises(DataError, match="There is no list") as caught:
+        read_list(tmp_path, "fuji", "val")
+    assert caught.value.hint.startswith("The folder has Sony_train_list.txt. ")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_simulated_tree_is_told_how_to_fill_a_list(tmp_path: Path, is_there: bool) -> None:
+    """Not to make the tree that it is; and what is told works."""
+    night, ratios = SimulateOptions(on_exists="skip"), (100.0, 300.0)
+    tree = make_tree(tmp_path, "ILCE-7SM2", (48, 64), TreeOptions(night, ratios), 2)
+    if not is_there:
+        (tree / "Sony_val_list.txt").unlink()
+    with pytest.raises(DataError, match=r"Sony_val_list\.txt") as caught:
+        SidFrames.open(tree, "sony", "val")
+    command = f"'gia simulate MORE-PICTURES --sid --out {tree} --split val --on-exists skip'"
+    assert command in caught.value.hint
+    assert "cchen156" not in caught.value.hint
+    iio.imwrite(tmp_path / "more.png", np.full((48, 64, 3), 90, np.uint8))
+    simulate_tree([tmp_path / "more.png"], tree, TreeOptions(night, ratios, split="val"))
+    assert [len(frames) for frames in open_splits(tree, "sony", ["train", "val"])] == [4, 2]
 
 
 def test_a_list_that_cannot_be_read_says_why(tmp_path: Path) -> None:
@@ -378,6 +410,32 @@ def test_all_missing_files_are_named_before_anything_is_decoded(tree: Path) -> N
     assert all(str(path) in message for path in gone)
     assert listener.stages == []
     assert not (tree / ".gia-cache").exists()
+
+
+def test_what_all_lists_lack_is_named_at_once(tree: Path, sony_tree: Path) -> None:
+    """Before the first one is decoded, which takes hours."""
+    lines = (tree / "Sony_train_list.txt").read_text().splitlines(keepends=True)
+    write_list(tree, "".join(lines[:6]))
+    write_list(tree, "".join(lines[6:]), "Sony_val_list.txt")
+    training, validation = (read_list(tree, "sony", split) for split in ("train", "val"))
+    gone = [training[1].short, validation[2].short, validation[0].long]
+    for path in gone:
+        path.unlink()
+    listener = Listener()
+    with pytest.raises(DataError, match=r"^3 files cannot be used") as caught:
+        open_splits(tree, "sony", ["train", "val"], progress=listener)
+    assert all(str(path) in caught.value.message for path in gone)
+    with pytest.raises(DataError, match=r"There is no list .*Sony_test_list\.txt"):
+        open_splits(tree, "sony", ["train", "test"], progress=listener)
+    assert listener.stages == []
+    assert not (tree / ".gia-cache").exists()
+    for path in gone:
+        shutil.copy(sony_tree / path.relative_to(tree), path)
+    opened = open_splits(tree, "sony", ["val", "train"], protocol="00", progress=listener)
+    for frames, split in zip(opened, ("val", "train"), strict=True):
+        alone = SidFrames.open(tree, "sony", split, protocol="00")
+        assert frames.pairs == alone.pairs
+        assert_same_frame(frames.frame(1)[0], alone.frame(1)[0])
 
 
 def test_of_very_many_missing_files_each_is_noted(published: Path) -> None:

@@ -224,6 +224,31 @@ def test_photographs_too_small_for_a_crop_are_passed_over(tmp_path: Path) -> Non
 # ---------------------------------------------------------------- photographs on disk
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["n" * 245, "\u6708" * 80, "a" + "\u00e9" * 120],
+    ids=["one byte", "three bytes", "two bytes"],
+)
+def test_names_as_long_as_file_systems_allow(tmp_path: Path, name: str) -> None:
+    """They are told apart however late they differ, and read as before where they are short."""
+    folder = tmp_path / name
+    write_photos(folder, 2)
+    for index in range(2):
+        (folder / f"{index:02d}.png").rename(folder / f"{name[:-1]}{index}.png")
+    photos = open_photos([folder], tmp_path / "cache")
+    assert len(set(photos.keys)) == 2
+    for key in photos.keys:
+        assert key.startswith(f"{name[:20]}")
+        assert len(key.encode()) <= 80 + 2 + 80 + 9
+        photos.array(key, "linear")
+
+
+def test_short_names_are_kept_whole(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 1)
+    (key,) = open_photos([folder], tmp_path / "cache").keys
+    assert key.startswith("photos__00-")
+
+
 def test_photographs_are_kept_in_linear_light(photos: ArrayCache, tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", 1)
     pixels = iio.imread(folder / "00.png")

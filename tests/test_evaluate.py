@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from gia_cli import evaluate as evaluation
 from gia_cli.color import bt709_from_srgb16
-from gia_cli.errors import DataError, NoWeightsForCfaError, UsageError
+from gia_cli.errors import DataError, NoWeightsForCfaError, RawError, UsageError
 from gia_cli.evaluate import (
     REPORT,
     SCORES,
@@ -30,24 +30,14 @@ from gia_cli.evaluate import (
 from gia_cli.metrics import psnr
 from gia_cli.pipeline import Enhancer
 from gia_cli.raw import render_truth
-from gia_cli.simulate import SimulateOptions, TreeOptions, simulate_tree
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures of 128x96, two ratios: four pairs on the test list."""
-    folder = tmp_path_factory.mktemp("eval")
-    rng = np.random.default_rng(3)
-    for index in range(2):
-        coarse = rng.integers(20, 235, (3, 4, 3)).astype(np.uint8)
-        Image.fromarray(coarse).resize((128, 96)).save(folder / f"{index}.png")
-    options = TreeOptions(
-        night=SimulateOptions(seed=1), iso=1600, ratios=(100.0, 250.0), split="test"
-    )
-    simulate_tree([folder], folder / "tree", options)
-    return folder / "tree"
+def tree(make_tree: Callable[..., Path]) -> Path:
+    """Two pictures, two ratios: four pairs on the test list."""
+    return make_tree(pictures=2, size=(128, 96), ratios=(100.0, 250.0))
 
 
 @pytest.fixture
@@ -144,6 +134,28 @@ def test_a_broken_file_is_named_and_stops_nothing(
     report = evaluate(replace(config, data=copy, weights=()), on_failure=told.append)
     assert [failure.path for failure in told] == [broken] == [f.path for f in report.failures]
     assert report.summaries[0].count == 3
+
+
+def test_a_system_that_fails_stops_no_other(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RawError("LibRaw opens this photo but cannot render it.")
+
+    monkeypatch.setattr(evaluation, "render_isp", fail)
+    report = evaluate(config)
+    assert [summary.system for summary in report.summaries] == ["gia-sony-v0"]
+    assert report.summaries[0].count == 4
+    assert len(report.failures) == 4
+
+
+def test_a_denoiser_that_is_not_installed_is_told_first(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gia_cli.traditional.find_spec", lambda package: None)
+    with pytest.raises(UsageError, match="needs skimage"):
+        evaluate(replace(config, isp=("libraw+nlm",)))
+    assert not (config.out / SCORES).exists()
 
 
 def test_missing_files_are_all_named_first(config: EvalConfig, tree: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"errors", "progress", "tiff"},
     {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"}
     | {"paper"},
-    {"nets", "raw", "rawfile", "output", "photos", "losses"},
+    {"nets", "raw", "rawfile", "output", "photos", "losses", "treeplan"},
     {"checkpoint", "exposure", "mosaic", "simulate", "metrics", "traditional"},
     {"engines", "data", "perceptual"},
     {"infer"},

@@ -47,6 +47,7 @@ from gia_cli.train import (
     TrainConfig,
     Trainee,
     depth_loss,
+    draw_cut,
     export_run,
     initialise,
     learning_rate,
@@ -445,6 +446,41 @@ def test_a_stopped_run_with_batch_statistics_resumes_to_the_bit(config: TrainCon
         train(stopped, StopAt(2))
     train(stopped)
     assert_equal(weights_of(config.run), weights_of(stopped.run))
+
+
+def test_the_cuts_are_frequent_at_first_and_never_stop() -> None:
+    recipe = RECIPES["small"]
+    early = [draw_cut(recipe, 0, step, 0.0) for step in range(400)]
+    late = [draw_cut(recipe, 0, step, 0.9) for step in range(4000)]
+    assert set(early) == {1, 2, 3, 4}
+    assert np.bincount(early)[1:] / len(early) == pytest.approx([0.25] * 4, abs=0.08)
+    assert np.mean(np.array(late) > 0) == pytest.approx(recipe.cut_share, abs=0.02)
+    half = [draw_cut(recipe, 0, step, recipe.cut_until / 2) > 0 for step in range(2000)]
+    assert np.mean(half) == pytest.approx(0.5, abs=0.05)
+    assert early == [draw_cut(recipe, 0, step, 0.0) for step in range(400)]
+    assert not any(draw_cut(RECIPES["paper"], 0, step, 0.0) for step in range(100))
+
+
+def test_a_cut_skip_is_heard_no_more_and_all_parameters_learn() -> None:
+    """With all skips cut, what the upper levels see does not matter."""
+    torch.manual_seed(1)
+    planes = torch.rand(1, 4, 64, 64)
+    trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
+    initialise(trainee)
+    picture, depth = trainee(planes, 1, 4)
+    picture.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in trainee.network.parameters())
+    assert not torch.allclose(picture, trainee(planes, 1)[0], atol=1e-3)
+    plain = trainee.network.encode
+
+    def noisy(x: torch.Tensor) -> list[torch.Tensor]:
+        *skips, bottleneck = plain(x)
+        return [*(skip + torch.randn_like(skip) for skip in skips), bottleneck]
+
+    trainee.network.encode = noisy  # type: ignore[method-assign]
+    assert torch.allclose(picture, trainee(planes, 1, 4)[0], atol=1e-5)
+    assert not torch.allclose(picture, trainee(planes, 1, 3)[0], atol=1e-3)
+    assert len(depth) == 4
 
 
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:

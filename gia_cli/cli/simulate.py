@@ -168,6 +168,8 @@ def simulate(
     gia simulate day.jpg -o night.ARW --ratio 100 --iso 1600
 
     gia simulate pictures/ --out tree --sid --camera X-T2
+
+    With --on-exists skip a data set goes on, and takes in more pictures.
     """
     shares = {"--test-share": test_share, "--val-share": val_share}
     if sid:

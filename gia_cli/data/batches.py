@@ -7,7 +7,9 @@ see the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from typing import Protocol
@@ -20,7 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from gia_cli.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
 from gia_cli.data.sid import SidFrames
+from gia_cli.errors import DataError
 from gia_cli.mosaic import prepare
+
+_WORKER_NICENESS = 5
 
 
 class Source(Protocol):
@@ -84,6 +89,9 @@ class SidCrops:
         for index, pair in enumerate(frames.pairs):
             by_scene.setdefault(pair.scene, []).append(index)
         self._scenes = list(by_scene.values())
+        self._kind = frames.kind
+        # A simulated tree's pictures may be of any sizes; SID's are all alike.
+        self._shortest = [min(frames.size(index)) for index in range(len(frames))]
 
     @property
     def scenes(self) -> int:
@@ -95,15 +103,21 @@ class SidCrops:
         return self.frames.digest()
 
     def largest_side(self) -> int:
-        """Side in packed pixels of the largest crop of the first frame (SID's are all alike)."""
-        frame, _ = self.frames.frame(0)
-        period: int = CANONICAL[frame.kind].shape[0]
-        whole_periods: int = min(frame.mosaic.shape) // period - 1
-        return whole_periods * period // PACK_FACTOR[frame.kind]
+        """Side in packed pixels of the largest crop that some frame still holds."""
+        period: int = CANONICAL[self._kind].shape[0]
+        whole_periods = max(self._shortest) // period - 1
+        return whole_periods * period // PACK_FACTOR[self._kind]
 
     def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
-        """Draw a scene, one of its short exposures (as SID does), and `count` turned crops."""
-        index = int(rng.choice(self._scenes[int(rng.integers(self.scenes))]))
+        """Draw a scene, one of its short exposures (as SID does), and `count` turned crops.
+
+        Raises
+        ------
+        DataError
+            No frame is that large.
+        """
+        scenes = self._fitting(side)
+        index = int(rng.choice(scenes[int(rng.integers(len(scenes)))]))
         frame, target = self.frames.frame(index)
         ratio = self.frames.pairs[index].ratio
         gains = None if self._balance is None else self._balance.draw(frame.as_shot_wb, rng)
@@ -115,6 +129,19 @@ class SidCrops:
             truth = np.multiply(picture.transpose(2, 0, 1), 1 / 65535, dtype=np.float32)
             found.append(Pair(planes, truth))
         return found
+
+    def _fitting(self, side: int) -> list[list[int]]:
+        """Find the frames of each scene that hold a crop; scenes without any are left out."""
+        size = window(self._kind, side)
+        fitting = [
+            [index for index in scene if self._shortest[index] >= size] for scene in self._scenes
+        ]
+        scenes = [scene for scene in fitting if scene]
+        if not scenes:
+            raise DataError(
+                f"No photo is {size} photosites high and wide, as crops of {side} packed px need."
+            )
+        return scenes
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -196,3 +223,6 @@ def load(
 def _start_worker(_: int) -> None:
     """Leave the cores to the network: a worker computes in NumPy, on one thread, and gives way."""
     torch.set_num_threads(1)
+    if hasattr(os, "nice"):  # not on Windows
+        with suppress(OSError):  # a sandbox may forbid even this
+            os.nice(_WORKER_NICENESS)

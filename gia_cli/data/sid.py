@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from gia_cli.errors import DataError, FileMissingError, GiaError
 from gia_cli.exif import ShotInfo
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_exposure, read_raw, render_truth
-from gia_cli.simulate import Split
+from gia_cli.simulate import Split, plan_path
 
 Camera = Literal["sony", "fuji"]
 Protocol = Literal["all", "clean", "00", "clean-00"]
@@ -99,7 +99,7 @@ def read_list(tree: Path, camera: Camera, split: Split) -> list[SidPair]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        raise DataError(f"There is no list {path}.", hint=_HINT) from None
+        raise DataError(f"There is no list {path}.", hint=_list_hint(tree, camera, split)) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     pairs = []
@@ -111,7 +111,7 @@ def read_list(tree: Path, camera: Camera, split: Split) -> list[SidPair]:
             raise DataError(f"{path}, line {number} is none of SID's: {line[:200]!r}.", hint=_HINT)
         pairs.append(pair)
     if not pairs:
-        raise DataError(f"{path} names no photo.", hint=_HINT)
+        raise DataError(f"{path} names no photo.", hint=_list_hint(tree, camera, split))
     return pairs
 
 
@@ -214,11 +214,15 @@ class SidFrames:
         OutputError
             The cache cannot be written.
         """
-        pairs = select(read_list(tree, camera, split), protocol)
-        if not pairs:
-            name = _list_path(tree, camera, split)
-            raise DataError(f"{name} names no photo of the protocol '{protocol}'.", hint=_HINT)
-        require_files(pairs, progress)
+        (frames,) = open_splits(
+            tree, camera, [split], protocol=protocol, cache=cache, progress=progress
+        )
+        return frames
+
+    @classmethod
+    def _decode(
+        cls, tree: Path, pairs: list[SidPair], cache: Path | None, progress: Progress
+    ) -> SidFrames:
         sources = {_key(tree, path): path for pair in pairs for path in (pair.short, pair.long)}
         arrays = ArrayCache.build(
             _cache_folder(tree, cache), sources, _decoder(pairs), recipe=_RECIPE, progress=progress
@@ -230,6 +234,16 @@ class SidFrames:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def kind(self) -> CfaKind:
+        """The camera's filter array; all pairs are of one camera."""
+        return _KINDS[self.pairs[0].camera]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a pair in photosites; nothing is opened for it."""
+        height, width = self._arrays.facts(_key(self._tree, self.pairs[index].short))["size"]
+        return height, width
 
     def digest(self) -> str:
         """Tell these pairs from any others, by their files' contents and the list."""
@@ -281,7 +295,50 @@ class SidFrames:
         return replace(pair, short_s=short_s or pair.short_s, long_s=long_s or pair.long_s)
 
 
+def open_splits(
+    tree: Path,
+    camera: Camera,
+    splits: Sequence[Split],
+    *,
+    protocol: Protocol = "all",
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+) -> list[SidFrames]:
+    """Open several lists, as `SidFrames.open` does; before any photo is decoded, all are checked.
+
+    Decoding takes hours: who lacks a photo of the second list should not hear of it after that.
+
+    Parameters
+    ----------
+    tree, camera, protocol, cache, progress
+        As for `SidFrames.open`.
+    splits : sequence of "train", "val" or "test"
+
+    Returns
+    -------
+    list of SidFrames
+        One for each split, in their order.
+
+    Raises
+    ------
+    DataError, OutputError
+        As `SidFrames.open` does; files that are missing are named for all lists at once.
+    """
+    lists = [_pairs(tree, camera, split, protocol) for split in splits]
+    require_files([pair for pairs in lists for pair in pairs], progress)
+    return [SidFrames._decode(tree, pairs, cache, progress) for pairs in lists]
+
+
 # ---------------------------------------------------------------- lists
+
+
+def _pairs(tree: Path, camera: Camera, split: Split, protocol: Protocol) -> list[SidPair]:
+    """Read a list and choose from it; refuse if nothing is left."""
+    pairs = select(read_list(tree, camera, split), protocol)
+    if not pairs:
+        name = _list_path(tree, camera, split)
+        raise DataError(f"{name} names no photo of the protocol '{protocol}'.", hint=_HINT)
+    return pairs
 
 
 def _family(camera: Camera) -> str:
@@ -291,6 +348,20 @@ def _family(camera: Camera) -> str:
 
 def _list_path(tree: Path, camera: Camera, split: Split) -> Path:
     return tree / f"{_family(camera)}_{split}_list.txt"
+
+
+def _list_hint(tree: Path, camera: Camera, split: Split) -> str:
+    """Say how a list comes to be there, or to name something."""
+    if plan_path(tree, _family(camera)).is_file():
+        model = " --camera X-T2" if camera == "fuji" else ""
+        return (
+            f"The tree is simulated: 'gia simulate MORE-PICTURES --sid --out {tree} --split {split}"
+            f" --on-exists skip{model}', with the options that the tree was made with, fills its "
+            f"{split} list."
+        )
+    others = sorted(path.name for path in tree.glob("*_list.txt"))
+    there = f"The folder has {', '.join(others)}. " if others else ""
+    return there + _HINT
 
 
 def _parse(line: str, tree: Path, camera: Camera) -> SidPair | None:

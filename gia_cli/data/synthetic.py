@@ -31,6 +31,8 @@ LONGEST_SIDE = 1500
 #: One photograph in this many is kept for validation.
 VALIDATION_SHARE = 16
 
+# Bytes of a folder's and a file's name in a key: file systems hold 255, and more is put behind it.
+_NAME_BYTES = 80
 _RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
 
 
@@ -207,7 +209,13 @@ def split_photos(photos: ArrayCache) -> tuple[list[str], list[str]]:
 def _key(path: Path) -> str:
     """Name a photograph: readable, sorted by folder and file, different for different paths."""
     digest = hashlib.blake2s(str(path.resolve()).encode("utf-8", "surrogateescape"), digest_size=4)
-    return f"{path.parent.name}__{path.stem}-{digest.hexdigest()}"
+    return f"{_shortened(path.parent.name)}__{_shortened(path.stem)}-{digest.hexdigest()}"
+
+
+def _shortened(name: str) -> str:
+    """Cut a name that is too long, between two characters; the digest tells it from its like."""
+    data = name.encode("utf-8", "surrogateescape")
+    return name if len(data) <= _NAME_BYTES else data[:_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _decode(path: Path) -> Decoded:

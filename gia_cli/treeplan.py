@@ -1,0 +1,152 @@
+"""The plan of a simulated tree: which picture became which scene, and how.
+
+Scenes have numbers, not the names of their pictures. Without a plan, one more picture in the folder
+would move the others on to their neighbours' numbers, and a second run that keeps what is there
+would lay one photo's short exposure beside another's long one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gia_cli.errors import DataError
+from gia_cli.files import atomic_file
+
+_FORMAT = 1
+_SCENE = re.compile(r"[0-2][0-9]{4}")
+_BROKEN_HINT = (
+    "Bring back the file as it was, choose another --out, or make the tree anew with "
+    "--on-exists overwrite."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as the plan knows it."""
+
+    path: str
+    """Where it lay, relative to the tree."""
+    digest: str | None
+    """Of its bytes; None where they could not be read."""
+    scene: str = ""
+    """SID's five digits; the first tells the list."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreePlan:
+    """How a tree was made. A picture's place on the plan decides what is random of its scene."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the exposures depend on, by the command's option, without its dashes."""
+    pictures: tuple[Picture, ...] = ()
+
+    def places(self, found: Sequence[Picture]) -> list[int | None]:
+        """Find pictures on the plan: as they were, else by their content, else by their path.
+
+        Returns
+        -------
+        list of int or None
+            A place on the plan for each picture, of another content if only the path is the same;
+            None for those that it does not know. No two have the same place.
+        """
+        places: list[int | None] = [None] * len(found)
+        left = list(range(len(self.pictures)))
+        for facts in (_path_and_digest, _digest, _path):
+            open_places: dict[Any, list[int]] = {}
+            for place in left:
+                open_places.setdefault(facts(self.pictures[place]), []).append(place)
+            for index, picture in enumerate(found):
+                wanted = facts(picture)
+                if places[index] is None and wanted is not None and open_places.get(wanted):
+                    places[index] = open_places[wanted].pop(0)
+            taken = set(places)
+            left = [place for place in left if place not in taken]
+        return places
+
+
+def _path_and_digest(picture: Picture) -> tuple[str, str | None]:
+    return picture.path, picture.digest
+
+
+def _digest(picture: Picture) -> str | None:
+    return picture.digest
+
+
+def _path(picture: Picture) -> str:
+    return picture.path
+
+
+def look_at(photo: Path, tree: Path) -> Picture:
+    """Note a picture's path from the tree and its digest; it has no scene yet."""
+    try:
+        path = Path(os.path.relpath(photo, tree)).as_posix()
+    except ValueError:  # another drive, on Windows
+        path = photo.absolute().as_posix()
+    try:
+        with photo.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:  # whoever reads the picture has words for it
+        return Picture(path, None)
+    return Picture(path, digest)
+
+
+def read_plan(path: Path) -> TreePlan | None:
+    """Read a tree's plan; None if there is none.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read.", hint=_BROKEN_HINT) from error
+    try:
+        record = json.loads(text)
+        if record["format"] != _FORMAT:
+            raise ValueError
+        pictures = tuple(
+            Picture(str(item["path"]), item["digest"], _scene(item["scene"]))
+            for item in record["pictures"]
+        )
+        return TreePlan(dict(record["options"]), pictures)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no plan of gia simulate's.", hint=_BROKEN_HINT) from error
+
+
+def _scene(text: str) -> str:
+    """Refuse what is no scene number: files are named, and removed, by it."""
+    if not _SCENE.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def write_plan(path: Path, plan: TreePlan) -> None:
+    """Write a tree's plan, one line for each picture.
+
+    Raises
+    ------
+    OutputError
+    """
+    lines = [
+        json.dumps({"scene": picture.scene, "path": picture.path, "digest": picture.digest})
+        for picture in plan.pictures
+    ]
+    text = (
+        f'{{"format": {_FORMAT},\n "made_by": "gia simulate --sid",\n '
+        f'"options": {json.dumps(plan.options)},\n "pictures": [\n  '
+        + ",\n  ".join(lines)
+        + "\n]}\n"
+    )
+    with atomic_file(path) as file:
+        file.write(text.encode("ascii"))
