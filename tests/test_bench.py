@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from gia_cli.bench import (
 from gia_cli.errors import UsageError
 from gia_cli.nets import NETWORKS
 from gia_cli.paper import paper_costs
+from gia_cli.runtime import Precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,6 +93,25 @@ def test_unknown_networks_and_sizes_are_refused() -> None:
 
 
 # ---------------------------------------------------------------- time and memory
+
+
+@pytest.mark.parametrize(
+    ("network", "precision", "can_run"),
+    [("gia-net", "auto", True), ("gia-net", "bf16", False), ("dncnn", "auto", False)],
+)
+def test_what_openvino_cannot_run_is_left_out(
+    network: str, precision: Precision, can_run: bool
+) -> None:
+    variant = Variant(network, "OpenVINO, whole", (64, 64), "bayer", "cpu", precision)
+    assert bench._can_run(variant) == can_run
+    assert bench._can_run(replace(variant, how="tiled"))
+
+
+@pytest.mark.parametrize("how", ["whole", "OpenVINO, whole", "OpenVINO, tiled"])
+def test_a_variant_runs(how: bench.How) -> None:
+    run, finish = bench._prepare(Variant("sid-net", how, (64, 96), "bayer", "cpu", "fp32"))
+    assert run() > 0
+    assert finish()[1] == "cpu, float32"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.checkpoint import WeightsInfo
-from gia_cli.errors import DeviceError, WeightsError
+from gia_cli.errors import DeviceError
 from gia_cli.nets import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceKind, Runtime
@@ -194,9 +194,6 @@ def _open_openvino(info: WeightsInfo, engine: EngineName, progress: Progress) ->
 def _open_torch(info: WeightsInfo, runtime: Runtime, why: str, progress: Progress) -> Engine:
     from gia_cli.engines.torch_engine import TorchEngine
 
-    try:
-        opened = TorchEngine.load(info, runtime)
-    except ImportError as error:
-        raise WeightsError("torch is not installed.", hint="Install gia again.") from error
+    opened = TorchEngine.load(info, runtime)
     progress.detail(f"engine: {opened}, {why}")
     return opened
