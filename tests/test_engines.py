@@ -146,6 +146,8 @@ def test_the_table_of_graphs_is_complete() -> None:
         (MemoryError(), True),
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("Check 'ptr' failed\nFailed to allocate 387903664 bytes of memory"), True),
+        (RuntimeError("Exception from plugin.cpp:54:\ncan't alloc\n"), True),
         (RuntimeError("Shape inference failed"), False),
     ],
 )

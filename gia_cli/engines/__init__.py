@@ -35,12 +35,12 @@ _OPENVINO_NETWORKS: tuple[NetName, ...] = (
     "sid-dilated",
     "sw-net",
 )
-# Beside torch's and C++'s own words: oneDNN's, seen under a limited address space.
+# Of torch, C++, oneDNN and OpenVINO; all seen under a limited address space.
 _OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "out of memory",
-    "can't allocate",
-    "cannot allocate",
+    "can't alloc",
+    "failed to allocate",
     "could not create a primitive",
     "could not create a memory",
     "bad_alloc",
@@ -115,7 +115,8 @@ def sounds_like_no_memory(error: BaseException) -> bool:
     """Tell want of memory by the error's words: most libraries have no class for it."""
     if isinstance(error, MemoryError):
         return True
-    return any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
+    words = str(error).lower()
+    return any(text in words for text in _OUT_OF_MEMORY_TEXTS)
 
 
 # ---------------------------------------------------------------- the choice
