@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
+import signal
 import statistics
 import tempfile
 import time
@@ -38,7 +39,7 @@ from gia_cli.nets import NETWORKS, build
 from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.pipeline import Enhancer
-from gia_cli.progress import SILENT, Progress
+from gia_cli.progress import SILENT, Progress, Silent
 from gia_cli.rawfile import A_SHOT, write_arw
 from gia_cli.runtime import DeviceName, Precision, peak_resident_bytes, resolve
 from gia_cli.tiling import round_up
@@ -155,7 +156,9 @@ def _tf1_flops(func: Any, args: tuple[Any, ...], result: Any) -> int:
 
 
 _ELEMENTWISE = frozenset(
-    {aten.relu, aten.relu_, aten.sigmoid, aten.sigmoid_, aten.add, aten.add_, aten.mul, aten.mul_}
+    getattr(aten, name + end)
+    for name in ("relu", "sigmoid", "add", "sub", "mul", "div")
+    for end in ("", "_")
 )
 
 
@@ -309,28 +312,44 @@ def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedRepo
     progress : Progress
         Hears of a stage "timing", with a step for each run.
     """
-    variants = [
-        Variant(name, how, config.size, config.cfa, config.device, precision)
-        for name in config.networks
-        for how in config.how
-        for precision in config.precisions
-    ]
-    variants = [variant for variant in variants if _can_run(variant)]
+    speeds: list[Speed] = []
+    peaks: list[float] = []
+    variants = [_variants(config, name) for name in config.networks]
+    progress.stage("timing", (config.rounds + 1) * sum(map(len, variants)))
+    for alike in variants:  # the ways of one network take turns; each process takes memory
+        speeds += _take_turns(alike, config.rounds, peaks, progress)
+    return SpeedReport(machine_name(), statistics.median(peaks), speeds)
+
+
+def _variants(config: SpeedConfig, network: str) -> list[Variant]:
+    """List the ways to run a network; the public ports' way is fp32 whatever was asked for."""
+    found = []
+    for how in config.how:
+        precisions: tuple[Precision, ...] = config.precisions
+        if how == "eager NCHW, whole":
+            precisions = ("fp32",)
+        found += [
+            Variant(network, how, config.size, config.cfa, config.device, precision)
+            for precision in precisions
+        ]
+    return [variant for variant in found if _can_run(variant)]
+
+
+def _take_turns(
+    variants: list[Variant], rounds: int, peaks: list[float], progress: Progress
+) -> list[Speed]:
     children = [_Child(variant) for variant in variants]
-    peaks = []
     try:
-        progress.stage("timing", (config.rounds + 1) * len(children))
-        for turn in range(config.rounds + 1):
+        for turn in range(rounds + 1):
             for child in children:
                 progress.status(f"{child.variant.network}, {child.variant.how}")
                 child.run(keep=turn > 0)
                 progress.advance()
             peaks.append(_matrix_product_flops())
-        speeds = [child.finish() for child in children]
+        return [child.finish() for child in children]
     finally:
         for child in children:
             child.stop()
-    return SpeedReport(machine_name(), statistics.median(peaks), speeds)
 
 
 def _can_run(variant: Variant) -> bool:
@@ -385,6 +404,7 @@ class _Child:
 
 def _serve(pipe: Connection, variant: Variant) -> None:
     """Answer a child's orders: seconds for "run", memory for "finish", words for a failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     try:
         run, finish = _prepare(variant)
         while True:
@@ -419,8 +439,11 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
         if variant.how == "eager NCHW, whole":
             _run_eagerly(network, planes, torch.device(runtime.device))
         else:
-            infer(engine, mosaic, options)
-        return time.perf_counter() - start
+            infer(engine, mosaic, options, _Strict())
+        seconds = time.perf_counter() - start
+        if runtime.device == "cuda":
+            torch.cuda.empty_cache()  # the next process needs the room
+        return seconds
 
     def finish() -> tuple[int, str]:
         if runtime.device == "cuda":
@@ -437,12 +460,21 @@ def _openvino_engine(network: Network) -> Engine:
     return OpenVinoEngine(network.config, arrays, network.config.network)
 
 
+class _Strict(Silent):
+    """Takes a retreat, of which `infer` merely notes, for a failure: another way would be timed."""
+
+    def note(self, message: str) -> None:
+        """Refuse to go on."""
+        raise RuntimeError(message)
+
+
 def _run_eagerly(network: nn.Module, planes: Any, device: torch.device) -> None:
     """Run as the public ports do: the whole frame at once, NCHW, fp32, gradients merely off."""
     network.to(device)
     padded = [-side % network.stride for side in planes.shape[1:]]
     x = torch.from_numpy(np.pad(planes, ((0, 0), (0, padded[0]), (0, padded[1])), mode="reflect"))
-    with torch.no_grad(), _without_bands():
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.no_grad(), _without_bands(), exact:
         network(x[None].to(device)).cpu()
 
 
@@ -490,6 +522,7 @@ def measure_stages(
     *,
     weights: str | None = None,
     device: DeviceName = "auto",
+    precision: Precision = "auto",
     rounds: int = 3,
     progress: Progress = SILENT,
 ) -> dict[str, float]:
@@ -501,6 +534,7 @@ def measure_stages(
         None: a 12-megapixel night, made and removed again.
     weights : str, optional
     device : "auto", "cpu", "cuda" or "mps"
+    precision : "auto", "fp32", "fp16" or "bf16"
     rounds : int
     progress : Progress
 
@@ -509,7 +543,7 @@ def measure_stages(
     dict
         Median seconds of "decode", "pack", "network", "colour" and "write".
     """
-    enhancer = Enhancer.from_weights(weights, device=device)
+    enhancer = Enhancer.from_weights(weights, device=device, precision=precision)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         source = photo or _large_night(Path(folder))
@@ -541,7 +575,9 @@ def bench_json(
     if speed is not None:
         values["machine"] = speed.machine
         values["peak_flops"] = speed.peak_flops
-        values["speeds"] = [{**asdict(s), "median": s.median} for s in speed.speeds]
+        values["speeds"] = [
+            {**asdict(s), "median": s.median if s.seconds else None} for s in speed.speeds
+        ]
     if stages is not None:
         values["stages"] = stages
     return values

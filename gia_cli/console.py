@@ -31,6 +31,7 @@ from gia_cli.errors import GiaError
 
 # Where stderr is a file, a line of status this often: enough to follow a long run by.
 _STATUS_SECONDS = 60.0
+_FILE_WIDTH = 160  # characters, of tables that go into a file
 
 
 def _stderr_stream() -> TextIO:
@@ -61,6 +62,8 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         self.out = Console(soft_wrap=True)
+        if not self.out.is_terminal and "COLUMNS" not in os.environ:
+            self.out.width = _FILE_WIDTH  # nobody's window: tables need not fold
         self.err = Console(file=_stderr_stream(), soft_wrap=True)
         self._bars: RichProgress | None = None
         self._photos: TaskID | None = None

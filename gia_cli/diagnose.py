@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from gia_cli.checkpoint import find_weights, load_network
 from gia_cli.data.sid import with_exif_times
-from gia_cli.evaluate import EvalConfig, Truths, camera_kind, open_pairs, split_label
+from gia_cli.errors import GiaError
+from gia_cli.evaluate import (
+    EvalConfig,
+    Failure,
+    Truths,
+    camera_kind,
+    open_pairs,
+    split_label,
+)
 from gia_cli.metrics import psnr
 from gia_cli.mosaic import PackedMosaic, prepare
 from gia_cli.nets.base import Network
@@ -44,18 +52,26 @@ class Diagnosis:
     (from the bottleneck), "vector none", "vector of another photo", "vector of a corner"."""
 
 
-def diagnose(config: EvalConfig, progress: Progress = SILENT) -> list[Diagnosis]:
+def diagnose(
+    config: EvalConfig,
+    progress: Progress = SILENT,
+    on_failure: Callable[[Failure], None] = lambda failure: None,
+) -> list[Diagnosis]:
     """Take both tests of all weights, on the pairs that `evaluate` would take.
+
+    On the CPU, in fp32, whole frames; the differences are of the weights, not of the machine.
 
     Parameters
     ----------
     config : EvalConfig
         Its weights, data and limit.
     progress : Progress
+    on_failure : function, optional
+        Told of a pair that cannot be read; the others go on.
 
     Raises
     ------
-    DataError, WeightsError, RawError
+    DataError, WeightsError
     """
     pairs = open_pairs(config, progress)
     infos = [
@@ -64,19 +80,28 @@ def diagnose(config: EvalConfig, progress: Progress = SILENT) -> list[Diagnosis]
     ]
     networks = [load_network(info) for _, info in infos]
     scores: list[dict[str, list[float]]] = [{} for _ in infos]
-    last_means: list[list[Tensor]] = [[] for _ in infos]
+    others = [_OtherScene() for _ in infos]
     truths = Truths()
     progress.stage("diagnosing", len(pairs) * len(infos))
     for pair in pairs:
-        frame = read_raw(pair.short)
-        truth, long = truths.read(pair.long)
-        ratio = with_exif_times(pair, frame.shot, long).ratio
+        try:
+            frame = read_raw(pair.short)
+            truth, long = truths.read(pair.long)
+            ratio = with_exif_times(pair, frame.shot, long).ratio
+        except GiaError as error:
+            on_failure(Failure(pair.short, error))
+            continue
         for index, ((_, info), network) in enumerate(zip(infos, networks, strict=True)):
             mosaic = prepare(frame, ratio, camera_gains(frame, info))
             pictures = _Pictures(network, mosaic)
-            for name, picture in pictures.all(last_means[index]):
-                scores[index].setdefault(name, []).append(psnr(np.clip(picture, 0, 1), truth))
-            last_means[index] = pictures.means
+            values = {
+                name: psnr(np.clip(picture, 0, 1), truth)
+                for name, picture in pictures.all(others[index].means(pair.scene))
+            }
+            for name, value in values.items():
+                scores[index].setdefault(name, []).append(values["own"] - value)
+            scores[index].setdefault("psnr", []).append(values["own"])
+            others[index].remember(pair.scene, pictures.means)
             progress.advance()
     return [
         _diagnosis(label or info.name, found)
@@ -85,13 +110,29 @@ def diagnose(config: EvalConfig, progress: Progress = SILENT) -> list[Diagnosis]
 
 
 def _diagnosis(name: str, scores: dict[str, list[float]]) -> Diagnosis:
-    own = float(np.mean(scores["own"]))
-    losses = {}
-    for what, values in scores.items():
-        if what != "own":
-            # The first photo has no other's vector: compare what both have.
-            losses[what] = float(np.mean(scores["own"][-len(values) :]) - np.mean(values))
-    return Diagnosis(name, own, losses)
+    means = {what: float(np.mean(values)) for what, values in scores.items()}
+    losses = {what: mean for what, mean in means.items() if what not in ("own", "psnr")}
+    return Diagnosis(name, means.get("psnr", float("nan")), losses)
+
+
+class _OtherScene:
+    """Means of the last photo of another scene: those of one scene's photos are much alike."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, list[Tensor]] | None = None
+        self._before: list[Tensor] = []
+
+    def means(self, scene: str) -> list[Tensor]:
+        """Return them; empty if there was no other scene yet."""
+        if self._last is None:
+            return []
+        return self._last[1] if self._last[0] != scene else self._before
+
+    def remember(self, scene: str, means: list[Tensor]) -> None:
+        """Take note of a photo."""
+        if self._last is not None and self._last[0] != scene:
+            self._before = self._last[1]
+        self._last = scene, means
 
 
 class _Pictures:

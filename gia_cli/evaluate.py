@@ -44,7 +44,13 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
 from gia_cli.simulate import Split
-from gia_cli.traditional import ISP_NAMES, IspName, render_isp, require_denoiser
+from gia_cli.traditional import (
+    ISP_NAMES,
+    IspName,
+    denoiser_version,
+    render_isp,
+    require_denoiser,
+)
 
 RatioMode = Literal["known", "auto", "picture"]
 
@@ -53,6 +59,7 @@ SCORES, TABLE, REPORT = "scores.jsonl", "scores.csv", "report.json"
 EXPOSURE = "ratio_error_stops"
 
 _HELP = "See 'gia eval --help'."
+_THUMBNAIL_SIDE = 1280  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class EvalConfig:
     lpips_alex: Path | None = None
     lpips_vgg: Path | None = None
     pieapp: Path | None = None
+    versus: str | None = None
+    """The row that the others are compared with; None: the first with a network, else the first."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     engine: EngineName = "auto"
@@ -98,6 +107,7 @@ class Score:
 
     system: str
     network: str | None
+    width: int | None
     key: str
     """What the score depends on; a row of another key is not reused."""
     ratio_mode: RatioMode
@@ -109,7 +119,9 @@ class Score:
     """The amplification used."""
     seconds: float
     values: dict[str, float | None]
-    """By measure; None for one whose window is larger than the picture."""
+    """By measure; None where it has no value, as `Measures.take` tells."""
+    taken_with: dict[str, str]
+    """By measure: `Measures.keys`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +148,15 @@ class Summary:
     system: str
     network: str | None
     """Name in `nets.NETWORKS`; None for a system without one."""
+    width: int | None
+    """Channels of its first level."""
     ratio_mode: RatioMode
     count: int
     """Photos scored."""
     means: dict[str, Estimate]
     """By measure, and `EXPOSURE`: mean absolute error in stops."""
-    versus_first: dict[str, Estimate]
-    """Mean difference to the table's first row, over the photos that both have."""
+    differences: dict[str, Estimate]
+    """Mean difference to the row that all are compared with, over the photos that both have."""
     within_half_a_stop: float
     """Share of the photos whose ratio is within half a stop of the known one."""
     seconds: float
@@ -156,6 +170,8 @@ class Report:
     config: EvalConfig
     pairs: int
     summaries: list[Summary]
+    versus: str | None
+    """The row that the others are compared with."""
     unavailable: dict[str, str]
     """Measures that were not taken, and why."""
     scores: list[Score] = field(repr=False)
@@ -188,7 +204,8 @@ def evaluate(
     measures = Measures.load(config.lpips_alex, config.lpips_vgg, config.pieapp)
     for name, reason in measures.unavailable.items():
         progress.note(f"{name} is not taken: {reason}")
-    book = ScoreBook(config.out, measures.names)
+    _check_versus(config, systems)
+    book = ScoreBook(config.out, measures.keys)
     truths = Truths()
     failures: list[Failure] = []
     progress.stage("evaluating", len(pairs) * len(systems))
@@ -198,16 +215,18 @@ def evaluate(
         for outcome in _score_pair(pair, left, measures, truths, progress):
             if isinstance(outcome, Score):
                 book.add(outcome, pair)
+                progress.advance()
             else:
                 failures.append(outcome)
                 on_failure(outcome)
-            progress.advance()
     found = (book.find(system, pair) for system in systems for pair in pairs)
     scores = [score for score in found if score is not None]
+    versus = config.versus or _first_network(systems)
     report = Report(
         config=config,
         pairs=len(pairs),
-        summaries=summarise(scores),
+        summaries=summarise(scores, versus),
+        versus=versus,
         unavailable=measures.unavailable,
         scores=scores,
         failures=failures,
@@ -267,6 +286,10 @@ class System(Protocol):
         """Its network's name in `nets.NETWORKS`; None without one."""
 
     @property
+    def width(self) -> int | None:
+        """Channels of the network's first level."""
+
+    @property
     def key(self) -> str:
         """What its pictures depend on, such as the digest of its weights."""
 
@@ -284,13 +307,14 @@ class NetworkSystem:
     def __init__(self, label: str, info: WeightsInfo, mode: RatioMode, enhancer: Enhancer) -> None:
         self.name = label
         self.network = info.config.network
+        self.width = info.config.width
         self.ratio_mode = mode
         self.info = info
         self._enhancer = enhancer
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
         # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
-        self.key = f"{digest[:16]} {enhancer.runtime}{engine}"
+        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}"
 
     def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
         """Enhance the photo; the 16-bit levels of the result are what is measured."""
@@ -307,9 +331,10 @@ class IspSystem:
 
     ratio_mode: RatioMode = "known"
     network = None
+    width = None
 
     def __init__(self, name: IspName) -> None:
-        self.key = name
+        self.key = f"{__version__} {name} {denoiser_version(name)}"
         self.name = ISP_NAMES[name]
         self._isp = name
 
@@ -398,6 +423,7 @@ def _score_pair(
         yield Score(
             system=system.name,
             network=system.network,
+            width=system.width,
             key=system.key,
             ratio_mode=system.ratio_mode,
             scene=pair.scene,
@@ -406,6 +432,7 @@ def _score_pair(
             ratio=ratio,
             seconds=round(seconds, 3),
             values=measures.take(picture, truth),
+            taken_with=measures.keys,
         )
 
 
@@ -415,13 +442,13 @@ class ScoreBook:
     Parameters
     ----------
     folder : Path
-    wanted : sequence of str
-        Measures that a score must have to be taken for done.
+    wanted : dict
+        `Measures.keys`, which a score must have been taken with to count as done.
     """
 
-    def __init__(self, folder: Path, wanted: Sequence[str]) -> None:
+    def __init__(self, folder: Path, wanted: dict[str, str]) -> None:
         self._path = folder / SCORES
-        self._wanted = set(wanted)
+        self._wanted = wanted
         self._scores: dict[tuple[str, ...], Score] = {}
         for stamp, score in _read_scores(self._path):
             self._scores[_identity(stamp, score)] = score
@@ -434,9 +461,11 @@ class ScoreBook:
         """Find the score of a pair; None if it has none, or one that lacks a measure."""
         identity = (_stamp(pair), system.key, system.ratio_mode, pair.short.name)
         score = self._scores.get(identity)
-        if score is None or not self._wanted <= set(score.values):
+        if score is None or not self._wanted.items() <= score.taken_with.items():
             return None
-        return replace(score, system=system.name)  # the row's name may have changed
+        # The row's name may have changed, and a measure may not be at hand any more.
+        values = {name: score.values[name] for name in self._wanted}
+        return replace(score, system=system.name, values=values, taken_with=self._wanted)
 
     def add(self, score: Score, pair: SidPair) -> None:
         """Remember a score, and write its line."""
@@ -476,20 +505,42 @@ def _read_scores(path: Path) -> Iterator[tuple[str, Score]]:
 # ---------------------------------------------------------------- summary
 
 
-def summarise(scores: Sequence[Score]) -> list[Summary]:
-    """Average the scores of each system and mode, in the order they come in."""
+def _check_versus(config: EvalConfig, systems: Sequence[System]) -> None:
+    names = [system.name for system in systems]
+    if config.versus is not None and config.versus not in names:
+        raise UsageError(
+            f"There is no row '{config.versus}' to compare with.",
+            hint="Rows: " + ", ".join(dict.fromkeys(names)),
+        )
+
+
+def _first_network(systems: Sequence[System]) -> str | None:
+    named = [system.name for system in systems if system.network is not None]
+    return (named or [system.name for system in systems] or [None])[0]  # type: ignore[list-item]
+
+
+def summarise(scores: Sequence[Score], versus: str | None = None) -> list[Summary]:
+    """Average the scores of each system and mode, in the order they come in.
+
+    Parameters
+    ----------
+    scores : sequence of Score
+    versus : str, optional
+        The system whose first row the others are compared with; by default that of the first score.
+    """
     rows: dict[tuple[str, RatioMode], list[Score]] = {}
     for score in scores:
         rows.setdefault((score.system, score.ratio_mode), []).append(score)
-    first = next(iter(rows.values()), [])
+    first = next((row for (name, _), row in rows.items() if versus in (None, name)), [])
     return [
         Summary(
             system=system,
             network=row[0].network,
+            width=row[0].width,
             ratio_mode=mode,
             count=len(row),
             means=_means([(score.scene, _values(score)) for score in row]),
-            versus_first={} if row is first else _means(_differences(row, first)),
+            differences={} if row is first else _means(_differences(row, first)),
             within_half_a_stop=float(np.mean([_values(s)[EXPOSURE] <= 0.5 for s in row])),
             seconds=float(np.median([score.seconds for score in row])),
         )
@@ -557,6 +608,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "limit": config.limit,
         "ssim_window": "Gaussian, 11 px, sigma 1.5",
         "interval": "95 %, percentile bootstrap over scenes",
+        "versus": report.versus,
         "unavailable": report.unavailable,
         "systems": [asdict(summary) for summary in report.summaries],
         "failures": [
@@ -575,7 +627,8 @@ class PanelRow:
 
     title: str
     pictures: list[tuple[str, NDArray[np.float32]]] = field(repr=False)
-    """Captions and pictures, (H, W, 3) BT.709-encoded: amplified input, systems, ground truth."""
+    """Captions and pictures, (H, W, 3) BT.709-encoded, shrunk to what a figure shows: amplified
+    input, systems, ground truth."""
 
 
 def choose_for_panel(
@@ -625,10 +678,23 @@ def panel_rows(
         ratio = with_exif_times(pair, frame.shot, long).ratio
         pictures = []
         for system in (IspSystem("libraw"), *systems):
-            picture, used = system.render(frame, ratio)
+            try:
+                picture, used = system.render(frame, ratio)
+            except GiaError:  # told of when it was scored
+                pictures.append((f"{system.name}: failed", np.zeros_like(_thumbnail(truth))))
+                continue
             score = psnr(picture, truth)
             mode = "" if system.ratio_mode == "known" else f", {system.ratio_mode} x{used:.3g}"
-            pictures.append((f"{system.name}{mode}: {score:.2f} dB", picture))
-        pictures.append(("ground truth", truth))
+            pictures.append((f"{system.name}{mode}: {score:.2f} dB", _thumbnail(picture)))
+        pictures.append(("ground truth", _thumbnail(truth)))
         yield PanelRow(f"{pair.scene}, x{ratio:.3g}", pictures)
         progress.advance()
+
+
+def _thumbnail(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average blocks until the longer side is one that figures can use: a few MB, not hundreds."""
+    factor = -(-max(picture.shape[:2]) // _THUMBNAIL_SIDE)
+    height, width = (side // factor * factor for side in picture.shape[:2])
+    blocks = picture[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
+    mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
+    return mean

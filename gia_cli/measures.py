@@ -5,6 +5,8 @@ What `evaluate` writes for each photo; each measure itself is in `metrics` or `p
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli import __version__
 from gia_cli.metrics import block_color_error, delta_e, exposure_error_stops, ms_ssim, psnr, ssim
-from gia_cli.perceptual import LpipsNet, Unavailable, load_lpips, load_pieapp, lpips, pieapp
+from gia_cli.perceptual import (
+    Lpips,
+    LpipsNet,
+    PieApp,
+    Unavailable,
+    load_lpips,
+    load_pieapp,
+    lpips,
+    pieapp,
+)
 
 Picture = NDArray[np.floating]
 Measure = Callable[[Picture, Picture], float]
@@ -35,6 +47,8 @@ class Measures:
     """The measures that can be taken here."""
 
     available: dict[str, Measure] = field(repr=False)
+    keys: dict[str, str]
+    """Of each available one: what its values depend on beside the pictures."""
     unavailable: dict[str, str]
     """Name to the reason."""
 
@@ -58,6 +72,7 @@ class Measures:
             A file that was named, or is there, cannot be used.
         """
         available, unavailable = dict(BASIC), {}
+        keys = dict.fromkeys(BASIC, __version__)
         nets: dict[LpipsNet, Path | None] = {"alex": lpips_alex, "vgg": lpips_vgg}
         for net, path in nets.items():
             lpips_model = load_lpips(net, path)
@@ -65,12 +80,14 @@ class Measures:
                 unavailable[f"lpips_{net}"] = lpips_model.reason
             else:
                 available[f"lpips_{net}"] = partial(lpips, model=lpips_model)
+                keys[f"lpips_{net}"] = _digest(lpips_model)
         pieapp_model = load_pieapp(pieapp_weights)
         if isinstance(pieapp_model, Unavailable):
             unavailable["pieapp"] = pieapp_model.reason
         else:
             available["pieapp"] = partial(pieapp, model=pieapp_model)
-        return cls(available, unavailable)
+            keys["pieapp"] = _digest(pieapp_model)
+        return cls(available, keys, unavailable)
 
     @property
     def names(self) -> list[str]:
@@ -80,15 +97,25 @@ class Measures:
     def take(self, picture: Picture, target: Picture) -> dict[str, float | None]:
         """Measure a picture, (H, W, 3) BT.709-encoded, which is clipped to [0, 1] first.
 
-        None for a measure whose window is larger than the picture.
+        None for a measure whose window is larger than the picture, or that has no finite value (the
+        PSNR of equal pictures, say).
         """
         picture = np.clip(picture, 0, 1)
         values: dict[str, float | None] = {}
         for name, measure in self.available.items():
             try:
-                values[name] = float(measure(picture, target))
+                value = float(measure(picture, target))
             except ValueError:
                 if picture.shape != target.shape:
                     raise
-                values[name] = None
+                value = math.nan
+            values[name] = value if math.isfinite(value) else None
         return values
+
+
+def _digest(model: Lpips | PieApp) -> str:
+    """Tell the weights of a network from any others."""
+    total = 0
+    for name, tensor in sorted(model.state_dict().items()):
+        total = zlib.crc32(tensor.cpu().numpy().tobytes(), zlib.crc32(name.encode(), total))
+    return f"{__version__} {total:08x}"

@@ -16,6 +16,7 @@ from gia_cli.color import srgb16_from_bt709
 from gia_cli.errors import UsageError
 from gia_cli.evaluate import Estimate, PanelRow, Report
 from gia_cli.files import atomic_file
+from gia_cli.nets import NETWORKS
 from gia_cli.paper import PUBLISHED_MEASURES, PaperRow
 from gia_cli.pipeline import Enhanced
 from gia_cli.raw import render
@@ -122,8 +123,7 @@ def score_table(
     columns += ["ratio off, stops"] if automatic else []
     rows = []
     for summary in report.summaries:
-        mode = "" if summary.ratio_mode == "known" else f" ({summary.ratio_mode} ratio)"
-        row = [summary.system + mode, str(summary.count)]
+        row = [_row_name(summary.system, summary.ratio_mode), str(summary.count)]
         row += [_interval(summary.means.get(name), digits) for name, _, digits in shown]
         if automatic:
             row.append(f"{summary.means['ratio_error_stops'].mean:.2f}")
@@ -142,23 +142,27 @@ def score_table(
 
 
 def difference_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Lay out how much each row differs from the first one, photo by photo."""
-    first = report.summaries[0].system if report.summaries else ""
+    """Lay out how much each row differs from the one they are compared with, photo by photo."""
     wanted = [c for c in SCORE_COLUMNS if c[0] in {"psnr", "ssim", "delta_e", "block_color"}]
     rows = []
-    for summary in report.summaries[1:]:
+    for summary in report.summaries:
+        if not summary.differences:
+            continue
         cells = []
         for name, _, digits in wanted:
-            estimate = summary.versus_first.get(name)
+            estimate = summary.differences.get(name)
             cells.append(
                 "n/a"
                 if estimate is None
                 else f"{estimate.mean:+.{digits}f} "
                 f"[{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
             )
-        mode = "" if summary.ratio_mode == "known" else f" ({summary.ratio_mode} ratio)"
-        rows.append([summary.system + mode, *cells])
-    return [f"minus {first}", *(heading for _, heading, _ in wanted)], rows
+        rows.append([_row_name(summary.system, summary.ratio_mode), *cells])
+    return [f"minus {report.versus}", *(heading for _, heading, _ in wanted)], rows
+
+
+def _row_name(system: str, ratio_mode: str) -> str:
+    return system if ratio_mode == "known" else f"{system} ({ratio_mode} ratio)"
 
 
 def _interval(estimate: Estimate | None, digits: int) -> str:
@@ -242,6 +246,7 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
             continue
         first = reference.setdefault(variant.network, speed.median)
         share = flops[variant.network] / speed.median / report.peak_flops
+        is_cpu = speed.runtime.startswith("cpu")
         rows.append(
             [
                 *name,
@@ -249,7 +254,7 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
                 f"{min(speed.seconds):.2f} to {max(speed.seconds):.2f}",
                 f"x{first / speed.median:.2f}",
                 f"{speed.peak_bytes / 1e9:.2f} GB",
-                f"{share:.0%}",
+                f"{share:.0%}" if is_cpu else "",  # the product was the CPU's
             ]
         )
     columns = [
@@ -291,16 +296,20 @@ def plot_quality(
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("--plot needs matplotlib.", hint="pip install matplotlib.") from None
-    times = {s.variant.network: s.median for s in speed.speeds if not s.error} if speed else {}
+    timed = [s for s in speed.speeds if s.variant.how == "whole" and not s.error] if speed else []
+    times = {s.variant.network: s.median for s in timed}
     flops = {cost.network: cost.tf1_flops / 1e9 for cost in costs}
     where = times if speed is not None else flops
     points = [
-        (system["system"], where[system["network"]], system["means"]["psnr"])
+        (_row_name(system["system"], system["ratio_mode"]), where[system["network"]], psnr)
         for system in _evaluated(scores)
-        if system.get("network") in where
+        if system.get("network") in where and _is_published_size(system)
+        if (psnr := system["means"].get("psnr"))
     ]
     if not points:
-        raise UsageError(f"{scores} has no score of a network that was counted here.")
+        raise UsageError(
+            f"{scores} has no score of a network that was counted here, in its published size."
+        )
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -313,6 +322,11 @@ def plot_quality(
     axes.grid(alpha=0.3)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+def _is_published_size(system: dict[str, Any]) -> bool:
+    """Tell whether a network is as wide as the one that was counted."""
+    return bool(system.get("width") == NETWORKS[system["network"]].width)
 
 
 def _evaluated(scores: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -214,6 +215,12 @@ def require_denoiser(name: IspName) -> None:
     }[name]
     if find_spec(package) is None:
         raise UsageError(f"The row '{name}' needs {package}, which is not installed.", hint=pip)
+
+
+def denoiser_version(name: IspName) -> str:
+    """Name the version of the package that a row depends on; empty if there is none."""
+    package = {"libraw+nlm": "scikit-image", "libraw+bm3d": "bm3d"}.get(name)
+    return "" if package is None else f"{package} {version(package)}"
 
 
 def _denoiser(name: IspName) -> Denoiser:

@@ -58,7 +58,12 @@ def test_every_network_can_be_counted_at_any_size(name: str, cfa: str) -> None:
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
-    assert measure_cost("gia-net", (64, 64)) == measure_cost("gia-net", (64, 64))
+    network = bench.build(NETWORKS["gia-net"])
+    with Tf1Counter() as counter, bench._as_published(network, counter):
+        pass
+    assert network.stride == 16
+    with pytest.raises(ValueError, match="multiple of 16"):
+        network(torch.zeros(1, 4, 20, 20))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,7 @@ def test_counting_leaves_the_network_as_it_was() -> None:
         (lambda x: torch.nn.functional.leaky_relu(x, 0.2), 2 * 75),
         (lambda x: torch.nn.functional.max_pool2d(x, 2), 4 * 12),
         (lambda x: torch.relu(x) + x, 2 * 75),
+        (lambda x: (x - 1) / 2, 2 * 75),
         (lambda x: x.permute(0, 2, 3, 1).reshape(-1), 0),
     ],
 )
@@ -141,6 +147,25 @@ def test_a_variant_that_fails_says_why_and_stops_nothing(monkeypatch: pytest.Mon
         child.stop()
     assert speed.error == "its process has died"
     assert speed.seconds == []
+
+
+def test_a_retreat_is_a_failure_and_no_time() -> None:
+    with pytest.raises(RuntimeError, match="smaller tiles"):
+        bench._Strict().note("Out of memory on the cpu; going on with smaller tiles.")
+
+
+def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
+    config = SpeedConfig(precisions=("fp32", "bf16"), device="cpu")
+    ways = [(x.how, x.precision) for x in bench._variants(config, "gia-net")]
+    assert ways == [
+        ("eager NCHW, whole", "fp32"),
+        ("whole", "fp32"),
+        ("whole", "bf16"),
+        ("tiled", "fp32"),
+        ("tiled", "bf16"),
+        ("OpenVINO, whole", "fp32"),
+        ("OpenVINO, tiled", "fp32"),
+    ]
 
 
 def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,12 @@ def tree(make_tree: Callable[..., Path]) -> Path:
     return make_tree(pictures=1, size=(128, 96), ratios=(100.0, 250.0))
 
 
-def make_weights(folder: Path, name: str, network: str, loss: str) -> None:
+def make_weights(
+    folder: Path, name: str, network: str, loss: str, sides: tuple[int, int] = (80, 80)
+) -> None:
     folder.mkdir(exist_ok=True)
     config = NetConfig(network, width=4)  # type: ignore[arg-type]
-    recipe = {"loss": loss, "crops": {"sides": [80, 80]}}
+    recipe = {"loss": loss, "crops": {"sides": list(sides)}}
     row = save_weights(folder / f"{name}.safetensors", build(config), training={"recipe": recipe})
     list_in_manifest(folder, row)
 
@@ -43,7 +45,7 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
         *("--ratio", "known,auto", "--panel", "1", "--device", "cpu"),
     )
     assert done.exit_code == 0, done.output
-    for words in ("gia-sony-v0 (auto ratio)", "PSNR ↑", "minus LibRaw, amplified", "pieapp: n/a"):
+    for words in ("gia-sony-v0 (auto ratio)", "PSNR ↑", "minus gia-sony-v0", "pieapp: n/a"):
         assert words in done.output
     assert str(out) in done.stdout.splitlines()
     names = {path.name for path in out.iterdir()}
@@ -100,9 +102,36 @@ def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_pat
     assert done.exit_code == 0, done.output
 
 
+def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
+    """Two files for one row, another network under a row's name, other crops than the row's."""
+    folder = tmp_path / "weights"
+    make_weights(folder, "one", "gia-net", "l1")
+    make_weights(folder, "two", "gia-net", "l1")
+    arguments = ("eval", "--data", tree, "--table", "2", "--out", tmp_path / "out")
+    twice = gia(*arguments, "--weights", folder)
+    assert twice.exit_code == 2
+    assert "both belong to the row 'GIA-l1'" in twice.output
+    wrong = gia(*arguments, "--weights", f"SW-Net={folder / 'one.safetensors'}")
+    assert wrong.exit_code == 2
+    assert "is a gia-net, not the sw-net" in wrong.output
+    nameless = gia(*arguments, "--weights", f"Mine={folder / 'one.safetensors'}")
+    assert nameless.exit_code == 2
+    assert "no row 'Mine'" in nameless.output
+    make_weights(folder, "sizes", "gia-net", "l1", sides=(48, 112))
+    sizes = gia(*arguments, "--weights", folder / "sizes.safetensors")
+    assert sizes.exit_code == 2
+    assert "crops of several sizes" in sizes.output
+    empty = gia(*arguments, "--weights", tmp_path)
+    assert empty.exit_code == 2
+    assert "has no manifest.json" in empty.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["--isp", "libraw", "--panel", "-3"], 2, "--panel must not be negative"),
+        (["--isp", "libraw", "--diagnose"], 2, "--diagnose needs --weights"),
+        (["--isp", "libraw", "--versus", "nobody"], 2, "no row 'nobody'"),
         (["--out", "x"], 2, "nothing to evaluate"),
         (["--isp", "libraw", "--limit", "0"], 2, "--limit must be positive"),
         (["--isp", "rawtherapee"], 2, "--isp takes libraw, libraw+nlm, libraw+bm3d"),
@@ -166,7 +195,7 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
         (["--size", "big"], "--size takes"),
         (["--size", "0x5"], "--size takes"),
         (["--plot", "x.png"], "--plot needs --scores"),
-        (["--photo", "x.ARW"], "--photo is timed with --speed"),
+        (["--photo", "x.ARW"], "timed with --speed"),
         (["--speed", "--precision", "int4"], "--precision takes auto"),
         (["--speed", "--rounds", "0"], "--rounds must be positive"),
     ],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gia_cli.checkpoint import save_weights
-from gia_cli.diagnose import diagnose
-from gia_cli.evaluate import EvalConfig
+from gia_cli.diagnose import _OtherScene, diagnose
+from gia_cli.evaluate import EvalConfig, Failure
 from gia_cli.nets import NetConfig, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,6 +55,35 @@ def test_the_dead_depth_of_the_first_weights_shows(config: EvalConfig) -> None:
     assert abs(test.losses["level 4"]) < 0.01
     assert all(abs(test.losses[name]) < 0.01 for name in VECTORS)
     assert test.losses["level 1"] > 0.1 > 10 * abs(test.losses["level 4"])
+
+
+def test_another_photo_is_one_of_another_scene(
+    make_tree: Callable[..., Path], config: EvalConfig, tmp_path: Path
+) -> None:
+    """Photos of one scene follow each other in a list, and their vectors are much alike."""
+    scenes: list[str] = []
+    means: dict[str, list[torch.Tensor]] = {}
+    other = _OtherScene()
+    for scene in ("a", "a", "b", "b", "c"):
+        found = other.means(scene)
+        scenes.append(next((name for name, x in means.items() if x is found), "none"))
+        means[scene] = [torch.zeros(1)]
+        other.remember(scene, means[scene])
+    assert scenes == ["none", "none", "a", "a", "b"]
+    one_scene = make_tree(pictures=1, size=(300, 290), ratios=(100.0, 250.0))
+    (test,) = diagnose(replace(config, data=one_scene))
+    assert "vector of another photo" not in test.losses
+
+
+def test_a_broken_photo_is_told_and_left_out(config: EvalConfig, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(config.data, copy)
+    broken = sorted((copy / "Sony" / "short").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:5000])
+    told: list[Failure] = []
+    (test,) = diagnose(replace(config, data=copy), on_failure=told.append)
+    assert [failure.path for failure in told] == [broken]
+    assert np.isfinite(test.psnr)
 
 
 def test_a_living_network_is_seen_alive_and_a_cut_one_dead(

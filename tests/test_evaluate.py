@@ -90,6 +90,40 @@ def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.Mon
     assert rendered == []
 
 
+def test_a_measure_of_other_weights_is_taken_anew(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is not at hand any more is not shown."""
+    isp = replace(config, weights=())
+    plain = evaluation.Measures.load
+
+    def with_lpips(digest: str, value: float) -> None:
+        def load(*paths: object) -> evaluation.Measures:
+            measures = plain()
+            available = {**measures.available, "lpips_alex": lambda a, b: value}
+            return replace(
+                measures, available=available, keys={**measures.keys, "lpips_alex": digest}
+            )
+
+        monkeypatch.setattr(evaluation.Measures, "load", load)
+
+    for digest, value in (("first", 0.25), ("second", 0.5)):
+        with_lpips(digest, value)
+        assert evaluate(isp).summaries[0].means["lpips_alex"].mean == value
+    monkeypatch.setattr(evaluation.Measures, "load", lambda *paths: plain())
+    assert "lpips_alex" not in evaluate(isp).summaries[0].means
+
+
+def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    black = np.zeros((96, 128, 3), np.float32)
+    monkeypatch.setattr(evaluation, "render_isp", lambda *_: black)
+    report = evaluate(replace(config, weights=()))
+    assert report.summaries[0].count == 4
+    assert all(score.values["exposure_stops"] is None for score in report.scores)
+    assert "exposure_stops" not in report.summaries[0].means
+    json.loads((config.out / REPORT).read_text(), parse_constant=pytest.fail)
+
+
 def test_other_weights_under_the_same_name_are_scored_anew(config: EvalConfig) -> None:
     evaluate(replace(config, weights=()))
     report = evaluate(replace(config, isp=(), weights=("LibRaw, amplified=gia-sony-v0",)))
@@ -118,7 +152,7 @@ def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     assert known.within_half_a_stop == 1
     # "auto" reads the exposure time and knows SID's long exposures; by the picture alone it errs.
     assert auto.means["ratio_error_stops"].mean < picture.means["ratio_error_stops"].mean
-    assert auto.versus_first.keys() == known.means.keys()
+    assert auto.differences.keys() == known.means.keys()
 
 
 def test_a_broken_file_is_named_and_stops_nothing(
@@ -185,6 +219,8 @@ def test_what_cannot_be_evaluated_is_refused(config: EvalConfig) -> None:
         replace(config, limit=0)
     with pytest.raises(UsageError, match="Two rows"):
         evaluate(replace(config, weights=("gia-sony-v0", "gia-sony-v0")))
+    with pytest.raises(UsageError, match="no row 'nobody'"):
+        evaluate(replace(config, versus="nobody"))
     with pytest.raises(NoWeightsForCfaError):
         evaluation.open_systems(replace(config, camera="fuji"))
 
@@ -201,7 +237,8 @@ def test_labels_are_told_from_paths(tmp_path: Path) -> None:
 
 
 def score(system: str, scene: str, short: str, value: float, ratio: float = 100) -> Score:
-    return Score(system, None, "k", "known", scene, short, 100, ratio, 1.0, {"psnr": value})
+    values: dict[str, float | None] = {"psnr": value}
+    return Score(system, None, None, "k", "known", scene, short, 100, ratio, 1.0, values, {})
 
 
 def test_means_differences_and_intervals() -> None:
@@ -213,9 +250,12 @@ def test_means_differences_and_intervals() -> None:
     assert a.means["psnr"].mean == pytest.approx(base.mean())
     assert a.means["psnr"].low < base.mean() < a.means["psnr"].high
     # Always one better: the difference is certain, however much the photos scatter.
-    difference = b.versus_first["psnr"]
+    difference = b.differences["psnr"]
     assert (difference.mean, difference.low, difference.high) == pytest.approx((1, 1, 1))
-    assert a.versus_first == {}
+    assert a.differences == {}
+    c, d = summarise([*first, *second], "b")
+    assert d.differences == {}
+    assert c.differences["psnr"].mean == pytest.approx(-1)
 
 
 def test_photos_of_one_scene_do_not_count_as_many() -> None:

@@ -32,14 +32,15 @@ def summary(name: str, value: float, mode: str = "known") -> Summary:
         "ratio_error_stops": Estimate(0.25, 0.2, 0.3),
     }
     versus = {"psnr": Estimate(1.5, 1.25, 1.75)}
-    return Summary(name, "gia-net", mode, 7, means, versus, 1.0, 0.5)  # type: ignore[arg-type]
+    differences = versus if name != "first" else {}
+    return Summary(name, "gia-net", 32, mode, 7, means, differences, 1.0, 0.5)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
     config = EvalConfig(data=tmp_path, camera="sony", out=tmp_path, isp=("libraw",))
     rows = [summary("first", 24), summary("second", 25.5, "auto")]
-    return Report(config, 7, rows, {"pieapp": "no weights"}, [], [])
+    return Report(config, 7, rows, "first", {"pieapp": "no weights"}, [], [])
 
 
 def test_scores_stand_beside_the_published_ones(report: Report) -> None:
@@ -132,5 +133,9 @@ def test_quality_is_plotted_over_cost(report: Report, tmp_path: Path) -> None:
         assert plot.size[0] > 500
     with pytest.raises(UsageError, match="no score of a network"):
         plot_quality(COSTS[:1], None, scores, tmp_path / "plot.png")
+    narrow = [{**asdict(x), "width": 8} for x in report.summaries]
+    scores.write_text(json.dumps({"systems": narrow}))
+    with pytest.raises(UsageError, match="published size"):
+        plot_quality(COSTS, None, scores, tmp_path / "plot.png")
     with pytest.raises(UsageError, match="no report"):
         plot_quality(COSTS, None, tmp_path / "none.json", tmp_path / "plot.png")

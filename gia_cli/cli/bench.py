@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
-from gia_cli.errors import UsageError
+from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.bench import Cost, SpeedReport
@@ -46,6 +46,16 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="NAME|PATH",
+            help="With --speed: the weights of the photo's stages (default: the shipped ones).",
+            show_default=False,
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", help="Runs of each, in turns.")
     ] = 3,
@@ -79,41 +89,56 @@ def bench(
     """Count parameters and FLOPs of the networks (the paper's Table 4); measure their speed."""
     if (plot is None) != (scores is None):
         raise UsageError("--plot needs --scores, and --scores --plot.")
-    if photo is not None and not speed:
-        raise UsageError("--photo is timed with --speed.")
+    if (photo is not None or weights is not None) and not speed:
+        raise UsageError("--photo and --weights are timed with --speed.")
     frame = _size(size)
 
     from gia_cli.bench import SpeedConfig, bench_json, measure_cost, measure_speed, measure_stages
     from gia_cli.console import Terminal
     from gia_cli.nets import NETWORKS
+    from gia_cli.raw import read_raw
     from gia_cli.runtime import Precision
 
+    if photo is not None:
+        read_raw(photo)  # a mistake should not cost the timings before it
     terminal = Terminal(quiet=quiet, verbose=verbose)
     costs = [measure_cost(name, frame, cfa) for name in network or NETWORKS]
     report, stages = None, None
+    if not as_json:
+        _show_costs(costs, terminal)
     if speed:
+        precisions = choices(precision, "--precision", get_args(Precision))
         config = SpeedConfig(
             networks=tuple(network or ("sid-net", "gia-net")),
             size=frame,
             cfa=cfa,
             device=device,
-            precisions=choices(precision, "--precision", get_args(Precision)),
+            precisions=precisions,
             rounds=rounds,
         )
         with terminal:
             report = measure_speed(config, terminal)
-            stages = measure_stages(photo, device=device, rounds=rounds, progress=terminal)
+            stages = measure_stages(
+                photo,
+                weights=weights,
+                device=device,
+                precision=precisions[0],
+                rounds=rounds,
+                progress=terminal,
+            )
     if as_json:
         terminal.json(bench_json(costs, report, stages))
-    else:
-        _show_costs(costs, terminal)
-        if report is not None:
-            _show_speeds(report, costs, stages or {}, terminal)
+    elif report is not None:
+        _show_speeds(report, costs, stages or {}, terminal)
     if plot is not None and scores is not None:
         from gia_cli.report import plot_quality
 
         plot_quality(costs, report, scores, plot)
-        terminal.line(str(plot))
+        if not as_json:
+            terminal.line(str(plot))
+    failed = [] if report is None else [x for x in report.speeds if x.error is not None]
+    if failed:
+        raise BatchError(f"{len(failed)} of {len(report.speeds) if report else 0} ways failed.")
 
 
 def _size(text: str) -> tuple[int, int]:

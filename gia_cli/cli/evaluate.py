@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -12,6 +13,7 @@ from gia_cli.cli.app import Device, Engine, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
+    from gia_cli.checkpoint import WeightsInfo
     from gia_cli.console import Terminal
     from gia_cli.diagnose import Diagnosis
     from gia_cli.evaluate import EvalConfig, Failure, Report
@@ -90,6 +92,15 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            "--versus",
+            metavar="ROW",
+            help="Compare the others with this row (default: the first with a network).",
+            show_default=False,
+        ),
+    ] = None,
     panel: Annotated[
         int,
         typer.Option("--panel", metavar="N", help="Also write panel.png with N photos."),
@@ -145,10 +156,14 @@ def evaluate(
     The same command resumes. Photos that fail are named, and leave exit code 3.
     """
     from gia_cli.console import Terminal
-    from gia_cli.evaluate import EvalConfig, RatioMode
+    from gia_cli.evaluate import EvalConfig, RatioMode, report_json
     from gia_cli.paper import paper_table
     from gia_cli.traditional import ISP_NAMES
 
+    if panel < 0:
+        raise UsageError(f"--panel must not be negative, not {panel}.")
+    if diagnose and not weights:
+        raise UsageError("--diagnose needs --weights: there is nothing to cut in an ISP.")
     rows = paper_table(table) if table is not None else []
     terminal = Terminal(quiet=quiet, verbose=verbose)
     config = EvalConfig(
@@ -161,6 +176,7 @@ def evaluate(
         isp=() if isp is None else choices(isp, "--isp", tuple(ISP_NAMES)),
         ratios=choices(ratio, "--ratio", get_args(RatioMode)),
         limit=limit,
+        versus=versus,
         lpips_alex=lpips,
         lpips_vgg=lpips_vgg,
         pieapp=pieapp,
@@ -168,47 +184,50 @@ def evaluate(
         precision=precision,
         engine=engine,
     )
+    report = _evaluate(config, terminal)
+    if not as_json:
+        _show(report, rows, terminal)
+    if panel > 0:
+        _draw_panel(report, panel, panel_order, terminal)
     tests = _diagnose(config, terminal) if diagnose else []
-    _evaluate(config, rows, tests, terminal, panel=panel, panel_order=panel_order, as_json=as_json)
+    if as_json:
+        terminal.json({**report_json(report), "diagnosis": [asdict(test) for test in tests]})
+    else:
+        _show_diagnosis(tests, terminal)
+        terminal.line(str(config.out))
+    failed = {failure.path for failure in report.failures}
+    if failed:
+        raise BatchError(f"{len(failed)} of {report.pairs} pairs failed.")
+
+
+def _evaluate(config: EvalConfig, terminal: Terminal) -> Report:
+    from gia_cli.evaluate import evaluate as run_evaluation
+
+    with terminal:
+        return run_evaluation(config, terminal, _tell_failure(terminal))
+
+
+def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:
+    return lambda failure: terminal.error(failure.error, about=failure.path)
+
+
+def _draw_panel(
+    report: Report, count: int, order: Literal["spread", "worst"], terminal: Terminal
+) -> None:
+    from gia_cli.evaluate import choose_for_panel, panel_rows
+    from gia_cli.report import write_figure
+
+    with terminal:
+        chosen = choose_for_panel(report, count, order)
+        path = report.config.out / "panel.png"
+        write_figure(panel_rows(report.config, chosen, terminal), path)
 
 
 def _diagnose(config: EvalConfig, terminal: Terminal) -> list[Diagnosis]:
     from gia_cli.diagnose import diagnose
 
     with terminal:
-        return diagnose(config, terminal)
-
-
-def _evaluate(
-    config: EvalConfig,
-    rows: list[PaperRow],
-    tests: list[Diagnosis],
-    terminal: Terminal,
-    *,
-    panel: int,
-    panel_order: Literal["spread", "worst"],
-    as_json: bool,
-) -> None:
-    from gia_cli.evaluate import choose_for_panel, panel_rows, report_json
-    from gia_cli.evaluate import evaluate as run_evaluation
-    from gia_cli.report import write_figure
-
-    def on_failure(failure: Failure) -> None:
-        terminal.error(failure.error, about=failure.path)
-
-    with terminal:
-        report = run_evaluation(config, terminal, on_failure)
-        if panel > 0:
-            chosen = choose_for_panel(report, panel, panel_order)
-            write_figure(panel_rows(config, chosen, terminal), config.out / "panel.png")
-    if as_json:
-        terminal.json({**report_json(report), "diagnosis": [asdict(test) for test in tests]})
-    else:
-        _show(report, rows, terminal)
-        _show_diagnosis(tests, terminal)
-        terminal.line(str(config.out))
-    if report.failures:
-        raise BatchError(f"{len(report.failures)} of {report.pairs} pairs failed.")
+        return diagnose(config, terminal, _tell_failure(terminal))
 
 
 def _show(report: Report, rows: list[PaperRow], terminal: Terminal) -> None:
@@ -240,39 +259,95 @@ def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
 
 def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tuple[str, ...]:
     """Match weights with the table's rows, name what is missing, and put them in its order."""
-    from gia_cli.checkpoint import find_weights, list_weights
     from gia_cli.evaluate import split_label
 
-    found: dict[str, str] = {}
+    found: dict[str, WeightsInfo] = {}
     for text in given:
         label, name = split_label(text)
-        folder = Path(name)
-        infos = list_weights(folder) if folder.is_dir() else [find_weights(name)]
-        for info in infos:
-            row = _row_of(label or info.name, info.config.network, info.training, rows)
-            if row is None:
+        for info in _named(name):
+            row = _row_of(info, rows) if label is None else _row_called(label, info, rows)
+            if row.name in found:
                 raise UsageError(
-                    f"{info.path} belongs to no row of this table.",
-                    hint="Say to which: --weights 'SID-Net=FILE'. Rows: "
-                    + ", ".join(row.name for row in rows),
+                    f"{found[row.name].path} and {info.path} both belong to the row '{row.name}'."
                 )
-            found[row.name] = f"{row.name}={info.path}"
+            found[row.name] = info
+            if label is None:
+                _check_training(row, info, terminal)
+    _check_equal_budgets(found, terminal)
     for row in rows:
         if row.network is not None and row.name not in found:
             terminal.note(f"{row.name}: no weights are named for this row.")
-    return tuple(found[row.name] for row in rows if row.name in found)
+    return tuple(f"{row.name}={found[row.name].path}" for row in rows if row.name in found)
 
 
-def _row_of(
-    label: str, network: str, training: dict[str, Any], rows: list[PaperRow]
-) -> PaperRow | None:
-    """Find the row by its name, or by how the weights say they were trained."""
+def _named(name: str) -> list[WeightsInfo]:
+    """Find weights by name or file, or all of a folder."""
+    from gia_cli.checkpoint import MANIFEST, find_weights, list_weights
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return [find_weights(name)]
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(
+            f"{folder} has no {MANIFEST}.", hint="gia weights export makes such folders."
+        )
+    return list_weights(folder)
+
+
+def _row_called(label: str, info: WeightsInfo, rows: list[PaperRow]) -> PaperRow:
+    """Find the row that the user names; the network must be the row's."""
+    names = ", ".join(row.name for row in rows)
     for row in rows:
         if label in (row.name, row.slug):
+            if row.network != info.config.network:
+                raise UsageError(
+                    f"{info.path} is a {info.config.network}, not the {row.network} of the row "
+                    f"'{row.name}'.",
+                    hint=f"Rows: {names}.",
+                )
             return row
-    recipe = training.get("recipe", {})
-    sides = recipe.get("crops", {}).get("sides", [0, 0]) if isinstance(recipe, dict) else [0, 0]
-    loss = recipe.get("loss") if isinstance(recipe, dict) else None
-    alike = [row for row in rows if (row.network, row.loss) == (network, loss)]
-    exact = [row for row in alike if row.multi_size == (sides[0] != sides[1])]
-    return (exact or alike or [None])[0]  # type: ignore[list-item]
+    raise UsageError(f"The table has no row '{label}'.", hint=f"Rows: {names}.")
+
+
+def _row_of(info: WeightsInfo, rows: list[PaperRow]) -> PaperRow:
+    """Find the row by the weights' name, or by how they say they were trained."""
+    network = info.config.network
+    loss, multi_size = _training(info)
+    training = network, loss, multi_size
+    named = [row for row in rows if info.name in (row.name, row.slug) and row.network == network]
+    alike = [row for row in rows if (row.network, row.loss, row.multi_size) == training]
+    if named or alike:
+        return (*named, *alike)[0]
+    raise UsageError(
+        f"{info.path} ({network}, trained with loss {loss}, crops of "
+        f"{'several sizes' if multi_size else 'one size'}) belongs to no row of this table.",
+        hint="Say to which: --weights 'SID-Net=FILE'. Rows: " + ", ".join(row.name for row in rows),
+    )
+
+
+def _training(info: WeightsInfo) -> tuple[str | None, bool]:
+    """Read the loss, and whether crops were of several sizes, from what weights say of it."""
+    recipe = info.training.get("recipe")
+    if not isinstance(recipe, dict):
+        return None, False
+    sides = recipe.get("crops", {}).get("sides", [0, 0])
+    return recipe.get("loss"), sides[0] != sides[1]
+
+
+def _check_training(row: PaperRow, info: WeightsInfo, terminal: Terminal) -> None:
+    """Say where weights that bear a row's name were trained otherwise."""
+    if _training(info) != (row.loss, row.multi_size):
+        terminal.note(f"{info.path} was not trained as the row '{row.name}' says.")
+
+
+def _check_equal_budgets(found: dict[str, WeightsInfo], terminal: Terminal) -> None:
+    """Say where the rows of a table do not compare."""
+    for what, values in (
+        ("width", {info.config.width for info in found.values()}),
+        ("hours of training", {info.training.get("hours") for info in found.values()}),
+    ):
+        # Budgets by the clock end within a step or so of each other.
+        numbers = sorted(float(x) for x in values if x is not None)
+        if numbers and numbers[-1] > 1.05 * numbers[0]:
+            listed = ", ".join(f"{x:g}" for x in numbers)
+            terminal.note(f"The rows differ in {what} ({listed}): they do not compare.")
