@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,13 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gia_cli import __version__
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
-from gia_cli.engines import Engine, obstacle_to_openvino
-from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import PackedMosaic
 from gia_cli.nets import NETWORKS, build
-from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import SILENT, Progress, Silent
@@ -237,7 +234,7 @@ def _count_spread_vector(tf1: Tf1Counter | None) -> Callable[..., None]:
 
 # ---------------------------------------------------------------- time and memory
 
-How = Literal["eager NCHW, whole", "whole", "tiled", "OpenVINO, whole", "OpenVINO, tiled"]
+How = Literal["eager NCHW, whole", "whole", "tiled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +244,7 @@ class SpeedConfig:
     networks: tuple[str, ...] = ("sid-net", "gia-net")
     size: tuple[int, int] = PAPER_SIZE
     cfa: CfaKind = "bayer"
-    how: tuple[How, ...] = get_args(How)
-    """What OpenVINO cannot run is left out."""
+    how: tuple[How, ...] = ("eager NCHW, whole", "whole", "tiled")
     device: DeviceName = "auto"
     precisions: tuple[Precision, ...] = ("auto",)
     rounds: int = 3
@@ -332,7 +328,7 @@ def _variants(config: SpeedConfig, network: str) -> list[Variant]:
             Variant(network, how, config.size, config.cfa, config.device, precision)
             for precision in precisions
         ]
-    return [variant for variant in found if _can_run(variant)]
+    return found
 
 
 def _take_turns(
@@ -350,13 +346,6 @@ def _take_turns(
     finally:
         for child in children:
             child.stop()
-
-
-def _can_run(variant: Variant) -> bool:
-    if not variant.how.startswith("OpenVINO"):
-        return True
-    runtime = resolve(variant.device, variant.precision)
-    return obstacle_to_openvino(runtime, NETWORKS[variant.network]) is None
 
 
 class _Child:
@@ -427,37 +416,25 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     )
     still = Alignment(0, 0, 0, 0)
     mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
-    options = InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
-    if variant.how.startswith("OpenVINO"):
-        engine = _openvino_engine(network)
-        del network
-    else:
-        engine = TorchEngine(network, runtime)
+    options = InferOptions(tile=_TILE if variant.how == "tiled" else max(variant.size))
 
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, planes, torch.device(runtime.device))
+            _run_eagerly(network, planes, runtime.device)
         else:
-            infer(engine, mosaic, options, _Strict())
+            infer(network, mosaic, runtime, options, _Strict())
         seconds = time.perf_counter() - start
-        if runtime.device == "cuda":
+        if runtime.device.type == "cuda":
             torch.cuda.empty_cache()  # the next process needs the room
         return seconds
 
     def finish() -> tuple[int, str]:
-        if runtime.device == "cuda":
+        if runtime.device.type == "cuda":
             return torch.cuda.max_memory_allocated(), str(runtime)
         return peak_resident_bytes(), str(runtime)
 
     return run, finish
-
-
-def _openvino_engine(network: Network) -> Engine:
-    from gia_cli.engines.openvino_engine import OpenVinoEngine
-
-    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    return OpenVinoEngine(network.config, arrays, network.config.network)
 
 
 class _Strict(Silent):

@@ -18,8 +18,7 @@ FLOORS: list[set[str]] = [
     | {"paper"},
     {"nets", "raw", "rawfile", "output", "photos", "losses", "treeplan"},
     {"checkpoint", "exposure", "mosaic", "simulate", "metrics", "traditional"},
-    {"engines", "data", "perceptual"},
-    {"infer"},
+    {"infer", "data", "perceptual"},
     {"pipeline", "trainlog", "measures"},
     {"batch", "train", "evaluate", "bench"},
     {"report", "ablation", "diagnose"},
@@ -38,8 +37,7 @@ FENCES: dict[str, set[str]] = {
     "typer": {"cli"},
     "psutil": {"runtime"},
     "safetensors": {"checkpoint", "pretrained"},
-    "openvino": {"engines"},
-    "torch": {"nets", "engines", "runtime", "checkpoint"}
+    "torch": {"nets", "infer", "runtime", "checkpoint", "pipeline"}
     | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"}
     | {"diagnose"},
     "tensorboardX": {"trainlog"},

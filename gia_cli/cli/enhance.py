@@ -10,7 +10,6 @@ import typer
 from gia_cli import __version__
 from gia_cli.cli.app import (
     Device,
-    Engine,
     Json,
     MaxRatio,
     OnExists,
@@ -106,7 +105,6 @@ def enhance(
         ),
     ] = None,
     device: Device = "auto",
-    engine: Engine = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
         typer.Option("--precision", help="auto: fp16 on CUDA, fp32 elsewhere."),
@@ -170,7 +168,6 @@ def enhance(
         tile=tile_side,
         max_memory=max_memory,
         white_balance=white_balance,
-        engine=engine,
     )
 
     results: list[FileResult] = []
