@@ -157,10 +157,19 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert second["input"] == str(bad)
 
 
-def test_xtrans_photos_get_a_clear_message(make_raf: MakePhoto) -> None:
-    result = gia("enhance", make_raf())
+def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
+    photo = make_raf()
+    report = json.loads(gia("enhance", photo, "--ratio", "100", "--json").stdout)
+    assert report["files"][0]["weights"].startswith("gia-fuji")
+    refused = gia("enhance", photo, "--weights", "gia-sony-v0", "--on-exists", "overwrite")
+    assert refused.exit_code == 44
+    assert "are for bayer photos; this one is xtrans" in refused.stderr
+
+
+def test_a_white_balance_that_no_weights_have_is_told(make_raf: MakePhoto) -> None:
+    result = gia("enhance", make_raf(), "--white-balance", "as-shot")
     assert result.exit_code == 44
-    assert "no weights for xtrans photos yet" in result.stderr
+    assert "no weights for xtrans photos with the white balance 'as-shot'" in result.stderr
     assert "--weights" in result.stderr
 
 
@@ -194,7 +203,7 @@ def test_info_as_json(make_raf: MakePhoto) -> None:
     assert facts["camera"] == "FUJIFILM X-T2"
     assert facts["cfa"] == "xtrans"
     assert facts["size"] == [144, 96]
-    assert facts["weights"].startswith("none")
+    assert facts["weights"].startswith("gia-fuji")
     assert facts["ratio"] >= 1
 
 
@@ -206,10 +215,12 @@ def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
 def test_weights_list_and_verify() -> None:
     listed = gia("weights", "list")
     assert "gia-sony-v0" in listed.stdout
-    (row,) = json.loads(gia("weights", "list", "--json").stdout)
+    rows = json.loads(gia("weights", "list", "--json").stdout)
+    assert {row["config"]["cfa"] for row in rows} == {"bayer", "xtrans"}
     verified = gia("weights", "verify")
     assert verified.exit_code == 0
-    assert f"gia-sony-v0: intact ({row['sha256']})" in verified.stdout
+    for row in rows:
+        assert f"{row['name']}: intact ({row['sha256']})" in verified.stdout
     assert gia("weights", "verify", "nothing").exit_code == 41
 
 
