@@ -26,6 +26,7 @@ from gia_cli.errors import (
     UsageError,
 )
 from gia_cli.exposure import ExposureRequest, RatioChoice
+from gia_cli.files import make_folder
 from gia_cli.output import OutputFormat, output_format
 from gia_cli.pipeline import Enhanced, Enhancer
 from gia_cli.progress import Progress
@@ -380,13 +381,7 @@ def _unexpected(source: Path, error: Exception) -> GiaError:
 def _prepare_folder(folder: Path, options: BatchOptions) -> None:
     """Make the folder that --out-dir asked for, and refuse a hopeless one before the work."""
     if options.out_dir is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot make the folder {folder}: {error.strerror or error}.",
-                hint="Choose another --out-dir.",
-            ) from error
+        make_folder(folder, "--out-dir")
     if not _is(Path.is_dir, folder):
         raise OutputError(f"There is no folder {folder}.", hint="Make it first, or use --out-dir.")
     if not os.access(folder, os.W_OK):

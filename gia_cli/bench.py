@@ -31,9 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from gia_cli import __version__
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
 from gia_cli.errors import GiaError, UsageError
-from gia_cli.infer import InferOptions, infer
+from gia_cli.infer import InferOptions, infer, pad_to_stride
 from gia_cli.mosaic import PackedMosaic
 from gia_cli.nets import NETWORKS, build
+from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import SILENT, Progress, Silent
@@ -445,11 +446,10 @@ class _Strict(Silent):
         raise RuntimeError(message)
 
 
-def _run_eagerly(network: nn.Module, planes: Any, device: torch.device) -> None:
+def _run_eagerly(network: Network, planes: Any, device: torch.device) -> None:
     """Run as the public ports do: the whole frame at once, NCHW, fp32, gradients merely off."""
     network.to(device)
-    padded = [-side % network.stride for side in planes.shape[1:]]
-    x = torch.from_numpy(np.pad(planes, ((0, 0), (0, padded[0]), (0, padded[1])), mode="reflect"))
+    x = torch.from_numpy(pad_to_stride(planes, network.stride))
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.no_grad(), _without_bands(), exact:
         network(x[None].to(device)).cpu()

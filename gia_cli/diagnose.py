@@ -13,29 +13,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.checkpoint import find_weights, load_network
-from gia_cli.data.sid import with_exif_times
+from gia_cli.data.sid import KINDS
 from gia_cli.errors import GiaError
 from gia_cli.evaluate import (
     EvalConfig,
     Failure,
     Truths,
-    camera_kind,
     open_pairs,
+    read_pair,
     split_label,
 )
+from gia_cli.infer import pad_to_stride
 from gia_cli.metrics import psnr
 from gia_cli.mosaic import PackedMosaic, prepare
 from gia_cli.nets.base import Network
 from gia_cli.nets.unet import UNet
 from gia_cli.pipeline import camera_gains
 from gia_cli.progress import SILENT, Progress
-from gia_cli.raw import read_raw
-from gia_cli.tiling import round_up
 
 _CORNER = 128  # packed pixels of the tile whose vector the swap test gives to the whole frame
 
@@ -75,7 +73,7 @@ def diagnose(
     """
     pairs = open_pairs(config, progress)
     infos = [
-        (label, find_weights(name, camera_kind(config.camera)))
+        (label, find_weights(name, KINDS[config.camera]))
         for label, name in map(split_label, config.weights)
     ]
     networks = [load_network(info) for _, info in infos]
@@ -85,9 +83,7 @@ def diagnose(
     progress.stage("diagnosing", len(pairs) * len(infos))
     for pair in pairs:
         try:
-            frame = read_raw(pair.short)
-            truth, long = truths.read(pair.long)
-            ratio = with_exif_times(pair, frame.shot, long).ratio
+            frame, truth, ratio = read_pair(pair, truths)
         except GiaError as error:
             on_failure(Failure(pair.short, error))
             continue
@@ -142,10 +138,7 @@ class _Pictures:
         self.network = network
         self.mosaic = mosaic
         self.means: list[Tensor] = []
-        planes = torch.from_numpy(mosaic.planes)[None]
-        height, width = (round_up(side, network.stride) for side in planes.shape[2:])
-        added = (0, width - planes.shape[3], 0, height - planes.shape[2])
-        self._planes = F.pad(planes, added, mode="reflect")
+        self._planes = torch.from_numpy(pad_to_stride(mosaic.planes, network.stride))[None]
 
     def all(self, other_means: list[Tensor]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield name and picture, (H, W, 3); `other_means` are those of another photo, or none."""

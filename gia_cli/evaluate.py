@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli import __version__
-from gia_cli.cfa import CfaKind
 from gia_cli.checkpoint import WeightsInfo, find_weights
 from gia_cli.color import bt709_from_srgb16
 from gia_cli.data.sid import (
+    KINDS,
     Camera,
     SidPair,
     read_list,
@@ -34,13 +35,13 @@ from gia_cli.data.sid import Protocol as SidProtocol
 from gia_cli.errors import DataError, GiaError, UsageError
 from gia_cli.exif import ShotInfo
 from gia_cli.exposure import ExposureRequest
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, make_folder
 from gia_cli.measures import Measures
 from gia_cli.metrics import bootstrap_interval, psnr
 from gia_cli.output import unorient
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import SILENT, Progress
-from gia_cli.raw import RawFrame, read_raw, render_truth
+from gia_cli.raw import RawFrame, read_exposure, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
 from gia_cli.simulate import Split
 from gia_cli.traditional import (
@@ -264,9 +265,27 @@ class Truths:
         """Render a long exposure: (H, W, 3) float32, BT.709-encoded."""
         if self._last is None or self._last[0] != path:
             levels = render_truth(path)
-            shot = read_raw(path).shot
+            shot = read_exposure(path)
             self._last = path, np.multiply(levels, 1 / 65535, dtype=np.float32), shot
         return self._last[1:]
+
+
+def read_pair(pair: SidPair, truths: Truths) -> tuple[RawFrame, NDArray[np.float32], float]:
+    """Read a short exposure, its ground truth (H, W, 3), and the ratio by the files' EXIF.
+
+    Raises
+    ------
+    RawError
+        A file that cannot be read.
+    DataError
+        Files that are not what their names say, or of different sizes.
+    """
+    frame = read_raw(pair.short)
+    truth, long = truths.read(pair.long)
+    ratio = with_exif_times(pair, frame.shot, long).ratio
+    if truth.shape[:2] != frame.mosaic.shape:
+        raise DataError(f"{pair.short} and {pair.long} are of different sizes.")
+    return frame, truth, ratio
 
 
 # ---------------------------------------------------------------- systems
@@ -349,7 +368,7 @@ def open_systems(config: EvalConfig) -> list[System]:
     UsageError
         Two rows of one name.
     """
-    kind = camera_kind(config.camera)
+    kind = KINDS[config.camera]
     for isp in config.isp:
         require_denoiser(isp)
     systems: list[System] = [IspSystem(name) for name in config.isp]
@@ -370,11 +389,6 @@ def open_systems(config: EvalConfig) -> list[System]:
             hint="Name them: --weights LABEL=FILE.",
         )
     return systems
-
-
-def camera_kind(camera: Camera) -> CfaKind:
-    """Name the filter array of one of SID's cameras."""
-    return "bayer" if camera == "sony" else "xtrans"
 
 
 def split_label(text: str) -> tuple[str | None, str]:
@@ -399,11 +413,7 @@ def _score_pair(
     if not systems:
         return
     try:
-        frame = read_raw(pair.short)
-        truth, long = truths.read(pair.long)
-        pair = with_exif_times(pair, frame.shot, long)
-        if truth.shape[:2] != frame.mosaic.shape:
-            raise DataError(f"{pair.short} and {pair.long} are of different sizes.")
+        frame, truth, known_ratio = read_pair(pair, truths)
     except GiaError as error:
         yield Failure(pair.short, error)
         return
@@ -411,7 +421,7 @@ def _score_pair(
         progress.status(f"{system.name}: {pair.short.name}")
         start = time.perf_counter()
         try:
-            picture, ratio = system.render(frame, pair.ratio)
+            picture, ratio = system.render(frame, known_ratio)
         except GiaError as error:
             yield Failure(pair.short, error)
             continue
@@ -424,7 +434,7 @@ def _score_pair(
             ratio_mode=system.ratio_mode,
             scene=pair.scene,
             short=pair.short.name,
-            known_ratio=pair.ratio,
+            known_ratio=known_ratio,
             ratio=ratio,
             seconds=round(seconds, 3),
             values=measures.take(picture, truth),
@@ -487,7 +497,7 @@ def _stamp(pair: SidPair) -> str:
 
 def _read_scores(path: Path) -> Iterator[tuple[str, Score]]:
     """Read what an earlier run wrote; a last line cut short is left out."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--out")
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -642,7 +652,7 @@ def choose_for_panel(
     last = report.summaries[-1]
     ranked = sorted(
         (s for s in report.scores if (s.system, s.ratio_mode) == (last.system, last.ratio_mode)),
-        key=lambda score: score.values["psnr"] or 0.0,
+        key=lambda score: math.inf if score.values["psnr"] is None else score.values["psnr"],
     )
     count = min(count, len(ranked))
     places = range(count)
@@ -669,9 +679,7 @@ def panel_rows(
     progress.stage("panel", len(shorts))
     for name in shorts:
         pair = pairs[name]
-        frame = read_raw(pair.short)
-        truth, long = truths.read(pair.long)
-        ratio = with_exif_times(pair, frame.shot, long).ratio
+        frame, truth, ratio = read_pair(pair, truths)
         pictures = []
         for system in (IspSystem("libraw"), *systems):
             try:

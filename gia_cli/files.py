@@ -41,6 +41,28 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder and those above it, if they are not there.
+
+    Parameters
+    ----------
+    folder : Path
+    option : str
+        What chooses another one, for the hint.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {folder}: {error.strerror or error}.",
+            hint=f"Choose another {option}.",
+        ) from error
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
     """Hold a file that says that something is going on; tells whether nobody else held it.

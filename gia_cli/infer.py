@@ -252,7 +252,7 @@ def _run(
     """Make the (3, s*h, s*w) picture of the unpadded planes."""
     network = _ready(network, runtime)
     _, height, width = mosaic.planes.shape
-    planes = _pad(mosaic.planes, plan.frame)
+    planes = pad_to_stride(mosaic.planes, network.stride)
     picture = np.empty(picture_shape(mosaic), np.float32)
     scale = network.config.scale
     with torch.inference_mode(), _true_fp32(runtime):
@@ -293,12 +293,18 @@ def _ready(network: Network, runtime: Runtime) -> Network:
     return network
 
 
-def _pad(planes: NDArray[np.float32], frame: tuple[int, int]) -> NDArray[np.float32]:
-    """Reflect the right and bottom border up to the network's stride (planes have no phase)."""
+def pad_to_stride(planes: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """Reflect the right and bottom border up to a network's stride (planes have no phase).
+
+    Parameters
+    ----------
+    planes : (C, h, w) float32
+    stride : int
+    """
     _, height, width = planes.shape
-    if (height, width) == frame:
+    added = ((0, 0), *((0, -side % stride) for side in (height, width)))
+    if not any(after for _, after in added):
         return planes
-    added = ((0, 0), (0, frame[0] - height), (0, frame[1] - width))
     # A frame of one pixel has nothing to reflect.
     return np.pad(planes, added, mode="reflect" if min(height, width) > 1 else "edge")
 

@@ -26,7 +26,7 @@ from gia_cli.cfa import CANONICAL, CfaKind
 from gia_cli.color import XYZ_FROM_SRGB, camera_from_srgb, srgb_decode, srgb_encode
 from gia_cli.errors import DataError, GiaError, OutputError, OutputExistsError, UsageError
 from gia_cli.exif import ShotInfo
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, make_folder
 from gia_cli.noise import (
     SensorNoise,
     add_noise,
@@ -1057,13 +1057,7 @@ def _list_paths(tree: Path, options: TreeOptions) -> dict[Split, Path]:
 
 def _make_folders(folders: set[Path]) -> None:
     for folder in sorted(folders):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot make the folder {folder}: {error.strerror or error}.",
-                hint="Choose another --out.",
-            ) from error
+        make_folder(folder, "--out")
 
 
 def _write_lists(

@@ -38,7 +38,7 @@ from gia_cli.checkpoint import (
 )
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
-from gia_cli.data.sid import open_splits
+from gia_cli.data.sid import KINDS, open_splits
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
 from gia_cli.distributed import Ranks, process_group
 from gia_cli.errors import (
@@ -51,7 +51,7 @@ from gia_cli.errors import (
     RunError,
     UsageError,
 )
-from gia_cli.files import atomic_file, lock
+from gia_cli.files import atomic_file, lock, make_folder
 from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
 from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
@@ -67,7 +67,6 @@ RecipeName = Literal["small", "paper", "paper-as-printed"]
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
-KIND_OF: dict[CameraFamily, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
 
 _SKIPS = 4
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
@@ -231,7 +230,7 @@ class TrainConfig:
     @property
     def kind(self) -> CfaKind:
         """Colour filter array of the camera."""
-        return KIND_OF[self.camera]
+        return KINDS[self.camera]
 
     def full_recipe(self) -> Recipe:
         """Return the named recipe with the changes applied."""
@@ -844,23 +843,13 @@ def _claim_run(run: Path, asked: dict[str, Any], ranks: Ranks) -> None:
     ranks.wait()
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot make the folder {folder}: {error.strerror or error}.",
-            hint="Choose another --run.",
-        ) from error
-
-
 @contextmanager
 def _only_run_in(run: Path, ranks: Ranks) -> Iterator[None]:
     """Keep a second run out of the folder while this one is in it."""
     if not ranks.is_first:
         yield
         return
-    _make_folder(run)
+    make_folder(run, "--run")
     with lock(run / LOCK) as is_ours:
         if not is_ours:
             raise RunError(f"Another process is training in {run}.", hint="Wait, or stop it.")
@@ -1056,7 +1045,7 @@ def export_run(
         "validated_on": config.get("validation", "other photos"),
         "gia": config["gia"],
     }
-    _make_folder(folder)
+    make_folder(folder, "--out")
     row = save_weights(
         path,
         network,

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import DataError, GiaError, OutputError
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, make_folder
 from gia_cli.progress import SILENT, Progress
 
 _MOST_NAMED = 20  # sources in an error message; all are named in notes
@@ -92,13 +92,7 @@ class ArrayCache:
         OutputError
             The folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot make the folder {folder}: {error.strerror or error}.",
-                hint="Choose another --cache.",
-            ) from error
+        make_folder(folder, "--cache")
         records: dict[str, dict[str, Any]] = {}
         progress.stage("checking", len(sources))
         for key, path in sources.items():

@@ -35,7 +35,8 @@ MISALIGNED = frozenset({"10034", "10045", "10172"})
 
 _CACHE_NAME = ".gia-cache"
 _RECIPE = "SID, LibRaw's BT.709 rendering unrotated, 1"
-_KINDS: dict[Camera, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
+#: Colour filter array of each camera.
+KINDS: dict[Camera, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
 # "./Sony/short/00001_00_0.04s.ARW"
 _FILE = re.compile(
     r"(?:\./)?(?P<path>(?P<family>Sony|Fuji)/(?P<length>short|long)/"
@@ -238,7 +239,7 @@ class SidFrames:
     @property
     def kind(self) -> CfaKind:
         """The camera's filter array; all pairs are of one camera."""
-        return _KINDS[self.pairs[0].camera]
+        return KINDS[self.pairs[0].camera]
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of a pair in photosites; nothing is opened for it."""
@@ -428,7 +429,7 @@ def _decoder(pairs: list[SidPair]) -> Callable[[Path], Decoded]:
 
 def _decode_short(path: Path, pair: SidPair) -> Decoded:
     frame = read_raw(path)
-    if frame.kind != _KINDS[pair.camera]:
+    if frame.kind != KINDS[pair.camera]:
         raise DataError(f"{path} is no photo of SID's {_family(pair.camera)} camera.")
     _check_time(path, frame.shot, pair.short_s)
     return Decoded(arrays={"mosaic": frame.mosaic}, facts=_facts(frame))

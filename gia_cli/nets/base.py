@@ -79,7 +79,7 @@ class Network(nn.Module):
     @property
     def picture_writers(self) -> tuple[str, ...]:
         """Name the weights and biases whose output channels are the picture's sub-pixels."""
-        raise NotImplementedError
+        return "to_rgb.weight", "to_rgb.bias"
 
     @property
     def branch_ends(self) -> list[nn.Module]:

@@ -68,11 +68,6 @@ class DnCnn(Network):
         return {"first.0.weight": 1}
 
     @property
-    def picture_writers(self) -> tuple[str, ...]:
-        """Name weight and bias of the last layer."""
-        return "to_rgb.weight", "to_rgb.bias"
-
-    @property
     def branch_ends(self) -> list[nn.Module]:
         """List the last layer: it corrects the mosaic."""
         return [self.to_rgb]

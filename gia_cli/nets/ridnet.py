@@ -149,11 +149,6 @@ class RidNet(Network):
         return {"first.0.weight": 1}
 
     @property
-    def picture_writers(self) -> tuple[str, ...]:
-        """Name weight and bias of the last convolution."""
-        return "to_rgb.weight", "to_rgb.bias"
-
-    @property
     def branch_ends(self) -> list[nn.Module]:
         """List the ends of the three blocks of each module, and the last convolution."""
         modules = map(self._module, range(MODULES))

@@ -122,11 +122,6 @@ class Sgn(Network):
         return {"coarsest.0.weight": 2**COARSEST} | readers
 
     @property
-    def picture_writers(self) -> tuple[str, ...]:
-        """Name weight and bias of the last convolution."""
-        return "to_rgb.weight", "to_rgb.bias"
-
-    @property
     def branch_ends(self) -> list[nn.Module]:
         """List the ends of the residual blocks."""
         return [block.body[-1] for block in self.modules() if isinstance(block, Residual)]

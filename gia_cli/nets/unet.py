@@ -100,11 +100,6 @@ class UNet(Network):
         names = (name for name, _ in self.named_parameters())
         return {n: 1 for n in names if n.startswith("encoder.0.0.") and n.endswith("weight")}
 
-    @property
-    def picture_writers(self) -> tuple[str, ...]:
-        """Name weight and bias of the last convolution."""
-        return "to_rgb.weight", "to_rgb.bias"
-
     # ------------------------------------------------------------ the segments
 
     def encode(self, x: Tensor) -> list[Tensor]:
