@@ -5,10 +5,11 @@ Every row is a run of its own (`train`), so the same command resumes whatever wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gia_cli.data.batches import CropOptions
 from gia_cli.distributed import ranks_from_environment
 from gia_cli.errors import UsageError
 from gia_cli.paper import PaperRow, TableName, paper_table
@@ -17,11 +18,12 @@ from gia_cli.train import RECIPES, TrainConfig, TrainResult, export_run, train
 
 WEIGHTS = "weights"
 
-#: Side in packed pixels of the crops of rows whose crops are all of one size (SID's own for the
-#: published recipes), and the sides that the other rows draw from, which have 8 % more pixels on
-#: average where that is ours to choose. The larger crops of the small recipe's end are left out.
-FIXED_SIDE = {"paper": 512, "paper-as-printed": 512, "small": 80}
-DRAWN_SIDES = {"paper": (512, 1024), "paper-as-printed": (512, 1024), "small": (48, 112)}
+#: Crop sides in packed pixels of the recipes' rows: the fixed side and the range of the others. In
+#: the published recipes they are SID's and the paper's. The small recipe's grow in the second half
+#: beyond what a U-Net sees of a crop's middle at once: a global vector has nothing to tell before.
+CROP_SIDES = {"paper": (512, (512, 1024)), "small": (80, (48, 112))}
+LATE_SIDES = {"paper": None, "small": (128, (96, 160))}
+LATE_FROM = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ def train_table(
     base: TrainConfig,
     progress: Progress = SILENT,
     on_row: Callable[[RowResult], None] = lambda row: None,
+    only: Sequence[str] = (),
 ) -> list[RowResult]:
     """Train every row of a table and export its weights.
 
@@ -51,15 +54,17 @@ def train_table(
         Hears, beside what `train` tells, of rows that cannot be trained for want of VGG features.
     on_row : function, optional
         Told of each row when it is done.
+    only : sequence of str
+        Slugs of the rows to train, such as "gia-l1"; all of them if empty.
 
     Raises
     ------
     UsageError
-        No budget, or an option that the rows decide themselves.
+        No budget, an option that the rows decide themselves, or a row that the table has not.
     DataError, RunError, DivergedError, Interrupted
         As `train`; rows that are done stay done.
     """
-    rows = [row for row in paper_table(table) if row.network is not None]
+    rows = _chosen_rows(table, only)
     results = []
     for row, config in [(row, row_config(row, base)) for row in rows]:
         if row.loss == "zamir" and config.vgg is None:
@@ -75,6 +80,14 @@ def train_table(
     return results
 
 
+def _chosen_rows(table: TableName, only: Sequence[str]) -> list[PaperRow]:
+    rows = {row.slug: row for row in paper_table(table) if row.network is not None}
+    for slug in only:
+        if slug not in rows:
+            raise UsageError(f"Table {table} has no row '{slug}': {', '.join(rows)}.")
+    return [row for slug, row in rows.items() if not only or slug in only]
+
+
 def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
     """Say how to train a row: its network, loss and crops, all else as `base` has it.
 
@@ -87,11 +100,30 @@ def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
     if "loss" in base.changes or base.sides is not None:
         raise UsageError("A table's rows have their own losses and crops: no --loss, no --sides.")
     assert row.network is not None
-    fixed = FIXED_SIDE[base.recipe]
     return replace(
         base,
         run=base.run / row.slug,
         network=row.network,
         changes={**base.changes, "loss": row.loss},
-        sides=DRAWN_SIDES[base.recipe] if row.multi_size else (fixed, fixed),
+        crops=row_crops(row, base),
+    )
+
+
+def row_crops(row: PaperRow, base: TrainConfig) -> CropOptions:
+    """Say what crops a row is trained on: of one side at a time, or of sides drawn for each step.
+
+    Both have as many pixels on average (within 8 %) where the sides are ours to choose.
+    """
+
+    def choose(sides: tuple[int, tuple[int, int]]) -> tuple[int, int]:
+        fixed, drawn = sides
+        return drawn if row.multi_size else (fixed, fixed)
+
+    family = "small" if base.recipe == "small" else "paper"
+    late = LATE_SIDES[family]
+    return replace(
+        RECIPES[base.recipe].crops,
+        sides=choose(CROP_SIDES[family]),
+        late_sides=None if late is None else choose(late),
+        late_from=LATE_FROM,
     )

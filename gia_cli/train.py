@@ -175,8 +175,10 @@ class TrainConfig:
     seed: int = 0
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe to replace: lr, loss, ..."""
+    crops: CropOptions | None = None
+    """Shape of a batch, instead of the recipe's; what follows replaces parts of it."""
     sides: tuple[int, int] | None = None
-    """Crop sides in packed pixels, instead of the recipe's."""
+    """Crop sides in packed pixels from start to end."""
     photos_per_step: int | None = None
     crops_per_photo: int | None = None
     vgg: Path | None = None
@@ -235,7 +237,7 @@ class TrainConfig:
     def full_recipe(self) -> Recipe:
         """Return the named recipe with the changes applied."""
         recipe = replace(RECIPES[self.recipe], **self.changes)
-        crops = recipe.crops
+        crops = self.crops or recipe.crops
         if self.sides is not None:
             crops = replace(crops, sides=self.sides, late_sides=None)
         if self.photos_per_step is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import imageio.v3 as iio
 import numpy as np
@@ -46,8 +47,39 @@ def test_rows_differ_in_what_the_paper_says_and_nothing_else(base: TrainConfig) 
         recipe = config.full_recipe()
         assert (config.network, recipe.loss) == (row.network, row.loss)
         assert (recipe.crops.sides[0] != recipe.crops.sides[1]) == row.multi_size
-        same = replace(config, run=base.run, network=base.network, changes={}, sides=None)
+        late = recipe.crops.late_sides
+        assert late is not None
+        assert (late[0] != late[1]) == row.multi_size
+        assert min(late) > max(recipe.crops.sides) - 32
+        assert recipe.crops.crops == 1  # what was asked for beside the sides stays
+        same = replace(config, run=base.run, network=base.network, changes={}, crops=None)
         assert same == base
+
+
+@pytest.mark.parametrize("recipe", ["small", "paper"])
+def test_drawn_sides_have_about_as_many_pixels_as_the_fixed_one(
+    base: TrainConfig, recipe: Literal["small", "paper"]
+) -> None:
+    """Where that is ours to choose: the published recipes have the paper's sides."""
+    rows = [row for row in paper_table("3") if row.name.startswith(("6 ", "8 "))]
+    fixed, drawn = (
+        row_config(row, replace(base, recipe=recipe)).full_recipe().crops for row in rows
+    )
+    if recipe == "paper":
+        assert (fixed.sides, drawn.sides, drawn.late_sides) == ((512, 512), (512, 1024), None)
+        return
+    for done in (0.0, 1.0):
+        rng = np.random.default_rng(0)
+        pixels = np.mean([drawn.draw_side(rng, done) ** 2 for _ in range(4000)])
+        assert pixels == pytest.approx(fixed.draw_side(rng, done) ** 2, rel=0.1)
+
+
+def test_single_rows_can_be_trained_apart(base: TrainConfig) -> None:
+    results = train_table("2", base, only=["gia-l1", "sid-net"])
+    assert [result.row.slug for result in results] == ["sid-net", "gia-l1"]
+    assert [info.name for info in list_weights(base.run / "weights")] == ["sid-net", "gia-l1"]
+    with pytest.raises(UsageError, match="no row 'gia': sid-net, sid-dilated, sw-net, gia-l1"):
+        train_table("2", base, only=["gia"])
 
 
 def test_a_table_is_trained_exported_and_not_trained_twice(base: TrainConfig) -> None:

@@ -55,6 +55,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--row",
+            metavar="NAME",
+            help="Only this row of the table, such as gia-l1; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         Literal["small", "paper", "paper-as-printed"],
         typer.Option("--recipe", help="small: for a few cores. paper: the published one."),
@@ -184,6 +193,8 @@ def train(
     """
     if table is not None and (network is not None or init_from is not None):
         raise UsageError("A table's rows have their own networks: no --network, no --init-from.")
+    if row and table is None:
+        raise UsageError("--row names a row of a table: which? Give --table.")
 
     from gia_cli.console import Terminal
     from gia_cli.train import TrainConfig
@@ -221,11 +232,17 @@ def train(
     if table is None:
         _train(config, terminal, is_first=is_first, as_json=as_json)
     else:
-        _train_table(table, config, terminal, is_first=is_first, as_json=as_json)
+        _train_table(table, row or [], config, terminal, is_first=is_first, as_json=as_json)
 
 
 def _train_table(
-    table: TableName, config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: bool
+    table: TableName,
+    rows: list[str],
+    config: TrainConfig,
+    terminal: Terminal,
+    *,
+    is_first: bool,
+    as_json: bool,
 ) -> None:
     from gia_cli.ablation import RowResult, train_table
 
@@ -234,13 +251,14 @@ def _train_table(
             terminal.line(str(row.weights))
 
     with terminal:
-        results = train_table(table, config, terminal, on_row)
+        results = train_table(table, config, terminal, on_row, rows)
     if is_first and as_json:
-        rows = [
-            {"row": x.row.name, "weights": str(x.weights), **_result_json(x.result)}
-            for x in results
-        ]
-        terminal.json(rows)
+        terminal.json(
+            [
+                {"row": x.row.name, "weights": str(x.weights), **_result_json(x.result)}
+                for x in results
+            ]
+        )
     elif is_first:
         terminal.say(f"Next: gia eval --table {table} --data TREE --weights {config.run}/weights")
 
