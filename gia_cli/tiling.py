@@ -33,10 +33,16 @@ class Tile:
     cols: Span
 
     @property
+    def read_shape(self) -> tuple[int, int]:
+        """Rows and columns that the network computes for this tile."""
+        rows, cols = self.rows, self.cols
+        return rows.read_stop - rows.read_start, cols.read_stop - cols.read_start
+
+    @property
     def read_area(self) -> int:
         """Packed pixels that the network computes for this tile."""
-        rows, cols = self.rows, self.cols
-        return (rows.read_stop - rows.read_start) * (cols.read_stop - cols.read_start)
+        rows, cols = self.read_shape
+        return rows * cols
 
 
 def round_up(size: int, step: int) -> int:
