@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gia_cli import infer as infer_module
 from gia_cli.cfa import Alignment, CfaKind
+from gia_cli.engines import openvino_engine
 from gia_cli.engines.openvino_engine import OpenVinoEngine
 from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import OutOfMemoryError, WeightsMismatchError
@@ -184,18 +185,16 @@ def test_weights_that_do_not_fit_are_named() -> None:
 # ---------------------------------------------------------------- compiling and memory
 
 
-def count_compilations(
-    engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
-) -> list[dict[str, Any]]:
+def count_compilations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     settings: list[dict[str, Any]] = []
-    compile_model = engine._core.compile_model
+    compile_model = openvino_engine.the_core().compile_model
 
     class Core:
         def compile_model(self, model: Any, device: str, given: dict[str, Any]) -> Any:
             settings.append(given)
             return compile_model(model, device, given)
 
-    monkeypatch.setattr(engine, "_core", Core())
+    monkeypatch.setattr(openvino_engine, "the_core", Core)
     return settings
 
 
@@ -203,7 +202,7 @@ def test_it_computes_in_fp32_on_the_cores_that_there_are(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = on_openvino(build(small("sid-net")))
-    asked = count_compilations(engine, monkeypatch)
+    asked = count_compilations(monkeypatch)
     infer(engine, photo(rng, "bayer", 16, 16))
     assert asked[0]["INFERENCE_NUM_THREADS"] == available_cores()
     assert engine._compiled is not None
@@ -213,7 +212,7 @@ def test_it_computes_in_fp32_on_the_cores_that_there_are(
 
 def test_a_size_is_compiled_once(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = on_openvino(build(small("gia-net")))
-    asked = count_compilations(engine, monkeypatch)
+    asked = count_compilations(monkeypatch)
     for _ in range(3):
         infer(engine, photo(rng, "bayer", 32, 48))
     assert len(asked) == 1
@@ -225,7 +224,7 @@ def test_tiles_of_one_size_come_in_a_row(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = on_openvino(build(small("gia-net")))
-    asked = count_compilations(engine, monkeypatch)
+    asked = count_compilations(monkeypatch)
     infer(engine, photo(rng, "bayer", 64, 500), InferOptions(tile=64))
     # 2 x 16 tiles. Widths read: 96, 128, 144 or 160 at either end, 160 between for the vector; up
     # to 224 for the picture; all rows always.

@@ -21,9 +21,11 @@ _WAIT_MS = 100
 
 
 @lru_cache(maxsize=1)
-def _core() -> ov.Core:
-    """Return the only one there is: with several, one after another, the process dies sooner or
-    later of a segmentation fault (seen in OpenVINO 2026.4, and reported by others).
+def the_core() -> ov.Core:
+    """Return the one OpenVINO core of this process.
+
+    Never another: with one for each engine the test suite died of a segmentation fault, minutes
+    later and elsewhere (OpenVINO 2026.4; others report the same).
     """
     return ov.Core()
 
@@ -193,6 +195,6 @@ class OpenVinoEngine:
             # 10 % slower on a busy machine.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = _core().compile_model(model, "CPU", settings)
+        compiled = the_core().compile_model(model, "CPU", settings)
         self._compiled = part, sides, compiled
         return compiled
