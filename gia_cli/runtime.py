@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import psutil
 
 from gia_cli.errors import DeviceError, UsageError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 DeviceKind = Literal["cpu", "cuda", "mps"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -147,6 +152,36 @@ def _cgroup_cores() -> int | None:
         return None if quota == "max" else -(-int(quota) // int(period))
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Do something to each item, on all cores, and yield what comes of them in their order.
+
+    For what lets go of Python's lock: NumPy, zlib. Few results wait for whoever takes them, so that
+    memory stays bounded; after a failure, or when nobody wants the rest, no more work is begun.
+
+    Parameters
+    ----------
+    work : function
+        Called in several threads at once.
+    items : iterable
+    """
+    cores = available_cores()
+    if cores == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 # ---------------------------------------------------------------- memory
