@@ -154,7 +154,7 @@ def _periodic_indices(size: int, before: int, after: int, period: int) -> NDArra
     return index
 
 
-def pack(aligned: NDArray[Any], kind: CfaKind, dtype: DTypeLike = None) -> NDArray[Any]:
+def pack(aligned: NDArray[Any], kind: CfaKind, dtype: DTypeLike | None = None) -> NDArray[Any]:
     """Pack an aligned mosaic to planes (Bayer 4 x H/2 x W/2, X-Trans 9 x H/3 x W/3).
 
     Parameters

@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
 FENCES: dict[str, set[str]] = {
     "rawpy": {"raw", "cli"},  # cli: LibRaw's version, for --version -v
     "exifread": {"exif"},
-    "tifffile": set(),  # the tests read with it what output wrote without it
+    "tifffile": {"output"},
     "imageio": {"rawfile", "photos"},
     "PIL": {"report", "trainlog", "photos"},
     "rich": {"console"},
