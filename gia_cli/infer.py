@@ -43,6 +43,9 @@ class InferOptions:
 
     tile: int | Literal["auto"] = "auto"
     """Core side in photosites; "auto" takes the whole frame if it fits, else the largest tile."""
+    in_parts: bool = False
+    """With tile "auto": never the whole frame at once where the engine knows better; see `Split`.
+    A few per cent slower, with half the memory."""
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
 
@@ -177,7 +180,8 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         return Plan((min(side, height), min(side, width)), frame, passes)
     per_pixel = engine.bytes_per_pixel * _OVERHEAD
     # A whole frame's picture is the network's result, which is counted by the pixel.
-    if height * width * per_pixel <= _budget(engine, options, picture=0):
+    is_small = height * width * per_pixel <= _budget(engine, options, picture=0)
+    if is_small and not (options.in_parts and engine.split):
         return Plan(frame, frame, passes)
     split = _split_plan(engine, mosaic, frame, options)
     if split is not None:

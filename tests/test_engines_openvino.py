@@ -132,6 +132,8 @@ def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Gen
     mosaic = photo(rng, "bayer", 1200, 1200)
     whole = 1200**2 * engine.bytes_per_pixel * 1.1 + engine.fixed_bytes
     assert plan(engine, mosaic, InferOptions(max_memory=int(whole + 1e6))).is_whole
+    asked = plan(engine, mosaic, InferOptions(in_parts=True))
+    assert (asked.split is None, asked.is_whole) == (False, False)
     chosen = plan(engine, mosaic, InferOptions(max_memory=int(0.6 * whole)))
     assert chosen.split is not None
     assert chosen.passes == 1

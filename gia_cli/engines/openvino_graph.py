@@ -23,8 +23,8 @@ Node = Any
 Shape = Sequence[int]
 
 _LEVELS = 5
-#: Where a frame that is computed in three parts is cut: the levels above are computed in tiles, this
-#: one and all below for the whole frame at once.
+#: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
+#: and all below for the whole frame at once.
 SPLIT_LEVEL = 2
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
