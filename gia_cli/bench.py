@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gia_cli import __version__
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
+from gia_cli.engines import Engine, obstacle_to_openvino
+from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.infer import InferOptions, infer, pad_to_stride
 from gia_cli.mosaic import PackedMosaic
@@ -235,7 +237,14 @@ def _count_spread_vector(tf1: Tf1Counter | None) -> Callable[..., None]:
 
 # ---------------------------------------------------------------- time and memory
 
-How = Literal["eager NCHW, whole", "whole", "tiled"]
+How = Literal[
+    "eager NCHW, whole",
+    "whole",
+    "tiled",
+    "OpenVINO, whole",
+    "OpenVINO, in parts",
+    "OpenVINO, tiled",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +254,8 @@ class SpeedConfig:
     networks: tuple[str, ...] = ("sid-net", "gia-net")
     size: tuple[int, int] = PAPER_SIZE
     cfa: CfaKind = "bayer"
-    how: tuple[How, ...] = ("eager NCHW, whole", "whole", "tiled")
+    how: tuple[How, ...] = get_args(How)
+    """What OpenVINO cannot run is left out."""
     device: DeviceName = "auto"
     precisions: tuple[Precision, ...] = ("auto",)
     rounds: int = 3
@@ -329,7 +339,7 @@ def _variants(config: SpeedConfig, network: str) -> list[Variant]:
             Variant(network, how, config.size, config.cfa, config.device, precision)
             for precision in precisions
         ]
-    return found
+    return [variant for variant in found if _can_run(variant)]
 
 
 def _take_turns(
@@ -347,6 +357,13 @@ def _take_turns(
     finally:
         for child in children:
             child.stop()
+
+
+def _can_run(variant: Variant) -> bool:
+    if not variant.how.startswith("OpenVINO"):
+        return True
+    runtime = resolve(variant.device, variant.precision)
+    return obstacle_to_openvino(runtime, NETWORKS[variant.network]) is None
 
 
 class _Child:
@@ -417,25 +434,43 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     )
     still = Alignment(0, 0, 0, 0)
     mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
-    options = InferOptions(tile=_TILE if variant.how == "tiled" else max(variant.size))
+    options = _cut(variant)
+    if variant.how.startswith("OpenVINO"):
+        engine = _openvino_engine(network)
+        del network
+    else:
+        engine = TorchEngine(network, runtime)
 
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, planes, runtime.device)
+            _run_eagerly(network, planes, torch.device(runtime.device))
         else:
-            infer(network, mosaic, runtime, options, _Strict())
+            infer(engine, mosaic, options, _Strict())
         seconds = time.perf_counter() - start
-        if runtime.device.type == "cuda":
+        if runtime.device == "cuda":
             torch.cuda.empty_cache()  # the next process needs the room
         return seconds
 
     def finish() -> tuple[int, str]:
-        if runtime.device.type == "cuda":
+        if runtime.device == "cuda":
             return torch.cuda.max_memory_allocated(), str(runtime)
         return peak_resident_bytes(), str(runtime)
 
     return run, finish
+
+
+def _cut(variant: Variant) -> InferOptions:
+    if variant.how.endswith("in parts"):
+        return InferOptions(in_parts=True)
+    return InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
+
+
+def _openvino_engine(network: Network) -> Engine:
+    from gia_cli.engines.openvino_engine import OpenVinoEngine
+
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    return OpenVinoEngine(network.config, arrays, network.config.network)
 
 
 class _Strict(Silent):

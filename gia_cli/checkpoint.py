@@ -26,6 +26,8 @@ from gia_cli.errors import (
 from gia_cli.nets import NetConfig, WhiteBalanceMode, build
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from gia_cli.nets.base import Network
@@ -233,6 +235,27 @@ def read_verified(info: WeightsInfo) -> bytes:
             f"{info.path} is damaged: its SHA-256 is {digest}, the manifest says {info.sha256}."
         )
     return data
+
+
+def load_arrays(info: WeightsInfo) -> dict[str, NDArray[np.generic]]:
+    """Read the verified weights as arrays by name, whatever they fit.
+
+    Raises
+    ------
+    WeightsNotFoundError, WeightsCorruptError
+        As `read_verified`.
+    WeightsMismatchError
+        Not a safetensors file, or one with a number format that NumPy does not have.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    data = read_verified(info)
+    try:
+        arrays: dict[str, NDArray[np.generic]] = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise WeightsMismatchError(f"{info.path} is not a safetensors file: {error}.") from error
+    return arrays
 
 
 def load_network(info: WeightsInfo) -> Network:

@@ -32,6 +32,7 @@ from gia_cli.data.sid import (
     with_exif_times,
 )
 from gia_cli.data.sid import Protocol as SidProtocol
+from gia_cli.engines import EngineName
 from gia_cli.errors import DataError, GiaError, UsageError
 from gia_cli.exif import ShotInfo
 from gia_cli.exposure import ExposureRequest
@@ -89,6 +90,7 @@ class EvalConfig:
     """The row that the others are compared with; None: the first with a network, else the first."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
+    engine: EngineName = "auto"
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for what cannot be evaluated."""
@@ -329,7 +331,9 @@ class NetworkSystem:
         self.info = info
         self._enhancer = enhancer
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
-        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}"
+        # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
+        engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
+        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}"
 
     def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
         """Enhance the photo; the 16-bit levels of the result are what is measured."""
@@ -376,7 +380,7 @@ def open_systems(config: EvalConfig) -> list[System]:
         label, name = split_label(text)
         info = find_weights(name, kind)
         enhancer = Enhancer.from_weights(
-            info.path, device=config.device, precision=config.precision
+            info.path, device=config.device, precision=config.precision, engine=config.engine
         )
         systems += [
             NetworkSystem(label or info.name, info, mode, enhancer) for mode in config.ratios

@@ -4,43 +4,34 @@ Pooling inside each tile would give every tile its own vector, and with it its o
 take one pass more than the network has vectors: a pass for each averages the features in question
 over the tiles' cores, knowing the vectors before, and the last one makes the picture. Both ways
 give the same picture, up to rounding.
+
+Some engines know a third way (`engines.Split`): the first and the last levels in tiles, which need
+little context, and all below them at once.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from gia_cli.engines import Engine, Split, Term
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.mosaic import PackedMosaic, picture_shape
-from gia_cli.nets.base import Network, frame_sum
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import Runtime, free_bytes, resident_bytes
-from gia_cli.tiling import Tile, round_up, tiles
+from gia_cli.runtime import free_bytes, resident_bytes
+from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
 # A core of 128 reads 6 times its own area, one of 32 reads 49 times: nobody plans for that, but a
 # retreat from a failure may go so far before it gives up.
 _SMALLEST_PLANNED_CORE = 128
 _SMALLEST_CORE = 32
-# fp32 peaks scale with the number format; the picture itself stays fp32 on the host.
-_BYTES_FP32 = 4
-# The last three: oneDNN's (seen under a limited address space) and the C++ library's.
-_OUT_OF_MEMORY_TEXTS = (
-    "not enough memory",
-    "out of memory",
-    "can't allocate",
-    "could not create a primitive",
-    "could not create a memory",
-    "bad_alloc",
-)
+# Packed pixels of a tile of the outer levels: with more the halo gains nothing to speak of.
+_OUTER_AREA = 1024**2
+_PICTURE_NUMBER_BYTES = 4
 _METER_STEPS = 100  # of a whole frame; tiles count as steps themselves
 # What the allocator and the convolution's workspace take beside the tensors.
 _OVERHEAD = 1.1
@@ -52,6 +43,9 @@ class InferOptions:
 
     tile: int | Literal["auto"] = "auto"
     """Core side in photosites; "auto" takes the whole frame if it fits, else the largest tile."""
+    in_parts: bool = False
+    """With tile "auto": never the whole frame at once where the engine knows better; see `Split`.
+    A few per cent slower, with half the memory."""
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
 
@@ -73,6 +67,8 @@ class Plan:
     """Rows and columns of the frame, padded to the network's stride."""
     passes: int = 1
     """How often tiles are gone through: once for each vector, and once for the picture."""
+    split: Split | None = None
+    """Only the first and the last levels are computed in tiles."""
 
     @property
     def is_whole(self) -> bool:
@@ -83,15 +79,19 @@ class Plan:
         if self.is_whole:
             return f"whole frame of {self.frame[1]}x{self.frame[0]} packed px"
         (rows, cols), (height, width) = self.core, self.frame
+        if self.split is not None:
+            count = len(even_tiles(height, width, self.core, self.split.halo, self.split.cell))
+            return (
+                f"the outer levels in {count} tiles, about {cols}x{rows} packed px, the rest whole"
+            )
         count = -(-height // rows) * -(-width // cols)
         passes = {1: "one pass", 2: "two passes"}.get(self.passes, f"{self.passes} passes")
         return f"{count} tiles of {cols}x{rows} packed px, {passes}"
 
 
 def infer(
-    network: Network,
+    engine: Engine,
     mosaic: PackedMosaic,
-    runtime: Runtime,
     options: InferOptions | None = None,
     progress: Progress = SILENT,
 ) -> NDArray[np.float32]:
@@ -99,11 +99,8 @@ def infer(
 
     Parameters
     ----------
-    network : Network
-        On any device; it stays as it is, but for its memory format. A copy runs elsewhere or in
-        another number format.
+    engine : Engine
     mosaic : PackedMosaic
-    runtime : Runtime
     options : InferOptions, optional
     progress : Progress
         Hears of one stage, "network", with one step for each tile and pass, or a hundred steps for
@@ -123,106 +120,121 @@ def infer(
     current: Plan | None = None
     while True:
         try:
-            current = current or plan(network, mosaic, runtime, options)
-            progress.detail(f"network on {runtime}: {current}")
-            return mosaic.crop(_run(network, mosaic, runtime, current, progress))
-        except (MemoryError, RuntimeError) as error:  # torch's own are RuntimeErrors
-            failure = _failure(error, runtime)
+            current = current or plan(engine, mosaic, options)
+            progress.detail(f"network on {engine}: {current}")
+            return mosaic.crop(_run(engine, mosaic, current, progress))
+        except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
+            failure = _failure(error, engine)
         # Outside the handler: the error's traceback would keep the failed run's tensors alive.
-        current, runtime = _retreat(failure, current, runtime, network.stride, progress)
+        current, engine = _retreat(failure, current, engine, progress)
 
 
-def _failure(error: BaseException, runtime: Runtime) -> str | None:
+def _failure(error: BaseException, engine: Engine) -> str | None:
     """Tell what a GPU could not do; None for want of memory. A CPU's other errors are bugs."""
-    if _is_out_of_memory(error):
+    if engine.is_out_of_memory(error):
         return None
-    if runtime.device.type == "cpu":
+    if engine.device == "cpu":
         raise error
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # torch's CPU allocator, MPS and oneDNN raise a bare RuntimeError.
-    return any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
-
-
 def _retreat(
-    failure: str | None, failed: Plan | None, runtime: Runtime, stride: int, progress: Progress
-) -> tuple[Plan | None, Runtime]:
+    failure: str | None, failed: Plan | None, engine: Engine, progress: Progress
+) -> tuple[Plan | None, Engine]:
     """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up.
 
     No plan means: plan anew. The host has room for larger tiles than the GPU's last try.
     """
-    device = runtime.device.type
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    engine.release()
     side = 0 if failed is None or failure else min(max(failed.core), max(failed.frame))
     if failed is not None and side > _SMALLEST_CORE:
-        half = round_up(side // 2, stride)
-        progress.note(f"Out of memory on the {device}; going on with smaller tiles.")
-        return replace(failed, core=(half, half)), runtime
-    if device != "cpu":
-        why = f"failed ({failure})" if failure else "has too little memory"
-        progress.note(f"The {device} {why}; going on on the CPU.")
-        return None, Runtime(torch.device("cpu"), torch.float32)
-    raise OutOfMemoryError("Not even the smallest tile fits into memory.")
+        half = round_up(side // 2, engine.stride)
+        progress.note(f"Out of memory on the {engine.device}; going on with smaller tiles.")
+        return replace(failed, core=(half, half), split=None), engine
+    next_engine = engine.on_cpu()
+    if next_engine is None:
+        raise OutOfMemoryError("Not even the smallest tile fits into memory.")
+    why = f"failed ({failure})" if failure else "has too little memory"
+    progress.note(f"The {engine.device} {why}; going on on the CPU.")
+    return None, next_engine
 
 
 # ---------------------------------------------------------------- planning
 
 
-def plan(network: Network, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
-    """Choose the core: the whole frame when memory allows, else the largest square tile.
+def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
+    """Choose the whole frame when memory allows, else outer levels in tiles, else only tiles.
 
     Parameters
     ----------
-    network : Network
+    engine : Engine
         States its stride, halo and bytes per packed pixel.
     mosaic : PackedMosaic
-    runtime : Runtime
     options : InferOptions
     """
-    stride = network.stride
+    stride = engine.stride
     height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
-    frame, passes = (height, width), network.vectors + 1
+    frame, passes = (height, width), len(engine.vector_halos) + 1
     if options.tile != "auto":
-        side = round_up(max(options.tile // network.config.scale, 1), stride)
+        side = round_up(max(options.tile // engine.config.scale, 1), stride)
         return Plan((min(side, height), min(side, width)), frame, passes)
-    number_size = torch.empty((), dtype=runtime.dtype).element_size()
-    per_pixel = network.bytes_per_pixel * _OVERHEAD * number_size / _BYTES_FP32
-    budget = _budget(mosaic, runtime, options)
-    if height * width * per_pixel <= budget:
+    per_pixel = engine.bytes_per_pixel * _OVERHEAD
+    # A whole frame's picture is the network's result, which is counted by the pixel.
+    is_small = height * width * per_pixel <= _budget(engine, options, picture=0)
+    if is_small and not (options.in_parts and engine.split):
         return Plan(frame, frame, passes)
-    least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, network.halo)
-    if options.max_memory is not None and options.max_memory < least + _held(mosaic, runtime):
-        raise OutOfMemoryError(
-            f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
-            hint=f"Raise --max-memory to {(least + _held(mosaic, runtime)) / 1e6 + 1:.0f}MB.",
-        )
-    core = _largest_core(frame, budget / per_pixel, network.halo, stride)
+    split = _split_plan(engine, mosaic, frame, options)
+    if split is not None:
+        return split
+    # Beside tiles it is held twice for a moment: as floats and as 16-bit levels (half the size).
+    picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
+    budget = _budget(engine, options, picture=picture)
+    least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
+    if options.max_memory is not None:
+        needed = least + _held(engine, picture)
+        if options.max_memory < needed:
+            raise OutOfMemoryError(
+                f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
+                hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
+            )
+    core = _largest_core(frame, budget / per_pixel, engine.halo, stride)
     return Plan(core, frame, passes)
 
 
-def _budget(mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> int:
+def _split_plan(
+    engine: Engine, mosaic: PackedMosaic, frame: tuple[int, int], options: InferOptions
+) -> Plan | None:
+    """Plan the outer levels in tiles, if the rest fits into memory whole."""
+    split = engine.split
+    if split is None:
+        return None
+    area = frame[0] * frame[1]
+    if area * split.depth_bytes * _OVERHEAD > _budget(engine, options, picture=0):
+        return None
+    picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
+    left = _budget(engine, options, picture=picture) - area * split.kept_bytes
+    read = min(left / (engine.bytes_per_pixel * _OVERHEAD), _OUTER_AREA)
+    if read < _read_area(_SMALLEST_PLANNED_CORE, frame, split.halo):
+        return None
+    core = _largest_core(frame, read, split.halo, engine.stride)
+    return Plan(core, frame, 1, split)
+
+
+def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
     """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
-    free = free_bytes(runtime.device.type)
+    free = free_bytes(engine.device)
+    if engine.device == "cpu":
+        free -= engine.fixed_bytes + picture
     if options.max_memory is None:
-        return free - (_picture_bytes(mosaic) if runtime.device.type == "cpu" else 0)
-    return min(options.max_memory - _held(mosaic, runtime), free)
+        return free
+    return min(options.max_memory - _held(engine, picture), free)
 
 
-def _held(mosaic: PackedMosaic, runtime: Runtime) -> int:
+def _held(engine: Engine, picture: int) -> int:
     """Bytes of the limit that are spoken for: what the process holds, and the picture to come."""
-    if runtime.device.type != "cpu":
+    if engine.device != "cpu":
         return 0
-    # The picture is held twice for a moment: as floats and as 16-bit levels (half the size).
-    return resident_bytes() + _picture_bytes(mosaic) * 3 // 2
-
-
-def _picture_bytes(mosaic: PackedMosaic) -> int:
-    return int(np.prod(picture_shape(mosaic))) * _BYTES_FP32
+    return resident_bytes() + engine.fixed_bytes + picture
 
 
 def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:
@@ -247,50 +259,22 @@ def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -
 
 
 def _run(
-    network: Network, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Progress
+    engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: Progress
 ) -> NDArray[np.float32]:
     """Make the (3, s*h, s*w) picture of the unpadded planes."""
-    network = _ready(network, runtime)
-    _, height, width = mosaic.planes.shape
-    planes = pad_to_stride(mosaic.planes, network.stride)
-    picture = np.empty(picture_shape(mosaic), np.float32)
-    scale = network.config.scale
-    with torch.inference_mode(), _true_fp32(runtime):
-        for tile, rendered in _render_tiles(network, planes, runtime, plan, progress):
-            rows, cols = tile.rows, tile.cols
+    planes = pad_to_stride(mosaic.planes, engine.stride)
+    shape = picture_shape(mosaic)
+    try:
+        if plan.is_whole:
             # The padding beyond the frame is cut off here.
-            rows_stop, cols_stop = min(rows.core_stop, height), min(cols.core_stop, width)
-            target = picture[
-                :,
-                rows.core_start * scale : rows_stop * scale,
-                cols.core_start * scale : cols_stop * scale,
-            ]
-            top, left = rows.core_in_read[0] * scale, cols.core_in_read[0] * scale
-            piece = rendered[0, :, top : top + target.shape[1], left : left + target.shape[2]]
-            torch.from_numpy(target).copy_(piece)
-    return picture
-
-
-@contextmanager
-def _true_fp32(runtime: Runtime) -> Iterator[None]:
-    """Keep cuDNN from computing "fp32" with TF32's 10 bits, as torch lets it by default."""
-    if runtime.device.type != "cuda" or runtime.dtype != torch.float32:
-        yield
-        return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-    ):
-        yield
-
-
-def _ready(network: Network, runtime: Runtime) -> Network:
-    """Bring a network to a device and number format, without rounding the caller's weights."""
-    weight = next(network.parameters())
-    if (weight.device.type, weight.dtype) != (runtime.device.type, runtime.dtype):
-        network = copy.deepcopy(network).to(runtime.device, runtime.dtype)
-    # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+            return _run_whole(engine, planes, progress)[:, : shape[1], : shape[2]]
+        picture = np.empty(shape, np.float32)
+        make = _render_tiles if plan.split is None else _render_outer_tiles
+        for tile, rendered in make(engine, planes, plan, progress):
+            _paste(picture, tile, rendered, engine.config.scale)
+        return picture
+    finally:
+        engine.rest()
 
 
 def pad_to_stride(planes: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
@@ -309,93 +293,111 @@ def pad_to_stride(planes: NDArray[np.float32], stride: int) -> NDArray[np.float3
     return np.pad(planes, added, mode="reflect" if min(height, width) > 1 else "edge")
 
 
-def _render_tiles(
-    network: Network,
-    planes: NDArray[np.float32],
-    runtime: Runtime,
-    plan: Plan,
-    progress: Progress,
-) -> Iterator[tuple[Tile, Tensor]]:
-    """Yield each tile with its rendered read region, all with the photo's global vectors."""
-    height, width = plan.frame
-    if plan.is_whole:
-        with _metered(network, height, progress):
-            (tile,) = tiles(height, width, plan.core, 0, network.stride)
-            yield tile, network.finish(network.encode(_to_device(planes, runtime)))
-        return
-    cut = tiles(height, width, plan.core, network.halo, network.stride)
-    progress.stage("network", len(cut) * plan.passes)
-    terms: list[Tensor] = []
-    for index, halo in enumerate(network.vector_halos):
-        seen = tiles(height, width, plan.core, halo, network.stride)
-        mean = _measured_mean(network, planes, runtime, seen, terms, progress)
-        terms.append(network.global_term(index, mean))
-    for tile in cut:
-        features = network.encode(_to_device(_read(planes, tile), runtime))
-        yield tile, network.render(features, terms)
-        progress.advance()
-
-
-@contextmanager
-def _metered(network: Network, height: int, progress: Progress) -> Iterator[None]:
-    """Report a whole frame's way through the network: a hundred steps in proportion to its work.
-
-    The network's stages are counted by the rows they return, so that a band moves the bar too. The
-    work of one is its number of parameters for each pixel that it returns.
-    """
-    work = {
-        module: (sum(p.numel() for p in module.parameters()) / cell**2, height // cell)
-        for module, cell in network.stages
-    }
-    total = sum(weight for weight, _ in work.values())
-    done = dict.fromkeys(work, 0.0)
+def _run_whole(
+    engine: Engine, planes: NDArray[np.float32], progress: Progress
+) -> NDArray[np.float32]:
+    """Report a whole frame's way through the network in a hundred steps."""
     reported = 0
 
-    def count(module: nn.Module, _: object, result: Tensor) -> None:
+    def meter(share: float) -> None:
         nonlocal reported
-        weight, rows = work[module]
-        # Bands overlap, so a stage's rows add up to a little more than it has.
-        done[module] = min(done[module] + weight * result.shape[2] / rows, weight)
-        steps = int(_METER_STEPS * sum(done.values()) / total + 1e-6)
+        steps = int(_METER_STEPS * share + 1e-6)
         progress.advance(steps - reported)
         reported = steps
 
     progress.stage("network", _METER_STEPS)
-    hooks = [module.register_forward_hook(count) for module in work]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return engine.run(planes, meter)
+
+
+def _render_tiles(
+    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Yield each tile with its rendered read region, all with the photo's global vectors."""
+    cut = _tiles(engine, plan, engine.halo)
+    progress.stage("network", len(cut) * plan.passes)
+    terms: list[Term] = []
+    for index, halo in enumerate(engine.vector_halos):
+        mean = _measured_mean(engine, planes, _tiles(engine, plan, halo), terms, progress)
+        terms.append(engine.global_term(index, mean))
+    for tile in cut:
+        yield tile, engine.render(engine.encode(_read(planes, tile)), terms)
+        progress.advance()
+
+
+def _render_outer_tiles(
+    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Yield each tile with its rendered read region, the rest computed for the whole frame."""
+    split = plan.split
+    assert split is not None
+    cut = even_tiles(*plan.frame, plan.core, split.halo, split.cell)
+    progress.stage("network", 3 * len(cut))
+    depth = split.depth(_whole_top(split, planes, cut, progress))
+    progress.advance(len(cut))
+    for tile in cut:
+        rows, cols = tile.rows, tile.cols
+        below = depth[
+            :,
+            rows.read_start // split.cell : rows.read_stop // split.cell,
+            cols.read_start // split.cell : cols.read_stop // split.cell,
+        ]
+        yield tile, split.surface(_read(planes, tile), below)
+        progress.advance()
+
+
+def _whole_top(
+    split: Split, planes: NDArray[np.float32], cut: list[Tile], progress: Progress
+) -> NDArray[np.float32]:
+    """Put the frame's `top` together from that of its tiles."""
+    height, width = planes.shape[1:]
+    whole: NDArray[np.float32] | None = None
+    for tile in cut:
+        top = split.top(_read(planes, tile))
+        if whole is None:
+            whole = np.empty((len(top), height // split.cell, width // split.cell), np.float32)
+        rows, cols = tile.rows, tile.cols
+        whole[
+            :,
+            rows.core_start // split.cell : rows.core_stop // split.cell,
+            cols.core_start // split.cell : cols.core_stop // split.cell,
+        ] = _core(top, tile, split.cell)
+        progress.advance()
+    assert whole is not None  # a frame has at least one tile
+    return whole
+
+
+def _tiles(engine: Engine, plan: Plan, halo: int) -> list[Tile]:
+    """Cut the frame; tiles of one size in a row, which some engines compile for."""
+    cut = tiles(*plan.frame, plan.core, halo, engine.stride)
+    return sorted(cut, key=lambda tile: tile.read_shape)
 
 
 def _measured_mean(
-    network: Network,
+    engine: Engine,
     planes: NDArray[np.float32],
-    runtime: Runtime,
     seen: list[Tile],
-    terms: list[Tensor],
+    terms: list[Term],
     progress: Progress,
-) -> Tensor:
+) -> NDArray[np.float64]:
     """One measuring pass: the mean over all cores of the first map whose mean is not known yet."""
-    sums: list[Tensor] = []
+    total: NDArray[np.float64] | None = None
     cells = 0
     for tile in seen:
-        features = network.encode(_to_device(_read(planes, tile), runtime))
-        core = _core(network.measure(features, terms), tile, network.stride)
-        sums.append(frame_sum(core))
-        cells += core.shape[2] * core.shape[3]
-        del core  # before the next tile
+        core = _core(engine.measure(engine.encode(_read(planes, tile)), terms), tile, engine.stride)
+        of_core = core.sum(axis=(1, 2), dtype=np.float64)
+        total = of_core if total is None else total + of_core
+        cells += core[0].size
         progress.advance()
-    return (torch.stack(sums).sum(0) / cells).to(runtime.dtype)
+    assert total is not None  # a frame has at least one tile
+    return total / cells
 
 
-def _core(feature: Tensor, tile: Tile, stride: int) -> Tensor:
+def _core(feature: NDArray[np.float32], tile: Tile, stride: int) -> NDArray[np.float32]:
     """Cut a tile's core out of a map with one cell for each stride x stride packed pixels."""
     rows, cols = (
         slice(*(edge // stride for edge in span.core_in_read)) for span in (tile.rows, tile.cols)
     )
-    return feature[:, :, rows, cols]
+    return feature[:, rows, cols]
 
 
 def _read(planes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
@@ -403,6 +405,15 @@ def _read(planes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
     return planes[:, rows.read_start : rows.read_stop, cols.read_start : cols.read_stop]
 
 
-def _to_device(planes: NDArray[np.float32], runtime: Runtime) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
-    return tensor.to(runtime.device, runtime.dtype).to(memory_format=torch.channels_last)
+def _paste(
+    picture: NDArray[np.float32], tile: Tile, rendered: NDArray[np.float32], scale: int
+) -> None:
+    """Put a tile's core into its place; the padding beyond the frame is cut off."""
+    rows, cols = tile.rows, tile.cols
+    target = picture[
+        :,
+        rows.core_start * scale : rows.core_stop * scale,
+        cols.core_start * scale : cols.core_stop * scale,
+    ]
+    top, left = rows.core_in_read[0] * scale, cols.core_in_read[0] * scale
+    target[:] = rendered[:, top : top + target.shape[1], left : left + target.shape[2]]

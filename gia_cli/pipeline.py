@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli import __version__
 from gia_cli.cfa import CfaKind
-from gia_cli.checkpoint import WeightsInfo, find_weights, load_network
+from gia_cli.checkpoint import WeightsInfo, find_weights
+from gia_cli.engines import Engine, EngineName, open_engine, require_openvino
 from gia_cli.errors import UsageError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
@@ -31,9 +31,6 @@ from gia_cli.output import develop, write_image
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_raw
 from gia_cli.runtime import DeviceName, Precision, Runtime, parse_size, resolve
-
-if TYPE_CHECKING:
-    from gia_cli.nets.base import Network
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
@@ -98,6 +95,8 @@ class Enhancer:
         Tiles and memory.
     white_balance : "learned" or "as-shot", optional
         What the network is told of the light; see `find_weights`.
+    engine : "auto", "torch" or "openvino"
+        What computes; see `open_engine`.
     """
 
     def __init__(
@@ -106,16 +105,18 @@ class Enhancer:
         runtime: Runtime,
         options: InferOptions,
         white_balance: WhiteBalanceMode | None = None,
+        engine: EngineName = "auto",
     ) -> None:
         self.runtime = runtime
         self.options = options
+        self.engine = engine
         self._weights = weights
         self._white_balance = white_balance
-        self._networks: dict[CfaKind, tuple[WeightsInfo, Network]] = {}
-        if weights is not None:
-            find_weights(
-                weights, white_balance=white_balance
-            )  # a wrong name should fail before the first photo is read
+        self._engines: dict[CfaKind, tuple[WeightsInfo, Engine]] = {}
+        # A wrong name should fail before the first photo is read, and so should an engine.
+        info = None if weights is None else find_weights(weights, white_balance=white_balance)
+        if engine == "openvino":
+            require_openvino(runtime, None if info is None else info.config)
 
     @classmethod
     def from_weights(
@@ -127,6 +128,7 @@ class Enhancer:
         tile: int | None = None,
         max_memory: int | str | None = None,
         white_balance: WhiteBalanceMode | None = None,
+        engine: EngineName = "auto",
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -144,6 +146,8 @@ class Enhancer:
         white_balance : "learned" or "as-shot", optional
             Choose among the shipped weights those that infer the light, or those that are given the
             photo's white balance; by default the first of the manifest.
+        engine : "auto", "torch" or "openvino"
+            What computes: by default OpenVINO on a CPU where it can, else torch.
 
         Raises
         ------
@@ -151,7 +155,9 @@ class Enhancer:
         """
         limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
-        return cls(weights, resolve(device, precision), options, white_balance)
+        if engine == "openvino" and device == "auto":
+            device = "cpu"
+        return cls(weights, resolve(device, precision), options, white_balance, engine)
 
     def enhance(
         self,
@@ -205,19 +211,19 @@ class Enhancer:
             with _timed(seconds, "decode"):
                 photo = read_raw(Path(photo))
         with _timed(seconds, "load"):
-            weights, network = self._network(photo.kind)
+            weights, engine = self._engine(photo.kind, progress)
         choices = choose_ratios(photo, request)
         gains = _camera_gains(photo, weights, progress)
         for choice in choices:
             progress.detail(f"ratio {choice.ratio:.4g}: {choice.reason}")
-            yield self._develop(photo, choice, weights, network, gains, dict(seconds), progress)
+            yield self._develop(photo, choice, weights, engine, gains, dict(seconds), progress)
 
     def _develop(
         self,
         frame: RawFrame,
         choice: RatioChoice,
         weights: WeightsInfo,
-        network: Network,
+        engine: Engine,
         gains: NDArray[np.float32] | None,
         seconds: dict[str, float],
         progress: Progress,
@@ -226,18 +232,19 @@ class Enhancer:
         with _timed(seconds, "pack"):
             mosaic = prepare(frame, choice.ratio, gains)
         with _timed(seconds, "network"):
-            picture = infer(network, mosaic, self.runtime, self.options, progress)
+            picture = infer(engine, mosaic, self.options, progress)
         progress.stage("developing", 1)
         with _timed(seconds, "colour"):
             image = develop(picture, frame.flip)
         progress.advance()
         return Enhanced(image, frame, choice, weights, seconds)
 
-    def _network(self, kind: CfaKind) -> tuple[WeightsInfo, Network]:
-        if kind not in self._networks:
+    def _engine(self, kind: CfaKind, progress: Progress = SILENT) -> tuple[WeightsInfo, Engine]:
+        if kind not in self._engines:
             info = find_weights(self._weights, kind, self._white_balance)
-            self._networks[kind] = info, load_network(info)
-        return self._networks[kind]
+            engine = open_engine(info, self.runtime, self.engine, progress)
+            self._engines[kind] = info, engine
+        return self._engines[kind]
 
 
 def _camera_gains(

@@ -7,17 +7,17 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import psutil
 
 from gia_cli.errors import DeviceError, UsageError
 
-if TYPE_CHECKING:
-    import torch
-
+DeviceKind = Literal["cpu", "cuda", "mps"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+#: Names of number formats, as torch and NumPy have them. Double is for tests.
+NumberFormat = Literal["float16", "bfloat16", "float32", "float64"]
 
 MEGABYTE = 10**6
 # Of the memory that is free now, this share is ours; the rest is for what others start meanwhile.
@@ -31,17 +31,23 @@ _CGROUP_FILES = (  # (limit, usage): version 2, then version 1
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
 )
+_CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """Where and in which number format the network runs."""
 
-    device: torch.device
-    dtype: torch.dtype
+    device: DeviceKind
+    dtype: NumberFormat
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of one number."""
+        return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
 
     def __str__(self) -> str:
-        return f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.device}, {self.dtype}"
 
 
 def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runtime:
@@ -59,20 +65,46 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
     DeviceError
         The device is not there, or cannot compute in that precision.
     """
+    chosen = _present_device(device)
+    if precision == "auto":
+        precision = "fp16" if chosen == "cuda" else "fp32"
+    if precision == "fp16" and chosen == "cpu":
+        raise DeviceError("The CPU does not compute in fp16.", hint="Use --precision fp32 or bf16.")
+    formats: dict[str, NumberFormat] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    return Runtime(chosen, formats[precision])
+
+
+def _present_device(wanted: DeviceName) -> DeviceKind:
+    """Choose or check the device; torch is asked only where it may know of more than the CPU."""
+    if wanted == "cpu" or (wanted == "auto" and not _may_have_gpu()):
+        return "cpu"
     import torch
 
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
-    if device == "auto":
-        device = "cuda" if found["cuda"] else "mps" if found["mps"] else "cpu"
-    if not found[device]:
-        present = ", ".join(name for name, there in found.items() if there)
-        raise DeviceError(f"This machine has no {device} device that torch can use ({present}).")
-    if precision == "auto":
-        precision = "fp16" if device == "cuda" else "fp32"
-    if precision == "fp16" and device == "cpu":
-        raise DeviceError("The CPU does not compute in fp16.", hint="Use --precision fp32 or bf16.")
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    return Runtime(torch.device(device), dtype)
+    found: dict[DeviceKind, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": _has_mps(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(name for name, is_there in found.items() if is_there)
+    if not found[wanted]:
+        present = ", ".join(name for name, is_there in found.items() if is_there)
+        raise DeviceError(f"This machine has no {wanted} device that torch can use ({present}).")
+    return wanted
+
+
+def _may_have_gpu() -> bool:
+    """Tell whether it is worth the two seconds of importing torch to ask for a GPU."""
+    if "torch" in sys.modules or sys.platform == "darwin" or Path("/dev/kfd").exists():
+        return True  # torch is here; Apple's MPS; AMD's driver, which torch calls "cuda"
+    import ctypes
+
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _has_mps() -> bool:
@@ -94,6 +126,27 @@ def _cuda_count() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+# ---------------------------------------------------------------- cores
+
+
+def available_cores() -> int:
+    """Count the cores that this process may keep busy: physical, and not beyond its share."""
+    logical = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        logical = len(os.sched_getaffinity(0))
+    cores = min(logical, psutil.cpu_count(logical=False) or logical)
+    return max(min(cores, _cgroup_cores() or cores), 1)
+
+
+def _cgroup_cores() -> int | None:
+    """Round a container's share of the processor time up to whole cores; None: no limit."""
+    try:
+        quota, period = Path(_CGROUP_CPU_FILE).read_text().split()
+        return None if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 # ---------------------------------------------------------------- memory
@@ -166,9 +219,9 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def free_bytes(device_type: str = "cpu") -> int:
+def free_bytes(device: DeviceKind = "cpu") -> int:
     """Memory that this process may still take on a device, container limits included."""
-    if device_type == "cuda":
+    if device == "cuda":
         import torch
 
         # torch keeps what it freed: still ours to use, but not free to the driver.

@@ -291,10 +291,10 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         The GPU is too small for the crops.
     UsageError, WeightsError, DeviceError, OutputError
     """
-    runtime = resolve(config.device, "fp32")
+    device = torch.device(resolve(config.device, "fp32").device)
     _prepare_process()
-    with process_group(runtime.device) as ranks:
-        device = _own_device(runtime.device, ranks)
+    with process_group(device) as ranks:
+        device = _own_device(device, ranks)
         with _only_run_in(config.run, ranks):
             job = _open_job(config, device, ranks, progress)
             with _stop_flag() as stop:

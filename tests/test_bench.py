@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from gia_cli.bench import (
 from gia_cli.errors import UsageError
 from gia_cli.nets import NETWORKS
 from gia_cli.paper import paper_costs
+from gia_cli.runtime import Precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,6 +101,27 @@ def test_unknown_networks_and_sizes_are_refused() -> None:
 # ---------------------------------------------------------------- time and memory
 
 
+@pytest.mark.parametrize(
+    ("network", "precision", "can_run"),
+    [("gia-net", "auto", True), ("gia-net", "bf16", False), ("dncnn", "auto", False)],
+)
+def test_what_openvino_cannot_run_is_left_out(
+    network: str, precision: Precision, can_run: bool
+) -> None:
+    variant = Variant(network, "OpenVINO, whole", (64, 64), "bayer", "cpu", precision)
+    assert bench._can_run(variant) == can_run
+    assert bench._can_run(replace(variant, how="tiled"))
+
+
+@pytest.mark.parametrize(
+    "how", ["whole", "OpenVINO, whole", "OpenVINO, in parts", "OpenVINO, tiled"]
+)
+def test_a_variant_runs(how: bench.How) -> None:
+    run, finish = bench._prepare(Variant("sid-net", how, (64, 96), "bayer", "cpu", "fp32"))
+    assert run() > 0
+    assert finish()[1] == "cpu, float32"
+
+
 @pytest.mark.slow
 def test_all_variants_run_in_processes_of_their_own() -> None:
     config = SpeedConfig(networks=("gia-net",), size=(128, 192), device="cpu", rounds=2)
@@ -134,7 +157,7 @@ def test_a_retreat_is_a_failure_and_no_time() -> None:
 
 
 def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
-    config = SpeedConfig(precisions=("fp32", "bf16"))
+    config = SpeedConfig(precisions=("fp32", "bf16"), device="cpu")
     ways = [(x.how, x.precision) for x in bench._variants(config, "gia-net")]
     assert ways == [
         ("eager NCHW, whole", "fp32"),
@@ -142,11 +165,15 @@ def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
         ("whole", "bf16"),
         ("tiled", "fp32"),
         ("tiled", "bf16"),
+        ("OpenVINO, whole", "fp32"),
+        ("OpenVINO, in parts", "fp32"),
+        ("OpenVINO, tiled", "fp32"),
     ]
 
 
 def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the ratio to it would mean nothing."""
+    from gia_cli.engines.torch_engine import TorchEngine
     from gia_cli.infer import infer
     from gia_cli.runtime import resolve
 
@@ -157,7 +184,7 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
     bench._run_eagerly(network, planes, torch.device("cpu"))
     hook.remove()
     mosaic = bench.PackedMosaic(planes, "bayer", 400, 128, bench.Alignment(0, 0, 0, 0))
-    picture = infer(network, mosaic, resolve("cpu"))
+    picture = infer(TorchEngine(network, resolve("cpu")), mosaic)
     assert seen[0][0, :, :400].numpy() == pytest.approx(picture, abs=1e-5)
 
 

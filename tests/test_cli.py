@@ -59,6 +59,23 @@ def test_verbose_tells_the_plan(make_arw: MakePhoto) -> None:
     assert "tiles of 32x32 packed px, two passes" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("engine", "words"), [("torch", "engine: torch on cpu"), ("openvino", "engine: OpenVINO")]
+)
+def test_the_engine_can_be_chosen(make_arw: MakePhoto, engine: str, words: str) -> None:
+    result = gia("enhance", make_arw(), "-v", "--engine", engine, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert words in result.stderr
+    assert "as asked" in result.stderr
+
+
+def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "--engine", "openvino", "--precision", "bf16")
+    assert result.exit_code == 50
+    assert "openvino cannot run this" in result.stderr
+    assert "Leave out --engine" in result.stderr
+
+
 def test_compare_writes_a_sheet_beside(make_arw: MakePhoto, tmp_path: Path) -> None:
     result = gia("enhance", make_arw(), "--compare")
     assert result.exit_code == 0
@@ -227,7 +244,7 @@ def test_weights_list_and_verify() -> None:
 def test_version() -> None:
     assert gia("--version").stdout.strip() == f"gia {__version__}"
     verbose = gia("--version", "-v").stdout
-    for words in ("torch", "LibRaw", "devices: cpu"):
+    for words in ("torch", "openvino 2", "LibRaw", "devices: cpu"):
         assert words in verbose
 
 

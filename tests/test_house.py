@@ -18,7 +18,8 @@ FLOORS: list[set[str]] = [
     | {"paper"},
     {"nets", "raw", "rawfile", "output", "photos", "losses", "treeplan"},
     {"checkpoint", "exposure", "mosaic", "simulate", "metrics", "traditional"},
-    {"infer", "data", "perceptual"},
+    {"engines", "data", "perceptual"},
+    {"infer"},
     {"pipeline", "trainlog", "measures"},
     {"batch", "train", "evaluate", "bench"},
     {"report", "ablation", "diagnose"},
@@ -37,7 +38,8 @@ FENCES: dict[str, set[str]] = {
     "typer": {"cli"},
     "psutil": {"runtime"},
     "safetensors": {"checkpoint", "pretrained"},
-    "torch": {"nets", "infer", "runtime", "checkpoint", "pipeline"}
+    "openvino": {"engines"},
+    "torch": {"nets", "engines", "runtime", "checkpoint"}
     | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"}
     | {"diagnose"},
     "tensorboardX": {"trainlog"},

@@ -23,14 +23,17 @@ from torch import Tensor
 
 from gia_cli import infer as infer_module
 from gia_cli.cfa import Alignment, CfaKind
+from gia_cli.engines import Engine
+from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.exif import ShotInfo
-from gia_cli.infer import InferOptions, Plan, _retreat, infer, plan
+from gia_cli.infer import InferOptions, Plan, _retreat
 from gia_cli.mosaic import PackedMosaic, prepare
 from gia_cli.nets import NETWORKS, NetConfig, NetName, build
 from gia_cli.nets.base import Network
+from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import NumberFormat, Runtime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,13 +43,28 @@ FAMILY: list[tuple[NetName, CfaKind]] = [
     ("gia-net", "bayer"),
     ("gia-net", "xtrans"),
 ]
-CPU = Runtime(torch.device("cpu"), torch.float32)
-CUDA = Runtime(torch.device("cuda"), torch.float16)
+CPU = Runtime("cpu", "float32")
+CUDA = Runtime("cuda", "float16")
 PLENTY = 10**12
 # Largest difference of any picture value, in units of the picture's standard deviation. Measured:
 # up to 1.1e-5 in fp32; up to 6e-7 in fp64, where the picture and the mean are still fp32.
 TOLERANCE = 4e-5
 TOLERANCE_FP64 = 2e-6
+
+
+def infer(
+    network: Network,
+    mosaic: PackedMosaic,
+    runtime: Runtime,
+    options: InferOptions | None = None,
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """On torch, which runs every network; other engines have tests of their own."""
+    return infer_module.infer(TorchEngine(network, runtime), mosaic, options, progress)
+
+
+def plan(network: Network, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
+    return infer_module.plan(TorchEngine(network, runtime), mosaic, options)
 
 
 class Recorder:
@@ -254,7 +272,7 @@ def test_tiles_differ_by_rounding_alone(
     """With more digits the difference shrinks accordingly."""
     network = lively(NetConfig(name, cfa, width=4)).double()
     mosaic = photo(rng, cfa, *size)
-    runtime = Runtime(torch.device("cpu"), torch.float64)
+    runtime = Runtime("cpu", "float64")
     tiled = infer(network, mosaic, runtime, InferOptions(tile=tile))
     assert deviation(tiled, direct(network, mosaic)) < TOLERANCE_FP64
 
@@ -277,7 +295,7 @@ def test_tiles_are_exact_for_every_network(
     assert 2 * network.halo + max(chosen.core) < max(chosen.frame)
     tiled, expected = infer(network, mosaic, CPU, options), direct(network, mosaic)
     assert deviation(tiled, expected) < TOLERANCE
-    exact = infer(network.double(), mosaic, Runtime(CPU.device, torch.float64), options)
+    exact = infer(network.double(), mosaic, Runtime("cpu", "float64"), options)
     assert deviation(exact, direct(network, mosaic)) < TOLERANCE_FP64
 
 
@@ -393,7 +411,7 @@ def test_bf16_is_close_to_fp32(tile: int, rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 160, 130)
     exact = infer(network, mosaic, CPU)
-    runtime = Runtime(torch.device("cpu"), torch.bfloat16)
+    runtime = Runtime("cpu", "bfloat16")
     rough = infer(copy.deepcopy(network), mosaic, runtime, InferOptions(tile=tile))
     assert rough.dtype == np.float32
     error = (rough - exact).std() / exact.std()
@@ -415,7 +433,7 @@ def test_half_precision_sums_the_vector_in_fp32(
         return global_term(index, mean)
 
     monkeypatch.setattr(network, "global_term", spy)
-    infer(network, mosaic, Runtime(torch.device("cpu"), torch.bfloat16), InferOptions(tile=tile))
+    infer(network, mosaic, Runtime("cpu", "bfloat16"), InferOptions(tile=tile))
     (mean,) = means
     with torch.inference_mode():
         x = torch.from_numpy(mosaic.planes)[None].bfloat16()
@@ -428,7 +446,7 @@ def test_half_precision_leaves_the_callers_weights_alone(rng: np.random.Generato
     network = lively(NetConfig("gia-net", width=2))
     mosaic = photo(rng, "bayer", 40, 56)
     before = infer(network, mosaic, CPU)
-    half = infer(network, mosaic, Runtime(torch.device("cpu"), torch.bfloat16))
+    half = infer(network, mosaic, Runtime("cpu", "bfloat16"))
     assert np.array_equal(infer(network, mosaic, CPU), before)
     assert not np.array_equal(half, before)
 
@@ -576,10 +594,11 @@ def test_every_retreat_is_smaller_and_they_end(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     current, progress = Plan(frame, frame), Recorder()
     is_cuda = runtime is CUDA
+    engine = TorchEngine(build(NetConfig("sid-net", width=1)), runtime)
     sides = [max(frame)]
     while sides[-1] > 32:
-        current, after = _retreat(None, current, runtime, 16, progress)
-        assert after is runtime
+        current, after = _retreat(None, current, engine, progress)
+        assert after is engine
         assert current is not None
         assert current.frame == frame
         assert all(side % 16 == 0 for side in current.core)
@@ -588,11 +607,12 @@ def test_every_retreat_is_smaller_and_they_end(
         assert sides[-1] < sides[-2]
     assert len(emptied) == len(progress.notes) * is_cuda
     if is_cuda:
-        anew, after = _retreat(None, current, runtime, 16, progress)
-        assert (anew, after) == (None, CPU)
+        anew, on_cpu = _retreat(None, current, engine, progress)
+        assert anew is None
+        assert str(on_cpu) == f"torch on {CPU}"
         assert "on the CPU" in progress.notes[-1]
     with pytest.raises(OutOfMemoryError):
-        _retreat(None, current, CPU, 16, progress)
+        _retreat(None, current, TorchEngine(engine._network, CPU), progress)
 
 
 def test_a_gpu_too_small_hands_over_to_the_cpu(
@@ -601,12 +621,12 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     run, tried = infer_module._run, []
 
     def no_room_on_cuda(
-        network: Network, mosaic: PackedMosaic, runtime: Runtime, plan: Plan, progress: Recorder
+        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: Recorder
     ) -> NDArray[np.float32]:
-        tried.append((runtime.device.type, max(plan.core)))
-        if runtime.device.type == "cuda":
+        tried.append((engine.device, max(plan.core)))
+        if engine.device == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return run(network, mosaic, runtime, plan, progress)
+        return run(engine, mosaic, plan, progress)
 
     monkeypatch.setattr(infer_module, "_run", no_room_on_cuda)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -627,8 +647,9 @@ def test_cuda_equals_the_cpu(tile: int, rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 160, 130)
     exact = infer(network, mosaic, CPU)
-    for dtype, tolerance in ((torch.float32, 0.01), (torch.float16, 0.02)):
-        runtime = Runtime(torch.device("cuda"), dtype)
+    formats: list[tuple[NumberFormat, float]] = [("float32", 0.01), ("float16", 0.02)]
+    for dtype, tolerance in formats:
+        runtime = Runtime("cuda", dtype)
         picture = infer(copy.deepcopy(network), mosaic, runtime, InferOptions(tile=tile))
         assert (picture - exact).std() < tolerance * exact.std()
 
@@ -697,10 +718,10 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
     mosaic = photo(rng, "bayer", 40, 56)
     run = infer_module._run
 
-    def fail_on_cuda(network: Network, mosaic: PackedMosaic, runtime: Runtime, *rest: Any) -> Any:
-        if runtime.device.type == "cuda":
+    def fail_on_cuda(engine: Engine, *rest: Any) -> Any:
+        if engine.device == "cuda":
             raise error
-        return run(network, mosaic, runtime, *rest)
+        return run(engine, *rest)
 
     monkeypatch.setattr(infer_module, "_run", fail_on_cuda)
     monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
@@ -716,9 +737,7 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
 def test_half_precision_still_gives_a_picture_of_16_bits(rng: np.random.Generator) -> None:
     """A picture rounded to bf16 would have at most 128 levels from 0.5 to 1."""
     network = lively(NetConfig("gia-net", width=2))
-    picture = infer(
-        network, photo(rng, "bayer", 64, 96), Runtime(torch.device("cpu"), torch.bfloat16)
-    )
+    picture = infer(network, photo(rng, "bayer", 64, 96), Runtime("cpu", "bfloat16"))
     octave = picture[(np.abs(picture) >= 0.5) & (np.abs(picture) < 1)]
     assert octave.size > 2000
     assert len(np.unique(np.abs(octave))) > 1000
@@ -726,7 +745,7 @@ def test_half_precision_still_gives_a_picture_of_16_bits(rng: np.random.Generato
 
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.4, 0.3])
 def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Generator) -> None:
-    network = build(NetConfig("gia-net", width=8))
+    network = build(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 1000, 1400)
     area = mosaic.planes[0].size
     picture = area * 3 * 4 * 4
@@ -752,7 +771,7 @@ def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Gen
 
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.4, 0.3])
 def test_tiles_are_even(share: float, rng: np.random.Generator) -> None:
-    network = build(NetConfig("gia-net", width=8))
+    network = build(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 1000, 1400)
     limit = int(share * network.bytes_per_pixel * 1.4e6 + 1.5 * 1.4e6 * 48)
     chosen = plan(network, mosaic, CPU, InferOptions(max_memory=limit))
@@ -792,7 +811,7 @@ def test_half_precision_takes_larger_tiles(
     needed = network.bytes_per_pixel * mosaic.planes[0].size
     monkeypatch.setattr(infer_module, "free_bytes", lambda *_: int(0.8 * needed))
     assert plan(network, mosaic, CUDA, InferOptions()).is_whole
-    assert not plan(network, mosaic, replace(CUDA, dtype=torch.float32), InferOptions()).is_whole
+    assert not plan(network, mosaic, replace(CUDA, dtype="float32"), InferOptions()).is_whole
 
 
 @pytest.mark.parametrize("cfa", ["bayer", "xtrans"])

@@ -26,7 +26,6 @@ from gia_cli.nets import NetConfig, build
 from gia_cli.pipeline import Enhancer, camera_gains
 from gia_cli.raw import render
 from gia_cli.rawfile import write_dng
-from gia_cli.runtime import resolve
 
 MakePhoto = Callable[..., Path]
 
@@ -54,8 +53,8 @@ def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhan
     result = enhancer.enhance(path, ratio=100)
     frame = gia_cli.read_raw(path)
     weights = find_weights(None, "bayer")
-    _, network = enhancer._network("bayer")
-    picture = infer(network, prepare(frame, 100, None), resolve("cpu"))
+    _, engine = enhancer._engine("bayer")
+    picture = infer(engine, prepare(frame, 100, None))
     assert camera_gains(frame, weights) is None
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 
@@ -123,7 +122,7 @@ def test_every_stage_is_timed(make_arw: MakePhoto, enhancer: Enhancer) -> None:
 def test_networks_are_loaded_once(make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = Enhancer.from_weights(device="cpu")
     first = fresh.enhance(make_arw("a.ARW"), ratio=10)
-    monkeypatch.setattr("gia_cli.pipeline.load_network", None)
+    monkeypatch.setattr("gia_cli.pipeline.open_engine", None)
     second = fresh.enhance(make_arw("b.ARW"), ratio=10)
     assert first.weights == second.weights
 
@@ -235,8 +234,8 @@ def test_balanced_weights_are_given_the_photos_own_balance(
     result = fresh.enhance(make_arw(), ratio=100)
     frame = gia_cli.read_raw(make_arw())
     assert frame.as_shot_wb[0] > 1.5
-    _, network = fresh._network("bayer")
-    picture = infer(network, prepare(frame, 100, frame.as_shot_wb), resolve("cpu"))
+    _, engine = fresh._engine("bayer")
+    picture = infer(engine, prepare(frame, 100, frame.as_shot_wb))
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 
 

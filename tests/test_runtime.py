@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,12 @@ import torch
 from gia_cli import runtime
 from gia_cli.errors import DeviceError, UsageError
 from gia_cli.runtime import (
+    DeviceKind,
     DeviceName,
+    NumberFormat,
     Precision,
     Runtime,
+    available_cores,
     device_names,
     free_bytes,
     parse_size,
@@ -84,10 +88,10 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+    [("auto", "float32"), ("fp32", "float32"), ("bf16", "bfloat16")],
 )
-def test_cpu_computes_in_fp32_and_bf16(precision: Precision, dtype: torch.dtype) -> None:
-    assert resolve("cpu", precision) == Runtime(torch.device("cpu"), dtype)
+def test_cpu_computes_in_fp32_and_bf16(precision: Precision, dtype: NumberFormat) -> None:
+    assert resolve("cpu", precision) == Runtime("cpu", dtype)
 
 
 def test_cpu_refuses_fp16() -> None:
@@ -119,22 +123,26 @@ def test_auto_is_the_cpu_where_there_is_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("cuda", "mps", "expected", "dtype"),
     [
-        (True, True, "cuda", torch.float16),
-        (True, False, "cuda", torch.float16),
-        (False, True, "mps", torch.float32),
-        (False, False, "cpu", torch.float32),
+        (True, True, "cuda", "float16"),
+        (True, False, "cuda", "float16"),
+        (False, True, "mps", "float32"),
+        (False, False, "cpu", "float32"),
     ],
 )
 def test_auto_takes_the_best_device_present(
-    cuda: bool, mps: bool, expected: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    cuda: bool,
+    mps: bool,
+    expected: DeviceKind,
+    dtype: NumberFormat,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert resolve() == Runtime(torch.device(expected), dtype)
-    assert resolve("cpu") == Runtime(torch.device("cpu"), torch.float32)
+    assert resolve() == Runtime(expected, dtype)
+    assert resolve("cpu") == Runtime("cpu", "float32")
     if cuda:
-        assert resolve("cuda", "fp16").dtype == torch.float16
-        assert resolve("auto", "fp32").dtype == torch.float32
+        assert resolve("cuda", "fp16").dtype == "float16"
+        assert resolve("auto", "fp32").dtype == "float32"
 
 
 def test_a_runtime_names_device_and_number_format() -> None:
@@ -150,8 +158,34 @@ def test_the_cpu_leads_the_list_of_devices() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device")
 def test_cuda_is_chosen_and_its_memory_known() -> None:
-    assert resolve() == Runtime(torch.device("cuda"), torch.float16)
+    assert resolve() == Runtime("cuda", "float16")
     assert 0 < free_bytes("cuda") <= torch.cuda.get_device_properties(0).total_memory
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_runtime_knows_the_size_of_a_number(dtype: NumberFormat) -> None:
+    assert Runtime("cpu", dtype).number_bytes == getattr(torch, dtype).itemsize
+
+
+def test_without_a_gpu_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_may_have_gpu", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert resolve() == resolve("auto", "fp32") == resolve("cpu") == Runtime("cpu", "float32")
+
+
+def test_a_driver_is_enough_to_ask_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes
+
+    def no_library(name: str) -> None:
+        raise OSError(name)
+
+    assert runtime._may_have_gpu()  # torch is imported here: asking costs nothing
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: name)
+    assert runtime._may_have_gpu()
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    may_have_other = sys.platform == "darwin" or Path("/dev/kfd").exists()
+    assert runtime._may_have_gpu() == may_have_other
 
 
 def test_importing_the_module_does_not_import_torch() -> None:
@@ -160,6 +194,43 @@ def test_importing_the_module_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# ---------------------------------------------------------------- cores
+
+
+@pytest.mark.parametrize(
+    ("share", "cores"),
+    [
+        ("max 100000", 4),
+        ("800000 100000", 4),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("10000 100000", 1),
+        ("", 4),
+        ("much 0", 4),
+        ("5 0", 4),
+    ],
+)
+def test_a_containers_share_of_the_processor_counts(
+    share: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(share)
+    monkeypatch.setattr(runtime, "_CGROUP_CPU_FILE", str(file))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
+    assert available_cores() == cores
+
+
+@pytest.mark.parametrize(("physical", "cores"), [(None, 2), (4, 2), (1, 1)])
+def test_bound_to_few_cores_no_more_are_counted(
+    physical: int | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_CGROUP_CPU_FILE", "/nonexistent")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: physical)
+    assert available_cores() == cores
 
 
 # ---------------------------------------------------------------- memory

@@ -58,6 +58,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results o
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where to compute.")
 ]
+Engine = Annotated[
+    Literal["auto", "torch", "openvino"],
+    typer.Option(
+        "--engine", help="What computes; auto: OpenVINO on CPUs where it can, else torch."
+    ),
+]
 OnExists = Annotated[
     Literal["error", "skip", "overwrite"],
     typer.Option("--on-exists", help="What to do when an output is already there."),

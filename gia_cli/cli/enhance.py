@@ -10,6 +10,7 @@ import typer
 from gia_cli import __version__
 from gia_cli.cli.app import (
     Device,
+    Engine,
     Json,
     MaxRatio,
     OnExists,
@@ -105,6 +106,7 @@ def enhance(
         ),
     ] = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
         typer.Option("--precision", help="auto: fp16 on CUDA, fp32 elsewhere."),
@@ -168,6 +170,7 @@ def enhance(
         tile=tile_side,
         max_memory=max_memory,
         white_balance=white_balance,
+        engine=engine,
     )
 
     results: list[FileResult] = []

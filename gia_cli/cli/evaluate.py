@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
+from gia_cli.cli.app import Device, Engine, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
         typer.Option("--precision", help="auto: fp32 on CPUs, fp16 on CUDA."),
@@ -181,6 +182,7 @@ def evaluate(
         pieapp=pieapp,
         device=device,
         precision=precision,
+        engine=engine,
     )
     report = _evaluate(config, terminal)
     if not as_json:

@@ -1,0 +1,225 @@
+"""The U-Nets on OpenVINO: CPU, fp32. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.checkpoint import WeightsInfo, load_arrays
+from gia_cli.engines import Meter, Split, sounds_like_no_memory
+from gia_cli.engines.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
+from gia_cli.engines.quiet_openvino import openvino as ov
+from gia_cli.nets import NetConfig
+from gia_cli.runtime import DeviceKind, available_cores
+
+# Until a wait returns, Ctrl-C must wait too.
+_WAIT_MS = 100
+
+
+@lru_cache(maxsize=1)
+def the_core() -> ov.Core:
+    """Return the one OpenVINO core of this process.
+
+    Never another: segmentation faults with several are reported of OpenVINO 2026.0 and later.
+    """
+    return ov.Core()
+
+
+class OpenVinoEngine:
+    """An `Engine` on OpenVINO.
+
+    A model is compiled for one size of its planes, which takes a tenth of a second and as much
+    again in its first run: with its sides left open it needs half as much memory again. Compiled
+    models are not kept on disk, for reading one takes as long as compiling it. One is held at a
+    time, because each keeps the memory of its intermediate results; so tiles of one size had better
+    come in a row.
+
+    Parameters
+    ----------
+    config : NetConfig
+        A network of `GRAPHS`.
+    arrays : dict
+        Its weights by name, of any number format; emptied.
+    origin : str
+        For error messages: what the weights are.
+    """
+
+    device: DeviceKind = "cpu"
+
+    def __init__(
+        self, config: NetConfig, arrays: dict[str, NDArray[np.generic]], origin: str
+    ) -> None:
+        self.config = config
+        self._numbers = sum(array.size for array in arrays.values())
+        self._graph = GRAPHS[config.network](config, Weights(arrays, origin))
+        self._graph.whole()  # wrong weights should fail before the first photo is computed
+        self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
+
+    @classmethod
+    def load(cls, info: WeightsInfo) -> OpenVinoEngine:
+        """Load verified weights.
+
+        Raises
+        ------
+        WeightsNotFoundError, WeightsCorruptError, WeightsMismatchError
+            See `load_network`.
+        """
+        config = info.config
+        origin = f"{info.path} does not fit {config.network} ({config.cfa})"
+        return cls(config, load_arrays(info), origin)
+
+    def __str__(self) -> str:
+        return f"OpenVINO {ov.__version__.partition('-')[0]} on cpu, float32"
+
+    # ------------------------------------------------------------ what it states
+
+    @property
+    def stride(self) -> int:
+        """See `Engine`."""
+        return self._graph.stride
+
+    @property
+    def halo(self) -> int:
+        """See `Engine`."""
+        return self._graph.halo
+
+    @property
+    def vector_halos(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._graph.vector_halos
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """See `Engine`."""
+        return self._graph.bytes_per_pixel
+
+    @property
+    def fixed_bytes(self) -> int:
+        """See `Engine`; compiling copies the weights (measured: 1.7 times them at the most)."""
+        return 2 * np.dtype(np.float32).itemsize * self._numbers
+
+    @property
+    def split(self) -> Split:
+        """See `Engine`."""
+        kept, peak = self._graph.split_bytes
+        return Split(
+            cell=2**SPLIT_LEVEL,
+            halo=self._graph.split_halo,
+            kept_bytes=kept,
+            depth_bytes=peak,
+            top=self._top,
+            depth=self._depth,
+            surface=self._surface,
+        )
+
+    # ------------------------------------------------------------ what it computes
+
+    def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
+        """See `Engine`; `meter` hears of the end alone."""
+        picture = self._infer("whole", [planes], self._picture_shape(planes))
+        meter(1.0)
+        return picture
+
+    def encode(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine`; nothing is computed yet, for neither of the next steps needs it apart."""
+        return planes
+
+    def measure(
+        self, features: NDArray[np.float32], terms: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """See `Engine`."""
+        _, height, width = features.shape
+        cells = height // self.stride, width // self.stride
+        return self._infer("measure", [features], (self._graph.widths[-1], *cells))
+
+    def global_term(self, index: int, mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """See `Engine`."""
+        column = mean.astype(np.float32).reshape(-1, 1, 1)
+        return self._infer("term", [column], column.shape)
+
+    def render(
+        self, features: NDArray[np.float32], terms: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """See `Engine`."""
+        return self._infer("render", [features, *terms], self._picture_shape(features))
+
+    # ------------------------------------------------------------ memory
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See `Engine`."""
+        return sounds_like_no_memory(error)
+
+    def release(self) -> None:
+        """See `Engine`."""
+        self._compiled = None
+
+    def rest(self) -> None:
+        """See `Engine`; the compiled model stays, without its intermediate results."""
+        if self._compiled is not None:
+            self._compiled[2].release_memory()
+
+    def on_cpu(self) -> None:
+        """See `Engine`."""
+
+    # ------------------------------------------------------------ inside
+
+    def _picture_shape(self, planes: NDArray[np.float32]) -> tuple[int, int, int]:
+        scale = self.config.scale
+        return 3, scale * planes.shape[1], scale * planes.shape[2]
+
+    def _top(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        cells = (side // 2**SPLIT_LEVEL for side in planes.shape[1:])
+        return self._infer("top", [planes], (self._graph.widths[SPLIT_LEVEL - 1], *cells))
+
+    def _depth(self, below: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._infer("depth", [below], (self._graph.widths[SPLIT_LEVEL], *below.shape[1:]))
+
+    def _surface(
+        self, planes: NDArray[np.float32], depth: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return self._infer("surface", [planes, depth], self._picture_shape(planes))
+
+    def _infer(
+        self, part: str, inputs: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """Run a part of the graph; arrays are (C, H, W) on both sides."""
+        result = np.empty((1, *shape), np.float32)
+        # Shared, not copied: each array must outlive the request.
+        arrays = [np.ascontiguousarray(array[None]) for array in inputs]
+        request = self._compile(part, inputs[0].shape[1:]).create_infer_request()
+        request.set_output_tensor(ov.Tensor(result, shared_memory=True))
+        for index, array in enumerate(arrays):
+            request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+        request.start_async()
+        try:
+            while not request.wait_for(_WAIT_MS):
+                pass
+        except KeyboardInterrupt:
+            request.cancel()
+            with suppress(RuntimeError):  # which says that it was cancelled
+                request.wait()  # it still writes into our arrays
+            raise
+        picture: NDArray[np.float32] = result[0]
+        return picture
+
+    def _compile(self, part: str, sides: tuple[int, ...]) -> ov.CompiledModel:
+        if self._compiled is not None and self._compiled[:2] == (part, sides):
+            return self._compiled[2]
+        self._compiled = None  # its memory first
+        model = self._graph.term() if part == "term" else getattr(self._graph, part)(*sides)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Otherwise a CPU that has bf16 computes "fp32" in bf16.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": available_cores(),
+            # A thread bound to a core that others use, too, keeps all the rest waiting: measured
+            # 10 % slower on a busy machine.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = the_core().compile_model(model, "CPU", settings)
+        self._compiled = part, sides, compiled
+        return compiled
