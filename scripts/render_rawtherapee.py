@@ -93,7 +93,19 @@ def render(short: Path, ratio: float, luminance: int, out: Path) -> None:
         profile = Path(folder) / "night.pp3"
         profile.write_text(PROFILE.format(stops=math.log2(ratio), luminance=luminance))
         made = Path(folder) / target.name
-        words = ["rawtherapee-cli", "-q", "-p", profile, "-t", "-b16", "-Y", "-o", made, "-c", short]
+        words = [
+            "rawtherapee-cli",
+            "-q",
+            "-p",
+            profile,
+            "-t",
+            "-b16",
+            "-Y",
+            "-o",
+            made,
+            "-c",
+            short,
+        ]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode or not made.exists():
             sys.exit(f"{short}: {done.stderr or done.stdout}")
