@@ -48,6 +48,8 @@ class InferOptions:
     A few per cent slower, with half the memory."""
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
+    reserved: int = 0
+    """Bytes of main memory that the caller will take while the network runs."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for sizes that are none."""
@@ -191,7 +193,7 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
     budget = _budget(engine, options, picture=picture)
     least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
     if options.max_memory is not None:
-        needed = least + _held(engine, picture)
+        needed = least + _held(engine, options, picture)
         if options.max_memory < needed:
             raise OutOfMemoryError(
                 f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
@@ -224,17 +226,17 @@ def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
     """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
     free = free_bytes(engine.device)
     if engine.device == "cpu":
-        free -= engine.fixed_bytes + picture
+        free -= engine.fixed_bytes + picture + options.reserved
     if options.max_memory is None:
         return free
-    return min(options.max_memory - _held(engine, picture), free)
+    return min(options.max_memory - _held(engine, options, picture), free)
 
 
-def _held(engine: Engine, picture: int) -> int:
-    """Bytes of the limit that are spoken for: what the process holds, and the picture to come."""
+def _held(engine: Engine, options: InferOptions, picture: int) -> int:
+    """Bytes of the limit that are spoken for: what the process holds, and what is to come."""
     if engine.device != "cpu":
         return 0
-    return resident_bytes() + engine.fixed_bytes + picture
+    return resident_bytes() + engine.fixed_bytes + picture + options.reserved
 
 
 def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:

@@ -803,6 +803,25 @@ def test_what_the_process_holds_counts_against_the_limit(
     assert plan(network, mosaic, CUDA, options).is_whole  # the host's memory is not the GPU's
 
 
+def test_what_the_caller_reserves_counts_against_every_budget(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(NetConfig("gia-net", width=8))
+    mosaic = photo(rng, "bayer", 500, 500)
+    reserved = InferOptions(reserved=360_000_000)
+    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: 400_000_000)
+    assert plan(network, mosaic, CPU, InferOptions()).is_whole
+    assert not plan(network, mosaic, CPU, reserved).is_whole
+    assert plan(network, mosaic, CUDA, reserved).is_whole
+    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
+    monkeypatch.setattr(infer_module, "resident_bytes", lambda: 0)
+    for limit, is_whole in ((400_000_000, False), (760_000_000, True)):
+        options = replace(reserved, max_memory=limit)
+        assert plan(network, mosaic, CPU, options).is_whole == is_whole
+    with pytest.raises(OutOfMemoryError):
+        plan(network, mosaic, CPU, replace(reserved, max_memory=reserved.reserved))
+
+
 def test_half_precision_takes_larger_tiles(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
