@@ -262,9 +262,10 @@ def run_jobs(
         on_result(result)
 
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
-        written: Future[None] = writer.submit(lambda: None)
+        written: Future[None] = Future()
+        written.set_result(None)  # nothing to wait for yet
         try:
+            ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
             for number, job in enumerate(jobs, start=1):
                 progress.photo(job.source.name, number, len(jobs))
                 photo = ahead.take()

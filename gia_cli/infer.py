@@ -22,7 +22,7 @@ from gia_cli.engines import Engine, Split, Term
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.mosaic import PackedMosaic, picture_shape
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import free_bytes, resident_bytes
+from gia_cli.runtime import free_bytes, resident_bytes, return_freed_memory
 from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
 # A core of 128 reads 6 times its own area, one of 32 reads 49 times: nobody plans for that, but a
@@ -119,6 +119,8 @@ def infer(
         Even the smallest tile does not fit on the CPU.
     """
     options = options or InferOptions()
+    if options.max_memory is not None:
+        return_freed_memory()  # it would count as held
     current: Plan | None = None
     while True:
         try:

@@ -2,11 +2,11 @@
 
     python scripts/measure_batch.py [--photos 6] [--megapixels 12] [--rounds 3] [ENHANCE OPTIONS...]
 
-Each round is a process of its own. Prints its wall-clock time (start-up included), the sum of the
-photos' time in the network, the quotient of both, the peak memory, and the median of each stage.
-With PYTHONPATH another state of the code can be measured; one without stages in its report only by
-wall-clock time and memory. Measured in this way, stages that overlap slow each other down: only the
-wall-clock time tells what that gains.
+Each round is a process of its own. Prints its wall-clock time (start-up included), the peak memory,
+the processor time, the sum of the photos' time in the network, the quotient of wall-clock time and
+that sum, and the median of each stage. PYTHONPATH chooses the state of the code that is measured;
+one that does not report stages shows only the former. Stages that overlap slow each other down:
+what overlapping gains, only the wall-clock time tells.
 """
 
 from __future__ import annotations
@@ -45,15 +45,17 @@ def make_nights(folder: Path, count: int, megapixels: float) -> None:
 
 def run(folder: Path, options: list[str]) -> None:
     """Enhance the folder once, and print what it took."""
-    command = [sys.executable, "-m", "gia_cli", "enhance", str(folder), "--ratio", "100", "--json"]
+    command = [sys.executable, "-P", "-m", "gia_cli", "enhance", str(folder), "--json"]
+    command += ["--ratio", "100", *options]
     start = time.perf_counter()
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         report = json.loads(process.stdout.read())
         _, _, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
     files = [file.get("stages", {}) for file in report["files"]]
-    text = f"{report['written']} photos: {wall:.2f} s, peak {used.ru_maxrss / 1024:.0f} MiB"
+    text = f"{report['written']} photos: {wall:.2f} s, peak {used.ru_maxrss / 1024:.0f} MiB, "
+    text += f"{used.ru_utime + used.ru_stime:.1f} s of processor time"
     if all("network" in stages for stages in files):
         network = sum(stages["network"] for stages in files)
         medians = {name: statistics.median(stages[name] for stages in files) for name in files[0]}
