@@ -49,7 +49,7 @@ class InferOptions:
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
     reserved: int = 0
-    """Bytes of main memory that the caller will take while the network runs."""
+    """Bytes of main memory that the caller will take while the network runs; see `plan`."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for sizes that are none."""
@@ -175,6 +175,13 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         States its stride, halo and bytes per packed pixel.
     mosaic : PackedMosaic
     options : InferOptions
+
+    Raises
+    ------
+    OutOfMemoryError
+        Less than the smallest tile fits under the user's limit. Or there is room only for tiles of
+        the whole network, which take several times as long, but would be for more if the caller
+        reserved nothing.
     """
     stride = engine.stride
     height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
@@ -190,6 +197,10 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
     split = _split_plan(engine, mosaic, frame, options)
     if split is not None:
         return split
+    if options.reserved:
+        alone = plan(engine, mosaic, replace(options, reserved=0))
+        if alone.is_whole or alone.split is not None:
+            raise OutOfMemoryError("What is reserved leaves only room for tiles.")
     # Beside tiles it is held twice for a moment: as floats and as 16-bit levels (half the size).
     picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
     budget = _budget(engine, options, picture=picture)

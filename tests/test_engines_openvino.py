@@ -143,7 +143,8 @@ def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Gen
     assert not tiled.is_whole
     # What the caller reserves is as good as gone.
     limit, third = int(0.6 * whole), int(0.3 * whole)
-    assert plan(engine, mosaic, InferOptions(max_memory=limit, reserved=third)).split is None
+    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+        plan(engine, mosaic, InferOptions(max_memory=limit, reserved=third))
     assert plan(engine, mosaic, InferOptions(max_memory=limit + third, reserved=third)).split
 
 

@@ -811,15 +811,20 @@ def test_what_the_caller_reserves_counts_against_every_budget(
     reserved = InferOptions(reserved=360_000_000)
     monkeypatch.setattr(infer_module, "free_bytes", lambda *_: 400_000_000)
     assert plan(network, mosaic, CPU, InferOptions()).is_whole
-    assert not plan(network, mosaic, CPU, reserved).is_whole
+    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+        plan(network, mosaic, CPU, reserved)
     assert plan(network, mosaic, CUDA, reserved).is_whole
     monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(infer_module, "resident_bytes", lambda: 0)
-    for limit, is_whole in ((400_000_000, False), (760_000_000, True)):
-        options = replace(reserved, max_memory=limit)
-        assert plan(network, mosaic, CPU, options).is_whole == is_whole
-    with pytest.raises(OutOfMemoryError):
-        plan(network, mosaic, CPU, replace(reserved, max_memory=reserved.reserved))
+    assert plan(network, mosaic, CPU, replace(reserved, max_memory=760_000_000)).is_whole
+    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+        plan(network, mosaic, CPU, replace(reserved, max_memory=400_000_000))
+    # Tiles anyhow: some more of them are no reason to wait.
+    large, limit = photo(rng, "bayer", 1400, 1400), 260_000_000
+    alone = plan(network, large, CPU, InferOptions(max_memory=limit))
+    both = plan(network, large, CPU, InferOptions(max_memory=limit, reserved=60_000_000))
+    assert not alone.is_whole
+    assert both.core < alone.core
 
 
 def test_half_precision_takes_larger_tiles(

@@ -411,3 +411,19 @@ def test_a_failure_in_a_thread_ends_the_work(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match="full"):
         list(runtime.in_threads(work, range(100)))
     assert len(begun) <= 5
+
+
+def test_what_was_freed_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [bytearray(100_000) for _ in range(1000)]  # below glibc's limit for a mapping each
+    held, keep = resident_bytes(), blocks[-1]
+    del blocks
+    runtime.return_freed_memory()
+    if sys.platform == "linux":
+        assert resident_bytes() < held - 50_000_000
+    assert len(keep) == 100_000
+
+    def refuse(_: None) -> None:
+        raise OSError("another C library")
+
+    monkeypatch.setattr(runtime.ctypes, "CDLL", refuse)
+    runtime.return_freed_memory()
