@@ -237,7 +237,14 @@ def _count_spread_vector(tf1: Tf1Counter | None) -> Callable[..., None]:
 
 # ---------------------------------------------------------------- time and memory
 
-How = Literal["eager NCHW, whole", "whole", "tiled", "OpenVINO, whole", "OpenVINO, tiled"]
+How = Literal[
+    "eager NCHW, whole",
+    "whole",
+    "tiled",
+    "OpenVINO, whole",
+    "OpenVINO, in parts",
+    "OpenVINO, tiled",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +434,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     )
     still = Alignment(0, 0, 0, 0)
     mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
-    options = InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
+    options = _cut(variant)
     if variant.how.startswith("OpenVINO"):
         engine = _openvino_engine(network)
         del network
@@ -451,6 +458,12 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
         return peak_resident_bytes(), str(runtime)
 
     return run, finish
+
+
+def _cut(variant: Variant) -> InferOptions:
+    if variant.how.endswith("in parts"):
+        return InferOptions(in_parts=True)
+    return InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
 
 
 def _openvino_engine(network: Network) -> Engine:

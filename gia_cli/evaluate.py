@@ -7,6 +7,7 @@ there. ``scores.csv`` and ``report.json`` are made of it at the end.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -39,7 +40,7 @@ from gia_cli.exposure import ExposureRequest
 from gia_cli.files import atomic_file, make_folder
 from gia_cli.measures import Measures
 from gia_cli.metrics import bootstrap_interval, psnr
-from gia_cli.output import unorient
+from gia_cli.output import read_image, unorient
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_exposure, read_raw, render_truth
@@ -61,6 +62,7 @@ EXPOSURE = "ratio_error_stops"
 
 _HELP = "See 'gia eval --help'."
 _THUMBNAIL_SIDE = 1280  # pixels
+_WIDEST_BORDER = 16  # pixels that another program may leave out at each side
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class EvalConfig:
     """Names or paths; ``LABEL=NAME`` gives a row another name."""
     isp: tuple[IspName, ...] = ()
     """Rows without a network."""
+    pictures: tuple[str, ...] = ()
+    """``LABEL=FOLDER``: a row of pictures that another program made; see `PicturesSystem`."""
     ratios: tuple[RatioMode, ...] = ("known",)
     """How bright: by the pair's own ratio; as ``--ratio auto`` does; as it does for a photo whose
     exposure time is not known, by the picture alone."""
@@ -94,8 +98,10 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for what cannot be evaluated."""
-        if not (self.weights or self.isp):
-            raise UsageError("There is nothing to evaluate.", hint="Name --weights or --isp.")
+        if not (self.weights or self.isp or self.pictures):
+            raise UsageError(
+                "There is nothing to evaluate.", hint="Name --weights, --isp or --pictures."
+            )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be positive, not {self.limit}.", hint=_HELP)
         if not self.ratios:
@@ -362,6 +368,71 @@ class IspSystem:
         return render_isp(frame, ratio, self._isp), ratio
 
 
+class PicturesSystem:
+    """Another program's pictures of the short exposures, in a folder.
+
+    Each is named like the short exposure, but for the ending: a TIFF, sRGB-encoded, upright, of the
+    same size or smaller by a border of the same width all around, as demosaicing leaves.
+
+    Parameters
+    ----------
+    label : str
+    folder : Path
+
+    Raises
+    ------
+    DataError
+        There is no such folder, or no TIFF in it.
+    """
+
+    ratio_mode: RatioMode = "known"
+    network = None
+    width = None
+
+    def __init__(self, label: str, folder: Path) -> None:
+        self.name = label
+        self._files = {
+            path.stem: path
+            for path in sorted(folder.glob("*"))
+            if path.suffix.lower() in (".tif", ".tiff")
+        }
+        if not self._files:
+            raise DataError(f"There is no TIFF in {folder}.", hint="See 'gia eval --help'.")
+        stamps = [f"{path.name} {_file_stamp(path)}" for path in self._files.values()]
+        self.key = f"{__version__} {hashlib.sha256(' '.join(stamps).encode()).hexdigest()[:16]}"
+
+    def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
+        """Read the picture; it may be smaller than the frame.
+
+        Raises
+        ------
+        DataError
+            It is missing or no RGB TIFF.
+        """
+        if frame.path.stem not in self._files:
+            raise DataError(f"{self.name} has no picture of {frame.path.name}.")
+        return bt709_from_srgb16(
+            unorient(read_image(self._files[frame.path.stem]), frame.flip)
+        ), ratio
+
+
+def centre_of(truth: NDArray[np.float32], picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut off the truth's border that a picture has not.
+
+    Raises
+    ------
+    DataError
+        The picture is larger, or its border not the same all around.
+    """
+    missing = [full - part for full, part in zip(truth.shape[:2], picture.shape[:2], strict=True)]
+    border = missing[0] // 2
+    if missing != [2 * border] * 2 or not 0 <= border <= _WIDEST_BORDER:
+        sizes = ["x".join(map(str, x.shape[1::-1])) for x in (picture, truth)]
+        raise DataError(f"The picture is {sizes[0]}, the ground truth {sizes[1]}.")
+    height, width = picture.shape[:2]
+    return truth[border : border + height, border : border + width]
+
+
 def open_systems(config: EvalConfig) -> list[System]:
     """Load what is to be evaluated: a system for each row of the table.
 
@@ -376,6 +447,7 @@ def open_systems(config: EvalConfig) -> list[System]:
     for isp in config.isp:
         require_denoiser(isp)
     systems: list[System] = [IspSystem(name) for name in config.isp]
+    systems += [PicturesSystem(*_label_and_folder(text)) for text in config.pictures]
     for text in config.weights:
         label, name = split_label(text)
         info = find_weights(name, kind)
@@ -393,6 +465,13 @@ def open_systems(config: EvalConfig) -> list[System]:
             hint="Name them: --weights LABEL=FILE.",
         )
     return systems
+
+
+def _label_and_folder(text: str) -> tuple[str, Path]:
+    label, equals, folder = text.partition("=")
+    if not (label and equals and folder):
+        raise UsageError(f"--pictures takes LABEL=FOLDER, not '{text}'.", hint=_HELP)
+    return label, Path(folder)
 
 
 def split_label(text: str) -> tuple[str | None, str]:
@@ -426,6 +505,7 @@ def _score_pair(
         start = time.perf_counter()
         try:
             picture, ratio = system.render(frame, known_ratio)
+            same_part = centre_of(truth, picture)
         except GiaError as error:
             yield Failure(pair.short, error)
             continue
@@ -441,7 +521,7 @@ def _score_pair(
             known_ratio=known_ratio,
             ratio=ratio,
             seconds=round(seconds, 3),
-            values=measures.take(picture, truth),
+            values=measures.take(picture, same_part),
             taken_with=measures.keys,
         )
 
@@ -495,8 +575,12 @@ def _line(stamp: str, score: Score) -> str:
 
 def _stamp(pair: SidPair) -> str:
     """Tell a pair from another of the same name: sizes and times of its files."""
-    stats = [path.stat() for path in (pair.short, pair.long)]
-    return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)
+    return " ".join(map(_file_stamp, (pair.short, pair.long)))
+
+
+def _file_stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _read_scores(path: Path) -> Iterator[tuple[str, Score]]:
@@ -691,7 +775,7 @@ def panel_rows(
             except GiaError:  # told of when it was scored
                 pictures.append((f"{system.name}: failed", np.zeros_like(_thumbnail(truth))))
                 continue
-            score = psnr(picture, truth)
+            score = psnr(picture, centre_of(truth, picture))
             mode = "" if system.ratio_mode == "known" else f", {system.ratio_mode} x{used:.3g}"
             pictures.append((f"{system.name}{mode}: {score:.2f} dB", _thumbnail(picture)))
         pictures.append(("ground truth", _thumbnail(truth)))

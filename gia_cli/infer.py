@@ -4,6 +4,9 @@ Pooling inside each tile would give every tile its own vector, and with it its o
 take one pass more than the network has vectors: a pass for each averages the features in question
 over the tiles' cores, knowing the vectors before, and the last one makes the picture. Both ways
 give the same picture, up to rounding.
+
+Some engines know a third way (`engines.Split`): the first and the last levels in tiles, which need
+little context, and all below them at once.
 """
 
 from __future__ import annotations
@@ -15,17 +18,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.engines import Engine, Term
+from gia_cli.engines import Engine, Split, Term
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.mosaic import PackedMosaic, picture_shape
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import free_bytes, resident_bytes
-from gia_cli.tiling import Tile, round_up, tiles
+from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
 # A core of 128 reads 6 times its own area, one of 32 reads 49 times: nobody plans for that, but a
 # retreat from a failure may go so far before it gives up.
 _SMALLEST_PLANNED_CORE = 128
 _SMALLEST_CORE = 32
+# Packed pixels of a tile of the outer levels: with more the halo gains nothing to speak of.
+_OUTER_AREA = 1024**2
 _PICTURE_NUMBER_BYTES = 4
 _METER_STEPS = 100  # of a whole frame; tiles count as steps themselves
 # What the allocator and the convolution's workspace take beside the tensors.
@@ -38,6 +43,9 @@ class InferOptions:
 
     tile: int | Literal["auto"] = "auto"
     """Core side in photosites; "auto" takes the whole frame if it fits, else the largest tile."""
+    in_parts: bool = False
+    """With tile "auto": never the whole frame at once where the engine knows better; see `Split`.
+    A few per cent slower, with half the memory."""
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
 
@@ -59,6 +67,8 @@ class Plan:
     """Rows and columns of the frame, padded to the network's stride."""
     passes: int = 1
     """How often tiles are gone through: once for each vector, and once for the picture."""
+    split: Split | None = None
+    """Only the first and the last levels are computed in tiles."""
 
     @property
     def is_whole(self) -> bool:
@@ -69,6 +79,11 @@ class Plan:
         if self.is_whole:
             return f"whole frame of {self.frame[1]}x{self.frame[0]} packed px"
         (rows, cols), (height, width) = self.core, self.frame
+        if self.split is not None:
+            count = len(even_tiles(height, width, self.core, self.split.halo, self.split.cell))
+            return (
+                f"the outer levels in {count} tiles, about {cols}x{rows} packed px, the rest whole"
+            )
         count = -(-height // rows) * -(-width // cols)
         passes = {1: "one pass", 2: "two passes"}.get(self.passes, f"{self.passes} passes")
         return f"{count} tiles of {cols}x{rows} packed px, {passes}"
@@ -135,7 +150,7 @@ def _retreat(
     if failed is not None and side > _SMALLEST_CORE:
         half = round_up(side // 2, engine.stride)
         progress.note(f"Out of memory on the {engine.device}; going on with smaller tiles.")
-        return replace(failed, core=(half, half)), engine
+        return replace(failed, core=(half, half), split=None), engine
     next_engine = engine.on_cpu()
     if next_engine is None:
         raise OutOfMemoryError("Not even the smallest tile fits into memory.")
@@ -148,7 +163,7 @@ def _retreat(
 
 
 def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
-    """Choose the core: the whole frame when memory allows, else the largest square tile.
+    """Choose the whole frame when memory allows, else outer levels in tiles, else only tiles.
 
     Parameters
     ----------
@@ -165,8 +180,12 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         return Plan((min(side, height), min(side, width)), frame, passes)
     per_pixel = engine.bytes_per_pixel * _OVERHEAD
     # A whole frame's picture is the network's result, which is counted by the pixel.
-    if height * width * per_pixel <= _budget(engine, options, picture=0):
+    is_small = height * width * per_pixel <= _budget(engine, options, picture=0)
+    if is_small and not (options.in_parts and engine.split):
         return Plan(frame, frame, passes)
+    split = _split_plan(engine, mosaic, frame, options)
+    if split is not None:
+        return split
     # Beside tiles it is held twice for a moment: as floats and as 16-bit levels (half the size).
     picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
     budget = _budget(engine, options, picture=picture)
@@ -180,6 +199,25 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
             )
     core = _largest_core(frame, budget / per_pixel, engine.halo, stride)
     return Plan(core, frame, passes)
+
+
+def _split_plan(
+    engine: Engine, mosaic: PackedMosaic, frame: tuple[int, int], options: InferOptions
+) -> Plan | None:
+    """Plan the outer levels in tiles, if the rest fits into memory whole."""
+    split = engine.split
+    if split is None:
+        return None
+    area = frame[0] * frame[1]
+    if area * split.depth_bytes * _OVERHEAD > _budget(engine, options, picture=0):
+        return None
+    picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
+    left = _budget(engine, options, picture=picture) - area * split.kept_bytes
+    read = min(left / (engine.bytes_per_pixel * _OVERHEAD), _OUTER_AREA)
+    if read < _read_area(_SMALLEST_PLANNED_CORE, frame, split.halo):
+        return None
+    core = _largest_core(frame, read, split.halo, engine.stride)
+    return Plan(core, frame, 1, split)
 
 
 def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
@@ -231,7 +269,8 @@ def _run(
             # The padding beyond the frame is cut off here.
             return _run_whole(engine, planes, progress)[:, : shape[1], : shape[2]]
         picture = np.empty(shape, np.float32)
-        for tile, rendered in _render_tiles(engine, planes, plan, progress):
+        make = _render_tiles if plan.split is None else _render_outer_tiles
+        for tile, rendered in make(engine, planes, plan, progress):
             _paste(picture, tile, rendered, engine.config.scale)
         return picture
     finally:
@@ -283,6 +322,48 @@ def _render_tiles(
     for tile in cut:
         yield tile, engine.render(engine.encode(_read(planes, tile)), terms)
         progress.advance()
+
+
+def _render_outer_tiles(
+    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Yield each tile with its rendered read region, the rest computed for the whole frame."""
+    split = plan.split
+    assert split is not None
+    cut = even_tiles(*plan.frame, plan.core, split.halo, split.cell)
+    progress.stage("network", 3 * len(cut))
+    depth = split.depth(_whole_top(split, planes, cut, progress))
+    progress.advance(len(cut))
+    for tile in cut:
+        rows, cols = tile.rows, tile.cols
+        below = depth[
+            :,
+            rows.read_start // split.cell : rows.read_stop // split.cell,
+            cols.read_start // split.cell : cols.read_stop // split.cell,
+        ]
+        yield tile, split.surface(_read(planes, tile), below)
+        progress.advance()
+
+
+def _whole_top(
+    split: Split, planes: NDArray[np.float32], cut: list[Tile], progress: Progress
+) -> NDArray[np.float32]:
+    """Put the frame's `top` together from that of its tiles."""
+    height, width = planes.shape[1:]
+    whole: NDArray[np.float32] | None = None
+    for tile in cut:
+        top = split.top(_read(planes, tile))
+        if whole is None:
+            whole = np.empty((len(top), height // split.cell, width // split.cell), np.float32)
+        rows, cols = tile.rows, tile.cols
+        whole[
+            :,
+            rows.core_start // split.cell : rows.core_stop // split.cell,
+            cols.core_start // split.cell : cols.core_stop // split.cell,
+        ] = _core(top, tile, split.cell)
+        progress.advance()
+    assert whole is not None  # a frame has at least one tile
+    return whole
 
 
 def _tiles(engine: Engine, plan: Plan, halo: int) -> list[Tile]:

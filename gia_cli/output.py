@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from gia_cli.color import srgb16_from_bt709, srgb_icc_profile
-from gia_cli.errors import UsageError
+from gia_cli.errors import DataError, UsageError
 from gia_cli.exif import ShotInfo, exif_entries
 from gia_cli.files import atomic_file
 from gia_cli.tiff import ASCII, EXIF_IFD, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
@@ -95,6 +95,30 @@ def unorient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
     if flip & 2:
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+def read_image(path: Path) -> NDArray[np.uint16]:
+    """Read a TIFF of 8 or 16 bits as it is, without applying a profile or an orientation.
+
+    Returns
+    -------
+    (H, W, 3) uint16
+        8-bit levels are spread over 16 bits.
+
+    Raises
+    ------
+    DataError
+        It is missing, or no RGB TIFF of 8 or 16 bits.
+    """
+    try:
+        levels = tifffile.imread(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} cannot be read: there is no such file.") from error
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise DataError(f"{path} cannot be read: it is no TIFF, or damaged.") from error
+    if levels.ndim != 3 or levels.shape[2] != 3 or levels.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} is no RGB picture of 8 or 16 bits.", hint="Save it as such.")
+    return levels * np.uint16(257) if levels.dtype == np.uint8 else levels.astype(np.uint16)
 
 
 def write_image(

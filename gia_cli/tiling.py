@@ -79,6 +79,47 @@ def spans(size: int, core: int, halo: int, stride: int) -> list[Span]:
     ]
 
 
+def even_spans(size: int, core: int, halo: int, stride: int) -> list[Span]:
+    """Cut one axis so that every region to read has the same length, and as few as `spans` do.
+
+    The cores at either end, which need a halo on one side only, are longer by it.
+
+    Parameters
+    ----------
+    size, halo, stride : int
+        As for `spans`.
+    core : int
+        Longest core between others, a multiple of `stride`.
+
+    Raises
+    ------
+    ValueError
+        As `spans`.
+    """
+    margin = round_up(halo, stride)
+    if size % stride or core % stride or core <= 0 or size <= 0:
+        raise ValueError(f"size {size} and core {core} must be positive multiples of {stride}")
+    if core + 2 * margin >= size:
+        return [Span(0, size, 0, size)]
+    count = -(-(size - 2 * margin) // core)
+    length = round_up(-(-(size - 2 * margin) // count), stride) + 2 * margin
+    edges = [0, *(length - margin + i * (length - 2 * margin) for i in range(count - 1)), size]
+    starts = [min(max(edge - margin, 0), size - length) for edge in edges[:-1]]
+    return [
+        Span(core_start, core_stop, start, start + length)
+        for core_start, core_stop, start in zip(edges[:-1], edges[1:], starts, strict=True)
+    ]
+
+
+def even_tiles(
+    height: int, width: int, core: tuple[int, int], halo: int, stride: int
+) -> list[Tile]:
+    """Cut a frame into tiles of which all are read at one size; see `tiles` and `even_spans`."""
+    row_spans = even_spans(height, core[0], halo, stride)
+    col_spans = even_spans(width, core[1], halo, stride)
+    return [Tile(rows, cols) for rows in row_spans for cols in col_spans]
+
+
 def tiles(height: int, width: int, core: tuple[int, int], halo: int, stride: int) -> list[Tile]:
     """Cut a frame into tiles, row by row.
 

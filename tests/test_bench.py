@@ -113,7 +113,9 @@ def test_what_openvino_cannot_run_is_left_out(
     assert bench._can_run(replace(variant, how="tiled"))
 
 
-@pytest.mark.parametrize("how", ["whole", "OpenVINO, whole", "OpenVINO, tiled"])
+@pytest.mark.parametrize(
+    "how", ["whole", "OpenVINO, whole", "OpenVINO, in parts", "OpenVINO, tiled"]
+)
 def test_a_variant_runs(how: bench.How) -> None:
     run, finish = bench._prepare(Variant("sid-net", how, (64, 96), "bayer", "cpu", "fp32"))
     assert run() > 0
@@ -164,6 +166,7 @@ def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
         ("tiled", "fp32"),
         ("tiled", "bf16"),
         ("OpenVINO, whole", "fp32"),
+        ("OpenVINO, in parts", "fp32"),
         ("OpenVINO, tiled", "fp32"),
     ]
 

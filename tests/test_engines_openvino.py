@@ -18,13 +18,14 @@ from gia_cli.engines import openvino_engine
 from gia_cli.engines.openvino_engine import OpenVinoEngine
 from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import OutOfMemoryError, WeightsMismatchError
-from gia_cli.infer import InferOptions, infer, plan
+from gia_cli.infer import InferOptions, Plan, infer, plan
 from gia_cli.mosaic import PackedMosaic
 from gia_cli.nets import NetConfig, NetName, build
 from gia_cli.nets.base import Network
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import Silent
 from gia_cli.runtime import Runtime, available_cores
+from gia_cli.tiling import round_up
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,6 +94,53 @@ def test_tiles_equal_torchs_whole_frame(
     assert not plan(engine, mosaic, options).is_whole
     tiled = infer(engine, mosaic, options)
     assert deviation(tiled, infer(on_torch(network), mosaic)) < TOLERANCE
+
+
+def split_plan(engine: OpenVinoEngine, mosaic: PackedMosaic, side: int) -> Plan:
+    height, width = (round_up(length, engine.stride) for length in mosaic.planes.shape[1:])
+    return Plan((side, side), (height, width), 1, engine.split)
+
+
+@pytest.mark.parametrize("size", [(70, 200), (200, 23), (16, 16)])
+@pytest.mark.parametrize("cfa", CFAS)
+@pytest.mark.parametrize("name", UNETS)
+def test_a_frame_in_three_parts_equals_torchs_whole_frame(
+    name: NetName, cfa: CfaKind, size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    network = lively(small(name, cfa))
+    engine = on_openvino(network)
+    mosaic = photo(rng, cfa, *size)
+    picture = infer_module._run(engine, mosaic, split_plan(engine, mosaic, 16), Silent())
+    assert deviation(picture, infer(on_torch(network), mosaic)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["sid-net", "sw-net"])
+def test_a_frame_in_three_parts_needs_its_halo(name: NetName, rng: np.random.Generator) -> None:
+    network = lively(small(name))
+    engine = on_openvino(network)
+    mosaic = photo(rng, "bayer", 16, 200)
+    full = split_plan(engine, mosaic, 16)
+    assert full.split is not None
+    short = replace(full, split=replace(full.split, halo=full.split.halo - full.split.cell))
+    expected = infer(on_torch(network), mosaic)
+    assert deviation(infer_module._run(engine, mosaic, full, Silent()), expected) < TOLERANCE
+    assert deviation(infer_module._run(engine, mosaic, short, Silent()), expected) > TOLERANCE
+
+
+def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Generator) -> None:
+    engine = on_openvino(build(NetConfig("gia-net")))
+    mosaic = photo(rng, "bayer", 1200, 1200)
+    whole = 1200**2 * engine.bytes_per_pixel * 1.1 + engine.fixed_bytes
+    assert plan(engine, mosaic, InferOptions(max_memory=int(whole + 1e6))).is_whole
+    asked = plan(engine, mosaic, InferOptions(in_parts=True))
+    assert (asked.split is None, asked.is_whole) == (False, False)
+    chosen = plan(engine, mosaic, InferOptions(max_memory=int(0.6 * whole)))
+    assert chosen.split is not None
+    assert chosen.passes == 1
+    assert "the outer levels in" in str(chosen)
+    tiled = plan(engine, mosaic, InferOptions(max_memory=int(0.3 * whole)))
+    assert tiled.split is None
+    assert not tiled.is_whole
 
 
 @pytest.mark.parametrize(

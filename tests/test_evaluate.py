@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from gia_cli import evaluate as evaluation
 from gia_cli.color import bt709_from_srgb16
@@ -65,6 +66,58 @@ def test_it_scores_what_users_get(config: EvalConfig) -> None:
     expected = psnr(bt709_from_srgb16(levels), render_truth(long) / np.float32(65535))
     assert score.values["psnr"] == pytest.approx(expected, abs=1e-4)
     assert report.summaries[1].means["psnr"].mean > report.summaries[0].means["psnr"].mean + 1
+
+
+def own_pictures(config: EvalConfig, folder: Path, border: int = 0) -> None:
+    """What the enhancer makes, as another program might leave it."""
+    enhancer = Enhancer.from_weights(device="cpu")
+    folder.mkdir(exist_ok=True)
+    for pair in evaluation.open_pairs(config):
+        image = enhancer.enhance(pair.short, ratio=pair.ratio).image
+        height, width = image.shape[:2]
+        cut = image[border : height - border, border : width - border]
+        tifffile.imwrite(folder / f"{pair.short.stem}.tif", cut, photometric="rgb")
+
+
+def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    own_pictures(config, folder)
+    config = replace(config, isp=(), pictures=(f"theirs={folder}",))
+    theirs, own = evaluate(config).summaries
+    assert (theirs.system, theirs.network, theirs.count) == ("theirs", None, 4)
+    assert theirs.means["psnr"].mean == pytest.approx(own.means["psnr"].mean, abs=1e-9)
+    # A border that demosaicing leaves out is left out of the truth, too.
+    own_pictures(config, folder, border=4)
+    narrower, own = evaluate(config).summaries
+    assert narrower.count == 4
+    assert narrower.means["psnr"].mean != own.means["psnr"].mean
+    assert narrower.means["psnr"].mean == pytest.approx(own.means["psnr"].mean, abs=1)
+
+
+def test_pictures_that_do_not_fit_fail_alone(config: EvalConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    own_pictures(config, folder)
+    first, second, third, _ = sorted(folder.glob("*.tif"))
+    first.unlink()
+    tifffile.imwrite(second, np.zeros((96, 100, 3), np.uint16), photometric="rgb")
+    third.write_bytes(b"junk")
+    told: list[Failure] = []
+    config = replace(config, weights=(), isp=(), pictures=(f"theirs={folder}",))
+    report = evaluate(config, on_failure=told.append)
+    assert [summary.count for summary in report.summaries] == [1]
+    words = " ".join(str(failure.error) for failure in told)
+    assert len(told) == 3
+    for phrase in ("has no picture of", "The picture is 100x96, the ground truth", "no TIFF"):
+        assert phrase in words
+
+
+def test_a_folder_of_pictures_needs_a_label_and_pictures(
+    config: EvalConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="LABEL=FOLDER"):
+        evaluate(replace(config, pictures=(str(tmp_path),)))
+    with pytest.raises(DataError, match="no TIFF"):
+        evaluate(replace(config, pictures=(f"theirs={tmp_path}",)))
 
 
 def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from PIL import Image, ImageCms
 
 from gia_cli import output
 from gia_cli.color import bt709_encode, srgb16_from_bt709, srgb_icc_profile
-from gia_cli.errors import OutputError, UsageError
+from gia_cli.errors import DataError, OutputError, UsageError
 from gia_cli.exif import ShotInfo, read_shot
-from gia_cli.output import FORMATS, develop, orient, output_format, write_image
+from gia_cli.output import FORMATS, develop, orient, output_format, read_image, write_image
 from gia_cli.rawfile import write_dng
 
 SHOT = ShotInfo(
@@ -448,3 +448,33 @@ def test_a_developed_picture_is_written_as_developed(
     image = develop(rng.random((3, 20, 30)).astype(np.float32), 6)
     write_image(tmp_path / f"out{suffix}", image)
     assert np.array_equal(_read(tmp_path / f"out{suffix}"), image)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_is_read_as_16_bits(
+    dtype: type[np.uint8 | np.uint16], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    top = np.iinfo(dtype).max
+    levels = rng.integers(0, top, (5, 7, 3), dtype, endpoint=True)
+    levels[0, 0] = top
+    tifffile.imwrite(tmp_path / "x.tif", levels, photometric="rgb")
+    image = read_image(tmp_path / "x.tif")
+    assert image.dtype == np.uint16
+    assert np.array_equal(image, levels.astype(np.uint16) * (65535 // top))
+
+
+def test_what_is_no_rgb_tiff_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    with pytest.raises(DataError, match="no such file"):
+        read_image(path)
+    path.write_bytes(b"no picture at all")
+    with pytest.raises(DataError, match="no TIFF"):
+        read_image(path)
+    grey, floats = np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.float32)
+    for wrong, kind in ((grey, "minisblack"), (floats, "rgb")):
+        tifffile.imwrite(path, wrong, photometric=kind)
+        with pytest.raises(DataError, match="8 or 16 bits"):
+            read_image(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gia_cli.tiling import Span, Tile, round_up, spans, tiles
+from gia_cli.tiling import Span, Tile, even_spans, even_tiles, round_up, spans, tiles
 
 STRIDE = 16
 
@@ -130,3 +130,45 @@ def test_round_up_is_the_next_multiple(step: int) -> None:
         rounded = round_up(size, step)
         assert rounded % step == 0
         assert size <= rounded < size + step
+
+
+# ---------------------------------------------------------------- tiles that are read at one size
+
+
+@pytest.mark.parametrize("halo", [0, 12, 24])
+@pytest.mark.parametrize("size", [4, 40, 200, 204, 1416])
+@pytest.mark.parametrize("core", [4, 16, 100, 512])
+def test_even_spans_are_read_at_one_length_with_all_their_context(
+    size: int, core: int, halo: int
+) -> None:
+    cut = even_spans(size, core, halo, 4)
+    assert [span.core_start for span in cut] == [0, *(span.core_stop for span in cut[:-1])]
+    assert cut[-1].core_stop == size
+    assert len({span.read_stop - span.read_start for span in cut}) == 1
+    for span in cut:
+        assert span.core_start < span.core_stop
+        assert 0 <= span.read_start <= max(span.core_start - halo, 0)
+        assert min(span.core_stop + halo, size) <= span.read_stop <= size
+        assert not any(edge % 4 for edge in (span.core_start, span.read_start, span.read_stop))
+    assert len(cut) <= len(spans(size, core, halo, 4))
+    assert max(span.read_stop - span.read_start for span in cut) <= core + 2 * halo
+
+
+def test_even_tiles_restore_the_frame(rng: np.random.Generator) -> None:
+    frame = rng.random((200, 332))
+    restored = np.full_like(frame, np.nan)
+    cut = even_tiles(200, 332, (48, 64), 12, 4)
+    assert len({tile.read_shape for tile in cut}) == 1
+    for tile in cut:
+        rows, cols = tile.rows, tile.cols
+        read = frame[rows.read_start : rows.read_stop, cols.read_start : cols.read_stop]
+        restored[rows.core_start : rows.core_stop, cols.core_start : cols.core_stop] = read[
+            slice(*rows.core_in_read), slice(*cols.core_in_read)
+        ]
+    assert np.array_equal(restored, frame)
+
+
+def test_even_spans_refuse_what_does_not_fit_the_stride() -> None:
+    for size, core in ((10, 4), (8, 6), (0, 4), (8, 0)):
+        with pytest.raises(ValueError, match="positive multiples of 4"):
+            even_spans(size, core, 8, 4)

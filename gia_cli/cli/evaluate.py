@@ -48,6 +48,16 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pictures",
+            metavar="LABEL=FOLDER",
+            help="A row of another program's pictures: TIFFs in sRGB, named like the short "
+            "exposures; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     camera: Annotated[
         Literal["sony", "fuji"],
         typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
@@ -174,6 +184,7 @@ def evaluate(
         protocol=protocol,
         weights=_for_table(weights or [], rows, terminal) if rows else tuple(weights or ()),
         isp=() if isp is None else choices(isp, "--isp", tuple(ISP_NAMES)),
+        pictures=tuple(pictures or ()),
         ratios=choices(ratio, "--ratio", get_args(RatioMode)),
         limit=limit,
         versus=versus,

@@ -7,6 +7,7 @@ the U-Nets on CPUs, about twice as fast, and starts without torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
@@ -47,6 +48,32 @@ _OUT_OF_MEMORY_TEXTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How an engine computes a frame in three parts, so that only the middle one sees all of it.
+
+    The first levels and the last take most of the memory and need little context: they are computed
+    in tiles. What lies below them is small, has all the context and every vector, and is computed
+    for the whole frame at once. Tiles of the whole network, against this, need a wide halo each,
+    and a pass more for each vector.
+    """
+
+    cell: int
+    """Packed pixels a side of what the middle part computes one place for."""
+    halo: int
+    """Context in packed pixels of a tile of the outer parts, whose core is aligned to the cells."""
+    kept_bytes: int
+    """Of the map between the middle and the last part, for each packed pixel."""
+    depth_bytes: int
+    """Peak of the middle part, for each packed pixel, its input and its result included."""
+    top: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    """Planes of a tile to what `depth` takes, (C, h / cell, w / cell)."""
+    depth: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    """The frame's `top` to what `surface` takes, (C', h / cell, w / cell)."""
+    surface: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+    """Planes of a tile, and `depth` of the same tile, to its picture."""
+
+
 class Engine(Protocol):
     """A network, ready to run; see `nets.base` for what is computed.
 
@@ -82,6 +109,10 @@ class Engine(Protocol):
     @property
     def fixed_bytes(self) -> int:
         """Memory that it will take beside that, whatever the size."""
+
+    @property
+    def split(self) -> Split | None:
+        """Say how a frame is computed in three parts; None if it cannot be."""
 
     def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
         """Make the picture of a whole frame; `meter` hears of the progress, at last of 1."""

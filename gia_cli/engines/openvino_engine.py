@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.checkpoint import WeightsInfo, load_arrays
-from gia_cli.engines import Meter, sounds_like_no_memory
-from gia_cli.engines.openvino_graph import GRAPHS, Weights
+from gia_cli.engines import Meter, Split, sounds_like_no_memory
+from gia_cli.engines.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
 from gia_cli.engines.quiet_openvino import openvino as ov
 from gia_cli.nets import NetConfig
 from gia_cli.runtime import DeviceKind, available_cores
@@ -24,8 +24,7 @@ _WAIT_MS = 100
 def the_core() -> ov.Core:
     """Return the one OpenVINO core of this process.
 
-    Never another: with one for each engine the test suite died of a segmentation fault, minutes
-    later and elsewhere (OpenVINO 2026.4; others report the same).
+    Never another: segmentation faults with several are reported of OpenVINO 2026.0 and later.
     """
     return ov.Core()
 
@@ -103,6 +102,20 @@ class OpenVinoEngine:
         """See `Engine`; compiling copies the weights (measured: 1.7 times them at the most)."""
         return 2 * np.dtype(np.float32).itemsize * self._numbers
 
+    @property
+    def split(self) -> Split:
+        """See `Engine`."""
+        kept, peak = self._graph.split_bytes
+        return Split(
+            cell=2**SPLIT_LEVEL,
+            halo=self._graph.split_halo,
+            kept_bytes=kept,
+            depth_bytes=peak,
+            top=self._top,
+            depth=self._depth,
+            surface=self._surface,
+        )
+
     # ------------------------------------------------------------ what it computes
 
     def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
@@ -157,6 +170,18 @@ class OpenVinoEngine:
     def _picture_shape(self, planes: NDArray[np.float32]) -> tuple[int, int, int]:
         scale = self.config.scale
         return 3, scale * planes.shape[1], scale * planes.shape[2]
+
+    def _top(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        cells = (side // 2**SPLIT_LEVEL for side in planes.shape[1:])
+        return self._infer("top", [planes], (self._graph.widths[SPLIT_LEVEL - 1], *cells))
+
+    def _depth(self, below: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._infer("depth", [below], (self._graph.widths[SPLIT_LEVEL], *below.shape[1:]))
+
+    def _surface(
+        self, planes: NDArray[np.float32], depth: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return self._infer("surface", [planes, depth], self._picture_shape(planes))
 
     def _infer(
         self, part: str, inputs: Sequence[NDArray[np.float32]], shape: tuple[int, ...]

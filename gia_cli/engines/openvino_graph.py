@@ -3,8 +3,8 @@
 What `nets.unet` is to torch. Each class states the same stride and halos as its torch module, and
 makes the same picture up to rounding; the tests hold them against each other.
 
-A layer whose weight is int8 computes in int8. Beside ``NAME.weight`` it has ``NAME.scale``, what one
-step of the weight is worth for each output channel, and ``NAME.ranges``, the least and greatest
+A layer whose weight is int8 computes in int8. Beside ``NAME.weight`` it has ``NAME.scale``, what
+one step of the weight is worth for each output channel, and ``NAME.ranges``, the least and greatest
 number of the map that it reads, which is rounded to 256 steps between them. All other layers
 compute in fp32. OpenVINO computes in int8 best in a form of its own, the integer form:
 
@@ -26,12 +26,16 @@ from gia_cli.engines.quiet_openvino import openvino as ov
 from gia_cli.engines.quiet_openvino import opset13 as ops
 from gia_cli.errors import WeightsMismatchError
 from gia_cli.nets import NetConfig
+from gia_cli.tiling import round_up
 
 # Nodes and outputs: the package's own types are too loose to say more.
 Node = Any
 Shape = Sequence[int]
 
 _LEVELS = 5
+#: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
+#: and all below for the whole frame at once.
+SPLIT_LEVEL = 2
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
 
@@ -145,6 +149,8 @@ class UNetGraph:
     halo: ClassVar[int] = 96
     vector_halos: ClassVar[tuple[int, ...]] = ()
     dilation: ClassVar[int] = 1
+    #: How far a 3x3 convolution sees, in pixels of its level.
+    reach: ClassVar[int] = 1
     #: Peak memory for each packed pixel, in channels of the top level (see `bytes_per_pixel`).
     maps_at_once: ClassVar[int] = 13
 
@@ -173,13 +179,25 @@ class UNetGraph:
         """
         planes = self._planes(height, width)
         features = self._encode(planes)
-        term = None
-        if self.vector_halos:
-            mean = ops.reduce_mean(features[-1], np.array([2, 3]), keep_dims=True)
-            term = self._term(mean)
-        model = ov.Model([self._decode(features, term)], [planes], "whole")
+        model = ov.Model([self._decode(features, self._term_of(features[-1]))], [planes], "whole")
         self._weights.check_all_used()
         return model
+
+    @property
+    def split_halo(self) -> int:
+        """Context in packed pixels that a core aligned to the cells needs in `top` and `surface`.
+
+        Two convolutions at each size on the way up, and as many on the way down to the last skip.
+        """
+        one_way = 2 * self.reach * sum(2**level for level in range(SPLIT_LEVEL))
+        return round_up(2 * one_way, 2**SPLIT_LEVEL)
+
+    @property
+    def split_bytes(self) -> tuple[int, int]:
+        """Memory for each packed pixel: of what `depth` returns, and the peak while it runs."""
+        area = 4**SPLIT_LEVEL
+        above, below = (4 * self.widths[level] // area for level in (SPLIT_LEVEL - 1, SPLIT_LEVEL))
+        return below, above + below + self.maps_at_once * self.widths[SPLIT_LEVEL] // area
 
     def measure(self, height: int = _OPEN, width: int = _OPEN) -> ov.Model:
         """Build planes to the map that is averaged, (1, C, H / stride, W / stride)."""
@@ -199,30 +217,69 @@ class UNetGraph:
         picture = self._decode(self._encode(inputs[0]), inputs[-1])
         return ov.Model([picture], inputs, "render")
 
+    # ------------------------------------------------------------ the same in three parts
+
+    def top(self, height: int, width: int) -> ov.Model:
+        """Build planes to what the depth is made of, (1, C, h / cell, w / cell)."""
+        planes = self._planes(height, width)
+        shallow = self._encode(planes, 0, SPLIT_LEVEL)[-1]
+        return ov.Model([_halved(shallow)], [planes], "top")
+
+    def depth(self, height: int, width: int) -> ov.Model:
+        """Build the frame's `top` to the decoder's map of the same size, every mean included."""
+        below = ov.PartialShape([1, self.widths[SPLIT_LEVEL - 1], height, width])
+        given = ops.parameter(below, np.float32, name="below")
+        features = self._encode(given, SPLIT_LEVEL, _LEVELS)
+        map_ = self._bottleneck(features[-1], self._term_of(features[-1]))
+        return ov.Model([self._climb(map_, features[:-1], SPLIT_LEVEL)], [given], "depth")
+
+    def surface(self, height: int, width: int) -> ov.Model:
+        """Build planes and the `depth` below them to the picture."""
+        planes = self._planes(height, width)
+        cell = 2**SPLIT_LEVEL
+        below = ov.PartialShape([1, self.widths[SPLIT_LEVEL], height // cell, width // cell])
+        given = ops.parameter(below, np.float32, name="depth")
+        top = self._climb(given, self._encode(planes, 0, SPLIT_LEVEL), 0)
+        return ov.Model([self._picture(top)], [planes, given], "surface")
+
+    # ------------------------------------------------------------ down and up
+
     def _planes(self, height: int, width: int) -> Node:
         shape = ov.PartialShape([1, self.config.in_channels, height, width])
         return ops.parameter(shape, np.float32, name="planes")
 
-    # ------------------------------------------------------------ down and up
-
-    def _encode(self, x: Node) -> list[Node]:
+    def _encode(self, x: Node, first: int = 0, stop: int = _LEVELS) -> list[Node]:
+        """Go down the levels from `first` on; `x` has that level's size."""
         features: list[Node] = []
         inputs = [self.config.in_channels, *self.widths]
-        for level, width in enumerate(self.widths):
-            if level:
-                x = _pooled(x)
-            x = self._double_conv(f"encoder.{level}", [x], inputs[level], width)
+        for level in range(first, stop):
+            if level > first:
+                x = _halved(x)
+            x = self._double_conv(f"encoder.{level}", [x], inputs[level], self.widths[level])
             features.append(x)
         return features
 
     def _decode(self, features: list[Node], term: Node | None) -> Node:
         x = self._bottleneck(features[-1], term)
-        for step, level in enumerate(range(_LEVELS - 2, -1, -1)):
-            width = self.widths[level]
+        return self._picture(self._climb(x, features[:-1], 0))
+
+    def _climb(self, x: Node, skips: list[Node], last: int) -> Node:
+        """Go up to level `last`; the skips are those of the levels from there on."""
+        for level in range(last + len(skips) - 1, last - 1, -1):
+            step, width = _LEVELS - 2 - level, self.widths[level]
             up = self._upsample(f"upsample.{step}", x, 2 * width, width)
-            x = self._double_conv(f"decoder.{step}", [up, features[level]], 2 * width, width)
+            x = self._double_conv(f"decoder.{step}", [up, skips[level - last]], 2 * width, width)
+        return x
+
+    def _picture(self, x: Node) -> Node:
         x = self._conv("to_rgb", [x], self.widths[0], 3 * self.config.scale**2, side=1)
         return ops.depth_to_space(x, "depth_first", self.config.scale)
+
+    def _term_of(self, feature: Node) -> Node | None:
+        """Work out what comes of a map's own mean; None for a network without a vector."""
+        if not self.vector_halos:
+            return None
+        return self._term(ops.reduce_mean(feature, np.array([2, 3]), keep_dims=True))
 
     def _double_conv(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
         x = _activated(self._conv3x3(f"{name}.0", parts, inputs, outputs))
@@ -317,7 +374,7 @@ def _rounded(x: Node, low: np.float32, high: np.float32) -> Node:
     """
     node = x.get_node() if isinstance(x, ov.Output) else x
     if node.get_type_name() == "MaxPool":
-        return _pooled(_rounded(node.input_value(0), low, high))
+        return _halved(_rounded(node.input_value(0), low, high))
     if node.get_type_name() == "DepthToSpace":
         inner = _rounded(node.input_value(0), low, high)
         return ops.depth_to_space(inner, "depth_first", 2).output(0)
@@ -325,7 +382,7 @@ def _rounded(x: Node, low: np.float32, high: np.float32) -> Node:
     return ops.fake_quantize(x, *ends, *ends, levels=256)
 
 
-def _pooled(x: Node) -> Node:
+def _halved(x: Node) -> Node:
     return ops.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
 
 
@@ -393,12 +450,14 @@ class DilatedGraph(UNetGraph):
 
     halo = 192
     dilation = 2
+    reach = 2
 
 
 class SplitGraph(UNetGraph):
     """SW-Net: each 3x3 convolution a plain and a dilated half."""
 
     halo = 192
+    reach = 2
 
     def _conv3x3(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
         half = outputs // 2

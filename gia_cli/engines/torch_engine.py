@@ -33,6 +33,7 @@ class TorchEngine:
     """
 
     fixed_bytes = 0
+    split = None  # large frames take tiles of the whole network
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self._network = network
