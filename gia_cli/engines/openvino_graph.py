@@ -38,6 +38,8 @@ _LEVELS = 5
 SPLIT_LEVEL = 2
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
+_STEPS = 256  # of what int8 layers read
+_ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step at zero
 
 
 class Weights:
@@ -81,8 +83,8 @@ class Weights:
         Raises
         ------
         WeightsMismatchError
-            As `take`; also scales that are not positive and ranges that do not hold zero, which is
-            what the borders are padded with.
+            As `take`; also scales that are not positive, and ranges without a step at zero, which
+            is what the borders are padded with.
         """
         if not self.is_int8(f"{layer}.weight"):
             return Kernel(self.take(f"{layer}.weight", *shape))
@@ -91,8 +93,8 @@ class Weights:
         low, high = self.take(f"{layer}.ranges", 2)
         if not (scale > 0).all():
             raise self._mismatch(f"{layer}.scale holds a number that is not positive")
-        if not low <= 0 <= high or low == high:
-            raise self._mismatch(f"{layer}.ranges is no range around zero")
+        if not low <= 0 <= high or low == high or not _has_zero_step(float(low), float(high)):
+            raise self._mismatch(f"{layer}.ranges is no range with a step at zero")
         return Kernel(weight, scale, (low, high))
 
     def check_all_used(self) -> None:
@@ -117,6 +119,11 @@ class Weights:
 
     def _mismatch(self, problem: str) -> WeightsMismatchError:
         return WeightsMismatchError(f"{self._origin}: {problem}.")
+
+
+def _has_zero_step(low: float, high: float) -> bool:
+    below = -low / (high - low) * (_STEPS - 1)
+    return abs(below - round(below)) < _ZERO_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +374,7 @@ def _constant(array: NDArray[Any]) -> Node:
 
 
 def _rounded(x: Node, low: np.float32, high: np.float32) -> Node:
-    """Round to 256 steps from `low` to `high`.
+    """Round to `_STEPS` steps from `low` to `high`.
 
     Rounding keeps the order and looks at single numbers, so it may come before pooling and
     shuffling: those move a quarter of the bytes then, and who reads the larger map shares it.
@@ -379,7 +386,7 @@ def _rounded(x: Node, low: np.float32, high: np.float32) -> Node:
         inner = _rounded(node.input_value(0), low, high)
         return ops.depth_to_space(inner, "depth_first", 2).output(0)
     ends = [_constant(np.array(end, np.float32)) for end in (low, high)]
-    return ops.fake_quantize(x, *ends, *ends, levels=256)
+    return ops.fake_quantize(x, *ends, *ends, levels=_STEPS)
 
 
 def _halved(x: Node) -> Node:
