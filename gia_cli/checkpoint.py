@@ -193,14 +193,20 @@ def find_quantised(info: WeightsInfo) -> WeightsInfo:
     """
     if info.quantised_from is not None:
         return info
+    digest = _digest(info)
     for row in [*_listed_beside(info.path), *list_weights()]:
-        if row.quantised_from is not None and row.quantised_from.sha256 == info.sha256:
+        if row.quantised_from is not None and row.quantised_from.sha256 == digest:
             return row
     raise WeightsError(
         f"There are no int8 weights made from '{info.name}'.",
         hint=f"Make them with 'gia weights quantize {info.name}', "
         "or name those in another folder with --weights FILE.",
     )
+
+
+def _digest(info: WeightsInfo) -> str:
+    """Return the digest that the manifest promises, or that of a file that none lists."""
+    return info.sha256 or hashlib.sha256(read_verified(info)).hexdigest()
 
 
 def _by_name_or_path(wanted: str) -> WeightsInfo:
@@ -487,7 +493,6 @@ def save_quantised(
     """
     import safetensors.numpy
 
-    digest = original.sha256 or hashlib.sha256(read_verified(original)).hexdigest()
     row = {
         "name": path.stem,
         "config": original.config.to_json(),
@@ -497,7 +502,7 @@ def save_quantised(
         "neutral_wb": original.neutral_wb,
         "licence": original.licence,
         "training": original.training,
-        "quantised_from": {"name": original.name, "sha256": digest},
+        "quantised_from": {"name": original.name, "sha256": _digest(original)},
         **metadata,
     }
     header = {_METADATA_KEY: json.dumps(row, sort_keys=True)}
