@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU, INT8 = Runtime("cpu", "float32"), Runtime("cpu", "int8")
 SAMPLE = Path(__file__).parents[1] / "samples" / "night.ARW"
-# In units of the picture's standard deviation. Measured: up to 0.040; parts and tiles: no difference.
+# In units of the picture's standard deviation. Measured: up to 0.040.
 NEAR = 0.08
 
 
@@ -72,9 +72,10 @@ def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
     assert not plan(engine, mosaic, InferOptions(tile=64)).is_whole
     tiled = infer(engine, mosaic, InferOptions(tile=64))
     parts = infer_module._run(engine, mosaic, split_plan(engine, mosaic, 32), Silent())
-    # Numbers between two steps may fall to either side: little, against the rounding itself.
-    assert off(tiled, whole) < rounding / 20
-    assert off(parts, whole) < rounding / 20
+    # Here they are equal; but a number between two steps may fall to either side, and of that
+    # everything behind it differs, though by less than the rounding itself.
+    assert off(tiled, whole) < 0.7 * rounding
+    assert off(parts, whole) < 0.7 * rounding
 
 
 def test_the_layers_really_are_int8(rng: np.random.Generator) -> None:

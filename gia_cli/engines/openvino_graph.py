@@ -11,6 +11,9 @@ compute in fp32. OpenVINO computes in int8 best in a form of its own, the intege
 - maps that stand for their concatenation are really joined: their sum would be made in fp32;
 - a transposed convolution is a plain one to the four sub-pixels of each cell, which are then
   shuffled into place; its int8 weight is that of the plain one, (4 * outputs, inputs, 1, 1).
+
+A difference of 1e-7 before a rounding can become a whole step, which spreads; so in int8 tiles and
+parts make the whole frame's picture not up to 1e-6, but up to less than int8 loses against fp32.
 """
 
 from __future__ import annotations
