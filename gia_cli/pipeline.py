@@ -118,10 +118,10 @@ class Enhancer:
         config = None if info is None else info.config
         if engine == "openvino":
             require_openvino(runtime, config)
-        if runtime.dtype == "int8":
+        if runtime.dtype == "int8" and info is not None:
+            info = find_quantised(info)
+        if runtime.dtype == "int8" or (info is not None and info.quantised_from is not None):
             require_int8(runtime, engine, config)
-            if info is not None:
-                find_quantised(info)
 
     @classmethod
     def from_weights(

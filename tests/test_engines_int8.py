@@ -233,9 +233,14 @@ def test_precision_int8_without_such_weights_says_how_to_make_them(tmp_path: Pat
 def test_precision_int8_needs_openvino(
     pair: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, _ = pair
+    own, rounded = pair
+    for path in (own.path, rounded.path):
+        with pytest.raises(DeviceError, match="not with torch"):
+            Enhancer.from_weights(path, precision="int8", engine="torch")
     with pytest.raises(DeviceError, match="not with torch"):
-        Enhancer.from_weights(own.path, precision="int8", engine="torch")
+        Enhancer.from_weights(rounded.path, engine="torch")
+    with pytest.raises(DeviceError, match="not in bfloat16"):
+        Enhancer.from_weights(rounded.path, device="cpu", precision="bf16")
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="OpenVINO is not installed") as caught:
         Enhancer.from_weights(own.path, precision="int8")
