@@ -41,7 +41,7 @@ _LEVELS = 5
 SPLIT_LEVEL = 2
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
-# Measured. In int8 it is 5 to 7 where all who read a map round it alike, as NNCF has it.
+# Measured. In int8, GIA-Net takes 5 or 6 where all who read a map round it alike, as NNCF has it.
 _MAPS_FP32, _MAPS_INT8 = 13, 10
 # Those with the largest maps, but for the first and the last, which are always in fp32.
 _TOP_LAYERS = ("encoder.0.2", "upsample.3", "decoder.3.0", "decoder.3.2")
