@@ -40,6 +40,14 @@ _MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """The weights that int8 weights were made from."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsInfo:
     """One row of the manifest: what the weights are and where they came from."""
 
@@ -60,6 +68,8 @@ class WeightsInfo:
     licence: str | None
     training: dict[str, Any]
     """Data, recipe and what else is known of the training."""
+    quantised_from: Original | None = None
+    """Of int8 weights, which only OpenVINO runs; None for all others."""
 
 
 def weights_folder() -> Path:
@@ -91,6 +101,7 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
 
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     daylight, neutral = row.get("daylight_wb"), row.get("neutral_wb")
+    original = row.get("quantised_from")
     if row["encoding"] != "bt709":
         raise WeightsMismatchError(
             f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
@@ -107,6 +118,7 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
         size=row["bytes"],
         licence=row.get("licence"),
         training=row.get("training", {}),
+        quantised_from=None if original is None else Original(**original),
     )
 
 
@@ -120,7 +132,8 @@ def find_weights(
     Parameters
     ----------
     name_or_path : str, Path or None
-        None: the environment's ``GIA_WEIGHTS``, else the manifest's first row for `kind`.
+        None: the environment's ``GIA_WEIGHTS``, else the manifest's first row for `kind` that is
+        not int8.
     kind : "bayer" or "xtrans", optional
         The photo's array. Weights for the other one are refused.
     white_balance : "learned" or "as-shot", optional
@@ -156,13 +169,44 @@ def find_weights(
 def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> WeightsInfo:
     for info in list_weights():
         is_wanted = white_balance in (None, info.config.white_balance)
-        if kind in (None, info.config.cfa) and is_wanted:
+        if kind in (None, info.config.cfa) and is_wanted and info.quantised_from is None:
             return info
     which = "" if white_balance is None else f" with the white balance '{white_balance}'"
     raise NoWeightsForCfaError(
         f"This version has no weights for {kind} photos{which} yet.",
         hint="Give your own with --weights FILE; 'gia weights list' shows what is there.",
     )
+
+
+def find_quantised(info: WeightsInfo) -> WeightsInfo:
+    """Find the int8 weights that were made from given ones, beside them or among the shipped.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+        int8 weights are their own answer.
+
+    Raises
+    ------
+    WeightsError
+        There are none.
+    """
+    if info.quantised_from is not None:
+        return info
+    digest = _digest(info)
+    for row in [*_listed_beside(info.path), *list_weights()]:
+        if row.quantised_from is not None and row.quantised_from.sha256 == digest:
+            return row
+    raise WeightsError(
+        f"There are no int8 weights made from '{info.name}'.",
+        hint=f"Make them with 'gia weights quantize {info.name}', "
+        "or name those in another folder with --weights FILE.",
+    )
+
+
+def _digest(info: WeightsInfo) -> str:
+    """Return the digest that the manifest promises, or that of a file that none lists."""
+    return info.sha256 or hashlib.sha256(read_verified(info)).hexdigest()
 
 
 def _by_name_or_path(wanted: str) -> WeightsInfo:
@@ -275,8 +319,14 @@ def load_network(info: WeightsInfo) -> Network:
     WeightsNotFoundError, WeightsCorruptError
         As `read_verified`.
     WeightsMismatchError
-        A tensor is missing, left over, of the wrong shape or not finite.
+        A tensor is missing, left over, of the wrong shape or not finite; or the weights are int8.
     """
+    if info.quantised_from is not None:
+        raise WeightsMismatchError(
+            f"The weights '{info.name}' are int8, which torch does not run here.",
+            hint=f"Use those that they were made from, '{info.quantised_from.name}'; "
+            "'gia enhance' runs int8 with OpenVINO on the CPU.",
+        )
     import safetensors
     import safetensors.torch
 
@@ -402,8 +452,6 @@ def save_weights(
     import safetensors.torch
     import torch
 
-    from gia_cli.files import atomic_file
-
     row = {
         "name": path.stem,
         "config": network.config.to_json(),
@@ -419,6 +467,52 @@ def save_weights(
     }
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(row, sort_keys=True)})
+    return _written(path, data, row)
+
+
+def save_quantised(
+    path: Path, arrays: dict[str, NDArray[Any]], original: WeightsInfo, **metadata: Any
+) -> dict[str, Any]:
+    """Save int8 weights as safetensors, and return their manifest row.
+
+    Parameters
+    ----------
+    path : Path
+        The file name's stem becomes the name of the weights.
+    arrays : dict
+        As `openvino_graph` takes them.
+    original : WeightsInfo
+        What they were made from, whose facts the row takes over.
+    **metadata
+        Further fields of the row.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    import safetensors.numpy
+
+    row = {
+        "name": path.stem,
+        "config": original.config.to_json(),
+        "camera": original.camera,
+        "encoding": original.encoding,
+        "daylight_wb": original.daylight_wb,
+        "neutral_wb": original.neutral_wb,
+        "licence": original.licence,
+        "training": original.training,
+        "quantised_from": {"name": original.name, "sha256": _digest(original)},
+        **metadata,
+    }
+    header = {_METADATA_KEY: json.dumps(row, sort_keys=True)}
+    return _written(path, safetensors.numpy.save(arrays, header), row)
+
+
+def _written(path: Path, data: bytes, row: dict[str, Any]) -> dict[str, Any]:
+    """Write a file of weights; return its row with digest and size."""
+    from gia_cli.files import atomic_file
+
     with atomic_file(path) as file:
         file.write(data)
     digest = hashlib.sha256(data).hexdigest()

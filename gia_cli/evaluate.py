@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli import __version__
-from gia_cli.checkpoint import WeightsInfo, find_weights
+from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights
 from gia_cli.color import bt709_from_srgb16
 from gia_cli.data.sid import (
     KINDS,
@@ -451,6 +451,8 @@ def open_systems(config: EvalConfig) -> list[System]:
     for text in config.weights:
         label, name = split_label(text)
         info = find_weights(name, kind)
+        if config.precision == "int8":
+            info = find_quantised(info)
         enhancer = Enhancer.from_weights(
             info.path, device=config.device, precision=config.precision, engine=config.engine
         )

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from gia_cli import __version__
 from gia_cli.cfa import CfaKind
-from gia_cli.checkpoint import WeightsInfo, find_weights
-from gia_cli.engines import Engine, EngineName, open_engine, require_openvino
+from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights
+from gia_cli.engines import Engine, EngineName, open_engine, require_int8, require_openvino
 from gia_cli.errors import UsageError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
@@ -159,8 +159,13 @@ class Enhancer:
         self._engines: dict[CfaKind, Engine] = {}
         # A wrong name should fail before the first photo is read, and so should an engine.
         info = None if weights is None else find_weights(weights, white_balance=white_balance)
+        config = None if info is None else info.config
         if engine == "openvino":
-            require_openvino(runtime, None if info is None else info.config)
+            require_openvino(runtime, config)
+        if runtime.dtype == "int8" and info is not None:
+            info = find_quantised(info)
+        if runtime.dtype == "int8" or (info is not None and info.quantised_from is not None):
+            require_int8(runtime, engine, config)
 
     @classmethod
     def from_weights(
@@ -182,7 +187,8 @@ class Enhancer:
             Name of shipped weights or path of a safetensors file; by default ``GIA_WEIGHTS``, else
             what ships for each photo's colour filter array.
         device : "auto", "cpu", "cuda" or "mps"
-        precision : "auto", "fp32", "fp16" or "bf16"
+        precision : "auto", "fp32", "fp16", "bf16" or "int8"
+            int8 runs the int8 weights that were made from the chosen ones, on the CPU.
         tile : int, optional
             Tile side in photosites; by default the whole frame if memory allows.
         max_memory : int (bytes) or str ("1500MB"), optional
@@ -322,7 +328,8 @@ class Enhancer:
 
     def _weights_for(self, kind: CfaKind) -> WeightsInfo:
         if kind not in self._found:
-            self._found[kind] = find_weights(self._weights, kind, self._white_balance)
+            info = find_weights(self._weights, kind, self._white_balance)
+            self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
         return self._found[kind]
 
     def _engine(self, weights: WeightsInfo, progress: Progress = SILENT) -> Engine:

@@ -22,9 +22,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 DeviceKind = Literal["cpu", "cuda", "mps"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
-#: Names of number formats, as torch and NumPy have them. Double is for tests.
-NumberFormat = Literal["float16", "bfloat16", "float32", "float64"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+#: Names of number formats, as torch and NumPy have them. Double is for tests; int8 stands for
+#: networks that are int8 for the most part, which only OpenVINO runs.
+NumberFormat = Literal["float16", "bfloat16", "float32", "float64", "int8"]
 
 MEGABYTE = 10**6
 # Of the memory that is free now, this share is ours; the rest is for what others start meanwhile.
@@ -51,7 +52,7 @@ class Runtime:
     @property
     def number_bytes(self) -> int:
         """Bytes of one number."""
-        return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
+        return {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
 
     def __str__(self) -> str:
         return f"{self.device}, {self.dtype}"
@@ -64,20 +65,31 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
     ----------
     device : "auto", "cpu", "cuda" or "mps"
         auto: CUDA, else Apple's MPS, else CPU.
-    precision : "auto", "fp32", "fp16" or "bf16"
-        auto: fp16 on CUDA, fp32 elsewhere.
+    precision : "auto", "fp32", "fp16", "bf16" or "int8"
+        auto: fp16 on CUDA, fp32 elsewhere. int8 means the CPU.
 
     Raises
     ------
     DeviceError
         The device is not there, or cannot compute in that precision.
     """
+    if precision == "int8" and device == "auto":
+        device = "cpu"
     chosen = _present_device(device)
+    if precision == "int8" and chosen != "cpu":
+        raise DeviceError(
+            f"int8 is computed on the CPU, not on {chosen}.", hint="Leave out --device."
+        )
     if precision == "auto":
         precision = "fp16" if chosen == "cuda" else "fp32"
     if precision == "fp16" and chosen == "cpu":
         raise DeviceError("The CPU does not compute in fp16.", hint="Use --precision fp32 or bf16.")
-    formats: dict[str, NumberFormat] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    formats: dict[str, NumberFormat] = {
+        "fp32": "float32",
+        "fp16": "float16",
+        "bf16": "bfloat16",
+        "int8": "int8",
+    }
     return Runtime(chosen, formats[precision])
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.cfa import CfaKind
@@ -87,3 +90,48 @@ def global_terms(network: Network, x: Tensor) -> list[Tensor]:
         mean = frame_sum(feature).sum(0, keepdim=True) / cells
         terms.append(network.global_term(index, mean.to(x.dtype)).detach())
     return terms
+
+
+def int8_arrays(network: Network, planes: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Quantise a U-Net by hand, with the ranges of one photo; its first and last layer stay fp32.
+
+    Nothing of NNCF: what is stored for a layer, and how, is worked out here once more.
+    """
+    arrays = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+    for name, read in _layer_inputs(network, planes).items():
+        if name in ("encoder.0.0", "encoder.0.0.plain", "encoder.0.0.dilated", "to_rgb"):
+            continue
+        if name.startswith(("gia.", "se.")):
+            continue
+        weight = arrays[f"{name}.weight"]
+        if name.startswith("upsample."):  # (in, out, 2, 2): a plain one to four sub-pixels each
+            weight = weight.transpose(1, 2, 3, 0).reshape(-1, weight.shape[0], 1, 1)
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        arrays[f"{name}.weight"] = np.rint(weight / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
+        arrays[f"{name}.scale"] = scale.astype(np.float32)
+        arrays[f"{name}.ranges"] = _range_with_zero(float(read.min()), float(read.max()))
+    return arrays
+
+
+def _layer_inputs(network: Network, planes: NDArray[np.float32]) -> dict[str, Tensor]:
+    seen: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_pre_hook(
+            lambda module, inputs, name=name: seen.__setitem__(name, inputs[0])
+        )
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    with torch.no_grad():
+        network(torch.from_numpy(planes)[None])
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def _range_with_zero(low: float, high: float) -> NDArray[np.float32]:
+    """Widen a range until one of its 256 steps is zero."""
+    low, high = min(low, 0.0), max(high, 1e-6)
+    below = min(round(-255 * low / (high - low)), 254)
+    step = max(high / (255 - below), -low / below if below else 0)
+    return np.array([-below * step, (255 - below) * step], np.float32)

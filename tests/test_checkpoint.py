@@ -25,7 +25,9 @@ from gia_cli.checkpoint import (
     ENVIRONMENT_VARIABLE,
     MANIFEST,
     WeightsInfo,
+    find_quantised,
     find_weights,
+    list_in_manifest,
     list_weights,
     load_network,
     read_verified,
@@ -338,6 +340,34 @@ def test_the_default_is_the_first_that_fits_the_photo(
     assert find_weights(None, "bayer").name == "bayer"
     assert find_weights(None, "xtrans").name == "xtrans-1"
     assert find_weights("xtrans-2", "xtrans").name == "xtrans-2"
+
+
+def test_int8_weights_are_never_the_default(
+    saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, row = saved
+    (path.parent / MANIFEST).unlink(missing_ok=True)
+    original = {"name": row["name"], "sha256": row["sha256"]}
+    list_in_manifest(path.parent, {**row, "name": "int8", "quantised_from": original})
+    monkeypatch.setattr(checkpoint, "weights_folder", lambda: path.parent)
+    assert find_weights("int8").quantised_from is not None
+    with pytest.raises(NoWeightsForCfaError):
+        find_weights(None, find_weights("int8").config.cfa)
+    list_in_manifest(path.parent, row)
+    found = find_weights(None, find_weights("int8").config.cfa)
+    assert found.name == row["name"]
+    assert find_quantised(found).name == find_quantised(find_weights("int8")).name == "int8"
+
+
+@pytest.mark.parametrize("original", [{}, {"name": "x"}, {"name": "x", "digest": "0"}, "x"])
+def test_a_row_that_does_not_say_what_it_was_made_from_is_refused(
+    original: Any, saved: tuple[Path, dict[str, Any]]
+) -> None:
+    path, row = saved
+    manifest = {"weights": [{**row, "quantised_from": original}]}
+    (path.parent / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="is not a manifest"):
+        list_weights(path.parent)
 
 
 def test_without_weights_for_an_array_there_is_no_default(

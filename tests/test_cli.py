@@ -76,6 +76,15 @@ def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
     assert "Leave out --engine" in result.stderr
 
 
+def test_precision_int8_without_int8_weights_is_refused(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "--precision", "int8", "--weights", "gia-sony-v0")
+    assert result.exit_code == 40
+    assert "no int8 weights made from 'gia-sony-v0'" in result.stderr
+    assert "gia weights quantize gia-sony-v0" in " ".join(result.stderr.split())
+    refused = gia("enhance", make_arw(), "--precision", "int8", "--engine", "torch")
+    assert refused.exit_code == 50
+
+
 def test_compare_writes_a_sheet_beside(make_arw: MakePhoto, tmp_path: Path) -> None:
     result = gia("enhance", make_arw(), "--compare")
     assert result.exit_code == 0

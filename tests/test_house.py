@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"engines", "data", "perceptual"},
     {"infer"},
     {"pipeline", "trainlog", "measures"},
-    {"batch", "train", "evaluate", "bench"},
+    {"batch", "train", "evaluate", "bench", "quantize"},
     {"report", "ablation", "diagnose"},
     {"console"},
     {"cli"},
@@ -39,6 +39,7 @@ FENCES: dict[str, set[str]] = {
     "psutil": {"runtime"},
     "safetensors": {"checkpoint", "pretrained"},
     "openvino": {"engines"},
+    "nncf": {"engines"},
     "torch": {"nets", "engines", "runtime", "checkpoint"}
     | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"}
     | {"diagnose"},

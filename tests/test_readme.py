@@ -40,9 +40,10 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     assert listed == set(all_errors())
 
 
-@pytest.mark.parametrize(
-    "command", ["enhance", "info", "simulate", "train", "eval", "bench", "weights export"]
-)
+COMMANDS = ("enhance", "info", "simulate", "train", "eval", "bench")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "weights export", "weights quantize"])
 def test_every_option_in_the_readme_exists(command: str) -> None:
     help_text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
     for line in README.splitlines():

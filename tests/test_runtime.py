@@ -95,6 +95,14 @@ def test_cpu_computes_in_fp32_and_bf16(precision: Precision, dtype: NumberFormat
     assert resolve("cpu", precision) == Runtime("cpu", dtype)
 
 
+def test_int8_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("auto", "int8") == resolve("cpu", "int8") == Runtime("cpu", "int8")
+    monkeypatch.setattr(runtime, "_present_device", lambda wanted: wanted)
+    with pytest.raises(DeviceError, match="not on cuda") as caught:
+        resolve("cuda", "int8")
+    assert caught.value.hint == "Leave out --device."
+
+
 def test_cpu_refuses_fp16() -> None:
     with pytest.raises(DeviceError, match="fp16") as caught:
         resolve("cpu", "fp16")

@@ -107,7 +107,9 @@ def bench(
     if not as_json:
         _show_costs(costs, terminal)
     if speed:
-        precisions = choices(precision, "--precision", get_args(Precision))
+        # int8 is made of trained weights, and these are none.
+        formats = [name for name in get_args(Precision) if name != "int8"]
+        precisions = choices(precision, "--precision", formats)
         config = SpeedConfig(
             networks=tuple(network or ("sid-net", "gia-net")),
             size=frame,

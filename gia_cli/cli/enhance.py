@@ -108,8 +108,11 @@ def enhance(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"],
-        typer.Option("--precision", help="auto: fp16 on CUDA, fp32 elsewhere."),
+        Literal["auto", "fp32", "fp16", "bf16", "int8"],
+        typer.Option(
+            "--precision",
+            help="auto: fp16 on CUDA, fp32 elsewhere; int8: CPUs only, with weights of its own.",
+        ),
     ] = "auto",
     tile: Annotated[
         str,

@@ -154,8 +154,11 @@ def evaluate(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"],
-        typer.Option("--precision", help="auto: fp32 on CPUs, fp16 on CUDA."),
+        Literal["auto", "fp32", "fp16", "bf16", "int8"],
+        typer.Option(
+            "--precision",
+            help="auto: fp32 on CPUs, fp16 on CUDA; int8: the weights made from these, on the CPU.",
+        ),
     ] = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

@@ -1,13 +1,14 @@
-"""``gia weights``: list, export, verify."""
+"""``gia weights``: list, export, quantize, verify."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gia_cli.cli.app import Json, weights_app
+from gia_cli.cli.app import Json, given, weights_app
 
 
 @weights_app.command("list")
@@ -29,6 +30,7 @@ def weights_list(as_json: Json = False) -> None:
                 "sha256": row.sha256,
                 "bytes": row.size,
                 "training": row.training,
+                "quantised_from": row.quantised_from and asdict(row.quantised_from),
             }
             for row in found
         ]
@@ -80,6 +82,58 @@ def weights_export(
     terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {out / row['file']}")
 
 
+@weights_app.command("quantize")
+def weights_quantize(
+    weights: Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")],
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the int8 weights.", show_default=False)
+    ],
+    photos: Annotated[
+        list[Path],
+        typer.Option(
+            "--photos",
+            metavar="FOLDER",
+            help="Photographs to make nights of; may be repeated.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
+    ] = Path("weights"),
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", help="Nights to go by (default: 64).", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the nights.", show_default=False)
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Where decoded photographs are kept (default: as gia train).",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace weights of that name.")
+    ] = False,
+) -> None:
+    """Make int8 weights, which OpenVINO runs faster on CPUs, by simulated nights."""
+    from gia_cli.console import Terminal
+    from gia_cli.quantize import QuantizeConfig, quantize
+
+    options = given(samples=samples, seed=seed, cache=cache)
+    config = QuantizeConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
+    terminal = Terminal()
+    with terminal:
+        row = quantize(config, terminal)
+    path = out / row["file"]
+    terminal.line(str(path))
+    terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {path}")
+
+
 @weights_app.command("verify")
 def weights_verify(
     names: Annotated[
@@ -90,11 +144,16 @@ def weights_verify(
     """Check the SHA-256 of weights, and that they fit their network."""
     from gia_cli.checkpoint import find_weights, list_weights, load_network
     from gia_cli.console import Terminal
+    from gia_cli.engines import open_engine
+    from gia_cli.runtime import Runtime
 
     terminal = Terminal()
     chosen = [find_weights(name) for name in names] if names else list_weights()
     for row in chosen:
-        load_network(row)
+        if row.quantised_from is None:
+            load_network(row)
+        else:
+            open_engine(row, Runtime("cpu", "int8"))
         if row.sha256 is None:
             terminal.line(f"{row.name}: fits its network, but no manifest holds its SHA-256")
         else:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.checkpoint import WeightsInfo
-from gia_cli.errors import DeviceError
+from gia_cli.errors import DeviceError, WeightsMismatchError
 from gia_cli.nets import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceKind, Runtime
@@ -164,7 +164,9 @@ def open_engine(
     Parameters
     ----------
     info : WeightsInfo
+        int8 weights run on OpenVINO, whatever fp32 or auto would choose.
     runtime : Runtime
+        In int8 only for int8 weights.
     engine : "auto", "torch" or "openvino"
         auto: OpenVINO where it can, else torch.
     progress : Progress
@@ -173,10 +175,12 @@ def open_engine(
     Raises
     ------
     DeviceError
-        OpenVINO was asked for and cannot run this.
+        OpenVINO was asked for, or is needed for int8, and cannot run this.
     WeightsError
         See `load_network`.
     """
+    if info.quantised_from is not None or runtime.dtype == "int8":
+        return _open_int8(info, runtime, engine, progress)
     if engine == "torch":
         return _open_torch(info, runtime, "as asked", progress)
     if engine == "openvino":
@@ -201,17 +205,52 @@ def require_openvino(runtime: Runtime, config: NetConfig | None = None) -> None:
         )
 
 
+def require_int8(runtime: Runtime, engine: EngineName, config: NetConfig | None = None) -> None:
+    """Raise `DeviceError` if int8 weights cannot run there: they need OpenVINO on the CPU."""
+    obstacle = "not with torch" if engine == "torch" else obstacle_to_openvino(runtime, config)
+    if obstacle is not None:
+        raise DeviceError(
+            f"int8 weights run with OpenVINO on the CPU: {obstacle}.",
+            hint="Use --precision int8 without --engine and --device, or other weights.",
+        )
+
+
+def require_quantizer() -> None:
+    """Raise `DeviceError` if NNCF, which makes int8 weights, is not installed."""
+    if find_spec("nncf") is None:
+        raise DeviceError(
+            "Making int8 weights needs NNCF, which is not installed.",
+            hint="Run: pip install 'gia-cli[quantize]'",
+        )
+
+
 def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> str | None:
     """Say in a few words why OpenVINO cannot run this; None if nothing speaks against it."""
     if runtime.device != "cpu":
         return f"OpenVINO runs on the CPU here, not on {runtime.device}"
-    if runtime.dtype != "float32":
+    if runtime.dtype not in ("float32", "int8"):
         return f"OpenVINO runs in float32 here, not in {runtime.dtype}"
     if config is not None and config.network not in _OPENVINO_NETWORKS:
         return f"{config.network} has no OpenVINO graph"
     if find_spec("openvino") is None:
         return "OpenVINO is not installed"
     return None
+
+
+def _open_int8(
+    info: WeightsInfo, runtime: Runtime, engine: EngineName, progress: Progress
+) -> Engine:
+    """Open int8 weights; where that fails there is no other engine to go on with."""
+    require_int8(runtime, engine, info.config)
+    if info.quantised_from is None:
+        raise WeightsMismatchError(f"The weights '{info.name}' are not int8.")
+    try:
+        return _open_openvino(info, engine, progress)
+    except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeviceError(
+            f"OpenVINO failed: {words}.", hint=f"Use the weights {info.quantised_from.name}."
+        ) from error
 
 
 def _open_openvino(info: WeightsInfo, engine: EngineName, progress: Progress) -> Engine:

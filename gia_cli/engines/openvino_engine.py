@@ -1,4 +1,4 @@
-"""The U-Nets on OpenVINO: CPU, fp32. Never imports torch."""
+"""The U-Nets on OpenVINO: CPU, fp32 or int8. Never imports torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gia_cli.checkpoint import WeightsInfo, load_arrays
 from gia_cli.engines import Meter, Split, sounds_like_no_memory
 from gia_cli.engines.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
 from gia_cli.engines.quiet_openvino import openvino as ov
+from gia_cli.errors import WeightsMismatchError
 from gia_cli.nets import NetConfig
 from gia_cli.runtime import DeviceKind, available_cores
 
@@ -55,6 +56,7 @@ class OpenVinoEngine:
     ) -> None:
         self.config = config
         self._numbers = sum(array.size for array in arrays.values())
+        self._is_int8 = any(array.dtype == np.int8 for array in arrays.values())
         self._graph = GRAPHS[config.network](config, Weights(arrays, origin))
         self._graph.whole()  # wrong weights should fail before the first photo is computed
         self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
@@ -70,10 +72,16 @@ class OpenVinoEngine:
         """
         config = info.config
         origin = f"{info.path} does not fit {config.network} ({config.cfa})"
-        return cls(config, load_arrays(info), origin)
+        arrays = load_arrays(info)
+        is_int8 = any(array.dtype == np.int8 for array in arrays.values())
+        if is_int8 != (info.quantised_from is not None):
+            said = "int8" if info.quantised_from else "not int8"
+            raise WeightsMismatchError(f"{info.path} is said to be {said}, and is not so.")
+        return cls(config, arrays, origin)
 
     def __str__(self) -> str:
-        return f"OpenVINO {ov.__version__.partition('-')[0]} on cpu, float32"
+        numbers = "int8" if self._is_int8 else "float32"
+        return f"OpenVINO {ov.__version__.partition('-')[0]} on cpu, {numbers}"
 
     # ------------------------------------------------------------ what it states
 

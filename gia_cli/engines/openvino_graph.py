@@ -2,11 +2,24 @@
 
 What `nets.unet` is to torch. Each class states the same stride and halos as its torch module, and
 makes the same picture up to rounding; the tests hold them against each other.
+
+A layer whose weight is int8 computes in int8. Beside ``NAME.weight`` it has ``NAME.scale``, what
+one step of the weight is worth for each output channel, and ``NAME.ranges``, the least and greatest
+number of the map that it reads, which is rounded to 256 steps between them. All other layers
+compute in fp32. OpenVINO computes in int8 best in a form of its own, the integer form:
+
+- maps that stand for their concatenation are really joined: their sum would be made in fp32;
+- a transposed convolution is a plain one to the four sub-pixels of each cell, which are then
+  shuffled into place; its int8 weight is that of the plain one, (4 * outputs, inputs, 1, 1).
+
+A difference of 1e-7 before a rounding can become a whole step, which spreads; so in int8 tiles and
+parts make the whole frame's picture not up to 1e-6, but up to less than int8 loses against fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +41,12 @@ _LEVELS = 5
 SPLIT_LEVEL = 2
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
+# Measured. In int8, GIA-Net takes 5 or 6 where all who read a map round it alike, as NNCF has it.
+_MAPS_FP32, _MAPS_INT8 = 13, 10
+# Those with the largest maps, but for the first and the last, which are always in fp32.
+_TOP_LAYERS = ("encoder.0.2", "upsample.3", "decoder.3.0", "decoder.3.2")
+_STEPS = 256  # of what int8 layers read
+_ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step at zero
 
 
 class Weights:
@@ -43,7 +62,7 @@ class Weights:
 
     def __init__(self, arrays: dict[str, NDArray[np.generic]], origin: str) -> None:
         self._untouched = arrays
-        self._taken: dict[str, NDArray[np.float32]] = {}
+        self._taken: dict[str, NDArray[Any]] = {}
         self._origin = origin
 
     def take(self, name: str, *shape: int) -> NDArray[np.float32]:
@@ -52,18 +71,43 @@ class Weights:
         Raises
         ------
         WeightsMismatchError
-            It is not there, has another shape or holds a number that is not finite.
+            It is not there, is not of floats, has another shape or holds a number that is not
+            finite.
         """
-        if name in self._untouched:
-            self._taken[name] = np.ascontiguousarray(self._untouched.pop(name), np.float32)
-        elif name not in self._taken:
-            raise self._mismatch(f"{name} is missing")
-        array = self._taken[name]
-        if array.shape != shape:
-            raise self._mismatch(f"{name} has shape {array.shape}, not {shape}")
+        array = self._take(name, shape, np.floating, np.float32)
         if not np.isfinite(array).all():
             raise self._mismatch(f"{name} holds a number that is not finite")
         return array
+
+    def is_int8(self, name: str) -> bool:
+        """Tell whether an array is there and of int8."""
+        array = self._taken.get(name, self._untouched.get(name))
+        return array is not None and array.dtype == np.int8
+
+    def computes_in_int8(self, layer: str) -> bool:
+        """Tell whether a layer, or the halves that a sibling splits it into, are int8."""
+        halves = [f"{layer}.{half}.weight" for half in ("plain", "dilated")]
+        return self.is_int8(f"{layer}.weight") or all(map(self.is_int8, halves))
+
+    def kernel(self, layer: str, *shape: int) -> Kernel:
+        """Return the weight of a plain convolution and, if it is int8, what belongs to it.
+
+        Raises
+        ------
+        WeightsMismatchError
+            As `take`; also scales that are not positive, and ranges without a step at zero, which
+            is what the borders are padded with.
+        """
+        if not self.is_int8(f"{layer}.weight"):
+            return Kernel(self.take(f"{layer}.weight", *shape))
+        weight = self._take(f"{layer}.weight", shape, np.int8, np.int8)
+        scale = self.take(f"{layer}.scale", shape[0])
+        low, high = self.take(f"{layer}.ranges", 2)
+        if not (scale > 0).all():
+            raise self._mismatch(f"{layer}.scale holds a number that is not positive")
+        if not low <= 0 <= high or low == high or not _has_zero_step(float(low), float(high)):
+            raise self._mismatch(f"{layer}.ranges is no range with a step at zero")
+        return Kernel(weight, scale, (low, high))
 
     def check_all_used(self) -> None:
         """Raise `WeightsMismatchError` if an array belongs to no part of the network."""
@@ -71,8 +115,47 @@ class Weights:
             names = sorted(self._untouched)[:3]
             raise self._mismatch("; ".join(f"{name} is left over" for name in names))
 
+    def _take(
+        self, name: str, shape: tuple[int, ...], kind: type[np.generic], dtype: type[np.generic]
+    ) -> NDArray[Any]:
+        if name in self._untouched:
+            if not np.issubdtype(self._untouched[name].dtype, kind):
+                raise self._mismatch(f"{name} is of {self._untouched[name].dtype}")
+            self._taken[name] = np.ascontiguousarray(self._untouched.pop(name), dtype)
+        elif name not in self._taken:
+            raise self._mismatch(f"{name} is missing")
+        array = self._taken[name]
+        if array.shape != shape:
+            raise self._mismatch(f"{name} has shape {array.shape}, not {shape}")
+        return array
+
     def _mismatch(self, problem: str) -> WeightsMismatchError:
         return WeightsMismatchError(f"{self._origin}: {problem}.")
+
+
+def _has_zero_step(low: float, high: float) -> bool:
+    below = -low / (high - low) * (_STEPS - 1)
+    return abs(below - round(below)) < _ZERO_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a convolution multiplies with, in fp32 or in int8."""
+
+    weight: NDArray[Any]
+    """(outputs, inputs, k, k) fp32 or int8"""
+    scale: NDArray[np.float32] | None = None
+    """(outputs,) of int8: what a step is worth."""
+    ranges: tuple[np.float32, np.float32] | None = None
+    """Of int8: least and greatest number of what is read."""
+
+    def constant(self) -> Node:
+        """Make the node to multiply with."""
+        if self.scale is None:
+            return _constant(self.weight)
+        # The form that OpenVINO's int8 kernels are found by.
+        steps = ops.convert(_constant(self.weight), np.float32)
+        return ops.multiply(steps, _constant(self.scale.reshape(-1, 1, 1, 1)))
 
 
 class UNetGraph:
@@ -87,13 +170,16 @@ class UNetGraph:
     dilation: ClassVar[int] = 1
     #: How far a 3x3 convolution sees, in pixels of its level.
     reach: ClassVar[int] = 1
-    #: Peak memory for each packed pixel, in channels of the top level (see `bytes_per_pixel`).
-    maps_at_once: ClassVar[int] = 13
 
-    def __init__(self, config: NetConfig, weights: Weights) -> None:
+    def __init__(self, config: NetConfig, weights: Weights, *, integer_form: bool = False) -> None:
+        """Take weights; the integer form for layers in fp32, too, is for quantisation."""
         self.config = config
+        self._integer_form = integer_form
         self.widths = [config.width << level for level in range(_LEVELS)]
         self._weights = weights
+        is_int8 = all(map(weights.computes_in_int8, _TOP_LAYERS))
+        #: Peak memory for each packed pixel, in bytes for each channel of the top level.
+        self.maps_at_once = _MAPS_INT8 if is_int8 else _MAPS_FP32
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -244,14 +330,18 @@ class UNetGraph:
     ) -> Node:
         """Convolve maps that stand for their concatenation.
 
-        Each part has a convolution of its own, and the results are added: the same sum, but the
-        joined map, the largest of all, is never made (a fifth less memory, 6 % faster).
+        In fp32 each part has a convolution of its own, and the results are added: the same sum, but
+        the joined map, the largest of all, is never made (a fifth less memory, 6 % faster).
         """
-        weight = self._weights.take(f"{name}.weight", outputs, inputs, side, side)
+        kernel = self._weights.kernel(name, outputs, inputs, side, side)
         bias = self._weights.take(f"{name}.bias", outputs)
+        if kernel.ranges is not None or self._integer_form:
+            return _biased(_convolved(_joined(parts, kernel, name), kernel, dilation, name), bias)
         first, *others = (
-            _convolved(part, of_part, dilation)
-            for part, of_part in zip(parts, np.split(weight, len(parts), axis=1), strict=True)
+            _convolved(part, Kernel(of_part), dilation)
+            for part, of_part in zip(
+                parts, np.split(kernel.weight, len(parts), axis=1), strict=True
+            )
         )
         total = _biased(first, bias)
         for other in others:
@@ -259,25 +349,67 @@ class UNetGraph:
         return total
 
     def _upsample(self, name: str, x: Node, inputs: int, outputs: int) -> Node:
-        weight = self._weights.take(f"{name}.weight", inputs, outputs, 2, 2)
-        up = ops.convolution_backprop_data(x, _constant(weight), [2, 2])
+        if self._weights.is_int8(f"{name}.weight"):
+            kernel = self._weights.kernel(name, 4 * outputs, inputs, 1, 1)
+        else:
+            weight = self._weights.take(f"{name}.weight", inputs, outputs, 2, 2)
+            if not self._integer_form:
+                up = ops.convolution_backprop_data(x, _constant(weight), [2, 2])
+                return self._upsample_biased(name, up, outputs)
+            kernel = Kernel(weight.transpose(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1))
+        subpixels = _convolved(_joined([x], kernel, name), kernel, name=name)
+        subpixels = self._upsample_biased(name, subpixels, outputs, repeats=4)
+        return ops.depth_to_space(subpixels, "depth_first", 2).output(0)
+
+    def _upsample_biased(self, name: str, x: Node, outputs: int, repeats: int = 1) -> Node:
         if not self.config.upsample_bias:
-            return up
-        return _biased(up, self._weights.take(f"{name}.bias", outputs))
+            return x
+        bias = self._weights.take(f"{name}.bias", outputs)
+        return _biased(x, np.repeat(bias, repeats))
+
+
+def _joined(parts: list[Node], kernel: Kernel, layer: str) -> Node:
+    """Join what an int8 layer reads, rounded."""
+    if kernel.ranges is not None:
+        parts = [_rounded(part, *kernel.ranges) for part in parts]
+    return parts[0] if len(parts) == 1 else _named(ops.concat(parts, 1), f"{layer}/joined")
+
+
+def _named(node: Node, name: str) -> Node:
+    """Give a node the name that quantisation finds it by."""
+    node.set_friendly_name(name)
+    return node
+
+
+def _constant(array: NDArray[Any]) -> Node:
+    # Shared: the constant keeps the array alive, and there is no second copy.
+    return ops.constant(np.ascontiguousarray(array), shared_memory=True)
+
+
+def _rounded(x: Node, low: np.float32, high: np.float32) -> Node:
+    """Round to `_STEPS` steps from `low` to `high`.
+
+    Rounding keeps the order and looks at single numbers, so it may come before pooling and
+    shuffling: those move a quarter of the bytes then, and who reads the larger map shares it.
+    """
+    node = x.get_node() if isinstance(x, ov.Output) else x
+    if node.get_type_name() == "MaxPool":
+        return _halved(_rounded(node.input_value(0), low, high))
+    if node.get_type_name() == "DepthToSpace":
+        inner = _rounded(node.input_value(0), low, high)
+        return ops.depth_to_space(inner, "depth_first", 2).output(0)
+    ends = [_constant(np.array(end, np.float32)) for end in (low, high)]
+    return ops.fake_quantize(x, *ends, *ends, levels=_STEPS)
 
 
 def _halved(x: Node) -> Node:
     return ops.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
 
 
-def _constant(array: NDArray[np.float32]) -> Node:
-    # Shared: the constant keeps the array alive, and there is no second copy.
-    return ops.constant(np.ascontiguousarray(array), shared_memory=True)
-
-
-def _convolved(x: Node, weight: NDArray[np.float32], dilation: int = 1) -> Node:
-    pad = [dilation * (weight.shape[2] // 2)] * 2
-    return ops.convolution(x, _constant(weight), [1, 1], pad, pad, [dilation] * 2)
+def _convolved(x: Node, kernel: Kernel, dilation: int = 1, name: str = "") -> Node:
+    pad = [dilation * (kernel.weight.shape[2] // 2)] * 2
+    made = ops.convolution(x, kernel.constant(), [1, 1], pad, pad, [dilation] * 2)
+    return _named(made, name) if name else made
 
 
 def _biased(x: Node, bias: NDArray[np.float32]) -> Node:
@@ -298,10 +430,11 @@ class GiaGraph(UNetGraph):
         spread = self._fuse()[:, channels:]
         bias = self._weights.take("gia.fuse.bias", channels)
         shrunk = self._conv("gia.shrink", [mean], channels, vector, side=1)
-        return _biased(_convolved(shrunk, spread), bias)
+        return _biased(_convolved(shrunk, Kernel(spread), name="gia.fuse/spread"), bias)
 
     def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        return ops.add(_convolved(x, self._fuse()[:, : self.widths[-1]]), term)
+        own = _convolved(x, Kernel(self._fuse()[:, : self.widths[-1]]), name="gia.fuse/own")
+        return _named(ops.add(own, term), "gia.fuse/sum")
 
     def _fuse(self) -> NDArray[np.float32]:
         channels = self.widths[-1]
@@ -320,7 +453,7 @@ class SeGraph(UNetGraph):
         return ops.sigmoid(self._conv("se.excite", [squeezed], inner, channels, side=1))
 
     def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        return ops.multiply(x, term)
+        return _named(ops.multiply(x, term), "se/product")
 
 
 class TwoConvGraph(UNetGraph):

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_REPORTER = "openvino_telemetry"
+#: The package that reports.
+REPORTER = "openvino_telemetry"
 
 
 @contextmanager
-def _hidden(package: str) -> Iterator[None]:
+def hidden(package: str = REPORTER) -> Iterator[None]:
     """Make importing a package fail, unless somebody has imported it already."""
     is_absent = package not in sys.modules
     if is_absent:
@@ -27,7 +28,7 @@ def _hidden(package: str) -> Iterator[None]:
             del sys.modules[package]
 
 
-with _hidden(_REPORTER):
+with hidden():
     import openvino
     from openvino import opset13
 

@@ -1,0 +1,214 @@
+"""Post-training quantisation of the U-Nets' OpenVINO graphs, with NNCF.
+
+Only for making int8 weights: what runs them, `openvino_graph`, needs no NNCF.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.engines.openvino_engine import the_core
+from gia_cli.engines.openvino_graph import GRAPHS, Weights
+from gia_cli.engines.quiet_openvino import hidden
+from gia_cli.engines.quiet_openvino import openvino as ov
+from gia_cli.engines.quiet_openvino import opset13 as ops
+from gia_cli.errors import GiaError
+from gia_cli.nets import NetConfig
+
+with hidden():
+    import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+#: Layers that stay in fp32: the first, which reads the linear planes, whose dark end 256 steps
+#: would destroy; the last, which writes the 16-bit picture; and the vector's own, which cost
+#: nothing, so that the mean over tiles stays that of the whole frame.
+FP32_LAYERS = ("encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse", "se.squeeze", "se.excite")
+
+# Extremes, not their means over the photos: what is brighter than most must not be cut off (0.04
+# dB instead of 0.13 lost). NNCF's correction of biases made it worse every time.
+_PARAMETERS = nncf.AdvancedQuantizationParameters(
+    disable_bias_correction=True,
+    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+)
+# Nodes in whose sums and products with what comes of the vector nothing is to be rounded.
+_VECTOR_NODES = ("gia.fuse/sum", "se/product")
+
+
+def quantized(
+    config: NetConfig,
+    arrays: dict[str, NDArray[Any]],
+    photos: Sequence[NDArray[np.float32]],
+    fp32_layers: Collection[str] = FP32_LAYERS,
+) -> dict[str, NDArray[Any]]:
+    """Round the weights to int8 and find the ranges of what the layers read.
+
+    Parameters
+    ----------
+    config : NetConfig
+        A network of `GRAPHS`.
+    arrays : dict
+        Its weights by name, of floats.
+    photos : sequence of (C, h, w) float32
+        Packed planes like those that the network was trained on; sides are multiples of 16.
+    fp32_layers : collection of str
+        Layers to be left as they are, with their sub-layers.
+
+    Returns
+    -------
+    dict
+        What `openvino_graph` builds the int8 network from: ``weight`` (int8), ``scale`` and
+        ``ranges`` (float32) of each layer that is rounded, and the other arrays. Those are the
+        given ones, but for what `_balanced` changes.
+
+    Raises
+    ------
+    WeightsMismatchError
+        The arrays do not fit the network.
+    """
+    balanced = _balanced(config, arrays, photos)
+    model = _integer_form(config, balanced)
+    with _silence():
+        rounded = nncf.quantize(
+            model,
+            nncf.Dataset([planes[None] for planes in photos]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(photos),
+            ignored_scope=nncf.IgnoredScope(names=_ignored(model, fp32_layers)),
+            advanced_parameters=_PARAMETERS,
+        )
+    return {**balanced, **_read_layers(rounded)}
+
+
+def _integer_form(config: NetConfig, arrays: dict[str, NDArray[Any]]) -> ov.Model:
+    weights = Weights(dict(arrays), "The weights to quantise do not fit")
+    return GRAPHS[config.network](config, weights, integer_form=True).whole()
+
+
+def _ignored(model: ov.Model, fp32_layers: Collection[str]) -> list[str]:
+    """Name the nodes whose inputs must not be rounded."""
+    nodes = model.get_ordered_ops()
+    means = {node.get_friendly_name() for node in nodes if _type(node) == "ReduceMean"}
+    names = {node.get_friendly_name() for node in nodes}
+    kept = {name for name in names if _belongs(name.partition("/")[0], fp32_layers)}
+    return sorted(means | kept | (names & set(_VECTOR_NODES)))
+
+
+def _belongs(name: str, layers: Collection[str]) -> bool:
+    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep NNCF's bars off stdout, which is for results, and its news off stderr."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+# ---------------------------------------------------------------- before: balance
+
+
+def _balanced(
+    config: NetConfig, arrays: dict[str, NDArray[Any]], photos: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[Any]]:
+    """Bring what is joined to one size, so that one range serves both: the same network.
+
+    What comes up from below is made larger or smaller, and who reads it takes that back.
+    """
+    balanced = dict(arrays)
+    for level, (up, skip) in _greatest_joined(_integer_form(config, arrays), photos).items():
+        factor = np.float32(skip / up) if up and skip else np.float32(1)
+        for name in arrays:
+            if name.startswith(f"upsample.{level}."):
+                balanced[name] = arrays[name].astype(np.float32) * factor
+            elif name.startswith(f"decoder.{level}.0.") and name.endswith(".weight"):
+                weight = arrays[name].astype(np.float32)
+                weight[:, : weight.shape[1] // 2] /= factor
+                balanced[name] = weight
+    return balanced
+
+
+def _greatest_joined(
+    model: ov.Model, photos: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Find the greatest absolute numbers of either map that is joined, for each level."""
+    joined = {
+        node.get_friendly_name().split(".")[1]: node
+        for node in model.get_ordered_ops()
+        if node.get_friendly_name().endswith("/joined")
+    }
+    greatest = [
+        ops.reduce_max(ops.abs(node.input_value(part)), np.array([0, 1, 2, 3]))
+        for node in joined.values()
+        for part in (0, 1)
+    ]
+    compiled = the_core().compile_model(
+        ov.Model(greatest, model.get_parameters(), "greatest"),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},
+    )
+    found = np.array([list(compiled([planes[None]]).values()) for planes in photos])
+    return dict(zip(joined, found.max(axis=0).reshape(-1, 2), strict=True))
+
+
+# ---------------------------------------------------------------- after: read the result
+
+
+def _read_layers(model: ov.Model) -> dict[str, NDArray[Any]]:
+    """Collect the arrays of all layers that were quantised."""
+    found: dict[str, NDArray[Any]] = {}
+    for node in model.get_ordered_ops():
+        if _type(node) != "Convolution" or _type(_source(node, 1)) != "Multiply":
+            continue
+        layer = node.get_friendly_name()
+        product = _source(node, 1)
+        steps = _source(product, 0)
+        weight = _constant(steps, 0)
+        if _type(steps) != "Convert" or weight.dtype != np.int8:
+            raise GiaError(f"NNCF has made unknown weights for {layer}.", hint=_VERSION)
+        found[f"{layer}.weight"] = weight
+        found[f"{layer}.scale"] = _constant(product, 1).astype(np.float32).reshape(-1)
+        found[f"{layer}.ranges"] = _read_range(node)
+    return found
+
+
+def _read_range(convolution: Any) -> NDArray[np.float32]:
+    """Look for what rounds the map that a convolution reads."""
+    node = _source(convolution, 0)
+    while _type(node) in ("MaxPool", "DepthToSpace", "Concat"):  # a concatenation has one range
+        node = _source(node, 0)
+    if _type(node) != "FakeQuantize":
+        name = convolution.get_friendly_name()
+        raise GiaError(f"NNCF has not rounded what {name} reads.", hint=_VERSION)
+    return np.array([_constant(node, index).item() for index in (1, 2)], np.float32)
+
+
+_VERSION = f"Use the version of NNCF that constraints.txt names; this is {nncf.__version__}."
+
+
+def _type(node: Any) -> str:
+    return str(node.get_type_name())
+
+
+def _source(node: Any, index: int) -> Any:
+    return node.input_value(index).get_node()
+
+
+def _constant(node: Any, index: int) -> NDArray[Any]:
+    """Copy the constant that a node reads, with a conversion on its way or without."""
+    source = _source(node, index)
+    if _type(source) == "Convert":
+        source = _source(source, 0)
+    return np.array(source.data)

@@ -1,0 +1,133 @@
+"""``gia weights quantize``: nights of photographs, int8 weights, and a row that says of what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import lively
+from test_data_synthetic import write_photos
+from typer.testing import CliRunner, Result
+
+from gia_cli import engines, quantize
+from gia_cli.cfa import Alignment
+from gia_cli.checkpoint import find_weights, list_weights, save_weights
+from gia_cli.cli import app
+from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
+from gia_cli.infer import infer
+from gia_cli.mosaic import PackedMosaic
+from gia_cli.nets import NetConfig
+from gia_cli.quantize import QuantizeConfig
+from gia_cli.runtime import Runtime
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights, and two photographs to make nights of."""
+    folder = tmp_path_factory.mktemp("quantize")
+    write_photos(folder / "photos", 2, (140, 160))
+    config = NetConfig("gia-net", width=4, vector=16)
+    save_weights(folder / "own.safetensors", lively(config), camera="ILCE-7SM2")
+    return folder
+
+
+def asked(folder: Path, **changes: Any) -> QuantizeConfig:
+    options: dict[str, Any] = {
+        "weights": str(folder / "own.safetensors"),
+        "name": "own-int8",
+        "out": folder,
+        "photos": (folder / "photos",),
+        "samples": 3,
+        "cache": folder / "cache",
+    }
+    return QuantizeConfig(**options | changes)
+
+
+def gia(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+# ---------------------------------------------------------------- with NNCF
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, one_thread: None) -> Result:
+    pytest.importorskip("nncf")
+    own, photos, cache = folder / "own.safetensors", folder / "photos", folder / "cache"
+    options = ("--photos", photos, "--out", folder, "--samples", 3, "--seed", 1, "--cache", cache)
+    return gia("weights", "quantize", own, "--name", "own-int8", *options)
+
+
+def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) -> None:
+    path = folder / "own-int8.safetensors"
+    assert made.exit_code == 0, made.output
+    assert made.stdout == f"{path}\n"  # and nothing of NNCF's
+    (row,) = list_weights(folder)
+    assert row.name == "own-int8"
+    assert row.quantised_from is not None
+    assert row.quantised_from.name == "own"
+    assert row.size == path.stat().st_size < 0.7 * (folder / "own.safetensors").stat().st_size
+    verified = gia("weights", "verify", path)
+    assert "intact" in verified.stdout, verified.output
+
+
+def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
+    nights = quantize._draw_nights(
+        quantize.open_photos([folder / "photos"], folder / "cache"),
+        find_weights(folder / "own.safetensors"),
+        asked(folder, samples=1, seed=7),
+    )
+    sides = [2 * side for side in nights[0].shape[1:]]
+    mosaic = PackedMosaic(nights[0], "bayer", sides[0], sides[1], Alignment(0, 0, 0, 0))
+    runtime = Runtime("cpu", "float32")
+    exact, rounded = (
+        infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), runtime), mosaic)
+        for name in ("own", "own-int8")
+    )
+    difference = np.sqrt(((rounded - exact) ** 2).mean()) / exact.std()
+    assert 1e-4 < difference < 0.2
+
+
+def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> None:
+    again = asked(folder, weights=str(folder / "own-int8.safetensors"), name="twice")
+    with pytest.raises(UsageError, match="int8 already"):
+        quantize.quantize(again)
+
+
+# ---------------------------------------------------------------- without
+
+
+def test_without_nncf_it_says_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "nncf" else name)
+    with pytest.raises(DeviceError, match="NNCF, which is not installed") as caught:
+        quantize.quantize(asked(folder, name="other"))
+    assert "gia-cli[quantize]" in caught.value.hint
+
+
+def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    for changes, words in (
+        ({"name": "a/b"}, "no name for weights"),
+        ({"samples": 0}, "--samples must be positive"),
+        ({"photos": ()}, "no photographs"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            asked(folder, **changes)
+    with pytest.raises(UsageError, match="what is to be quantised"):
+        quantize.quantize(asked(folder, name="own", overwrite=True))
+    (folder / "there.safetensors").touch()
+    with pytest.raises(OutputExistsError, match="already there"):
+        quantize.quantize(asked(folder, name="there"))
+
+
+def test_photographs_that_are_too_small_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    write_photos(tmp_path / "small", 1, (20, 24))
+    with pytest.raises(DataError, match="too small"):
+        quantize.quantize(asked(folder, name="no", photos=(tmp_path / "small",), cache=tmp_path))
