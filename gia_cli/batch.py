@@ -1,7 +1,8 @@
 """Many files: which to read, what to write, and one result for each, whatever happens.
 
-The next photo is read and the last picture written while the network works; one of each, so that
-memory stays bounded. A file that fails is reported and never stops the rest.
+While the network works on a photo, the next one is read and packed, and the picture of the last one
+is developed and written; one of each, so that memory stays bounded. A file that fails is reported
+and never stops the rest.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from gia_cli.errors import (
     GiaError,
     Interrupted,
+    OutOfMemoryError,
     OutputError,
     OutputExistsError,
     UnreadableFileError,
@@ -28,12 +31,13 @@ from gia_cli.errors import (
 from gia_cli.exposure import ExposureRequest, RatioChoice
 from gia_cli.files import make_folder
 from gia_cli.output import OutputFormat, output_format
-from gia_cli.pipeline import Enhanced, Enhancer
+from gia_cli.pipeline import Computed, Enhanced, Enhancer, Prepared
 from gia_cli.progress import Progress
-from gia_cli.raw import RAW_SUFFIXES, RawFrame, read_raw
+from gia_cli.raw import RAW_SUFFIXES
 
 OnExists = Literal["error", "skip", "overwrite"]
 Status = Literal["written", "skipped", "failed"]
+Files = Sequence[tuple["Product", Path]]  # to make of one picture
 
 _NAME_SUFFIX = "_gia"
 
@@ -45,7 +49,7 @@ class Product:
     name: Callable[[Path], Path]
     """From the picture's own path to this file's."""
     write: Callable[[Enhanced, Path], None]
-    """Called in a thread of its own."""
+    """Called in the writing thread."""
 
 
 PICTURE = Product(name=lambda target: target, write=Enhanced.save)
@@ -85,6 +89,9 @@ class FileResult:
     choices: list[RatioChoice] = field(default_factory=list)
     weights: str | None = None
     seconds: float = 0.0
+    """From the photo's turn at the network until its last file is written."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Wall-clock time of each stage in seconds, over all its pictures; other photos' overlap."""
     error: GiaError | None = None
 
 
@@ -255,92 +262,137 @@ def run_jobs(
         on_result(result)
 
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        finished: list[Future[None]] = []
+        written: Future[None] = Future()
+        written.set_result(None)  # nothing to wait for yet
         try:
-            for number, (job, frame) in enumerate(_read_ahead(jobs, options, reader), start=1):
+            ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
+            for number, job in enumerate(jobs, start=1):
                 progress.photo(job.source.name, number, len(jobs))
-                started = time.perf_counter()
-                result = _enhance(job, frame, enhancer, options, progress, writer)
-                if finished:
-                    finished[-1].result()  # so that the writer's queue stays short
-                # Behind the photo's own files in that queue.
-                finished.append(writer.submit(finish, result, started))
+                photo = ahead.take()
+                result, started = FileResult(job.source), time.perf_counter()
+                for prepared, files in _pictures(photo, job, result):
+                    computed = _compute(enhancer, prepared, ahead, written, progress, result)
+                    del prepared
+                    if computed is None:
+                        break  # the photo's other brackets would fare no better
+                    written.result()  # one picture is behind the network, never two
+                    developed = writer.submit(computed.develop)
+                    written = writer.submit(_write, developed, files, result)
+                    del computed, developed  # the writer's, and gone when it is done
+                del photo
+                # Behind the photo's own files in the writer's queue.
+                written = writer.submit(finish, result, started)
+            progress.stage("writing", 1)
+            written.result()
         except KeyboardInterrupt:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
             done = len(results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
-        for future in finished:
-            future.result()
     return results
 
 
-def _read_ahead(
-    jobs: Sequence[Job], options: BatchOptions, reader: ThreadPoolExecutor
-) -> Iterator[tuple[Job, Future[RawFrame | None]]]:
-    """Yield each job with its frame, while the next one's is being read."""
-    upcoming = reader.submit(_read, jobs[0], options) if jobs else None
-    for index, job in enumerate(jobs):
-        assert upcoming is not None  # submitted in the round before
-        current = upcoming
-        current.exception()  # wait: the next read starts when this one is done
-        if index + 1 < len(jobs):
-            upcoming = reader.submit(_read, jobs[index + 1], options)
-        yield job, current
+Photo = Future[Iterator[tuple[Prepared, Files]] | None]
 
 
-def _read(job: Job, options: BatchOptions) -> RawFrame | None:
-    """Read a photo; None when it is to be skipped."""
+class _ReadAhead:
+    """Reads the photos in a thread, one ahead of the one that is worked on."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        enhancer: Enhancer,
+        options: BatchOptions,
+        progress: Progress,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        self._jobs = iter(jobs)
+        self._context = enhancer, options, progress
+        self._thread = thread
+        self._job: Job | None = None
+        self._photo: Photo | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._job = next(self._jobs, None)
+        self._photo = None if self._job is None else self._submit(self._job)
+
+    def _submit(self, job: Job) -> Photo:
+        return self._thread.submit(_read, job, *self._context)
+
+    def take(self) -> Photo:
+        """Wait for the next photo, and begin to read the one after it."""
+        assert self._job is not None  # nobody takes more than there are
+        photo = self._photo or self._submit(self._job)
+        wait([photo])
+        self._begin()
+        return photo
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether memory is being taken."""
+        return self._photo is not None and not self._photo.done()
+
+    def drop(self) -> None:
+        """Give the next photo's memory back; it is read anew when it is taken."""
+        if self._photo is not None:
+            wait([self._photo])
+        self._photo = None
+
+
+def _read(
+    job: Job, enhancer: Enhancer, options: BatchOptions, progress: Progress
+) -> Iterator[tuple[Prepared, Files]] | None:
+    """Read a photo and pack its first picture; None when it is to be skipped."""
     _prepare_folder(job.targets[0].parent, options)
-    if not any(_to_write(target, options) for target in job.targets):
+    request, plans = _missing(job, options)
+    if not plans:
         return None
     files = [product.name(target) for target in job.targets for product in options.products]
     existing = [path for path in files if path.exists()]
     if existing and options.on_exists == "error":
         raise OutputExistsError(f"{existing[0]} exists already.")
-    return read_raw(job.source)
+    pictures = zip(enhancer.prepare(job.source, request, progress=progress), plans, strict=True)
+    return chain([next(pictures)], pictures)
 
 
-def _to_write(target: Path, options: BatchOptions) -> list[tuple[Product, Path]]:
-    """List the files to make of one picture: all, or what is missing if others are skipped."""
-    files = [(product, product.name(target)) for product in options.products]
-    return [
-        (product, path)
-        for product, path in files
-        if options.on_exists != "skip" or not path.exists()
-    ]
-
-
-def _enhance(
-    job: Job,
-    frame: Future[RawFrame | None],
-    enhancer: Enhancer,
-    options: BatchOptions,
-    progress: Progress,
-    writer: ThreadPoolExecutor,
-) -> FileResult:
-    """Run one photo up to its pictures and hand those to the writer."""
-    result = FileResult(job.source)
+def _pictures(photo: Photo, job: Job, result: FileResult) -> Iterator[tuple[Prepared, Files]]:
+    """Yield the pictures to make of a photo; none after a failure, or if it is to be skipped."""
     with _failures_into(result):
-        photo = frame.result()
-        if photo is None:
+        pictures = photo.result()
+        if pictures is None:
             result.status, result.outputs = "skipped", list(job.targets)
-            return result
-        request, plans = _missing(job, options)
-        pictures = enhancer.enhance_brackets(photo, request, progress=progress)
-        previous: Future[None] | None = None
-        for picture, files in zip(pictures, plans, strict=True):
-            result.choices.append(picture.choice)
-            result.weights = picture.weights.name
-            if previous is not None:
-                previous.result()  # one picture waits to be written, never more
-            previous = writer.submit(_write, picture, files, result)
-    return result
+        else:
+            yield from pictures
 
 
-def _missing(
-    job: Job, options: BatchOptions
-) -> tuple[ExposureRequest, list[list[tuple[Product, Path]]]]:
+def _compute(
+    enhancer: Enhancer,
+    prepared: Prepared,
+    ahead: _ReadAhead,
+    written: Future[None],
+    progress: Progress,
+    result: FileResult,
+) -> Computed | None:
+    """Run the network beside the reading and the writing, or alone where memory demands it."""
+    reserved = prepared.reading_bytes if ahead.is_reading else 0
+    reserved += 0 if written.done() else prepared.developing_bytes
+    computed = None
+    with _failures_into(result):
+        try:
+            computed = enhancer.compute(prepared, progress=progress, reserved=reserved)
+        except OutOfMemoryError as error:
+            _let_go(error)
+        if computed is None:
+            ahead.drop()
+            wait([written])
+            computed = enhancer.compute(prepared, progress=progress)
+        result.choices.append(computed.choice)
+        result.weights = computed.weights.name
+    return computed
+
+
+def _missing(job: Job, options: BatchOptions) -> tuple[ExposureRequest, list[Files]]:
     """Narrow the request to the brackets that are to be made, and list the files of each."""
     plans = [_to_write(target, options) for target in job.targets]
     request = options.request
@@ -350,12 +402,25 @@ def _missing(
     return request, [files for files in plans if files]
 
 
-def _write(picture: Enhanced, files: list[tuple[Product, Path]], result: FileResult) -> None:
+def _to_write(target: Path, options: BatchOptions) -> Files:
+    """List the files to make of one picture: all, or what is missing if others are skipped."""
+    files = [(product, product.name(target)) for product in options.products]
+    return [
+        (product, path)
+        for product, path in files
+        if options.on_exists != "skip" or not path.exists()
+    ]
+
+
+def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> None:
     """Write what is made of one picture; in the writing thread."""
     with _failures_into(result):
+        picture, start = developed.result(), time.perf_counter()
         for product, path in files:
             product.write(picture, path)
             result.outputs.append(path)
+        for stage, seconds in (*picture.seconds.items(), ("write", time.perf_counter() - start)):
+            result.stages[stage] = result.stages.get(stage, 0.0) + seconds
 
 
 @contextmanager
@@ -363,13 +428,22 @@ def _failures_into(result: FileResult) -> Iterator[None]:
     """Record what goes wrong with one photo: it must not cost the rest of the folder."""
     try:
         yield
-    except GiaError as error:
-        result.status, result.error = "failed", error
-    except Exception as error:  # a bug, or a very strange file
-        result.status, result.error = "failed", _unexpected(result.source, error)
+    except Exception as error:
+        _let_go(error)  # of the photo: results are kept
+        result.status, result.error = "failed", _expected(result.source, error)
 
 
-def _unexpected(source: Path, error: Exception) -> GiaError:
+def _let_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of what led to it: their frames hold every local."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _expected(source: Path, error: Exception) -> GiaError:
+    """Return what users may see; anything but our own errors is a bug, or a very strange file."""
+    if isinstance(error, GiaError):
+        return error
     wrapped = GiaError(
         f"{source}: {type(error).__name__}: {error}.",
         hint="This is a bug in gia: please report it with the output of 'gia --version -v'.",

@@ -553,7 +553,7 @@ def measure_stages(
     Returns
     -------
     dict
-        Median seconds of "decode", "pack", "network", "colour" and "write".
+        Median seconds of "decode", "exposure", "pack", "network", "colour" and "write".
     """
     enhancer = Enhancer.from_weights(weights, device=device, precision=precision)
     found: dict[str, list[float]] = {}

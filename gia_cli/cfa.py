@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 CfaKind = Literal["bayer", "xtrans"]
 
@@ -154,7 +154,7 @@ def _periodic_indices(size: int, before: int, after: int, period: int) -> NDArra
     return index
 
 
-def pack(aligned: NDArray[Any], kind: CfaKind) -> NDArray[Any]:
+def pack(aligned: NDArray[Any], kind: CfaKind, dtype: DTypeLike | None = None) -> NDArray[Any]:
     """Pack an aligned mosaic to planes (Bayer 4 x H/2 x W/2, X-Trans 9 x H/3 x W/3).
 
     Parameters
@@ -162,15 +162,18 @@ def pack(aligned: NDArray[Any], kind: CfaKind) -> NDArray[Any]:
     aligned : (H, W), any dtype
         In the canonical phase; H and W multiples of the period.
     kind : "bayer" or "xtrans"
+    dtype : optional
+        Of the planes; by default the mosaic's.
 
     Returns
     -------
-    (C, H/s, W/s), the same dtype
+    (C, H/s, W/s)
         Bayer: R, G1, B, G2 (LibRaw's colour order, which the weights know). X-Trans: SID's nine.
     """
     height, width = aligned.shape
     factor = PACK_FACTOR[kind]
-    planes = np.empty((len(PLANE_COLORS[kind]), height // factor, width // factor), aligned.dtype)
+    shape = len(PLANE_COLORS[kind]), height // factor, width // factor
+    planes = np.empty(shape, aligned.dtype if dtype is None else dtype)
     for plane, rows, cols, y, x, period in _sites(kind):
         planes[plane][rows, cols] = aligned[y::period, x::period]
     return planes

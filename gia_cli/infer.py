@@ -22,7 +22,7 @@ from gia_cli.engines import Engine, Split, Term
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.mosaic import PackedMosaic, picture_shape
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import free_bytes, resident_bytes
+from gia_cli.runtime import free_bytes, resident_bytes, return_freed_memory
 from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
 # A core of 128 reads 6 times its own area, one of 32 reads 49 times: nobody plans for that, but a
@@ -48,6 +48,8 @@ class InferOptions:
     A few per cent slower, with half the memory."""
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
+    reserved: int = 0
+    """Bytes of main memory that the caller will take while the network runs; see `plan`."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for sizes that are none."""
@@ -117,6 +119,8 @@ def infer(
         Even the smallest tile does not fit on the CPU.
     """
     options = options or InferOptions()
+    if options.max_memory is not None:
+        return_freed_memory()  # it would count as held
     current: Plan | None = None
     while True:
         try:
@@ -171,6 +175,13 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         States its stride, halo and bytes per packed pixel.
     mosaic : PackedMosaic
     options : InferOptions
+
+    Raises
+    ------
+    OutOfMemoryError
+        Less than the smallest tile fits under the user's limit. Or there is room only for tiles of
+        the whole network, which take several times as long, but would be for more if the caller
+        reserved nothing.
     """
     stride = engine.stride
     height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
@@ -186,12 +197,16 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
     split = _split_plan(engine, mosaic, frame, options)
     if split is not None:
         return split
+    if options.reserved:
+        alone = plan(engine, mosaic, replace(options, reserved=0))
+        if alone.is_whole or alone.split is not None:
+            raise OutOfMemoryError("What is reserved leaves only room for tiles.")
     # Beside tiles it is held twice for a moment: as floats and as 16-bit levels (half the size).
     picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
     budget = _budget(engine, options, picture=picture)
     least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
     if options.max_memory is not None:
-        needed = least + _held(engine, picture)
+        needed = least + _held(engine, options, picture)
         if options.max_memory < needed:
             raise OutOfMemoryError(
                 f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
@@ -224,17 +239,17 @@ def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
     """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
     free = free_bytes(engine.device)
     if engine.device == "cpu":
-        free -= engine.fixed_bytes + picture
+        free -= engine.fixed_bytes + picture + options.reserved
     if options.max_memory is None:
         return free
-    return min(options.max_memory - _held(engine, picture), free)
+    return min(options.max_memory - _held(engine, options, picture), free)
 
 
-def _held(engine: Engine, picture: int) -> int:
-    """Bytes of the limit that are spoken for: what the process holds, and the picture to come."""
+def _held(engine: Engine, options: InferOptions, picture: int) -> int:
+    """Bytes of the limit that are spoken for: what the process holds, and what is to come."""
     if engine.device != "cpu":
         return 0
-    return resident_bytes() + engine.fixed_bytes + picture
+    return resident_bytes() + engine.fixed_bytes + picture + options.reserved
 
 
 def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:

@@ -54,7 +54,7 @@ def prepare(
     PackedMosaic
     """
     aligned, alignment = align(frame.mosaic, frame.phase, frame.kind)
-    planes = pack(aligned, frame.kind).astype(np.float32)
+    planes = pack(aligned, frame.kind, np.float32)
     black, white = (
         plane_values(level, frame.kind, frame.phase) for level in (frame.black, frame.white)
     )

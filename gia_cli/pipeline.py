@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from gia_cli.engines import Engine, EngineName, open_engine, require_int8, requi
 from gia_cli.errors import UsageError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
-from gia_cli.mosaic import neutral_gains, prepare
+from gia_cli.mosaic import PackedMosaic, neutral_gains, prepare
 from gia_cli.nets import WhiteBalanceMode
 from gia_cli.output import develop, write_image
 from gia_cli.progress import SILENT, Progress
@@ -34,6 +34,49 @@ from gia_cli.runtime import DeviceName, Precision, Runtime, parse_size, resolve
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
+# Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
+_READING_MOSAICS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo read and packed, ready for the network at one ratio."""
+
+    frame: RawFrame
+    mosaic: PackedMosaic
+    choice: RatioChoice
+    weights: WeightsInfo
+    seconds: dict[str, float]
+    """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+
+    @property
+    def reading_bytes(self) -> int:
+        """Most memory that reading and packing another photo of this size takes."""
+        return _READING_MOSAICS * self.frame.mosaic.nbytes
+
+    @property
+    def developing_bytes(self) -> int:
+        """Memory that the levels of another picture of this size take."""
+        return 3 * self.frame.mosaic.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the network made of a photo, as the sensor lay."""
+
+    picture: NDArray[np.float32] = field(repr=False)
+    """(3, H, W) float32, BT.709-encoded, not clipped."""
+    frame: RawFrame
+    choice: RatioChoice
+    weights: WeightsInfo
+    seconds: dict[str, float]
+
+    def develop(self) -> Enhanced:
+        """Bring the picture to sRGB levels, upright."""
+        seconds = dict(self.seconds)
+        with _timed(seconds, "colour"):
+            image = develop(self.picture, self.frame.flip)
+        return Enhanced(image, self.frame, self.choice, self.weights, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +155,8 @@ class Enhancer:
         self.engine = engine
         self._weights = weights
         self._white_balance = white_balance
-        self._engines: dict[CfaKind, tuple[WeightsInfo, Engine]] = {}
+        self._found: dict[CfaKind, WeightsInfo] = {}
+        self._engines: dict[CfaKind, Engine] = {}
         # A wrong name should fail before the first photo is read, and so should an engine.
         info = None if weights is None else find_weights(weights, white_balance=white_balance)
         config = None if info is None else info.config
@@ -212,46 +256,86 @@ class Enhancer:
 
         Parameters and errors as for `enhance`. The photo is read once.
         """
+        for prepared in self.prepare(photo, request, progress=progress):
+            computed = self.compute(prepared, progress=progress)
+            progress.stage("developing", 1)
+            enhanced = computed.develop()
+            progress.advance()
+            yield enhanced
+
+    # The three steps of the above, for those who let them overlap.
+
+    def prepare(
+        self,
+        photo: str | Path | RawFrame,
+        request: ExposureRequest,
+        *,
+        progress: Progress = SILENT,
+    ) -> Iterator[Prepared]:
+        """Read a photo and pack it for the network, at each ratio that the request leads to.
+
+        May run in a thread of its own, beside `compute` on another photo.
+
+        Parameters
+        ----------
+        photo : str, Path or RawFrame
+        request : ExposureRequest
+        progress : Progress
+            Hears of the ratio and of the white balance.
+
+        Raises
+        ------
+        RawError, ExposureError, WeightsNotFoundError, NoWeightsForCfaError
+        """
         seconds: dict[str, float] = {}
         if not isinstance(photo, RawFrame):
             with _timed(seconds, "decode"):
                 photo = read_raw(Path(photo))
-        with _timed(seconds, "load"):
-            weights, engine = self._engine(photo.kind, progress)
-        choices = choose_ratios(photo, request)
-        gains = _camera_gains(photo, weights, progress)
+        with _timed(seconds, "exposure"):
+            weights = self._weights_for(photo.kind)
+            choices = choose_ratios(photo, request)
+            gains = _camera_gains(photo, weights, progress)
         for choice in choices:
-            progress.detail(f"ratio {choice.ratio:.4g}: {choice.reason}")
-            yield self._develop(photo, choice, weights, engine, gains, dict(seconds), progress)
+            progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
+            with _timed(seconds, "pack"):
+                mosaic = prepare(photo, choice.ratio, gains)
+            yield Prepared(photo, mosaic, choice, weights, seconds)
+            seconds = {}
 
-    def _develop(
-        self,
-        frame: RawFrame,
-        choice: RatioChoice,
-        weights: WeightsInfo,
-        engine: Engine,
-        gains: NDArray[np.float32] | None,
-        seconds: dict[str, float],
-        progress: Progress,
-    ) -> Enhanced:
-        progress.stage("preparing", 1)
-        with _timed(seconds, "pack"):
-            mosaic = prepare(frame, choice.ratio, gains)
+    def compute(
+        self, prepared: Prepared, *, progress: Progress = SILENT, reserved: int = 0
+    ) -> Computed:
+        """Run the network, which is loaded when the first photo needs it.
+
+        Parameters
+        ----------
+        prepared : Prepared
+        progress : Progress
+        reserved : int
+            Bytes that this process will take meanwhile, for other photos.
+
+        Raises
+        ------
+        WeightsError, OutOfMemoryError
+        """
+        seconds = dict(prepared.seconds)
+        with _timed(seconds, "load"):
+            engine = self._engine(prepared.weights, progress)
+        options = replace(self.options, reserved=reserved)
         with _timed(seconds, "network"):
-            picture = infer(engine, mosaic, self.options, progress)
-        progress.stage("developing", 1)
-        with _timed(seconds, "colour"):
-            image = develop(picture, frame.flip)
-        progress.advance()
-        return Enhanced(image, frame, choice, weights, seconds)
+            picture = infer(engine, prepared.mosaic, options, progress)
+        return Computed(picture, prepared.frame, prepared.choice, prepared.weights, seconds)
 
-    def _engine(self, kind: CfaKind, progress: Progress = SILENT) -> tuple[WeightsInfo, Engine]:
-        if kind not in self._engines:
+    def _weights_for(self, kind: CfaKind) -> WeightsInfo:
+        if kind not in self._found:
             info = find_weights(self._weights, kind, self._white_balance)
-            if self.runtime.dtype == "int8":
-                info = find_quantised(info)
-            engine = open_engine(info, self.runtime, self.engine, progress)
-            self._engines[kind] = info, engine
+            self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
+        return self._found[kind]
+
+    def _engine(self, weights: WeightsInfo, progress: Progress = SILENT) -> Engine:
+        kind = weights.config.cfa
+        if kind not in self._engines:
+            self._engines[kind] = open_engine(weights, self.runtime, self.engine, progress)
         return self._engines[kind]
 
 
@@ -264,7 +348,9 @@ def _camera_gains(
         return None
     red, _, blue = gains
     if weights.config.white_balance == "as-shot":
-        progress.detail(f"white balance as shot: red x{red:.2f}, blue x{blue:.2f}")
+        progress.detail(
+            f"{frame.path.name}: white balance as shot: red x{red:.2f}, blue x{blue:.2f}"
+        )
     else:
         basis = "as-shot" if frame.daylight_wb is None else "daylight"
         progress.note(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gia_cli.batch import PICTURE, BatchOptions, FileResult, Job, Product, plan_jobs, run_jobs
@@ -17,12 +19,13 @@ from gia_cli.errors import (
     GiaError,
     Interrupted,
     NotRawError,
+    OutOfMemoryError,
     OutputError,
     OutputExistsError,
     UsageError,
 )
 from gia_cli.exposure import ExposureRequest
-from gia_cli.pipeline import Enhanced, Enhancer
+from gia_cli.pipeline import Computed, Enhanced, Enhancer, Prepared
 from gia_cli.progress import SILENT
 
 MakePhoto = Callable[..., Path]
@@ -192,7 +195,7 @@ def test_skipping_makes_only_the_missing_brackets(
 def test_a_missing_output_folder_is_told_before_the_work(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enhancer, "enhance_brackets", None)
+    monkeypatch.setattr(enhancer, "prepare", None)
     (result,) = run([make_arw()], enhancer, output=tmp_path / "nowhere" / "o.tif")
     assert isinstance(result.error, OutputError)
     assert "nowhere" in str(result.error)
@@ -235,14 +238,14 @@ def test_a_bug_in_one_photo_is_reported_as_one(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = [make_arw(f"{name}.ARW") for name in "ab"]
-    genuine = enhancer.enhance_brackets
+    genuine = enhancer.compute
 
-    def fail_first(frame: Any, *args: Any, **kwargs: Any) -> Any:
-        if frame.path.name == "a.ARW":
+    def fail_first(prepared: Prepared, **kwargs: Any) -> Computed:
+        if prepared.frame.path.name == "a.ARW":
             raise ZeroDivisionError("a bug")
-        return genuine(frame, *args, **kwargs)
+        return genuine(prepared, **kwargs)
 
-    monkeypatch.setattr(enhancer, "enhance_brackets", fail_first)
+    monkeypatch.setattr(enhancer, "compute", fail_first)
     first, second = run(photos, enhancer, out_dir=tmp_path / "out")
     assert first.error is not None
     assert type(first.error) is GiaError
@@ -255,22 +258,21 @@ def test_ctrl_c_leaves_whole_files_only(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = [make_arw(f"{name}.ARW") for name in "abc"]
-    genuine = enhancer.enhance_brackets
+    genuine = enhancer.compute
 
-    def interrupt_second(frame: Any, *args: Any, **kwargs: Any) -> Any:
-        if frame.path.name == "b.ARW":
+    def interrupt_second(prepared: Prepared, **kwargs: Any) -> Computed:
+        if prepared.frame.path.name == "b.ARW":
             raise KeyboardInterrupt
-        return genuine(frame, *args, **kwargs)
+        return genuine(prepared, **kwargs)
 
-    monkeypatch.setattr(enhancer, "enhance_brackets", interrupt_second)
+    monkeypatch.setattr(enhancer, "compute", interrupt_second)
     with pytest.raises(Interrupted, match="of 3 photos"):
         run(photos, enhancer, out_dir=tmp_path / "out")
     written = list((tmp_path / "out").iterdir())
     assert [path.name for path in written] == ["a_gia.tif"]
-    whole = np.frombuffer(written[0].read_bytes(), np.uint8)
-    enhancer_again = genuine(photos[0], ExposureRequest(ratio=100))
-    next(iter(enhancer_again)).save(tmp_path / "again.tif")
-    assert np.array_equal(whole, np.frombuffer((tmp_path / "again.tif").read_bytes(), np.uint8))
+    monkeypatch.undo()
+    enhancer.enhance(photos[0], ratio=100).save(tmp_path / "again.tif")
+    assert written[0].read_bytes() == (tmp_path / "again.tif").read_bytes()
 
 
 def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:
@@ -342,3 +344,223 @@ def test_a_name_that_the_system_refuses_fails_alone(
 ) -> None:
     results = run([make_arw(), tmp_path / ("x" * 300 + ".ARW")], enhancer, out_dir=tmp_path / "o")
     assert [result.status for result in results] == ["written", "failed"]
+
+
+# ---------------------------------------------------------------- overlapping
+
+
+PATIENCE = 60  # seconds that nobody waits unless something is wrong
+
+
+class Watched:
+    """An enhancer's steps, with events for each photo and a place to interfere."""
+
+    def __init__(self, enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: dict[str, threading.Event] = {}
+        self.alive: set[str] = set()
+        self.before_reading: Callable[[str], None] = lambda name: None
+        self.before_computing: Callable[[str, int], None] = lambda name, reserved: None
+        self.before_developing: Callable[[str], None] = lambda name: None
+        self.before_writing: Callable[[str], None] = lambda name: None
+        self.product = Product(name=lambda target: target, write=self._write)
+        self._prepare, self._compute = enhancer.prepare, enhancer.compute
+        develop = Computed.develop
+
+        def developing(computed: Computed) -> Enhanced:
+            self.before_developing(computed.frame.path.stem)
+            return develop(computed)
+
+        monkeypatch.setattr(enhancer, "prepare", self._preparing)
+        monkeypatch.setattr(enhancer, "compute", self._computing)
+        monkeypatch.setattr(Computed, "develop", developing)
+
+    def has(self, event: str) -> threading.Event:
+        return self.events.setdefault(event, threading.Event())
+
+    def wait_for(self, event: str) -> None:
+        assert self.has(event).wait(PATIENCE), event
+
+    def _preparing(self, source: Path, *args: Any, **kwargs: Any) -> Iterator[Prepared]:
+        self.before_reading(source.stem)
+        for prepared in self._prepare(source, *args, **kwargs):
+            self.alive.add(source.stem)
+            weakref.finalize(prepared.frame.mosaic, self.alive.discard, source.stem)
+            self.has(f"read {source.stem}").set()
+            yield prepared
+
+    def _computing(self, prepared: Prepared, *, reserved: int = 0, **kwargs: Any) -> Computed:
+        self.before_computing(prepared.frame.path.stem, reserved)
+        return self._compute(prepared, reserved=reserved, **kwargs)
+
+    def _write(self, picture: Enhanced, target: Path) -> None:
+        self.before_writing(picture.frame.path.stem)
+        picture.save(target)
+        self.has(f"written {picture.frame.path.stem}").set()
+
+
+@pytest.fixture
+def watched(enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(enhancer, monkeypatch)
+
+
+def test_the_next_is_read_and_the_last_is_written_while_the_network_works(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    """Each of the three waits for another: one after the other they would wait forever."""
+
+    def reading(name: str) -> None:
+        if name == "c":
+            watched.wait_for("computing b")
+
+    def computing(name: str, reserved: int) -> None:
+        watched.has(f"computing {name}").set()
+        if name == "b":
+            watched.wait_for("read c")
+            watched.wait_for("written a")
+
+    def developing(name: str) -> None:
+        if name == "a":
+            watched.wait_for("computing b")
+
+    watched.before_reading, watched.before_computing = reading, computing
+    watched.before_developing = developing
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.error for result in results] == [None] * 3
+    assert [result.source for result in results] == photos
+    stages = {"decode", "exposure", "pack", "load", "network", "colour", "write"}
+    assert all(set(result.stages) == stages for result in results)
+
+
+@pytest.mark.parametrize("stage", ["reading", "computing", "developing", "writing"])
+def test_a_failure_at_any_stage_fails_its_photo_alone(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path, stage: str
+) -> None:
+    def fail(name: str, *_: Any) -> None:
+        if name == "b":
+            raise OutputError("as planned")
+
+    setattr(watched, f"before_{stage}", fail)
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.status for result in results] == ["written", "failed", "written"]
+    assert str(results[1].error) == "as planned"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_gia.tif", "c_gia.tif"}
+
+
+def test_no_more_than_three_photos_are_held(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    """Failed ones are let go of too, although their errors are kept."""
+
+    def at_most(count: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while len(watched.alive) > count and time.monotonic() < deadline:
+            time.sleep(0.001)  # a thread may still be on its way out of the photo's last step
+        assert len(watched.alive) <= count, watched.alive
+
+    def reading(name: str) -> None:
+        at_most(2)  # this one will be the third
+
+    def computing(name: str, reserved: int) -> None:
+        at_most(3)
+        if name in "bc":
+            raise ZeroDivisionError("a bug")
+
+    def save(picture: Enhanced, target: Path) -> None:
+        at_most(3)
+        try:
+            assert picture.frame.path.stem != "e"
+            picture.save(target)
+        except AssertionError as error:
+            raise OutputError("as planned") from error
+
+    watched.before_reading, watched.before_computing = reading, computing
+    photos = [make_arw(f"{name}.ARW") for name in "abcdefg"]
+    product = Product(name=lambda target: target, write=save)
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(product,))
+    failed = {result.source.stem: type(result.error) for result in results if result.error}
+    assert failed == {"b": GiaError, "c": GiaError, "e": OutputError}
+    at_most(0)
+
+
+def test_where_memory_is_short_the_network_waits_for_its_neighbours(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, bool]] = []
+
+    def reading(name: str) -> None:
+        if name == "c":
+            watched.wait_for("refused b")
+
+    def computing(name: str, reserved: int) -> None:
+        calls.append((name, reserved > 0))
+        if name == "b" and reserved:
+            watched.has("refused b").set()
+            raise OutOfMemoryError("Three are too many.")
+        if name == "b":
+            watched.wait_for("read c")
+            assert watched.has("written a").is_set()
+            assert "c" not in watched.alive  # it is read anew
+
+    watched.before_reading, watched.before_computing = reading, computing
+    watched.before_developing = lambda name: watched.wait_for("refused b") if name == "a" else None
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.error for result in results] == [None] * 3
+    assert [call for call in calls if call[0] == "b"] == [("b", True), ("b", False)]
+
+
+def test_interrupted_in_the_midst_it_finishes_what_is_being_written(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    def computing(name: str, reserved: int) -> None:
+        if name == "b":
+            watched.wait_for("writing a")
+            watched.has("interrupted").set()
+            raise KeyboardInterrupt
+
+    def writing(name: str) -> None:
+        watched.has(f"writing {name}").set()
+        watched.wait_for("interrupted")
+
+    watched.before_computing, watched.before_writing = computing, writing
+    photos = [make_arw(f"{name}.ARW") for name in "abcd"]
+    with pytest.raises(Interrupted, match="after 1 of 4 photos"):
+        run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_gia.tif"]
+    assert not watched.has("read d").is_set()
+
+
+def test_brackets_are_written_while_the_next_is_computed(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    computed: list[str] = []
+
+    def computing(name: str, reserved: int) -> None:
+        computed.append(name)
+        if len(computed) == 2:
+            watched.has("second").set()
+            watched.wait_for("written night")
+
+    watched.before_computing = computing
+    watched.before_developing = lambda name: watched.wait_for("second")
+    request = ExposureRequest(brackets=(10, 20, 40))
+    (result,) = run([make_arw()], enhancer, request=request, products=(watched.product,))
+    assert [choice.ratio for choice in result.choices] == [10, 20, 40]
+    names = [f"night_gia_x{ratio}.tif" for ratio in (10, 20, 40)]
+    assert [path.name for path in result.outputs] == names
+
+
+def test_a_listener_that_fails_ends_the_batch(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    """Its failure is no photo's."""
+
+    def on_result(result: FileResult) -> None:
+        raise BrokenPipeError
+
+    options = BatchOptions(request=ExposureRequest(ratio=100), out_dir=tmp_path / "out")
+    jobs = plan_jobs([make_arw(f"{name}.ARW") for name in "abc"], options)
+    with pytest.raises(BrokenPipeError):
+        run_jobs(jobs, enhancer, options, progress=SILENT, on_result=on_result)

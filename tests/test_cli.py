@@ -178,6 +178,8 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert first["outputs"] == [str(tmp_path / "night_gia.tif")]
     assert first["ratios"] == [{"ratio": 80.0, "rule": "given", "reason": "as given"}]
     assert first["weights"] == "gia-sony-v0"
+    assert {"decode", "network", "write"} < set(first["stages"])
+    assert second["stages"] == {}
     assert second["error"]["exit_code"] == 13
     assert second["error"]["kind"] == "EmptyFileError"
     assert second["input"] == str(bad)

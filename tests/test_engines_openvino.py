@@ -141,6 +141,11 @@ def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Gen
     tiled = plan(engine, mosaic, InferOptions(max_memory=int(0.3 * whole)))
     assert tiled.split is None
     assert not tiled.is_whole
+    # What the caller reserves is as good as gone.
+    limit, third = int(0.6 * whole), int(0.3 * whole)
+    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+        plan(engine, mosaic, InferOptions(max_memory=limit, reserved=third))
+    assert plan(engine, mosaic, InferOptions(max_memory=limit + third, reserved=third)).split
 
 
 @pytest.mark.parametrize(

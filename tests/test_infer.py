@@ -803,6 +803,30 @@ def test_what_the_process_holds_counts_against_the_limit(
     assert plan(network, mosaic, CUDA, options).is_whole  # the host's memory is not the GPU's
 
 
+def test_what_the_caller_reserves_counts_against_every_budget(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(NetConfig("gia-net", width=8))
+    mosaic = photo(rng, "bayer", 500, 500)
+    reserved = InferOptions(reserved=360_000_000)
+    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: 400_000_000)
+    assert plan(network, mosaic, CPU, InferOptions()).is_whole
+    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+        plan(network, mosaic, CPU, reserved)
+    assert plan(network, mosaic, CUDA, reserved).is_whole
+    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
+    monkeypatch.setattr(infer_module, "resident_bytes", lambda: 0)
+    assert plan(network, mosaic, CPU, replace(reserved, max_memory=760_000_000)).is_whole
+    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+        plan(network, mosaic, CPU, replace(reserved, max_memory=400_000_000))
+    # Tiles anyhow: some more of them are no reason to wait.
+    large, limit = photo(rng, "bayer", 1400, 1400), 260_000_000
+    alone = plan(network, large, CPU, InferOptions(max_memory=limit))
+    both = plan(network, large, CPU, InferOptions(max_memory=limit, reserved=60_000_000))
+    assert not alone.is_whole
+    assert both.core < alone.core
+
+
 def test_half_precision_takes_larger_tiles(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

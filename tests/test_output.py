@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from gia_cli import output
-from gia_cli.color import bt709_encode, srgb16_from_bt709, srgb_icc_profile
+from gia_cli.color import (
+    bt709_decode,
+    bt709_encode,
+    quantise16,
+    srgb16_from_bt709,
+    srgb_encode,
+    srgb_icc_profile,
+)
 from gia_cli.errors import DataError, OutputError, UsageError
 from gia_cli.exif import ShotInfo, read_shot
 from gia_cli.output import FORMATS, develop, orient, output_format, read_image, write_image
@@ -145,6 +152,45 @@ def test_any_memory_layout_is_written_as_it_looks(
     for name, view in views.items():
         write_image(tmp_path / f"out{suffix}", view)
         assert np.array_equal(_read(tmp_path / f"out{suffix}"), view), name
+
+
+@both
+def test_pixels_are_those_of_the_plain_formulas(
+    tmp_path: Path, suffix: str, rng: np.random.Generator
+) -> None:
+    """Bands, threads and work in place change nothing: as gia 0.1 wrote them, level for level."""
+    picture = rng.uniform(-0.1, 1.1, (3, 300, 800)).astype(np.float32)
+    picture[:, 5, :3] = np.nan, np.inf, -np.inf
+    scaled = np.nan_to_num(picture * 65535, nan=0.0, posinf=65535.0, neginf=0.0)
+    levels = np.clip(scaled + 0.5, 0, 65535).astype(np.uint16)
+    table = quantise16(srgb_encode(bt709_decode(np.arange(65536) / 65535)))
+    for flip in (0, 6):
+        write_image(tmp_path / f"out{suffix}", develop(picture, flip))
+        upright = orient(table[levels].transpose(1, 2, 0), flip)
+        assert np.array_equal(_read(tmp_path / f"out{suffix}"), upright)
+
+
+@both
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    tmp_path: Path, suffix: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = _image(rng, 700, 900)  # several strips
+    for cores in (1, 5):
+        monkeypatch.setattr("gia_cli.runtime.available_cores", lambda cores=cores: cores)
+        write_image(tmp_path / f"{cores}{suffix}", image, shot=SHOT)
+    assert (tmp_path / f"1{suffix}").read_bytes() == (tmp_path / f"5{suffix}").read_bytes()
+    assert np.array_equal(_read(tmp_path / f"5{suffix}"), image)
+
+
+def test_strips_are_right_to_others_too(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Pillow reads 16 bits as 8 of them, but by libtiff: every strip, and the predictor undone."""
+    image = _image(rng, 700, 900)
+    write_image(tmp_path / "out.tif", image, shot=SHOT, comment="gia")
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert len(file.pages.first.dataoffsets) > 2
+    with Image.open(tmp_path / "out.tif") as picture:
+        assert np.array_equal(np.asarray(picture), image >> 8)
+    assert str(_exif(tmp_path / "out.tif")["EXIF ISOSpeedRatings"]) == "25600"
 
 
 def test_png_is_a_png_to_others(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -361,7 +407,7 @@ def test_a_failing_write_leaves_the_folder_as_it_was(
         path.write_bytes(old)
     # Late in each writer, when most bytes are in the temporary file.
     monkeypatch.setattr(output, "_point_to_exif", fail)
-    monkeypatch.setattr(output, "_deflated_rows", fail)
+    monkeypatch.setattr(output, "_png_strip", fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else type(error)):
         write_image(path, _smooth(), shot=SHOT)
     assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else [path.name])
@@ -407,8 +453,11 @@ def test_eight_flips_are_eight_pictures(rng: np.random.Generator) -> None:
     assert len({orient(image, flip).tobytes() for flip in range(8)}) == 8
 
 
-@pytest.mark.parametrize("height", [1, 255, 256, 257, 513])
-def test_develop_converts_in_bands_as_at_once(height: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("height", [1, 7, 8, 9, 33])
+def test_develop_converts_in_bands_as_at_once(
+    height: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_BAND_PIXELS", 8 * 5)
     picture = rng.uniform(-0.2, 1.2, (3, height, 5)).astype(np.float32)
     image = develop(picture, 0)
     assert image.shape == (height, 5, 3) and image.dtype == np.uint16

@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -379,3 +380,58 @@ def test_resident_memory_grows_with_what_is_held() -> None:
     assert after - before > 0.8 * held.nbytes
     reserved = np.empty(32_000_000)  # 256 MB of addresses, none of it touched
     assert resident_bytes() - after < 0.2 * reserved.nbytes
+
+
+# ---------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_work_in_threads_comes_back_in_order(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: cores)
+    assert list(runtime.in_threads(lambda x: x * x, range(50))) == [x * x for x in range(50)]
+    assert list(runtime.in_threads(str, [])) == []
+
+
+def test_several_threads_work_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: 2)
+    both_here = threading.Barrier(2, timeout=30)
+    assert len(list(runtime.in_threads(lambda _: both_here.wait(), range(2)))) == 2
+
+
+def test_few_results_wait_for_whoever_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: 2)
+    begun: list[int] = []
+    results = runtime.in_threads(begun.append, range(100))
+    next(results)
+    assert len(begun) <= 5
+    results.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 5
+
+
+def test_a_failure_in_a_thread_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: 2)
+    begun: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        list(runtime.in_threads(work, range(100)))
+    assert len(begun) <= 5
+
+
+def test_what_was_freed_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [bytearray(100_000) for _ in range(1000)]  # below glibc's limit for a mapping each
+    held, keep = resident_bytes(), blocks[-1]
+    del blocks
+    runtime.return_freed_memory()
+    if sys.platform == "linux":
+        assert resident_bytes() < held - 50_000_000
+    assert len(keep) == 100_000
+
+    def refuse(_: None) -> None:
+        raise OSError("another C library")
+
+    monkeypatch.setattr(runtime.ctypes, "CDLL", refuse)
+    runtime.return_freed_memory()

@@ -239,6 +239,7 @@ def _file_report(result: FileResult) -> dict[str, Any]:
         ],
         "weights": result.weights,
         "seconds": round(result.seconds, 3),
+        "stages": {stage: round(seconds, 3) for stage, seconds in result.stages.items()},
         "error": error_report(error),
     }
 
