@@ -264,6 +264,7 @@ def run_jobs(
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         written: Future[None] = Future()
         written.set_result(None)  # nothing to wait for yet
+        told: list[Future[None]] = []
         try:
             ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
             for number, job in enumerate(jobs, start=1):
@@ -282,8 +283,12 @@ def run_jobs(
                 del photo
                 # Behind the photo's own files in the writer's queue.
                 written = writer.submit(finish, result, started)
+                told.append(written)
+                while told[0].done() and len(told) > 1:
+                    told.pop(0).result()  # whatever a listener raises ends the batch
             progress.stage("writing", 1)
-            written.result()
+            for future in told:
+                future.result()
         except KeyboardInterrupt:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()

@@ -564,3 +564,21 @@ def test_a_listener_that_fails_ends_the_batch(
     jobs = plan_jobs([make_arw(f"{name}.ARW") for name in "abc"], options)
     with pytest.raises(BrokenPipeError):
         run_jobs(jobs, enhancer, options, progress=SILENT, on_result=on_result)
+
+
+def test_a_listeners_failure_is_not_lost_behind_a_photo_that_cannot_be_read(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+
+    def on_result(result: FileResult) -> None:
+        heard.append(result.source.name)
+        if len(heard) == 1:
+            raise BrokenPipeError
+
+    junk = tmp_path / "b.ARW"
+    junk.write_bytes(b"no photo" * 1000)
+    options = BatchOptions(request=ExposureRequest(ratio=100), out_dir=tmp_path / "out")
+    jobs = plan_jobs([make_arw("a.ARW"), junk], options)
+    with pytest.raises(BrokenPipeError):
+        run_jobs(jobs, enhancer, options, progress=SILENT, on_result=on_result)
