@@ -17,6 +17,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.train import RECIPES, TrainConfig, TrainResult, export_run, train
 
 WEIGHTS = "weights"
+_HELP = "See 'gia train --help'."
 
 #: Crop sides in packed pixels of the recipes' rows: the fixed side and the range of the others. In
 #: the published recipes they are SID's and the paper's. The small recipe's grow in the second half
@@ -84,7 +85,7 @@ def _chosen_rows(table: TableName, only: Sequence[str]) -> list[PaperRow]:
     rows = {row.slug: row for row in paper_table(table) if row.network is not None}
     for slug in only:
         if slug not in rows:
-            raise UsageError(f"Table {table} has no row '{slug}': {', '.join(rows)}.")
+            raise UsageError(f"Table {table} has no row '{slug}': {', '.join(rows)}.", hint=_HELP)
     return [row for slug, row in rows.items() if not only or slug in only]
 
 
@@ -96,9 +97,11 @@ def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
     UsageError
     """
     if base.steps is None and base.budget_s is None and RECIPES[base.recipe].epochs is None:
-        raise UsageError("How long for each row? Give --budget or --steps.")
+        raise UsageError("How long for each row? Give --budget or --steps.", hint=_HELP)
     if "loss" in base.changes or base.sides is not None:
-        raise UsageError("A table's rows have their own losses and crops: no --loss, no --sides.")
+        raise UsageError(
+            "A table's rows have their own losses and crops: no --loss, no --sides.", hint=_HELP
+        )
     assert row.network is not None
     return replace(
         base,

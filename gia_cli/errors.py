@@ -35,7 +35,7 @@ class UsageError(GiaError):
     """Options that contradict each other or make no sense (the shell's usual code 2)."""
 
     exit_code = 2
-    hint = "See 'gia enhance --help'."
+    hint = "The command's --help lists what it takes."
 
 
 class BatchError(GiaError):

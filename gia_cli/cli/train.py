@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gia_cli.paper import TableName
     from gia_cli.train import TrainConfig, TrainResult
 
+_HELP = "See 'gia train --help'."
+
 
 @app.command()
 def train(
@@ -192,9 +194,11 @@ def train(
     The same command resumes an interrupted run, and under torchrun trains in several processes.
     """
     if table is not None and (network is not None or init_from is not None):
-        raise UsageError("A table's rows have their own networks: no --network, no --init-from.")
+        raise UsageError(
+            "A table's rows have their own networks: no --network, no --init-from.", hint=_HELP
+        )
     if row and table is None:
-        raise UsageError("--row names a row of a table: which? Give --table.")
+        raise UsageError("--row names a row of a table: which? Give --table.", hint=_HELP)
 
     from gia_cli.console import Terminal
     from gia_cli.train import TrainConfig
