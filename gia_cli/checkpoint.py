@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from gia_cli.cfa import PLANE_COLORS, CfaKind
 from gia_cli.errors import (
     NoWeightsForCfaError,
+    OutputExistsError,
+    UsageError,
     WeightsCorruptError,
     WeightsError,
     WeightsMismatchError,
@@ -423,6 +425,25 @@ def _resample_subpixels(tensor: Tensor, source: NetConfig, target: NetConfig) ->
     size = (target.scale, target.scale)
     resized = F.interpolate(grid, size, mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1).reshape(3 * target.scale**2, *tensor.shape[1:])
+
+
+def weights_path(folder: Path, name: str) -> Path:
+    """Return the file of the weights of a name.
+
+    Raises
+    ------
+    UsageError
+        A name that is no file name.
+    """
+    if not name or Path(name).name != name:
+        raise UsageError(f"'{name}' is no name for weights.", hint="Use letters, digits and -.")
+    return folder / f"{name}.safetensors"
+
+
+def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
+    """Raise `OutputExistsError` if weights are there that nobody gave up."""
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} is already there.", hint="Use --overwrite.")
 
 
 def save_weights(

@@ -201,8 +201,7 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         alone = plan(engine, mosaic, replace(options, reserved=0))
         if alone.is_whole or alone.split is not None:
             raise OutOfMemoryError("What is reserved leaves only room for tiles.")
-    # Beside tiles it is held twice for a moment: as floats and as 16-bit levels (half the size).
-    picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
+    picture = _picture_bytes(mosaic)
     budget = _budget(engine, options, picture=picture)
     least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
     if options.max_memory is not None:
@@ -226,13 +225,17 @@ def _split_plan(
     area = frame[0] * frame[1]
     if area * split.depth_bytes * _OVERHEAD > _budget(engine, options, picture=0):
         return None
-    picture = int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
-    left = _budget(engine, options, picture=picture) - area * split.kept_bytes
+    left = _budget(engine, options, picture=_picture_bytes(mosaic)) - area * split.kept_bytes
     read = min(left / (engine.bytes_per_pixel * _OVERHEAD), _OUTER_AREA)
     if read < _read_area(_SMALLEST_PLANNED_CORE, frame, split.halo):
         return None
     core = _largest_core(frame, read, split.halo, engine.stride)
     return Plan(core, frame, 1, split)
+
+
+def _picture_bytes(mosaic: PackedMosaic) -> int:
+    """Bytes of the picture beside tiles, held twice for a moment: floats and 16-bit levels."""
+    return int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
 
 
 def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
@@ -350,13 +353,7 @@ def _render_outer_tiles(
     depth = split.depth(_whole_top(split, planes, cut, progress))
     progress.advance(len(cut))
     for tile in cut:
-        rows, cols = tile.rows, tile.cols
-        below = depth[
-            :,
-            rows.read_start // split.cell : rows.read_stop // split.cell,
-            cols.read_start // split.cell : cols.read_stop // split.cell,
-        ]
-        yield tile, split.surface(_read(planes, tile), below)
+        yield tile, split.surface(_read(planes, tile), _read(depth, tile, split.cell))
         progress.advance()
 
 
@@ -415,9 +412,12 @@ def _core(feature: NDArray[np.float32], tile: Tile, stride: int) -> NDArray[np.f
     return feature[:, rows, cols]
 
 
-def _read(planes: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
-    rows, cols = tile.rows, tile.cols
-    return planes[:, rows.read_start : rows.read_stop, cols.read_start : cols.read_stop]
+def _read(planes: NDArray[np.float32], tile: Tile, cell: int = 1) -> NDArray[np.float32]:
+    """Cut what a tile reads out of planes, or out of a map of one place for each cell."""
+    rows, cols = (
+        slice(span.read_start // cell, span.read_stop // cell) for span in (tile.rows, tile.cols)
+    )
+    return planes[:, rows, cols]
 
 
 def _paste(

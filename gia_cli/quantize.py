@@ -15,13 +15,15 @@ from gia_cli.checkpoint import (
     find_weights,
     list_in_manifest,
     load_arrays,
+    refuse_to_replace,
     save_quantised,
+    weights_path,
 )
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import PhotoNights, open_photos
 from gia_cli.engines import require_openvino, require_quantizer
-from gia_cli.errors import DataError, OutputExistsError, UsageError
+from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
@@ -55,10 +57,7 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for what cannot be quantised."""
-        if not self.name or Path(self.name).name != self.name:
-            raise UsageError(
-                f"'{self.name}' is no name for weights.", hint="Use letters, digits and -."
-            )
+        weights_path(self.out, self.name)
         if self.samples < 1:
             raise UsageError(f"--samples must be positive, not {self.samples}.", hint=_HELP)
         if not self.photos:
@@ -94,7 +93,7 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     require_quantizer()
     if info.quantised_from is not None:
         raise UsageError(f"The weights '{info.name}' are int8 already.", hint=_HELP)
-    path = config.out / f"{config.name}.safetensors"
+    path = weights_path(config.out, config.name)
     _check_target(path, info, overwrite=config.overwrite)
     arrays = load_arrays(info)
     photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
@@ -115,8 +114,7 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
 def _check_target(path: Path, info: WeightsInfo, *, overwrite: bool) -> None:
     if path.resolve() == info.path.resolve():
         raise UsageError(f"{path} is what is to be quantised.", hint="Give another --name.")
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is already there.", hint="Use --overwrite.")
+    refuse_to_replace(path, overwrite=overwrite)
 
 
 def _draw_nights(

@@ -116,8 +116,6 @@ def _may_have_gpu() -> bool:
     """Tell whether it is worth the two seconds of importing torch to ask for a GPU."""
     if "torch" in sys.modules or sys.platform == "darwin" or Path("/dev/kfd").exists():
         return True  # torch is here; Apple's MPS; AMD's driver, which torch calls "cuda"
-    import ctypes
-
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         ctypes.CDLL(library)

@@ -69,14 +69,19 @@ def spans(size: int, core: int, halo: int, stride: int) -> list[Span]:
     ValueError
         `size` or `core` is not a positive multiple of `stride`.
     """
-    if size % stride or core % stride or core <= 0 or size <= 0:
-        raise ValueError(f"size {size} and core {core} must be positive multiples of {stride}")
-    margin = round_up(halo, stride)
+    margin = _margin(size, core, halo, stride)
     starts = range(0, size, core)
     return [
         Span(start, stop, max(start - margin, 0), min(stop + margin, size))
         for start, stop in ((start, min(start + core, size)) for start in starts)
     ]
+
+
+def _margin(size: int, core: int, halo: int, stride: int) -> int:
+    """Check an axis and its cores, and round the halo up to the stride."""
+    if size % stride or core % stride or core <= 0 or size <= 0:
+        raise ValueError(f"size {size} and core {core} must be positive multiples of {stride}")
+    return round_up(halo, stride)
 
 
 def even_spans(size: int, core: int, halo: int, stride: int) -> list[Span]:
@@ -96,9 +101,7 @@ def even_spans(size: int, core: int, halo: int, stride: int) -> list[Span]:
     ValueError
         As `spans`.
     """
-    margin = round_up(halo, stride)
-    if size % stride or core % stride or core <= 0 or size <= 0:
-        raise ValueError(f"size {size} and core {core} must be positive multiples of {stride}")
+    margin = _margin(size, core, halo, stride)
     if core + 2 * margin >= size:
         return [Span(0, size, 0, size)]
     count = -(-(size - 2 * margin) // core)

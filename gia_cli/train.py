@@ -34,7 +34,9 @@ from gia_cli.checkpoint import (
     find_weights,
     list_in_manifest,
     load_network,
+    refuse_to_replace,
     save_weights,
+    weights_path,
 )
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
@@ -47,7 +49,6 @@ from gia_cli.errors import (
     Interrupted,
     OutOfMemoryError,
     OutputError,
-    OutputExistsError,
     RunError,
     UsageError,
 )
@@ -1023,11 +1024,8 @@ def export_run(
     UsageError
         A name that is no file name.
     """
-    if not name or Path(name).name != name:
-        raise UsageError(f"'{name}' is no name for weights.", hint="Use letters, digits and -.")
-    path = folder / f"{name}.safetensors"
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is already there.", hint="Use --overwrite.")
+    path = weights_path(folder, name)
+    refuse_to_replace(path, overwrite=overwrite)
     config = read_config(run)
     saved = read_checkpoint(run)
     network = build(NetConfig.from_json(config["network"]))

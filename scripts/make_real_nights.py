@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gia_cli.cfa import unpack
 from gia_cli.mosaic import prepare
 from gia_cli.raw import RawFrame, read_raw
 from gia_cli.rawfile import write_dng
@@ -30,12 +31,7 @@ SEED = 1003
 
 def share_of_saturation(frame: RawFrame) -> np.ndarray:
     """Return the mosaic between black, 0, and white, 1, in the canonical phase: (H, W) float32."""
-    packed = prepare(frame, 1.0)
-    red, green, blue, other = packed.planes
-    mosaic = np.empty((2 * red.shape[0], 2 * red.shape[1]), np.float32)
-    mosaic[0::2, 0::2], mosaic[0::2, 1::2] = red, green
-    mosaic[1::2, 1::2], mosaic[1::2, 0::2] = blue, other
-    return mosaic
+    return unpack(prepare(frame, 1.0).planes, frame.kind)
 
 
 def write(path: Path, dn: np.ndarray, frame: RawFrame, seconds: float, iso: int) -> None:
