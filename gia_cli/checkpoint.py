@@ -13,7 +13,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gia_cli.cfa import PLANE_COLORS, CfaKind
 from gia_cli.errors import (
@@ -39,6 +39,7 @@ ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
 # One metadata key that holds JSON: several keys make safetensors files differ from run to run.
 _METADATA_KEY = "gia"
 _MAX_HEADER = 100_000_000  # safetensors' own limit
+_VECTOR_MODULE = "gia."  # the parameters by which gia-net differs from sid-net
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,23 +360,39 @@ def _check_tensors(info: WeightsInfo, wanted: dict[str, Tensor], found: dict[str
         )
 
 
-def adopt(network: Network, donor: Network) -> list[str]:
-    """Copy a trained network's weights, between colour filter arrays too; in place.
+class Adopted(NamedTuple):
+    """What `adopt` did not simply copy."""
+
+    translated: list[str]
+    """Tensors that another colour filter array or white balance has changed."""
+    missing: list[str]
+    """Tensors that the donor does not have; left as they were."""
+
+
+def adopt(
+    network: Network, donor: Network, gains: tuple[float, float, float] | None = None
+) -> Adopted:
+    """Copy a trained network's weights, between arrays and white balances too; in place.
 
     Only the layers that read the planes, and the last one, which writes the shuffled picture,
     depend on the array. They are translated: the weights for a colour are shared out evenly among
-    its planes, and those of the sub-pixels interpolated.
+    its planes, and those of the sub-pixels interpolated. Where one network is given the white
+    balance and the other is not, the weights for a colour are divided or multiplied by its usual
+    gain, so that the usual light looks the same to both (DnCNN and RIDNet, which add the planes
+    to what they make of them, have that to learn anew). The U-Nets with a global vector and
+    without start from one another; what only one has is left as it is, or left out.
 
     Parameters
     ----------
     network : Network
         Gets the weights.
     donor : Network
+    gains : (3,), optional
+        Usual white balance of R, G and B, where `network` and `donor` differ in being given it.
 
     Returns
     -------
-    list of str
-        Tensors that were translated; empty between equal arrays.
+    Adopted
 
     Raises
     ------
@@ -384,21 +401,41 @@ def adopt(network: Network, donor: Network) -> list[str]:
     """
     wanted, given = network.state_dict(), donor.state_dict()
     readers, writers = network.plane_readers, network.picture_writers
-    unlike = [n for n in wanted if n not in given or wanted[n].shape != given[n].shape]
-    if wanted.keys() != given.keys() or not set(unlike) <= {*readers, *writers}:
+    unlike = [n for n in wanted if n in given and wanted[n].shape != given[n].shape]
+    missing = [n for n in wanted if n not in given]
+    apart = [*missing, *(n for n in given if n not in wanted)]
+    is_kin = all(n.startswith(_VECTOR_MODULE) for n in apart)
+    if not is_kin or not set(unlike) <= {*readers, *writers}:
         raise WeightsMismatchError(
             f"A {network.config.network} of width {network.config.width} cannot start from a "
             f"{donor.config.network} of width {donor.config.width}."
         )
-    translated = {}
+    new = {name: given[name] for name in wanted if name in given}
     for name in unlike:
         if name in readers:
-            new = _share_out_planes(given[name], readers[name], donor.config, network.config)
+            new[name] = _share_out_planes(new[name], readers[name], donor.config, network.config)
         else:
-            new = _resample_subpixels(given[name], donor.config, network.config)
-        translated[name] = new
-    network.load_state_dict({**given, **translated})
-    return unlike
+            new[name] = _resample_subpixels(new[name], donor.config, network.config)
+    translated = set(unlike)
+    if gains is not None and network.config.white_balance != donor.config.white_balance:
+        power = -1 if network.config.white_balance == "as-shot" else 1
+        for name, unshuffled in readers.items():
+            new[name] = _amplify_planes(new[name], unshuffled, network.config, gains, power)
+        translated |= readers.keys()
+    network.load_state_dict(new, strict=False)
+    return Adopted([name for name in wanted if name in translated], missing)
+
+
+def _amplify_planes(
+    weight: Tensor,
+    unshuffled: int,
+    config: NetConfig,
+    gains: tuple[float, float, float],
+    power: int,
+) -> Tensor:
+    """Multiply the weights that read a colour's planes by a power of its gain."""
+    factors = weight.new_tensor([gains[color] for color in PLANE_COLORS[config.cfa]]) ** power
+    return weight * factors.repeat_interleave(unshuffled**2)[:, None, None]
 
 
 def _share_out_planes(

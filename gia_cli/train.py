@@ -703,8 +703,13 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
     if config.init_from is None:
         return
     info = find_weights(config.init_from)
-    translated = adopt(network, load_network(info))
-    how = f" ({', '.join(translated)} translated)" if translated else ""
+    adopted = adopt(network, load_network(info), median_gains(CAMERA_OF[config.camera]))
+    changes = [
+        f"{', '.join(names)} {what}"
+        for names, what in ((adopted.translated, "translated"), (adopted.missing, "drawn anew"))
+        if names
+    ]
+    how = f" ({'; '.join(changes)})" if changes else ""
     progress.note(f"Starting from {info.name}{how}.")
 
 

@@ -494,7 +494,8 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     """A flat field gives the same features, and a flat picture the same colours."""
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", cfa="xtrans", width=4))
-    translated = adopt(network, donor)
+    translated, missing = adopt(network, donor)
+    assert missing == []
     assert sorted(translated) == ["encoder.0.0.weight", "to_rgb.bias", "to_rgb.weight"]
     for name, tensor in network.state_dict().items():
         assert name in translated or torch.equal(tensor, donor.state_dict()[name]), name
@@ -519,7 +520,7 @@ def test_every_network_starts_from_the_other_array(
         for writer in donor.picture_writers:
             per_color = donor.get_parameter(writer).unflatten(0, (3, -1))
             per_color.copy_(per_color.mean(1, keepdim=True).expand_as(per_color))
-    translated = adopt(network, donor)
+    translated, _ = adopt(network, donor)
     assert set(translated) == {*network.plane_readers, *network.picture_writers}
     color = torch.tensor([0.2, 0.5, 0.3])
     colors = []
@@ -537,14 +538,14 @@ def test_every_network_starts_from_the_other_array(
 def test_equal_arrays_take_all_weights_over() -> None:
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", width=4))
-    assert adopt(network, donor) == []
+    assert adopt(network, donor, (2.0, 1.0, 2.5)) == ([], [])
     assert_equal(network.state_dict(), donor.state_dict())
 
 
 @pytest.mark.parametrize(
     "donor",
     [
-        NetConfig("sid-net", width=4),
+        NetConfig("se-unet", width=4),
         NetConfig("gia-net", width=8),
         NetConfig("dncnn", width=4),
         NetConfig("sgn", "xtrans", width=4),
@@ -553,6 +554,39 @@ def test_equal_arrays_take_all_weights_over() -> None:
 def test_other_networks_cannot_be_started_from(donor: NetConfig) -> None:
     with pytest.raises(WeightsMismatchError, match="cannot start from"):
         adopt(build(NetConfig("gia-net", width=4)), build(donor))
+
+
+def test_networks_with_and_without_the_vector_start_from_one_another() -> None:
+    gia, sid = (build(NetConfig(name, width=4)) for name in ("gia-net", "sid-net"))
+    own = {name: tensor.clone() for name, tensor in gia.state_dict().items()}
+    translated, missing = adopt(gia, sid)
+    assert translated == []
+    assert missing == [name for name in own if name.startswith("gia.")]
+    for name, tensor in gia.state_dict().items():
+        assert torch.equal(tensor, own[name] if name in missing else sid.state_dict()[name]), name
+    assert adopt(sid, gia) == ([], [])
+
+
+@pytest.mark.parametrize("name", [*UNETS, "sgn"])
+@pytest.mark.parametrize("kind", ["bayer", "xtrans"])
+def test_the_usual_light_looks_the_same_with_and_without_white_balance(
+    name: str, kind: CfaKind, rng: np.random.Generator
+) -> None:
+    donor = lively(small(name, kind))
+    network = build(replace(small(name, kind), white_balance="as-shot"))
+    gains = (1.8, 1.0, 2.5)
+    side = 2 * network.stride
+    planes = torch.from_numpy(
+        rng.uniform(0, 0.3, (1, donor.config.in_channels, side, side)).astype(np.float32)
+    )
+    balance = torch.tensor(gains)[list(PLANE_COLORS[kind])].view(1, -1, 1, 1)
+    assert set(adopt(network, donor, gains).translated) == set(network.plane_readers)
+    back = build(donor.config)
+    adopt(back, network, gains)
+    with torch.no_grad():
+        expected = donor(planes)
+        torch.testing.assert_close(network.eval()(planes * balance), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(back.eval()(planes), expected, rtol=0, atol=1e-4)
 
 
 def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
