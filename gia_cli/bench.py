@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,6 +51,8 @@ aten = torch.ops.aten
 PAPER_SIZE = (2832, 4240)
 _PEAK_SIDE = 2048  # of the matrices whose product tells what the machine can do
 _TILE = 1024  # photosites; of the tiled variant
+# 256 steps, one of them zero, and a leaky ReLU's share of them below it.
+_MADE_UP_RANGE = (-42 / 213, 1.0)
 
 
 # ---------------------------------------------------------------- parameters and FLOPs
@@ -329,7 +332,10 @@ def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedRepo
 
 
 def _variants(config: SpeedConfig, network: str) -> list[Variant]:
-    """List the ways to run a network; the public ports' way is fp32 whatever was asked for."""
+    """List the ways to run a network.
+
+    The public ports' way, which all are compared with, is fp32 whatever was asked for.
+    """
     found = []
     for how in config.how:
         precisions: tuple[Precision, ...] = config.precisions
@@ -361,7 +367,7 @@ def _take_turns(
 
 def _can_run(variant: Variant) -> bool:
     if not variant.how.startswith("OpenVINO"):
-        return True
+        return variant.precision != "int8"
     runtime = resolve(variant.device, variant.precision)
     return obstacle_to_openvino(runtime, NETWORKS[variant.network]) is None
 
@@ -436,7 +442,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
     options = _cut(variant)
     if variant.how.startswith("OpenVINO"):
-        engine = _openvino_engine(network)
+        engine = _openvino_engine(network, variant.precision)
         del network
     else:
         engine = TorchEngine(network, runtime)
@@ -466,11 +472,34 @@ def _cut(variant: Variant) -> InferOptions:
     return InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
 
 
-def _openvino_engine(network: Network) -> Engine:
+def _openvino_engine(network: Network, precision: Precision) -> Engine:
     from gia_cli.engines.openvino_engine import OpenVinoEngine
 
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    if precision == "int8":
+        arrays = _in_int8(arrays)
     return OpenVinoEngine(network.config, arrays, network.config.network)
+
+
+def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Round weights that nobody has trained as `gia weights quantize` does; see `openvino_graph`.
+
+    All layers get one range: the pictures are as meaningless as before, the time is the same.
+    """
+    from gia_cli.engines.openvino_graph import FP32_LAYERS, is_within
+
+    rounded = dict(arrays)
+    for name, weight in arrays.items():
+        layer, _, kind = name.rpartition(".")
+        if kind != "weight" or is_within(layer, FP32_LAYERS):
+            continue
+        if layer.startswith("upsample."):  # (in, out, 2, 2): a plain one to four sub-pixels each
+            weight = weight.transpose(1, 2, 3, 0).reshape(-1, len(weight), 1, 1)
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        rounded[name] = np.rint(weight / scale[:, None, None, None]).astype(np.int8)
+        rounded[f"{layer}.scale"] = scale.astype(np.float32)
+        rounded[f"{layer}.ranges"] = np.array(_MADE_UP_RANGE, np.float32)
+    return rounded
 
 
 class _Strict(Silent):
@@ -546,7 +575,7 @@ def measure_stages(
         None: a 12-megapixel night, made and removed again.
     weights : str, optional
     device : "auto", "cpu", "cuda" or "mps"
-    precision : "auto", "fp32", "fp16" or "bf16"
+    precision : "auto", "fp32", "fp16", "bf16" or "int8"
     rounds : int
     progress : Progress
 

@@ -6,8 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from networks import UNETS, lively, small
 
 from gia_cli import bench
 from gia_cli.bench import (
@@ -103,14 +105,19 @@ def test_unknown_networks_and_sizes_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("network", "precision", "can_run"),
-    [("gia-net", "auto", True), ("gia-net", "bf16", False), ("dncnn", "auto", False)],
+    [
+        ("gia-net", "auto", True),
+        ("gia-net", "int8", True),
+        ("gia-net", "bf16", False),
+        ("dncnn", "auto", False),
+    ],
 )
 def test_what_openvino_cannot_run_is_left_out(
     network: str, precision: Precision, can_run: bool
 ) -> None:
     variant = Variant(network, "OpenVINO, whole", (64, 64), "bayer", "cpu", precision)
     assert bench._can_run(variant) == can_run
-    assert bench._can_run(replace(variant, how="tiled"))
+    assert bench._can_run(replace(variant, how="tiled")) == (precision != "int8")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +127,34 @@ def test_a_variant_runs(how: bench.How) -> None:
     run, finish = bench._prepare(Variant("sid-net", how, (64, 96), "bayer", "cpu", "fp32"))
     assert run() > 0
     assert finish()[1] == "cpu, float32"
+
+
+@pytest.mark.parametrize("network", UNETS)
+def test_every_u_net_is_timed_in_int8(network: str) -> None:
+    how: bench.How = "OpenVINO, whole"
+    run, finish = bench._prepare(Variant(network, how, (64, 96), "bayer", "cpu", "int8"))
+    assert run() > 0
+    assert finish()[1] == "cpu, int8"
+
+
+def test_weights_made_up_in_int8_are_the_ones_they_were_made_of() -> None:
+    """To half a step; and all layers but those that `gia weights quantize` leaves alone."""
+    network = lively(small("gia-net"))
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    rounded = bench._in_int8(arrays)
+    plain = {"encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse"}
+    for name in (name for name in arrays if name.endswith(".weight")):
+        layer = name.removesuffix(".weight")
+        weight, made = arrays[name], rounded[name]
+        if layer in plain:
+            assert made is weight
+            continue
+        if layer.startswith("upsample."):
+            made = made.reshape(weight.shape[1], 2, 2, -1).transpose(3, 0, 1, 2)
+            scale = rounded[f"{layer}.scale"].reshape(weight.shape[1], 2, 2)
+        else:
+            scale = rounded[f"{layer}.scale"][:, None, None, None]
+        assert np.all(np.abs(made * scale - weight) <= 0.5001 * scale)
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
         (["--plot", "x.png"], "--plot needs --scores"),
         (["--photo", "x.ARW"], "timed with --speed"),
         (["--speed", "--precision", "int4"], "--precision takes auto"),
-        (["--speed", "--precision", "int8"], "--precision takes auto"),
+        (["--speed", "--precision", "int4"], "--precision takes auto"),
         (["--speed", "--rounds", "0"], "--rounds must be positive"),
     ],
 )

@@ -62,7 +62,7 @@ def bench(
     device: Device = "auto",
     precision: Annotated[
         str,
-        typer.Option("--precision", metavar="NAME,...", help="auto, fp32, fp16, bf16."),
+        typer.Option("--precision", metavar="NAME,...", help="auto, fp32, fp16, bf16, int8."),
     ] = "auto",
     scores: Annotated[
         Path | None,
@@ -107,9 +107,7 @@ def bench(
     if not as_json:
         _show_costs(costs, terminal)
     if speed:
-        # int8 is made of trained weights, and these are none.
-        formats = [name for name in get_args(Precision) if name != "int8"]
-        precisions = choices(precision, "--precision", formats)
+        precisions = choices(precision, "--precision", get_args(Precision))
         config = SpeedConfig(
             networks=tuple(network or ("sid-net", "gia-net")),
             size=frame,

@@ -18,7 +18,7 @@ parts make the whole frame's picture not up to 1e-6, but up to less than int8 lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,6 +39,10 @@ _LEVELS = 5
 #: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
 #: and all below for the whole frame at once.
 SPLIT_LEVEL = 2
+#: Layers that stay in fp32 beside int8 ones: the first, which reads the linear planes, whose dark
+#: end 256 steps would destroy; the last, which writes the 16-bit picture; and the vector's own,
+#: which cost nothing, so that the mean over tiles stays that of the whole frame.
+FP32_LAYERS = ("encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse", "se.squeeze", "se.excite")
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
 # Measured. In int8, GIA-Net takes 5 or 6 where all who read a map round it alike, as NNCF has it.
@@ -47,6 +51,11 @@ _MAPS_FP32, _MAPS_INT8 = 13, 10
 _TOP_LAYERS = ("encoder.0.2", "upsample.3", "decoder.3.0", "decoder.3.2")
 _STEPS = 256  # of what int8 layers read
 _ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step at zero
+
+
+def is_within(name: str, layers: Collection[str]) -> bool:
+    """Tell whether a layer is one of some layers, or a part of one."""
+    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
 
 class Weights:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.engines.openvino_engine import the_core
-from gia_cli.engines.openvino_graph import GRAPHS, Weights
+from gia_cli.engines.openvino_graph import FP32_LAYERS, GRAPHS, Weights, is_within
 from gia_cli.engines.quiet_openvino import hidden
 from gia_cli.engines.quiet_openvino import openvino as ov
 from gia_cli.engines.quiet_openvino import opset13 as ops
@@ -25,11 +25,6 @@ from gia_cli.nets import NetConfig
 with hidden():
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-#: Layers that stay in fp32: the first, which reads the linear planes, whose dark end 256 steps
-#: would destroy; the last, which writes the 16-bit picture; and the vector's own, which cost
-#: nothing, so that the mean over tiles stays that of the whole frame.
-FP32_LAYERS = ("encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse", "se.squeeze", "se.excite")
 
 # Extremes, not their means over the photos: what is brighter than most must not be cut off (0.04
 # dB instead of 0.13 lost). NNCF's correction of biases made it worse where it was compared (0.044
@@ -97,12 +92,8 @@ def _ignored(model: ov.Model, fp32_layers: Collection[str]) -> list[str]:
     nodes = model.get_ordered_ops()
     means = {node.get_friendly_name() for node in nodes if _type(node) == "ReduceMean"}
     names = {node.get_friendly_name() for node in nodes}
-    kept = {name for name in names if _belongs(name.partition("/")[0], fp32_layers)}
+    kept = {name for name in names if is_within(name.partition("/")[0], fp32_layers)}
     return sorted(means | kept | (names & set(_VECTOR_NODES)))
-
-
-def _belongs(name: str, layers: Collection[str]) -> bool:
-    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
 
 @contextmanager
