@@ -64,7 +64,7 @@ from gia_cli.simulate import CameraName, daylight_gains, median_gains
 from gia_cli.trainlog import TrainLog, read_log, write_panel
 
 CameraFamily = Literal["sony", "fuji"]
-RecipeName = Literal["small", "paper", "paper-as-printed"]
+RecipeName = Literal["small", "small-on", "paper", "paper-as-printed"]
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
@@ -110,6 +110,26 @@ class Recipe:
     """Share of the run over which that share falls from one to `cut_share`."""
 
 
+# For a few cores: small crops, several of one photo, so that their common vector tells of more than
+# each crop sees itself.
+_SMALL_RECIPE = Recipe(
+    crops=CropOptions(
+        photos=1, crops=4, sides=(48, 96), multiple=16, late_sides=(96, 160), late_from=0.75
+    ),
+    loss="l1",
+    lr=2e-4,
+    last_lr=4e-6,
+    schedule="cosine",
+    warmup=300,
+    adam_eps=1e-12,
+    clip=1.0,
+    ema=0.999,
+    init="kaiming",
+    depth_weight=0.2,
+    cut_share=0.1,
+    cut_until=0.2,
+)
+
 RECIPES: dict[RecipeName, Recipe] = {
     # Meng et al. 2020, section 4: the joint loss, crops of 32 * b with b in 16...32 drawn for every
     # iteration, 2000 epochs and 2000 more at a tenth of the rate. The printed rate of 0.1 diverges
@@ -130,24 +150,15 @@ RECIPES: dict[RecipeName, Recipe] = {
         schedule="halves",
         epochs=4000,
     ),
-    # For a few cores: small crops, several of one photo, so that their common vector tells of more
-    # than each crop sees itself.
-    "small": Recipe(
+    "small": _SMALL_RECIPE,
+    # For weights that are there already (`--init-from`): their skips need not be kept down first,
+    # and photos of more kinds in a step teach more than more crops of one do.
+    "small-on": replace(
+        _SMALL_RECIPE,
         crops=CropOptions(
-            photos=1, crops=4, sides=(48, 96), multiple=16, late_sides=(96, 160), late_from=0.75
+            photos=2, crops=2, sides=(64, 128), multiple=16, late_sides=(96, 192), late_from=0.6
         ),
-        loss="l1",
-        lr=2e-4,
-        last_lr=4e-6,
-        schedule="cosine",
-        warmup=300,
-        adam_eps=1e-12,
-        clip=1.0,
-        ema=0.999,
-        init="kaiming",
-        depth_weight=0.2,
-        cut_share=0.1,
-        cut_until=0.2,
+        cut_until=0.0,
     ),
 }
 

@@ -344,7 +344,7 @@ def test_without_exposure_time_the_picture_decides(kind: CfaKind, peak: float) -
     choice = auto_ratio(frame)
     assert choice.rule == "picture"
     bright_end = np.percentile(block_brightness(frame), 99.8)
-    assert choice.ratio * bright_end == pytest.approx(0.75, rel=1e-4)
+    assert choice.ratio * bright_end == pytest.approx(0.9, rel=1e-4)
 
 
 @pytest.mark.parametrize("time", [None, 10.0, 0.1, 1e-4])
@@ -404,7 +404,7 @@ def test_limits_follow_their_definition(kind: CfaKind, rng: np.random.Generator)
     brightness = block_brightness(frame)
     limits = picture_limits(frame)
     assert 1 / limits.highest == pytest.approx(np.percentile(brightness, 99), rel=1e-4)
-    assert 0.75 / limits.fitting == pytest.approx(np.percentile(brightness, 99.8), rel=1e-4)
+    assert 0.9 / limits.fitting == pytest.approx(np.percentile(brightness, 99.8), rel=1e-4)
     assert 0.45 / limits.lowest == pytest.approx(np.percentile(brightness, 99.8), rel=1e-4)
 
 
@@ -437,9 +437,9 @@ def test_the_largest_channel_counts_after_white_balance(
         colors = colors_of(kind, phase, SIZE[kind])
         light = np.where(colors == color, 0.02, 0.001)
         limits = picture_limits(make_frame(light, kind, phase))
-        assert limits.fitting == pytest.approx(0.75 / 0.02, rel=0.01)
+        assert limits.fitting == pytest.approx(0.9 / 0.02, rel=0.01)
         neutral = replace(make_frame(light, kind, phase), as_shot_wb=np.ones(3, np.float32))
-        expected = min(0.75 * float(WB[color]) / 0.02, 0.75 / 0.001)
+        expected = min(0.9 * float(WB[color]) / 0.02, 0.9 / 0.001)
         assert picture_limits(neutral).fitting == pytest.approx(expected, rel=0.01)
 
 
@@ -516,7 +516,7 @@ def test_the_picture_does_not_depend_on_its_orientation() -> None:
 def test_tiny_and_odd_frames_have_a_ratio_too(kind: CfaKind, size: tuple[int, int]) -> None:
     for phase in ((0, 0), (1, 1)):
         frame = make_frame(np.full(size, 0.01), kind, phase)
-        assert picture_limits(frame).fitting == pytest.approx(75, rel=0.02)
+        assert picture_limits(frame).fitting == pytest.approx(90, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)

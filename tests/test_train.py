@@ -490,6 +490,14 @@ def test_depth_loss_is_zero_for_the_averaged_target() -> None:
     assert float(depth_loss([x + 0.1 for x in exact], target)) == pytest.approx(0.1, abs=1e-5)
 
 
+def test_going_on_keeps_the_skips_from_the_first_step_on() -> None:
+    recipe = RECIPES["small-on"]
+    for done in (0.0, 0.5):
+        cuts = [draw_cut(recipe, 0, step, done) > 0 for step in range(4000)]
+        assert np.mean(cuts) == pytest.approx(recipe.cut_share, abs=0.02)
+    assert recipe.crops.photos > RECIPES["small"].crops.photos
+
+
 def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     """A flat field gives the same features, and a flat picture the same colours."""
     donor = build(NetConfig("gia-net", width=4))

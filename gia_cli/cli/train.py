@@ -67,7 +67,7 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Literal["small", "paper", "paper-as-printed"],
+        Literal["small", "small-on", "paper", "paper-as-printed"],
         typer.Option("--recipe", help="small: for a few cores. paper: the published one."),
     ] = "small",
     network: Annotated[
