@@ -85,6 +85,10 @@ class EvalConfig:
     ratios: tuple[RatioMode, ...] = ("known",)
     """How bright: by the pair's own ratio; as ``--ratio auto`` does; as it does for a photo whose
     exposure time is not known, by the picture alone."""
+    balance_error: float = 0.0
+    """How far the photos' as-shot white balance is made wrong, in per cent: red is amplified by so
+    much more and blue by so much less. Shows what a network that is given it loses where a camera
+    errs."""
     limit: int | None = None
     """Evaluate only this many pairs, spread evenly over the list."""
     lpips_alex: Path | None = None
@@ -104,6 +108,10 @@ class EvalConfig:
             )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be positive, not {self.limit}.", hint=_HELP)
+        if not abs(self.balance_error) < 100:
+            raise UsageError(
+                f"--balance-error takes a number between -100 and 100, not {self.balance_error:g}."
+            )
         if not self.ratios:
             raise UsageError("--ratio must be known, auto or picture.", hint=_HELP)
 
@@ -329,8 +337,16 @@ class System(Protocol):
 class NetworkSystem:
     """The enhancer with one set of weights, exactly as users run it."""
 
-    def __init__(self, label: str, info: WeightsInfo, mode: RatioMode, enhancer: Enhancer) -> None:
-        self.name = label
+    def __init__(
+        self,
+        label: str,
+        info: WeightsInfo,
+        mode: RatioMode,
+        enhancer: Enhancer,
+        balance_error: float = 0.0,
+    ) -> None:
+        error = f"balance off by {balance_error:+g} %" if balance_error else ""
+        self.name = f"{label}, {error}" if error else label
         self.network = info.config.network
         self.width = info.config.width
         self.ratio_mode = mode
@@ -339,13 +355,16 @@ class NetworkSystem:
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
         # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
-        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}"
+        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}{error}"
+        factor = 1 + balance_error / 100
+        self._wrong = np.array([factor, 1, 1 / factor], np.float32)
 
     def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
         """Enhance the photo; the 16-bit levels of the result are what is measured."""
         request = ExposureRequest(ratio=ratio if self.ratio_mode == "known" else None)
         if self.ratio_mode == "picture":
             frame = replace(frame, shot=replace(frame.shot, exposure_s=None))
+        frame = replace(frame, as_shot_wb=frame.as_shot_wb * self._wrong)
         result = self._enhancer.enhance(frame, exposure=request)
         levels = unorient(result.image, frame.flip)
         return bt709_from_srgb16(levels), result.choice.ratio
@@ -457,7 +476,8 @@ def open_systems(config: EvalConfig) -> list[System]:
             info.path, device=config.device, precision=config.precision, engine=config.engine
         )
         systems += [
-            NetworkSystem(label or info.name, info, mode, enhancer) for mode in config.ratios
+            NetworkSystem(label or info.name, info, mode, enhancer, config.balance_error)
+            for mode in config.ratios
         ]
     rows = [(system.name, system.ratio_mode) for system in systems]
     twice = {name for name, mode in rows if rows.count((name, mode)) > 1}
@@ -702,6 +722,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "protocol": config.protocol,
         "pairs": report.pairs,
         "limit": config.limit,
+        "balance_error_percent": config.balance_error,
         "ssim_window": "Gaussian, 11 px, sigma 1.5",
         "interval": "95 %, percentile bootstrap over scenes",
         "versus": report.versus,

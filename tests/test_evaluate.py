@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ from gia_cli.evaluate import (
     summarise,
 )
 from gia_cli.metrics import psnr
-from gia_cli.pipeline import Enhancer
-from gia_cli.raw import render_truth
+from gia_cli.pipeline import Enhanced, Enhancer
+from gia_cli.raw import RawFrame, read_raw, render_truth
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -195,6 +196,30 @@ def test_the_results_are_written(config: EvalConfig) -> None:
     assert written["systems"][1]["network"] == "gia-net"
     assert written["protocol"] == "all"
     assert set(written["unavailable"]) == {"lpips_alex", "lpips_vgg", "pieapp"}
+
+
+def test_a_wrong_white_balance_is_a_row_of_its_own(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The enhancer sees the wrong one; with the known ratio it is all the same to the paper's."""
+    plain = evaluate(replace(config, isp=())).summaries[0]
+    seen: list[RawFrame] = []
+    enhance = Enhancer.enhance
+
+    def listen(self: Enhancer, source: RawFrame, **options: Any) -> Enhanced:
+        seen.append(source)
+        return enhance(self, source, **options)
+
+    monkeypatch.setattr(Enhancer, "enhance", listen)
+    off = evaluate(replace(config, isp=(), balance_error=20.0)).summaries[0]
+    assert off.system == f"{plain.system}, balance off by +20 %"
+    assert off.means["psnr"] == plain.means["psnr"]
+    assert len(seen) == 4  # the rows that are there already do not count as these
+    for frame in seen:
+        quotient = frame.as_shot_wb / read_raw(frame.path).as_shot_wb
+        assert quotient == pytest.approx([1.2, 1, 1 / 1.2])
+    with pytest.raises(UsageError, match="--balance-error"):
+        replace(config, balance_error=-100.0)
 
 
 def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:

@@ -89,6 +89,16 @@ def evaluate(
             "(as it chooses without an exposure time); several are rows of their own.",
         ),
     ] = "known",
+    balance_error: Annotated[
+        float,
+        typer.Option(
+            "--balance-error",
+            metavar="PERCENT",
+            help="Make each photo's white balance wrong, red by so much more and blue by so much "
+            "less, before a network is given it.",
+            show_default=False,
+        ),
+    ] = 0.0,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FOLDER", help="Results; the same folder resumes."),
@@ -189,6 +199,7 @@ def evaluate(
         isp=() if isp is None else choices(isp, "--isp", tuple(ISP_NAMES)),
         pictures=tuple(pictures or ()),
         ratios=choices(ratio, "--ratio", get_args(RatioMode)),
+        balance_error=balance_error,
         limit=limit,
         versus=versus,
         lpips_alex=lpips,
