@@ -5,7 +5,8 @@
         [--isp libraw,libraw+nlm] [--pictures RawTherapee=FOLDER] [--versus ROW] [--limit N]
 
 A row for each system: means, the differences in PSNR and colour error to one row, photo by photo,
-with 95 % intervals over scenes, and PSNR at each ratio. The same command goes on where it was stopped.
+with 95 % intervals over scenes, and PSNR at each ratio. The same command goes on where it was
+stopped.
 """
 
 from __future__ import annotations
