@@ -486,12 +486,14 @@ def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
     All layers get one range: the pictures are as meaningless as before, the time is the same.
     """
-    from gia_cli.engines.openvino_graph import FP32_LAYERS, is_within
+    from gia_cli.engines.openvino_graph import FP32_LAYERS, is_within, outer_layers
+    from gia_cli.quantize import FP32_LEVELS
 
+    kept = (*FP32_LAYERS, *outer_layers(FP32_LEVELS))
     rounded = dict(arrays)
     for name, weight in arrays.items():
         layer, _, kind = name.rpartition(".")
-        if kind != "weight" or is_within(layer, FP32_LAYERS):
+        if kind != "weight" or is_within(layer, kept):
             continue
         if layer.startswith("upsample."):  # (in, out, 2, 2): a plain one to four sub-pixels each
             weight = weight.transpose(1, 2, 3, 0).reshape(-1, len(weight), 1, 1)

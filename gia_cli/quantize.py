@@ -29,9 +29,13 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulate import CAMERAS
 
+#: Outer levels that stay in fp32 if nothing else is asked for.
+FP32_LEVELS = 2
+
 # Packed pixels a side of a night, where the photographs are large enough.
 _SIDE = 256
 _STRIDE = 16  # of every network that has an OpenVINO graph
+_LEVELS = 5  # of them, too
 _HELP = "See 'gia weights quantize --help'."
 
 
@@ -49,6 +53,9 @@ class QuantizeConfig:
     """Photographs, or folders of them."""
     samples: int = 64
     """Nights that the ranges are found by."""
+    fp32_levels: int = FP32_LEVELS
+    """Levels of the network, counted from full size down, that stay in fp32. What int8 loses shows
+    as grain in dark flat areas, and comes of these."""
     seed: int = 0
     cache: Path | None = None
     """Where decoded photographs are kept; by default as `gia train` does."""
@@ -60,6 +67,11 @@ class QuantizeConfig:
         weights_path(self.out, self.name)
         if self.samples < 1:
             raise UsageError(f"--samples must be positive, not {self.samples}.", hint=_HELP)
+        if not 0 <= self.fp32_levels < _LEVELS:
+            raise UsageError(
+                f"--fp32-levels must lie between 0 and {_LEVELS - 1}, not {self.fp32_levels}.",
+                hint=_HELP,
+            )
         if not self.photos:
             raise UsageError("There are no photographs to make nights of.", hint=_HELP)
 
@@ -99,13 +111,20 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
     nights = _draw_nights(photos, info, config)
 
+    from gia_cli.engines.openvino_graph import FP32_LAYERS, outer_layers
     from gia_cli.engines.openvino_quantizer import quantized
 
     progress.stage("quantising", 1)
-    rounded = quantized(info.config, arrays, nights)
+    kept = (*FP32_LAYERS, *outer_layers(config.fp32_levels))
+    rounded = quantized(info.config, arrays, nights, kept)
     progress.advance()
     make_folder(config.out, "--out")
-    how = {"nights": config.samples, "seed": config.seed, "gia": __version__}
+    how = {
+        "nights": config.samples,
+        "fp32_levels": config.fp32_levels,
+        "seed": config.seed,
+        "gia": __version__,
+    }
     row = save_quantised(path, rounded, info, quantisation=how)
     list_in_manifest(config.out, row)
     return row

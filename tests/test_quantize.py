@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from gia_cli import engines, quantize
 from gia_cli.cfa import Alignment
-from gia_cli.checkpoint import find_weights, list_weights, save_weights
+from gia_cli.checkpoint import find_weights, list_weights, load_arrays, save_weights
 from gia_cli.cli import app
 from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
 from gia_cli.infer import infer
@@ -75,21 +75,44 @@ def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) ->
     assert "intact" in verified.stdout, verified.output
 
 
+FP32 = Runtime("cpu", "float32")
+
+
+def night(folder: Path) -> PackedMosaic:
+    """One that the ranges were not found by."""
+    photos = quantize.open_photos([folder / "photos"], folder / "cache")
+    own = find_weights(folder / "own.safetensors")
+    (planes,) = quantize._draw_nights(photos, own, asked(folder, samples=1, seed=7))
+    height, width = (2 * side for side in planes.shape[1:])
+    return PackedMosaic(planes, "bayer", height, width, Alignment(0, 0, 0, 0))
+
+
 def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
-    nights = quantize._draw_nights(
-        quantize.open_photos([folder / "photos"], folder / "cache"),
-        find_weights(folder / "own.safetensors"),
-        asked(folder, samples=1, seed=7),
-    )
-    sides = [2 * side for side in nights[0].shape[1:]]
-    mosaic = PackedMosaic(nights[0], "bayer", sides[0], sides[1], Alignment(0, 0, 0, 0))
-    runtime = Runtime("cpu", "float32")
+    mosaic = night(folder)
     exact, rounded = (
-        infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), runtime), mosaic)
+        infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
         for name in ("own", "own-int8")
     )
     difference = np.sqrt(((rounded - exact) ** 2).mean()) / exact.std()
-    assert 1e-4 < difference < 0.2
+    assert 1e-5 < difference < 0.1
+
+
+def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
+    """Two by default; what is left to lose is less than in int8 from the first level on."""
+    outer = ("encoder.0.", "encoder.1.", "upsample.3.", "upsample.2.", "decoder.3.", "decoder.2.")
+    arrays = load_arrays(find_weights(folder / "own-int8.safetensors"))
+    formats = {name: a.dtype for name, a in arrays.items() if name.endswith(".weight")}
+    floats = {name for name, dtype in formats.items() if dtype != np.int8}
+    assert floats == {name for name in formats if name.startswith((*outer, "gia.", "to_rgb"))}
+    quantize.quantize(asked(folder, name="all-int8", fp32_levels=0))
+    quantised = find_weights(folder / "all-int8.safetensors")
+    assert load_arrays(quantised)["encoder.1.0.weight"].dtype == np.int8
+    mosaic = night(folder)
+    exact, some, most = (
+        infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
+        for name in ("own", "own-int8", "all-int8")
+    )
+    assert np.abs(some - exact).mean() < 0.7 * np.abs(most - exact).mean()
 
 
 def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> None:
@@ -113,6 +136,7 @@ def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for changes, words in (
         ({"name": "a/b"}, "no name for weights"),
         ({"samples": 0}, "--samples must be positive"),
+        ({"fp32_levels": 5}, "--fp32-levels must lie between 0 and 4, not 5"),
         ({"photos": ()}, "no photographs"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -104,6 +104,16 @@ def weights_quantize(
         int | None,
         typer.Option("--samples", help="Nights to go by (default: 64).", show_default=False),
     ] = None,
+    fp32_levels: Annotated[
+        int | None,
+        typer.Option(
+            "--fp32-levels",
+            metavar="N",
+            help="Outer levels that stay in fp32 (default: 2): fewer are faster and leave more "
+            "grain.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the nights.", show_default=False)
     ] = None,
@@ -124,7 +134,7 @@ def weights_quantize(
     from gia_cli.console import Terminal
     from gia_cli.quantize import QuantizeConfig, quantize
 
-    options = given(samples=samples, seed=seed, cache=cache)
+    options = given(samples=samples, fp32_levels=fp32_levels, seed=seed, cache=cache)
     config = QuantizeConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
     terminal = Terminal()
     with terminal:

@@ -35,7 +35,8 @@ from gia_cli.tiling import round_up
 Node = Any
 Shape = Sequence[int]
 
-_LEVELS = 5
+#: Of every U-Net.
+LEVELS = 5
 #: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
 #: and all below for the whole frame at once.
 SPLIT_LEVEL = 2
@@ -51,6 +52,16 @@ _MAPS_FP32, _MAPS_INT8 = 13, 10
 _TOP_LAYERS = ("encoder.0.2", "upsample.3", "decoder.3.0", "decoder.3.2")
 _STEPS = 256  # of what int8 layers read
 _ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step at zero
+
+
+def outer_layers(count: int) -> tuple[str, ...]:
+    """Name the layers of the first `count` levels, on the way down and on the way up."""
+    return tuple(
+        name
+        for level in range(count)
+        for up in (LEVELS - 2 - level,)
+        for name in (f"encoder.{level}", f"upsample.{up}", f"decoder.{up}")
+    )
 
 
 def is_within(name: str, layers: Collection[str]) -> bool:
@@ -173,7 +184,7 @@ class UNetGraph:
     Every node is (1, C, H, W) in fp32. Sides that are not given stay open.
     """
 
-    stride: ClassVar[int] = 2 ** (_LEVELS - 1)
+    stride: ClassVar[int] = 2 ** (LEVELS - 1)
     halo: ClassVar[int] = 96
     vector_halos: ClassVar[tuple[int, ...]] = ()
     dilation: ClassVar[int] = 1
@@ -184,7 +195,7 @@ class UNetGraph:
         """Take weights; the integer form for layers in fp32, too, is for quantisation."""
         self.config = config
         self._integer_form = integer_form
-        self.widths = [config.width << level for level in range(_LEVELS)]
+        self.widths = [config.width << level for level in range(LEVELS)]
         self._weights = weights
         is_int8 = all(map(weights.computes_in_int8, _TOP_LAYERS))
         #: Peak memory for each packed pixel, in bytes for each channel of the top level.
@@ -258,7 +269,7 @@ class UNetGraph:
         """Build the frame's `top` to the decoder's map of the same size, every mean included."""
         below = ov.PartialShape([1, self.widths[SPLIT_LEVEL - 1], height, width])
         given = ops.parameter(below, np.float32, name="below")
-        features = self._encode(given, SPLIT_LEVEL, _LEVELS)
+        features = self._encode(given, SPLIT_LEVEL, LEVELS)
         map_ = self._bottleneck(features[-1], self._term_of(features[-1]))
         return ov.Model([self._climb(map_, features[:-1], SPLIT_LEVEL)], [given], "depth")
 
@@ -277,7 +288,7 @@ class UNetGraph:
         shape = ov.PartialShape([1, self.config.in_channels, height, width])
         return ops.parameter(shape, np.float32, name="planes")
 
-    def _encode(self, x: Node, first: int = 0, stop: int = _LEVELS) -> list[Node]:
+    def _encode(self, x: Node, first: int = 0, stop: int = LEVELS) -> list[Node]:
         """Go down the levels from `first` on; `x` has that level's size."""
         features: list[Node] = []
         inputs = [self.config.in_channels, *self.widths]
@@ -295,7 +306,7 @@ class UNetGraph:
     def _climb(self, x: Node, skips: list[Node], last: int) -> Node:
         """Go up to level `last`; the skips are those of the levels from there on."""
         for level in range(last + len(skips) - 1, last - 1, -1):
-            step, width = _LEVELS - 2 - level, self.widths[level]
+            step, width = LEVELS - 2 - level, self.widths[level]
             up = self._upsample(f"upsample.{step}", x, 2 * width, width)
             x = self._double_conv(f"decoder.{step}", [up, skips[level - last]], 2 * width, width)
         return x
