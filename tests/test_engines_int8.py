@@ -98,6 +98,7 @@ def test_it_plans_with_less_memory(name: NetName, rng: np.random.Generator) -> N
     other = on_openvino(lively(small(name)))
     assert engine.bytes_per_pixel < other.bytes_per_pixel
     assert engine.split.depth_bytes < other.split.depth_bytes
+    assert engine.fixed_bytes < other.fixed_bytes
     assert engine.split.kept_bytes == other.split.kept_bytes  # between the parts all is fp32
 
 

@@ -138,7 +138,7 @@ def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Gen
     assert chosen.split is not None
     assert chosen.passes == 1
     assert "the outer levels in" in str(chosen)
-    tiled = plan(engine, mosaic, InferOptions(max_memory=int(0.3 * whole)))
+    tiled = plan(engine, mosaic, InferOptions(max_memory=int(0.31 * whole)))
     assert tiled.split is None
     assert not tiled.is_whole
     # What the caller reserves is as good as gone.
@@ -191,7 +191,6 @@ def test_an_engine_states_what_the_network_states(name: NetName) -> None:
     assert engine.vector_halos == network.vector_halos
     # The tensors and no more than a few maps of the top level beside them.
     assert network.bytes_per_pixel <= engine.bytes_per_pixel < 1.5 * network.bytes_per_pixel
-    assert engine.fixed_bytes == 8 * sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize("tile", [None, 256])
@@ -305,6 +304,45 @@ def test_between_photos_a_model_stays_and_its_memory_goes(
     engine.release()
     assert engine._compiled is None
     engine.rest()  # nothing to hand back
+
+
+def test_what_an_engine_holds_it_will_not_take_again(rng: np.random.Generator) -> None:
+    network = build(small("gia-net"))
+    weights = 4 * sum(p.numel() for p in network.parameters())
+    engine = on_openvino(network)
+    mosaic = photo(rng, "bayer", 70, 200)
+    at_first = engine.fixed_bytes
+    assert at_first > weights
+    infer(engine, mosaic)
+    assert engine.fixed_bytes == 0  # the model stays, and OpenVINO's own memory
+    engine.release()
+    assert weights < engine.fixed_bytes < at_first  # to be compiled again
+    infer(engine, mosaic, InferOptions(tile=64))
+    assert engine.fixed_bytes == 0
+    infer_module._run(engine, mosaic, split_plan(engine, mosaic, 16), Silent())
+    assert weights < engine.fixed_bytes < at_first  # the last part has few of the weights
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_later_photo_gets_the_plan_of_the_first(
+    in_parts: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = on_openvino(build(small("gia-net")))
+    mosaic = photo(rng, "bayer", 600, 800)
+    first_takes = engine.fixed_bytes
+    room = 600 * 800 * engine.bytes_per_pixel * (0.8 if in_parts else 1.2)
+    limit = InferOptions(max_memory=int(first_takes + room))
+    first = plan(engine, mosaic, limit)
+    assert (first.is_whole, first.split is None) == (not in_parts, not in_parts)
+    infer(engine, mosaic, limit)
+    # What it does not take any more, the process holds.
+    held = first_takes - engine.fixed_bytes
+    assert held > 0
+    monkeypatch.setattr(infer_module, "resident_bytes", lambda: held)
+    later = plan(engine, mosaic, limit)
+    assert (later.core, later.is_whole) == (first.core, first.is_whole)
+    infer(engine, mosaic, limit)
+    assert plan(engine, mosaic, limit).core == first.core
 
 
 def test_out_of_memory_retreats_to_tiles(

@@ -108,7 +108,11 @@ class Engine(Protocol):
 
     @property
     def fixed_bytes(self) -> int:
-        """Memory that it will take beside that, whatever the size."""
+        """Memory that it will still take beside that, whatever the size, in bytes.
+
+        Not what it holds already, which is among what the process holds: so it may be less for a
+        later photo than for the first.
+        """
 
     @property
     def split(self) -> Split | None:
