@@ -196,15 +196,29 @@ def find_quantised(info: WeightsInfo) -> WeightsInfo:
     """
     if info.quantised_from is not None:
         return info
-    digest = _digest(info)
-    for row in [*_listed_beside(info.path), *list_weights()]:
-        if row.quantised_from is not None and row.quantised_from.sha256 == digest:
-            return row
+    rows = [*_listed_beside(info.path), *list_weights()]
+    if (found := _made_from(_digest(info), rows)) is not None:
+        return found
     raise WeightsError(
         f"There are no int8 weights made from '{info.name}'.",
         hint=f"Make them with 'gia weights quantize {info.name}', "
         "or name those in another folder with --weights FILE.",
     )
+
+
+def shipped_quantised(info: WeightsInfo) -> WeightsInfo | None:
+    """Find the shipped int8 weights that were made from given shipped ones; None if there are none.
+
+    Weights that do not ship were chosen by their file, and are run as they are.
+    """
+    rows = list_weights()
+    is_shipped = any(row.path == info.path and row.sha256 == info.sha256 for row in rows)
+    return _made_from(info.sha256, rows) if is_shipped and info.sha256 else None
+
+
+def _made_from(digest: str, rows: list[WeightsInfo]) -> WeightsInfo | None:
+    made = (row for row in rows if row.quantised_from and row.quantised_from.sha256 == digest)
+    return next(made, None)
 
 
 def _digest(info: WeightsInfo) -> str:

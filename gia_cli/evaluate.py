@@ -38,10 +38,11 @@ from gia_cli.errors import DataError, GiaError, UsageError
 from gia_cli.exif import ShotInfo
 from gia_cli.exposure import ExposureRequest
 from gia_cli.files import atomic_file, make_folder
+from gia_cli.infer import InferOptions
 from gia_cli.measures import Measures
 from gia_cli.metrics import bootstrap_interval, psnr
 from gia_cli.output import read_image, unorient
-from gia_cli.pipeline import Enhancer
+from gia_cli.pipeline import Enhancer, choose_runtime
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_exposure, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
@@ -472,9 +473,9 @@ def open_systems(config: EvalConfig) -> list[System]:
         info = find_weights(name, kind)
         if config.precision == "int8":
             info = find_quantised(info)
-        enhancer = Enhancer.from_weights(
-            info.path, device=config.device, precision=config.precision, engine=config.engine
-        )
+        # Not `from_weights`: whether int8 weights ship beside these must not decide their score.
+        runtime = choose_runtime(config.device, config.precision, config.engine)
+        enhancer = Enhancer(info.path, runtime, InferOptions(), engine=config.engine)
         systems += [
             NetworkSystem(label or info.name, info, mode, enhancer, config.balance_error)
             for mode in config.ratios

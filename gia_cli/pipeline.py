@@ -20,9 +20,16 @@ from numpy.typing import NDArray
 
 from gia_cli import __version__
 from gia_cli.cfa import CfaKind
-from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights
-from gia_cli.engines import Engine, EngineName, open_engine, require_int8, require_openvino
-from gia_cli.errors import UsageError
+from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights, shipped_quantised
+from gia_cli.engines import (
+    Engine,
+    EngineName,
+    obstacle_to_openvino,
+    open_engine,
+    require_int8,
+    require_openvino,
+)
+from gia_cli.errors import DeviceError, UsageError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import PackedMosaic, neutral_gains, prepare
@@ -140,6 +147,9 @@ class Enhancer:
         What the network is told of the light; see `find_weights`.
     engine : "auto", "torch" or "openvino"
         What computes; see `open_engine`.
+    prefer_int8 : bool
+        Run the int8 weights that ship beside the chosen ones, if these ship too, where that can be;
+        not for a runtime of another precision than fp32.
     """
 
     def __init__(
@@ -149,14 +159,17 @@ class Enhancer:
         options: InferOptions,
         white_balance: WhiteBalanceMode | None = None,
         engine: EngineName = "auto",
+        *,
+        prefer_int8: bool = False,
     ) -> None:
         self.runtime = runtime
         self.options = options
         self.engine = engine
         self._weights = weights
         self._white_balance = white_balance
+        self._prefers_int8 = prefer_int8 and runtime.dtype == "float32" and engine != "torch"
         self._found: dict[CfaKind, WeightsInfo] = {}
-        self._engines: dict[CfaKind, Engine] = {}
+        self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
         # A wrong name should fail before the first photo is read, and so should an engine.
         info = None if weights is None else find_weights(weights, white_balance=white_balance)
         config = None if info is None else info.config
@@ -188,7 +201,9 @@ class Enhancer:
             what ships for each photo's colour filter array.
         device : "auto", "cpu", "cuda" or "mps"
         precision : "auto", "fp32", "fp16", "bf16" or "int8"
-            int8 runs the int8 weights that were made from the chosen ones, on the CPU.
+            int8 runs the int8 weights that were made from the chosen ones, on the CPU. auto: fp16
+            on CUDA; on a CPU int8 for weights that ship, if theirs ship and OpenVINO is there;
+            else fp32.
         tile : int, optional
             Tile side in photosites; by default the whole frame if memory allows.
         max_memory : int (bytes) or str ("1500MB"), optional
@@ -205,9 +220,9 @@ class Enhancer:
         """
         limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
-        if engine == "openvino" and device == "auto":
-            device = "cpu"
-        return cls(weights, resolve(device, precision), options, white_balance, engine)
+        runtime = choose_runtime(device, precision, engine)
+        prefer = precision == "auto"
+        return cls(weights, runtime, options, white_balance, engine, prefer_int8=prefer)
 
     def enhance(
         self,
@@ -320,11 +335,11 @@ class Enhancer:
         """
         seconds = dict(prepared.seconds)
         with _timed(seconds, "load"):
-            engine = self._engine(prepared.weights, progress)
+            engine, weights = self._engine(prepared.weights, progress)
         options = replace(self.options, reserved=reserved)
         with _timed(seconds, "network"):
             picture = infer(engine, prepared.mosaic, options, progress)
-        return Computed(picture, prepared.frame, prepared.choice, prepared.weights, seconds)
+        return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
 
     def _weights_for(self, kind: CfaKind) -> WeightsInfo:
         if kind not in self._found:
@@ -332,11 +347,37 @@ class Enhancer:
             self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
         return self._found[kind]
 
-    def _engine(self, weights: WeightsInfo, progress: Progress = SILENT) -> Engine:
+    def _engine(
+        self, weights: WeightsInfo, progress: Progress = SILENT
+    ) -> tuple[Engine, WeightsInfo]:
+        """Open the engine, once; and say which weights it runs."""
         kind = weights.config.cfa
         if kind not in self._engines:
-            self._engines[kind] = open_engine(weights, self.runtime, self.engine, progress)
+            self._engines[kind] = self._open_preferred(weights, progress) or (
+                open_engine(weights, self.runtime, self.engine, progress),
+                weights,
+            )
         return self._engines[kind]
+
+    def _open_preferred(
+        self, weights: WeightsInfo, progress: Progress
+    ) -> tuple[Engine, WeightsInfo] | None:
+        """Open the int8 weights made from these; None where that cannot be."""
+        if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
+            return None
+        rounded = shipped_quantised(weights)
+        if rounded is None:
+            return None
+        try:
+            return open_engine(rounded, self.runtime, self.engine, progress), rounded
+        except DeviceError as error:
+            progress.detail(f"{rounded.name}: {error} Going on in fp32.")
+            return None
+
+
+def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName) -> Runtime:
+    """Choose device and number format, as `resolve`, for an engine: OpenVINO means the CPU."""
+    return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
 
 
 def _camera_gains(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from test_engines_openvino import (
     split_plan,
 )
 
-from gia_cli import engines
+from gia_cli import checkpoint, engines
 from gia_cli import infer as infer_module
 from gia_cli.checkpoint import (
     Original,
@@ -28,14 +28,18 @@ from gia_cli.checkpoint import (
     save_quantised,
     save_weights,
 )
+from gia_cli.color import bt709_from_srgb16
 from gia_cli.engines import open_engine
 from gia_cli.engines.openvino_engine import OpenVinoEngine
 from gia_cli.engines.openvino_graph import GRAPHS
 from gia_cli.errors import DeviceError, WeightsError, WeightsMismatchError
+from gia_cli.evaluate import EvalConfig, open_systems
 from gia_cli.infer import InferOptions, infer, plan
 from gia_cli.nets import NetName
+from gia_cli.output import unorient
 from gia_cli.pipeline import Enhancer
 from gia_cli.progress import Silent
+from gia_cli.raw import read_raw
 from gia_cli.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,6 +225,65 @@ def test_precision_int8_takes_what_was_made_from_the_chosen(
         assert result.weights.name == "own-int8"
         assert "weights own-int8" in result.comment
     assert Enhancer.from_weights(own.path).enhance(SAMPLE, ratio=100).weights.name == "own"
+
+
+@pytest.fixture
+def shipped(
+    pair: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
+) -> tuple[WeightsInfo, WeightsInfo]:
+    monkeypatch.setattr(checkpoint, "weights_folder", lambda: pair[0].path.parent)
+    return pair
+
+
+def test_int8_weights_that_ship_are_what_a_cpu_runs(
+    shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ran(**options: Any) -> str:
+        enhancer = Enhancer.from_weights(device="cpu", **options)
+        return enhancer.enhance(SAMPLE, ratio=100).weights.name
+
+    assert ran() == ran(engine="openvino") == ran(weights="own") == "own-int8"
+    for otherwise in ({"precision": "fp32"}, {"engine": "torch"}):
+        assert ran(**otherwise) == "own"
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert ran() == "own"
+
+
+def test_where_openvino_fails_in_int8_fp32_goes_on(
+    shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Listener(Silent):
+        details: ClassVar[list[str]] = []
+
+        def detail(self, message: str) -> None:
+            self.details.append(message)
+
+    def broken(self: OpenVinoEngine, config: Any, arrays: Any, origin: str) -> None:
+        raise RuntimeError("this processor cannot do that")
+
+    monkeypatch.setattr(OpenVinoEngine, "__init__", broken)
+    listener = Listener()
+    enhancer = Enhancer.from_weights(device="cpu")
+    assert enhancer.enhance(SAMPLE, ratio=100, progress=listener).weights.name == "own"
+    assert any("cannot do that" in text and "fp32" in text for text in listener.details)
+
+
+def test_what_ships_in_int8_does_not_decide_a_score(
+    shipped: tuple[WeightsInfo, WeightsInfo], tmp_path: Path
+) -> None:
+    frame = read_raw(SAMPLE)
+    levels = {
+        precision: Enhancer.from_weights(device="cpu", precision=precision)
+        .enhance(frame, ratio=100)
+        .image
+        for precision in ("fp32", "int8")
+    }
+    config = EvalConfig(tmp_path, "sony", tmp_path / "out", weights=("own",), device="cpu")
+    for precision, expected in (("auto", "fp32"), ("fp32", "fp32"), ("int8", "int8")):
+        (system,) = open_systems(replace(config, precision=precision))
+        picture, _ = system.render(frame, 100.0)
+        assert np.array_equal(picture, bt709_from_srgb16(unorient(levels[expected], frame.flip)))
+    assert not np.array_equal(levels["fp32"], levels["int8"])
 
 
 def test_precision_int8_without_such_weights_says_how_to_make_them(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhan
     result = enhancer.enhance(path, ratio=100)
     frame = gia_cli.read_raw(path)
     weights = find_weights(None, "bayer")
-    engine = enhancer._engine(weights)
+    engine = enhancer._engine(weights)[0]
     picture = infer(engine, prepare(frame, 100, None))
     assert camera_gains(frame, weights) is None
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
@@ -234,7 +234,7 @@ def test_balanced_weights_are_given_the_photos_own_balance(
     result = fresh.enhance(make_arw(), ratio=100)
     frame = gia_cli.read_raw(make_arw())
     assert frame.as_shot_wb[0] > 1.5
-    engine = fresh._engine(result.weights)
+    engine = fresh._engine(result.weights)[0]
     picture = infer(engine, prepare(frame, 100, frame.as_shot_wb))
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 

@@ -111,7 +111,7 @@ def enhance(
         Literal["auto", "fp32", "fp16", "bf16", "int8"],
         typer.Option(
             "--precision",
-            help="auto: fp16 on CUDA, fp32 elsewhere; int8: CPUs only, with weights of its own.",
+            help="auto: fp16 on CUDA, on CPUs int8 where such weights ship, else fp32.",
         ),
     ] = "auto",
     tile: Annotated[
