@@ -30,6 +30,7 @@ from gia_cli.losses import (
     VggFeatures,
     joint_loss,
     l1,
+    l2,
     load_vgg,
     make_loss,
     ms_ssim,
@@ -397,6 +398,13 @@ def test_l1_is_the_mean_absolute_difference() -> None:
     picture = torch.tensor([0.0, 0.5, 1.25, -0.25]).view(1, 1, 2, 2)
     target = torch.tensor([0.5, 0.5, 1.0, 0.0]).view(1, 1, 2, 2)
     assert l1(picture, target).item() == 0.25
+
+
+def test_l2_is_the_mean_squared_difference() -> None:
+    picture = torch.tensor([0.0, 0.5, 1.25, -0.25]).view(1, 1, 2, 2)
+    target = torch.tensor([0.5, 0.5, 1.0, 0.0]).view(1, 1, 2, 2)
+    assert l2(picture, target).item() == (0.25 + 0.0625 + 0.0625) / 4
+    assert make_loss("l2") is l2
 
 
 def test_joint_loss_weights_l1_with_gamma() -> None:

@@ -125,7 +125,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides all that is random.")] = 0,
     loss: Annotated[
-        Literal["l1", "joint", "zamir"] | None,
+        Literal["l1", "l2", "joint", "zamir"] | None,
         typer.Option("--loss", help="Instead of the recipe's.", show_default=False),
     ] = None,
     vgg: Annotated[
