@@ -424,8 +424,8 @@ def test_make_loss_by_name() -> None:
 
 
 def test_make_loss_refuses_what_makes_no_sense(tmp_path: Path) -> None:
-    wrong: Any = "l2"
-    with pytest.raises(UsageError, match=r"no loss 'l2'.*l1, joint and zamir"):
+    wrong: Any = "l3"
+    with pytest.raises(UsageError, match=r"no loss 'l3'.*l1, l2, joint and zamir"):
         make_loss(wrong)
     with pytest.raises(UsageError, match=r"needs --vgg FILE.*vgg16-397923af\.pth"):
         make_loss("zamir")
