@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gia_cli import __version__
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
-from gia_cli.engines import Engine, obstacle_to_openvino
+from gia_cli.engines import FP32_LEVELS, Engine, obstacle_to_openvino
 from gia_cli.engines.torch_engine import TorchEngine
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.infer import InferOptions, infer, pad_to_stride
@@ -487,7 +487,6 @@ def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     All layers get one range: the pictures are as meaningless as before, the time is the same.
     """
     from gia_cli.engines.openvino_graph import FP32_LAYERS, is_within, outer_layers
-    from gia_cli.quantize import FP32_LEVELS
 
     kept = (*FP32_LAYERS, *outer_layers(FP32_LEVELS))
     rounded = dict(arrays)

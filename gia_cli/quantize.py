@@ -22,15 +22,12 @@ from gia_cli.checkpoint import (
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import PhotoNights, open_photos
-from gia_cli.engines import require_openvino, require_quantizer
+from gia_cli.engines import FP32_LEVELS, require_openvino, require_quantizer
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulate import CAMERAS
-
-#: Outer levels that stay in fp32 if nothing else is asked for.
-FP32_LEVELS = 2
 
 # Packed pixels a side of a night, where the photographs are large enough.
 _SIDE = 256

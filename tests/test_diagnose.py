@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import DEFAULT
 
 from gia_cli.checkpoint import save_weights
 from gia_cli.diagnose import _OtherScene, diagnose
@@ -31,7 +32,7 @@ def tree(make_tree: Callable[..., Path]) -> Path:
 @pytest.fixture
 def config(tree: Path, tmp_path: Path) -> EvalConfig:
     return EvalConfig(
-        data=tree, camera="sony", out=tmp_path / "out", weights=("gia-sony-v0",), device="cpu"
+        data=tree, camera="sony", out=tmp_path / "out", weights=(DEFAULT,), device="cpu"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from networks import DEFAULT
 
 from gia_cli import evaluate as evaluation
 from gia_cli.color import bt709_from_srgb16
@@ -48,7 +49,7 @@ def config(tree: Path, tmp_path: Path) -> EvalConfig:
         data=tree,
         camera="sony",
         out=tmp_path / "out",
-        weights=("gia-sony-v0",),
+        weights=(DEFAULT,),
         isp=("libraw",),
         device="cpu",
     )
@@ -57,12 +58,16 @@ def config(tree: Path, tmp_path: Path) -> EvalConfig:
 def test_it_scores_what_users_get(config: EvalConfig) -> None:
     """PSNR of the enhancer's own 16-bit picture against LibRaw's rendering of the long exposure."""
     report = evaluate(config)
-    assert [summary.system for summary in report.summaries] == ["LibRaw, amplified", "gia-sony-v0"]
+    assert [summary.system for summary in report.summaries] == ["LibRaw, amplified", DEFAULT]
     assert [summary.count for summary in report.summaries] == [4, 4]
-    score = next(score for score in report.scores if score.system == "gia-sony-v0")
+    score = next(score for score in report.scores if score.system == DEFAULT)
     short = config.data / "Sony" / "short" / score.short
     (long,) = (config.data / "Sony" / "long").glob(f"{score.scene}_*")
-    levels = Enhancer.from_weights(device="cpu").enhance(short, ratio=score.known_ratio).image
+    levels = (
+        Enhancer.from_weights(device="cpu", precision="fp32")
+        .enhance(short, ratio=score.known_ratio)
+        .image
+    )
     assert score.known_ratio in (100, 250)
     expected = psnr(bt709_from_srgb16(levels), render_truth(long) / np.float32(65535))
     assert score.values["psnr"] == pytest.approx(expected, abs=1e-4)
@@ -71,7 +76,7 @@ def test_it_scores_what_users_get(config: EvalConfig) -> None:
 
 def own_pictures(config: EvalConfig, folder: Path, border: int = 0) -> None:
     """What the enhancer makes, as another program might leave it."""
-    enhancer = Enhancer.from_weights(device="cpu")
+    enhancer = Enhancer.from_weights(device="cpu", precision="fp32")
     folder.mkdir(exist_ok=True)
     for pair in evaluation.open_pairs(config):
         image = enhancer.enhance(pair.short, ratio=pair.ratio).image
@@ -180,7 +185,7 @@ def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.Mo
 
 def test_other_weights_under_the_same_name_are_scored_anew(config: EvalConfig) -> None:
     evaluate(replace(config, weights=()))
-    report = evaluate(replace(config, isp=(), weights=("LibRaw, amplified=gia-sony-v0",)))
+    report = evaluate(replace(config, isp=(), weights=(f"LibRaw, amplified={DEFAULT}",)))
     assert all(score.network == "gia-net" for score in report.scores)
 
 
@@ -189,7 +194,7 @@ def test_the_results_are_written(config: EvalConfig) -> None:
     with (config.out / TABLE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
-    assert {row["system"] for row in rows} == {"LibRaw, amplified", "gia-sony-v0"}
+    assert {row["system"] for row in rows} == {"LibRaw, amplified", DEFAULT}
     assert float(rows[0]["psnr"]) == report.scores[0].values["psnr"]
     written = json.loads((config.out / REPORT).read_text())
     assert written["systems"][1]["means"]["psnr"]["mean"] == report.summaries[1].means["psnr"].mean
@@ -256,7 +261,7 @@ def test_a_system_that_fails_stops_no_other(
 
     monkeypatch.setattr(evaluation, "render_isp", fail)
     report = evaluate(config)
-    assert [summary.system for summary in report.summaries] == ["gia-sony-v0"]
+    assert [summary.system for summary in report.summaries] == [DEFAULT]
     assert report.summaries[0].count == 4
     assert len(report.failures) == 4
 
@@ -296,7 +301,7 @@ def test_what_cannot_be_evaluated_is_refused(config: EvalConfig) -> None:
     with pytest.raises(UsageError, match="--limit"):
         replace(config, limit=0)
     with pytest.raises(UsageError, match="Two rows"):
-        evaluate(replace(config, weights=("gia-sony-v0", "gia-sony-v0")))
+        evaluate(replace(config, weights=(DEFAULT, DEFAULT)))
     with pytest.raises(UsageError, match="no row 'nobody'"):
         evaluate(replace(config, versus="nobody"))
     with pytest.raises(NoWeightsForCfaError):
@@ -359,7 +364,7 @@ def test_ratio_errors_count_in_stops() -> None:
 def test_the_panel_shows_input_systems_and_truth(config: EvalConfig) -> None:
     report = evaluate(config)
     worst = choose_for_panel(report, 2, "worst")
-    values = {s.short: s.values["psnr"] for s in report.scores if s.system == "gia-sony-v0"}
+    values = {s.short: s.values["psnr"] for s in report.scores if s.system == DEFAULT}
     assert [values[name] for name in worst] == sorted(values.values())[:2]
     assert len(set(choose_for_panel(report, 9, "spread"))) == 4
     (row,) = panel_rows(config, worst[:1])

@@ -1,7 +1,7 @@
 """Whole photos through a network: tiles with one vector equal the whole frame at once.
 
 The weights here are made so that the vector matters (`lively`); with freshly initialised ones, or
-those of gia-sony-v0, a wrong vector would hide below any tolerance.
+those of trained weights whose depth is idle, a wrong vector would hide below any tolerance.
 """
 
 from __future__ import annotations

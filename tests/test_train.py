@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import ALL, PLANES, UNETS, lively, small
+from networks import ALL, LEARNED, PLANES, UNETS, lively, small
 
 from gia_cli import train as training
 from gia_cli.cfa import PLANE_COLORS, CfaKind
@@ -599,11 +599,11 @@ def test_the_usual_light_looks_the_same_with_and_without_white_balance(
 
 def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
     listener = StopAt(1)
-    still = replace(config, width=None, init_from="gia-sony-v0", changes={"lr": 1e-12})
+    still = replace(config, width=None, init_from=LEARNED, changes={"lr": 1e-12})
     with pytest.raises(Interrupted):
         train(still, listener)
-    assert any("Starting from gia-sony-v0" in note for note in listener.notes)
-    shipped = load_network(find_weights("gia-sony-v0")).state_dict()
+    assert any(f"Starting from {LEARNED}" in note for note in listener.notes)
+    shipped = load_network(find_weights(LEARNED)).state_dict()
     ours = read_checkpoint(config.run)["ema"]
     assert all(torch.allclose(ours[name], shipped[name], atol=1e-6) for name in shipped)
 

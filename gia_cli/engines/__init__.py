@@ -20,6 +20,9 @@ from gia_cli.nets import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceKind, Runtime
 
+#: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
+FP32_LEVELS = 2
+
 EngineName = Literal["auto", "torch", "openvino"]
 
 #: What an engine hands out to get back; nobody else looks into it.
