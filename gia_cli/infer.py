@@ -226,6 +226,7 @@ def _split_plan(
     if area * split.depth_bytes * _OVERHEAD > _budget(engine, options, picture=0):
         return None
     left = _budget(engine, options, picture=_picture_bytes(mosaic)) - area * split.kept_bytes
+    left += engine.fixed_bytes - split.tiles_fixed_bytes  # gone again, or not there yet
     read = min(left / (engine.bytes_per_pixel * _OVERHEAD), _OUTER_AREA)
     if read < _read_area(_SMALLEST_PLANNED_CORE, frame, split.halo):
         return None

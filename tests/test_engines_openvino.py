@@ -345,6 +345,22 @@ def test_a_later_photo_gets_the_plan_of_the_first(
     assert plan(engine, mosaic, limit).core == first.core
 
 
+def test_tiles_of_the_outer_levels_have_the_room_that_the_depths_weights_leave(
+    rng: np.random.Generator,
+) -> None:
+    engine = on_openvino(build(NetConfig("gia-net")))
+    split, mosaic = engine.split, photo(rng, "bayer", 1200, 1200)
+    area = 1200 * 1200
+    picture = 1.5 * 3 * 4 * 4 * area
+    beside = picture + area * split.kept_bytes + split.tiles_fixed_bytes
+    tile = 1.1 * (608 + 2 * split.halo) ** 2 * engine.bytes_per_pixel
+    limit = int(beside + tile + 1e6)
+    assert limit > engine.fixed_bytes + 1.1 * area * split.depth_bytes  # the depth fits, too
+    chosen = plan(engine, mosaic, InferOptions(max_memory=limit))
+    assert chosen.split is not None
+    assert chosen.core == (608, 608)
+
+
 def test_out_of_memory_retreats_to_tiles(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

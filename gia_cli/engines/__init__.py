@@ -69,6 +69,8 @@ class Split:
     """Of the map between the middle and the last part, for each packed pixel."""
     depth_bytes: int
     """Peak of the middle part, for each packed pixel, its input and its result included."""
+    tiles_fixed_bytes: int
+    """What of `Engine.fixed_bytes` is there beside a tile: the middle part's weights are not."""
     top: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     """Planes of a tile to what `depth` takes, (C, h / cell, w / cell)."""
     depth: Callable[[NDArray[np.float32]], NDArray[np.float32]]

@@ -122,7 +122,12 @@ class OpenVinoEngine:
         """See `Engine`: a copy of the weights, and OpenVINO's own at its first run."""
         is_held = self._compiled is not None and self._compiled[0] in _WITH_ALL_WEIGHTS
         weights = 0 if is_held else round(_COMPILED_SHARE * self._weight_bytes)
-        return weights + (0 if self._has_run else _LIBRARY_BYTES)
+        return weights + self._library_bytes
+
+    @property
+    def _library_bytes(self) -> int:
+        """What OpenVINO itself will still take."""
+        return 0 if self._has_run else _LIBRARY_BYTES
 
     @property
     def split(self) -> Split:
@@ -133,6 +138,7 @@ class OpenVinoEngine:
             halo=self._graph.split_halo,
             kept_bytes=kept,
             depth_bytes=peak,
+            tiles_fixed_bytes=self._library_bytes,  # the outer levels' weights are few
             top=self._top,
             depth=self._depth,
             surface=self._surface,
