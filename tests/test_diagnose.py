@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import DEFAULT
+from networks import DEFAULT, LEARNED
 
-from gia_cli.checkpoint import save_weights
+from gia_cli.checkpoint import find_weights, load_network, save_weights
 from gia_cli.diagnose import _OtherScene, diagnose
 from gia_cli.evaluate import EvalConfig, Failure
 from gia_cli.nets import NetConfig, build
@@ -49,13 +49,18 @@ def make(path: Path, network: str, *, alive: bool) -> str:
     return str(path)
 
 
-def test_the_dead_depth_of_the_first_weights_shows(config: EvalConfig) -> None:
-    """Known of v0: its two deepest levels and its vector contribute nothing."""
-    (test,) = diagnose(config)
+def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Path) -> None:
+    """What the first weights were like: the two deepest levels and the vector contribute nothing."""
+    network = load_network(find_weights(LEARNED))
+    with torch.no_grad():
+        network.upsample[0].weight.zero_()  # type: ignore[union-attr]
+        network.upsample[0].bias.zero_()  # type: ignore[union-attr, operator]
+    save_weights(tmp_path / "dead.safetensors", network, camera="ILCE-7SM2")
+    (test,) = diagnose(replace(config, weights=(str(tmp_path / "dead.safetensors"),)))
     assert list(test.losses) == [*LEVELS, *VECTORS]
-    assert abs(test.losses["level 4"]) < 0.01
-    assert all(abs(test.losses[name]) < 0.01 for name in VECTORS)
-    assert test.losses["level 1"] > 0.1 > 10 * abs(test.losses["level 4"])
+    assert abs(test.losses["level 4"]) < 1e-6
+    assert all(abs(test.losses[name]) < 1e-6 for name in VECTORS)
+    assert test.losses["level 1"] > 0.1
 
 
 def test_another_photo_is_one_of_another_scene(
