@@ -50,7 +50,7 @@ def make(path: Path, network: str, *, alive: bool) -> str:
 
 
 def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Path) -> None:
-    """What the first weights were like: the two deepest levels and the vector contribute nothing."""
+    """What gia-sony-v0 was like: the two deepest levels and the vector contribute nothing."""
     network = load_network(find_weights(LEARNED))
     with torch.no_grad():
         network.upsample[0].weight.zero_()  # type: ignore[union-attr]
