@@ -39,7 +39,6 @@ ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
 # One metadata key that holds JSON: several keys make safetensors files differ from run to run.
 _METADATA_KEY = "gia"
 _MAX_HEADER = 100_000_000  # safetensors' own limit
-_VECTOR_MODULE = "gia."  # the parameters by which gia-net differs from sid-net
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +208,10 @@ def find_quantised(info: WeightsInfo) -> WeightsInfo:
 def shipped_quantised(info: WeightsInfo) -> WeightsInfo | None:
     """Find the shipped int8 weights that were made from given shipped ones; None if there are none.
 
-    Weights that do not ship were chosen by their file, and are run as they are.
+    What ships is told by its digest, wherever the file lies.
     """
     rows = list_weights()
-    is_shipped = any(row.path == info.path and row.sha256 == info.sha256 for row in rows)
+    is_shipped = any(row.sha256 == info.sha256 for row in rows)
     return _made_from(info.sha256, rows) if is_shipped and info.sha256 else None
 
 
@@ -380,7 +379,9 @@ class Adopted(NamedTuple):
     translated: list[str]
     """Tensors that another colour filter array or white balance has changed."""
     missing: list[str]
-    """Tensors that the donor does not have; left as they were."""
+    """Tensors that the donor does not have; they begin without an effect."""
+    left_out: list[str]
+    """Tensors that only the donor has."""
 
 
 def adopt(
@@ -393,8 +394,10 @@ def adopt(
     its planes, and those of the sub-pixels interpolated. Where one network is given the white
     balance and the other is not, the weights for a colour are divided or multiplied by its usual
     gain, so that the usual light looks the same to both (DnCNN and RIDNet, which add the planes
-    to what they make of them, have that to learn anew). The U-Nets with a global vector and
-    without start from one another; what only one has is left as it is, or left out.
+    to what they make of them, have that to learn anew).
+
+    GIA-Net and SID-Net start from one another: the vector begins without an effect, or is left out,
+    and what the module does beside it to the bottleneck goes into the layer that reads it.
 
     Parameters
     ----------
@@ -402,7 +405,8 @@ def adopt(
         Gets the weights.
     donor : Network
     gains : (3,), optional
-        Usual white balance of R, G and B, where `network` and `donor` differ in being given it.
+        Usual white balance of R, G and B for that one of the two which is not given it, where they
+        differ in that.
 
     Returns
     -------
@@ -416,28 +420,57 @@ def adopt(
     wanted, given = network.state_dict(), donor.state_dict()
     readers, writers = network.plane_readers, network.picture_writers
     unlike = [n for n in wanted if n in given and wanted[n].shape != given[n].shape]
-    missing = [n for n in wanted if n not in given]
-    apart = [*missing, *(n for n in given if n not in wanted)]
-    is_kin = all(n.startswith(_VECTOR_MODULE) for n in apart)
+    names = {network.config.network, donor.config.network}
+    is_kin = len(names) == 1 or names == {"gia-net", "sid-net"}
     if not is_kin or not set(unlike) <= {*readers, *writers}:
         raise WeightsMismatchError(
             f"A {network.config.network} of width {network.config.width} cannot start from a "
             f"{donor.config.network} of width {donor.config.width}."
         )
     new = {name: given[name] for name in wanted if name in given}
+    new |= _without_vector(given, wanted) if len(names) > 1 else {}
     for name in unlike:
         if name in readers:
             new[name] = _share_out_planes(new[name], readers[name], donor.config, network.config)
         else:
             new[name] = _resample_subpixels(new[name], donor.config, network.config)
-    translated = set(unlike)
+    translated = {name for name in wanted if name in given and new[name] is not given[name]}
     if gains is not None and network.config.white_balance != donor.config.white_balance:
         power = -1 if network.config.white_balance == "as-shot" else 1
         for name, unshuffled in readers.items():
             new[name] = _amplify_planes(new[name], unshuffled, network.config, gains, power)
         translated |= readers.keys()
-    network.load_state_dict(new, strict=False)
-    return Adopted([name for name in wanted if name in translated], missing)
+    network.load_state_dict(new)
+    return Adopted(
+        [name for name in wanted if name in translated],
+        missing=[name for name in wanted if name not in given],
+        left_out=[name for name in given if name not in wanted],
+    )
+
+
+def _without_vector(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with which GIA-Net, its vector being nothing, and SID-Net do the same.
+
+    GIA-Net mixes the bottleneck's channels before the first way up reads them, and adds a bias. A
+    transposed convolution has one bias for its four sub-pixels, which get the mean.
+    """
+    import torch
+
+    fuse, bias, up = "gia.fuse.weight", "gia.fuse.bias", "upsample.0.weight"
+    if fuse in wanted:
+        neutral = {n: t for n, t in wanted.items() if n.startswith("gia.")}
+        channels = len(wanted[bias])
+        neutral[bias] = torch.zeros_like(wanted[bias])
+        neutral[fuse] = torch.zeros_like(wanted[fuse])
+        neutral[fuse][:, :channels, 0, 0] = torch.eye(channels)
+        return neutral
+    channels = len(given[bias])
+    mixing = given[fuse][:, :channels, 0, 0]
+    folded = {up: torch.einsum("ji,johw->iohw", mixing, given[up])}
+    if "upsample.0.bias" in wanted:
+        added = torch.einsum("j,johw->ohw", given[bias], given[up]).mean((1, 2))
+        folded["upsample.0.bias"] = given["upsample.0.bias"] + added
+    return folded
 
 
 def _amplify_planes(

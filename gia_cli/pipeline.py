@@ -29,7 +29,7 @@ from gia_cli.engines import (
     require_int8,
     require_openvino,
 )
-from gia_cli.errors import DeviceError, UsageError
+from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import PackedMosaic, neutral_gains, prepare
@@ -250,7 +250,7 @@ class Enhancer:
 
         Raises
         ------
-        RawError, ExposureError, WeightsError, OutOfMemoryError, UsageError
+        RawError, ExposureError, WeightsError, DeviceError, OutOfMemoryError, UsageError
         """
         if ratio is not None and exposure is not None:
             raise UsageError("Give a ratio or an exposure request, not both.", hint="")
@@ -331,14 +331,20 @@ class Enhancer:
 
         Raises
         ------
-        WeightsError, OutOfMemoryError
+        WeightsError, DeviceError, OutOfMemoryError
         """
         seconds = dict(prepared.seconds)
         with _timed(seconds, "load"):
             engine, weights = self._engine(prepared.weights, progress)
         options = replace(self.options, reserved=reserved)
         with _timed(seconds, "network"):
-            picture = infer(engine, prepared.mosaic, options, progress)
+            try:
+                picture = infer(engine, prepared.mosaic, options, progress)
+            except RuntimeError as error:  # OpenVINO has no narrower ones
+                if weights is prepared.weights:
+                    raise
+                engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
+                picture = infer(engine, prepared.mosaic, options, progress)
         return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
 
     def _weights_for(self, kind: CfaKind) -> WeightsInfo:
@@ -353,11 +359,12 @@ class Enhancer:
         """Open the engine, once; and say which weights it runs."""
         kind = weights.config.cfa
         if kind not in self._engines:
-            self._engines[kind] = self._open_preferred(weights, progress) or (
-                open_engine(weights, self.runtime, self.engine, progress),
-                weights,
-            )
+            preferred = self._open_preferred(weights, progress)
+            self._engines[kind] = preferred or self._open(weights, progress)
         return self._engines[kind]
+
+    def _open(self, weights: WeightsInfo, progress: Progress) -> tuple[Engine, WeightsInfo]:
+        return open_engine(weights, self.runtime, self.engine, progress), weights
 
     def _open_preferred(
         self, weights: WeightsInfo, progress: Progress
@@ -369,14 +376,27 @@ class Enhancer:
         if rounded is None:
             return None
         try:
-            return open_engine(rounded, self.runtime, self.engine, progress), rounded
-        except DeviceError as error:
-            progress.detail(f"{rounded.name}: {error} Going on in fp32.")
+            return self._open(rounded, progress)
+        except (DeviceError, WeightsError) as error:
+            progress.note(f"{rounded.name} cannot be used; going on in fp32. {error.message}")
             return None
+
+    def _go_on_in_fp32(
+        self, weights: WeightsInfo, error: RuntimeError, progress: Progress
+    ) -> tuple[Engine, WeightsInfo]:
+        """Give up the int8 weights, for good: nobody has asked for them."""
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        progress.note(f"OpenVINO failed in int8; going on in fp32. {words}")
+        opened = self._open(weights, progress)
+        self._engines[weights.config.cfa] = opened
+        return opened
 
 
 def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName) -> Runtime:
-    """Choose device and number format, as `resolve`, for an engine: OpenVINO means the CPU."""
+    """Choose device and number format for an engine: OpenVINO means the CPU.
+
+    Parameters and errors as for `resolve`.
+    """
     return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
 
 

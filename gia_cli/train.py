@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gia_cli import __version__
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.checkpoint import (
+    WeightsInfo,
     adopt,
     find_weights,
     list_in_manifest,
@@ -60,7 +61,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
-from gia_cli.simulate import CameraName, daylight_gains, median_gains
+from gia_cli.simulate import CameraName, WhiteBalance, daylight_gains, median_gains
 from gia_cli.trainlog import TrainLog, read_log, write_panel
 
 CameraFamily = Literal["sony", "fuji"]
@@ -714,14 +715,26 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
     if config.init_from is None:
         return
     info = find_weights(config.init_from)
-    adopted = adopt(network, load_network(info), median_gains(CAMERA_OF[config.camera]))
+    adopted = adopt(network, load_network(info), _usual_gains(config, info))
     changes = [
         f"{', '.join(names)} {what}"
-        for names, what in ((adopted.translated, "translated"), (adopted.missing, "drawn anew"))
+        for names, what in (
+            (adopted.translated, "translated"),
+            (adopted.missing, "new"),
+            (adopted.left_out, "left out"),
+        )
         if names
     ]
     how = f" ({'; '.join(changes)})" if changes else ""
     progress.note(f"Starting from {info.name}{how}.")
+
+
+def _usual_gains(config: TrainConfig, donor: WeightsInfo) -> WhiteBalance:
+    """Gains of the usual light for the network, of the two, that is not given them."""
+    if donor.config.white_balance == "learned" and donor.neutral_wb is not None:
+        red, green, blue = donor.neutral_wb
+        return red, green, blue
+    return median_gains(CAMERA_OF[config.camera])
 
 
 # ---------------------------------------------------------------- data

@@ -196,7 +196,7 @@ def test_an_engine_states_what_the_network_states(name: NetName) -> None:
 @pytest.mark.parametrize("tile", [None, 256])
 def test_the_shipped_weights_make_the_same_picture(tile: int | None) -> None:
     images = [
-        Enhancer.from_weights(DEFAULT, device="cpu", engine=engine, tile=tile)
+        Enhancer.from_weights(DEFAULT, device="cpu", precision="fp32", engine=engine, tile=tile)
         .enhance(SAMPLE, ratio=100)
         .image.astype(int)
         for engine in ("torch", "openvino")

@@ -24,7 +24,13 @@ from networks import ALL, LEARNED, PLANES, UNETS, lively, small
 
 from gia_cli import train as training
 from gia_cli.cfa import PLANE_COLORS, CfaKind
-from gia_cli.checkpoint import adopt, find_weights, list_weights, load_network
+from gia_cli.checkpoint import (
+    adopt,
+    find_weights,
+    list_weights,
+    load_network,
+    save_weights,
+)
 from gia_cli.errors import (
     DataError,
     DivergedError,
@@ -37,8 +43,9 @@ from gia_cli.errors import (
     WeightsNotFoundError,
 )
 from gia_cli.files import lock
-from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
 from gia_cli.progress import Silent
+from gia_cli.simulate import CameraName, median_gains
 from gia_cli.train import (
     CHECKPOINT,
     CONFIG,
@@ -57,6 +64,9 @@ from gia_cli.train import (
 from gia_cli.trainlog import CURVES, read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+OTHER: dict[WhiteBalanceMode, WhiteBalanceMode] = {"as-shot": "learned", "learned": "as-shot"}
 
 
 @pytest.fixture(scope="module")
@@ -502,8 +512,8 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     """A flat field gives the same features, and a flat picture the same colours."""
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", cfa="xtrans", width=4))
-    translated, missing = adopt(network, donor)
-    assert missing == []
+    translated, missing, left_out = adopt(network, donor)
+    assert missing == left_out == []
     assert sorted(translated) == ["encoder.0.0.weight", "to_rgb.bias", "to_rgb.weight"]
     for name, tensor in network.state_dict().items():
         assert name in translated or torch.equal(tensor, donor.state_dict()[name]), name
@@ -528,7 +538,7 @@ def test_every_network_starts_from_the_other_array(
         for writer in donor.picture_writers:
             per_color = donor.get_parameter(writer).unflatten(0, (3, -1))
             per_color.copy_(per_color.mean(1, keepdim=True).expand_as(per_color))
-    translated, _ = adopt(network, donor)
+    translated = adopt(network, donor).translated
     assert set(translated) == {*network.plane_readers, *network.picture_writers}
     color = torch.tensor([0.2, 0.5, 0.3])
     colors = []
@@ -546,7 +556,7 @@ def test_every_network_starts_from_the_other_array(
 def test_equal_arrays_take_all_weights_over() -> None:
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", width=4))
-    assert adopt(network, donor, (2.0, 1.0, 2.5)) == ([], [])
+    assert adopt(network, donor, (2.0, 1.0, 2.5)) == ([], [], [])
     assert_equal(network.state_dict(), donor.state_dict())
 
 
@@ -554,6 +564,7 @@ def test_equal_arrays_take_all_weights_over() -> None:
     "donor",
     [
         NetConfig("se-unet", width=4),
+        NetConfig("sid-dilated", width=4),
         NetConfig("gia-net", width=8),
         NetConfig("dncnn", width=4),
         NetConfig("sgn", "xtrans", width=4),
@@ -564,15 +575,26 @@ def test_other_networks_cannot_be_started_from(donor: NetConfig) -> None:
         adopt(build(NetConfig("gia-net", width=4)), build(donor))
 
 
-def test_networks_with_and_without_the_vector_start_from_one_another() -> None:
-    gia, sid = (build(NetConfig(name, width=4)) for name in ("gia-net", "sid-net"))
-    own = {name: tensor.clone() for name, tensor in gia.state_dict().items()}
-    translated, missing = adopt(gia, sid)
-    assert translated == []
-    assert missing == [name for name in own if name.startswith("gia.")]
-    for name, tensor in gia.state_dict().items():
-        assert torch.equal(tensor, own[name] if name in missing else sid.state_dict()[name]), name
-    assert adopt(sid, gia) == ([], [])
+def test_gia_net_and_sid_net_start_from_one_another() -> None:
+    """The picture stays: all of it where the vector begins, all but the vector where it ends."""
+    sid, gia = lively(small("sid-net")), build(small("gia-net"))
+    planes = torch.rand(1, 4, 32, 32)
+    translated, missing, left_out = adopt(gia, sid)
+    assert missing == [name for name in gia.state_dict() if name.startswith("gia.")]
+    assert translated == left_out == []
+    with torch.no_grad():
+        torch.testing.assert_close(gia.eval()(planes), sid(planes), rtol=0, atol=1e-5)
+    gia = lively(small("gia-net"))
+    with torch.no_grad():  # no vector, and no bias that differs from sub-pixel to sub-pixel
+        gia.gia.shrink.weight.zero_()  # type: ignore[union-attr]
+        gia.gia.shrink.bias.zero_()  # type: ignore[union-attr, operator]
+        gia.gia.fuse.bias.zero_()  # type: ignore[union-attr, operator]
+    translated, missing, left_out = adopt(sid, gia)
+    assert translated == ["upsample.0.weight", "upsample.0.bias"]
+    assert missing == []
+    assert left_out == [name for name in gia.state_dict() if name.startswith("gia.")]
+    with torch.no_grad():
+        torch.testing.assert_close(sid.eval()(planes), gia(planes), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*UNETS, "sgn"])
@@ -606,6 +628,29 @@ def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
     shipped = load_network(find_weights(LEARNED)).state_dict()
     ours = read_checkpoint(config.run)["ema"]
     assert all(torch.allclose(ours[name], shipped[name], atol=1e-6) for name in shipped)
+
+
+@pytest.mark.parametrize(("mode", "whose"), [("as-shot", "ILCE-7SM2"), ("learned", "X-T2")])
+def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
+    config: TrainConfig, tmp_path: Path, mode: WhiteBalanceMode, whose: CameraName
+) -> None:
+    """From a Sony's weights to a Fuji's network: a grey card of the usual light looks the same."""
+    donor = lively(replace(small("gia-net"), white_balance=OTHER[mode]))
+    gains = median_gains("ILCE-7SM2")
+    save_weights(tmp_path / "donor.safetensors", donor, camera="ILCE-7SM2", neutral_wb=gains)
+    asked = replace(
+        config, camera="fuji", white_balance=mode, init_from=str(tmp_path / "donor.safetensors")
+    )
+    network = build(replace(small("gia-net", "xtrans"), white_balance=mode))
+    training._start_from(asked, network, Silent())
+    color = torch.tensor([0.2, 0.5, 0.3])
+    usual = torch.tensor(median_gains(whose))
+    first = []
+    for net in (donor, network):
+        seen = color * usual if net.config.white_balance == "as-shot" else color
+        flat = seen[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
+        first.append(net.encoder[0][0](flat)[..., 2, 2])  # type: ignore[union-attr, index]
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=2e-3)  # stored in fp16
 
 
 # ---------------------------------------------------------------- export
