@@ -559,33 +559,37 @@ def machine_name() -> str:
 # ---------------------------------------------------------------- the stages of a photo
 
 
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How long the stages of a photo took."""
+
+    weights: str
+    """Name of those that the network ran with."""
+    seconds: dict[str, float]
+    """Medians of "decode", "exposure", "pack", "network", "colour" and "write"."""
+
+
 def measure_stages(
     photo: Path | None,
+    enhancer: Enhancer,
     *,
-    weights: str | None = None,
-    device: DeviceName = "auto",
-    precision: Precision = "auto",
     rounds: int = 3,
     progress: Progress = SILENT,
-) -> dict[str, float]:
+) -> Stages:
     """Time each stage from a RAW file to the TIFF, the first round left out.
 
     Parameters
     ----------
     photo : Path or None
         None: a 12-megapixel night, made and removed again.
-    weights : str, optional
-    device : "auto", "cpu", "cuda" or "mps"
-    precision : "auto", "fp32", "fp16", "bf16" or "int8"
+    enhancer : Enhancer
     rounds : int
     progress : Progress
 
     Returns
     -------
-    dict
-        Median seconds of "decode", "exposure", "pack", "network", "colour" and "write".
+    Stages
     """
-    enhancer = Enhancer.from_weights(weights, device=device, precision=precision)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         source = photo or _large_night(Path(folder))
@@ -598,7 +602,8 @@ def measure_stages(
             for name, seconds in times.items() if turn else ():
                 found.setdefault(name, []).append(seconds)
             progress.advance()
-    return {name: statistics.median(x) for name, x in found.items() if name != "load"}
+    medians = {name: statistics.median(x) for name, x in found.items() if name != "load"}
+    return Stages(result.weights.name, medians)
 
 
 def _large_night(folder: Path) -> Path:
@@ -610,7 +615,7 @@ def _large_night(folder: Path) -> Path:
 
 
 def bench_json(
-    costs: Sequence[Cost], speed: SpeedReport | None, stages: dict[str, float] | None
+    costs: Sequence[Cost], speed: SpeedReport | None, stages: Stages | None
 ) -> dict[str, Any]:
     """Turn all that was measured into what JSON can hold."""
     values: dict[str, Any] = {"gia": __version__, "costs": [asdict(cost) for cost in costs]}
@@ -621,5 +626,6 @@ def bench_json(
             {**asdict(s), "median": s.median if s.seconds else None} for s in speed.speeds
         ]
     if stages is not None:
-        values["stages"] = stages
+        values["stages"] = stages.seconds
+        values["stages_weights"] = stages.weights
     return values

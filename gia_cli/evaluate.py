@@ -36,7 +36,7 @@ from gia_cli.data.sid import Protocol as SidProtocol
 from gia_cli.engines import EngineName
 from gia_cli.errors import DataError, GiaError, UsageError
 from gia_cli.exif import ShotInfo
-from gia_cli.exposure import ExposureRequest
+from gia_cli.exposure import ExposureRequest, choose_ratios
 from gia_cli.files import atomic_file, make_folder
 from gia_cli.infer import InferOptions
 from gia_cli.measures import Measures
@@ -86,10 +86,10 @@ class EvalConfig:
     ratios: tuple[RatioMode, ...] = ("known",)
     """How bright: by the pair's own ratio; as ``--ratio auto`` does; as it does for a photo whose
     exposure time is not known, by the picture alone."""
-    balance_error: float = 0.0
-    """How far the photos' as-shot white balance is made wrong, in per cent: red is amplified by so
-    much more and blue by so much less. Shows what a network that is given it loses where a camera
-    errs."""
+    balance_errors: tuple[float, ...] = (0.0,)
+    """How far the photos' as-shot white balance is made wrong, in per cent: red's gain is times 1 +
+    so much, and blue's divided by that. Several are rows of their own; they show what a network
+    that is given the white balance loses where a camera errs."""
     limit: int | None = None
     """Evaluate only this many pairs, spread evenly over the list."""
     lpips_alex: Path | None = None
@@ -109,10 +109,12 @@ class EvalConfig:
             )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be positive, not {self.limit}.", hint=_HELP)
-        if not abs(self.balance_error) < 100:
-            raise UsageError(
-                f"--balance-error takes a number between -100 and 100, not {self.balance_error:g}."
-            )
+        wild = [error for error in self.balance_errors if not abs(error) < 100]
+        if wild or not self.balance_errors:
+            said = f", not {wild[0]:g}" if wild else ""
+            raise UsageError(f"--balance-error takes numbers between -100 and 100{said}.")
+        if any(self.balance_errors) and not self.weights:
+            raise UsageError("--balance-error needs --weights: it is for networks.")
         if not self.ratios:
             raise UsageError("--ratio must be known, auto or picture.", hint=_HELP)
 
@@ -336,7 +338,7 @@ class System(Protocol):
 
 
 class NetworkSystem:
-    """The enhancer with one set of weights, exactly as users run it."""
+    """The enhancer with one set of weights, as users run it; in fp32 unless int8 is asked for."""
 
     def __init__(
         self,
@@ -356,7 +358,8 @@ class NetworkSystem:
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
         # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
-        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}{error}"
+        spoilt = f" {error}" if error else ""
+        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}{spoilt}"
         factor = 1 + balance_error / 100
         self._wrong = np.array([factor, 1, 1 / factor], np.float32)
 
@@ -365,8 +368,10 @@ class NetworkSystem:
         request = ExposureRequest(ratio=ratio if self.ratio_mode == "known" else None)
         if self.ratio_mode == "picture":
             frame = replace(frame, shot=replace(frame.shot, exposure_s=None))
+        # Before the white balance is made wrong, which must not change how bright.
+        (choice,) = choose_ratios(frame, request)
         frame = replace(frame, as_shot_wb=frame.as_shot_wb * self._wrong)
-        result = self._enhancer.enhance(frame, exposure=request)
+        result = self._enhancer.enhance(frame, ratio=choice.ratio)
         levels = unorient(result.image, frame.flip)
         return bt709_from_srgb16(levels), result.choice.ratio
 
@@ -477,7 +482,8 @@ def open_systems(config: EvalConfig) -> list[System]:
         runtime = choose_runtime(config.device, config.precision, config.engine)
         enhancer = Enhancer(info.path, runtime, InferOptions(), engine=config.engine)
         systems += [
-            NetworkSystem(label or info.name, info, mode, enhancer, config.balance_error)
+            NetworkSystem(label or info.name, info, mode, enhancer, error)
+            for error in config.balance_errors
             for mode in config.ratios
         ]
     rows = [(system.name, system.ratio_mode) for system in systems]
@@ -723,7 +729,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "protocol": config.protocol,
         "pairs": report.pairs,
         "limit": config.limit,
-        "balance_error_percent": config.balance_error,
+        "balance_errors_percent": config.balance_errors,
         "ssim_window": "Gaussian, 11 px, sigma 1.5",
         "interval": "95 %, percentile bootstrap over scenes",
         "versus": report.versus,

@@ -25,14 +25,14 @@ from gia_cli.data.synthetic import PhotoNights, open_photos
 from gia_cli.engines import FP32_LEVELS, require_openvino, require_quantizer
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
+from gia_cli.nets import LEVELS
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulate import CAMERAS
 
 # Packed pixels a side of a night, where the photographs are large enough.
 _SIDE = 256
-_STRIDE = 16  # of every network that has an OpenVINO graph
-_LEVELS = 5  # of them, too
+_STRIDE = 2 ** (LEVELS - 1)
 _HELP = "See 'gia weights quantize --help'."
 
 
@@ -64,9 +64,9 @@ class QuantizeConfig:
         weights_path(self.out, self.name)
         if self.samples < 1:
             raise UsageError(f"--samples must be positive, not {self.samples}.", hint=_HELP)
-        if not 0 <= self.fp32_levels < _LEVELS:
+        if not 0 <= self.fp32_levels < LEVELS:
             raise UsageError(
-                f"--fp32-levels must lie between 0 and {_LEVELS - 1}, not {self.fp32_levels}.",
+                f"--fp32-levels must lie between 0 and {LEVELS - 1}, not {self.fp32_levels}.",
                 hint=_HELP,
             )
         if not self.photos:

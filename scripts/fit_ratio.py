@@ -1,6 +1,6 @@
 """Fit what `--ratio auto` does without an exposure time, on simulated nights of photographs.
 
-    python scripts/fit_ratio.py PHOTOS... [--cache FOLDER] [--nights N]
+    python scripts/fit_ratio.py PHOTOS... [--cache FOLDER] [--nights N] [--validation]
 
 A night is darkened by a known ratio; the bright end of what the sensor records, times that ratio,
 is where the photograph has it. For each percentile that could serve as the bright end: the level
@@ -58,15 +58,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--cache", type=Path, default=cache_folder() / "photos")
-    parser.add_argument("--nights", type=int, default=600)
+    parser.add_argument("--nights", type=int, default=610)
+    parser.add_argument("--validation", action="store_true", help="those kept for validation")
     options = parser.parse_args()
     photos = open_photos(options.photos, options.cache)
-    training, _ = split_photos(photos)
+    training, validation = split_photos(photos)
+    keys = validation if options.validation else training
     ends = np.array(
         [
             bright_ends(
-                photos.array(training[night % len(training)], "linear"),
-                np.random.default_rng([1, night]),
+                photos.array(keys[night % len(keys)], "linear"),
+                np.random.default_rng([1 + options.validation, night]),
             )
             for night in range(options.nights)
         ]

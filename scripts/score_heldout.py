@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
+from gia_cli.cli.app import choices
 from gia_cli.console import Terminal
-from gia_cli.evaluate import EvalConfig, Report, Score, Summary, evaluate
+from gia_cli.evaluate import EvalConfig, RatioMode, Report, Score, Summary, evaluate
 
 COLUMNS = (("psnr", "PSNR ↑", 2), ("ssim", "SSIM ↑", 3), ("delta_e", "ΔE00 ↓", 2))
 COLOR = "block_color"
@@ -84,7 +86,7 @@ def main() -> None:
         weights=tuple(options.weights),
         isp=tuple(name for name in options.isp.split(",") if name),
         pictures=tuple(options.pictures),
-        ratios=tuple(options.ratio.split(",")),
+        ratios=choices(options.ratio, "--ratio", get_args(RatioMode)),
         versus=options.versus,
         limit=options.limit,
     )
@@ -94,8 +96,10 @@ def main() -> None:
     auto = [summary for summary in report.summaries if summary.ratio_mode != "known"]
     for summary in auto:
         share, off = 100 * summary.within_half_a_stop, summary.means["ratio_error_stops"].mean
-        print(f"{summary.system}, ratio {summary.ratio_mode}: off by {off:.2f} stops in the mean, ")
-        print(f"  {share:.0f} % of the photos within half a stop")
+        print(
+            f"{summary.system}, ratio {summary.ratio_mode}: off by {off:.2f} stops in the mean, "
+            f"{share:.0f} % of the photos within half a stop"
+        )
     print(f"{report.pairs} photos, {len(report.failures)} failed")
 
 

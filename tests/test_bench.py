@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import UNETS, lively, small
+from networks import DEFAULT, UNETS, lively, small
 
 from gia_cli import bench
 from gia_cli.bench import (
@@ -17,6 +17,7 @@ from gia_cli.bench import (
     Cost,
     Speed,
     SpeedConfig,
+    Stages,
     Tf1Counter,
     Variant,
     bench_json,
@@ -27,6 +28,7 @@ from gia_cli.bench import (
 from gia_cli.errors import UsageError
 from gia_cli.nets import NETWORKS
 from gia_cli.paper import paper_costs
+from gia_cli.pipeline import Enhancer
 from gia_cli.runtime import Precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,7 +173,9 @@ def test_all_variants_run_in_processes_of_their_own() -> None:
         assert "cpu" in speed.runtime
     assert report.peak_flops > 1e8
     assert report.machine
-    assert json.dumps(bench_json([measure_cost("gia-net", (64, 64))], report, {"decode": 1.0}))
+    assert json.dumps(
+        bench_json([measure_cost("gia-net", (64, 64))], report, Stages("own", {"decode": 1.0}))
+    )
 
 
 def test_a_variant_that_fails_says_why_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,9 +229,11 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_stages_of_a_photo_are_timed(make_arw: object) -> None:
-    stages = measure_stages(make_arw(), device="cpu", rounds=1)  # type: ignore[operator]
-    assert set(stages) == {"decode", "exposure", "pack", "network", "colour", "write"}
-    assert all(seconds > 0 for seconds in stages.values())
+    enhancer = Enhancer.from_weights(device="cpu", precision="fp32")
+    stages = measure_stages(make_arw(), enhancer, rounds=1)  # type: ignore[operator]
+    assert set(stages.seconds) == {"decode", "exposure", "pack", "network", "colour", "write"}
+    assert all(seconds > 0 for seconds in stages.seconds.values())
+    assert stages.weights == DEFAULT
 
 
 def test_medians_leave_failures_out() -> None:

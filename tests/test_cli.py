@@ -17,7 +17,7 @@ from networks import DEFAULT, lively, small
 from typer.testing import CliRunner, Result
 
 from gia_cli import __version__
-from gia_cli.checkpoint import save_weights
+from gia_cli.checkpoint import find_weights, save_weights, shipped_quantised
 from gia_cli.cli import app
 from gia_cli.rawfile import write_dng
 
@@ -183,7 +183,8 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     first, second = report["files"]
     assert first["outputs"] == [str(tmp_path / "night_gia.tif")]
     assert first["ratios"] == [{"ratio": 80.0, "rule": "given", "reason": "as given"}]
-    assert first["weights"] in (DEFAULT, f"{DEFAULT}-int8")
+    chosen = find_weights(DEFAULT)
+    assert first["weights"] == (shipped_quantised(chosen) or chosen).name
     assert {"decode", "network", "write"} < set(first["stages"])
     assert second["stages"] == {}
     assert second["error"]["exit_code"] == 13

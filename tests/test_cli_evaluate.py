@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import DEFAULT
+from networks import DEFAULT, lively, small
 from typer.testing import CliRunner, Result
 
 from gia_cli.checkpoint import list_in_manifest, save_weights
@@ -19,7 +19,7 @@ from gia_cli.nets import NetConfig, build
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def gia(*arguments: str | Path) -> Result:
+def gia(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(x) for x in arguments], env={"COLUMNS": "200"})
 
 
@@ -189,6 +189,22 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
+    make_arw: Callable[..., Path], tmp_path: Path
+) -> None:
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    done = gia(
+        *("bench", "--speed", "--network", "gia-net", "--size", "128x96", "--precision", "int8"),
+        *("--rounds", 1, "--photo", make_arw(), "--weights", tmp_path / "own.safetensors"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "cpu, int8" in done.stdout
+    assert "no int8 weights made from 'own'" in done.output
+    assert "timed in fp32" in " ".join(done.output.split())
+    assert "one photo (own)" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -197,7 +213,6 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
         (["--size", "0x5"], "--size takes"),
         (["--plot", "x.png"], "--plot needs --scores"),
         (["--photo", "x.ARW"], "timed with --speed"),
-        (["--speed", "--precision", "int4"], "--precision takes auto"),
         (["--speed", "--precision", "int4"], "--precision takes auto"),
         (["--speed", "--rounds", "0"], "--rounds must be positive"),
     ],

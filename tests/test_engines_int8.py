@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from gia_cli.checkpoint import (
     load_network,
     save_quantised,
     save_weights,
+    shipped_quantised,
 )
 from gia_cli.color import bt709_from_srgb16
 from gia_cli.engines import open_engine
@@ -249,23 +252,63 @@ def test_int8_weights_that_ship_are_what_a_cpu_runs(
     assert ran() == "own"
 
 
+class Listener(Silent):
+    """Keeps what a user is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def test_where_openvino_fails_in_int8_fp32_goes_on(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Listener(Silent):
-        details: ClassVar[list[str]] = []
+    compile_part = OpenVinoEngine._compile
 
-        def detail(self, message: str) -> None:
-            self.details.append(message)
+    def broken(self: OpenVinoEngine, part: str, sides: tuple[int, ...]) -> Any:
+        if self._is_int8:
+            raise RuntimeError("this processor cannot do that")
+        return compile_part(self, part, sides)
 
-    def broken(self: OpenVinoEngine, config: Any, arrays: Any, origin: str) -> None:
-        raise RuntimeError("this processor cannot do that")
-
-    monkeypatch.setattr(OpenVinoEngine, "__init__", broken)
+    monkeypatch.setattr(OpenVinoEngine, "_compile", broken)
     listener = Listener()
     enhancer = Enhancer.from_weights(device="cpu")
-    assert enhancer.enhance(SAMPLE, ratio=100, progress=listener).weights.name == "own"
-    assert any("cannot do that" in text and "fp32" in text for text in listener.details)
+    for _ in range(2):
+        result = enhancer.enhance(SAMPLE, ratio=100, progress=listener)
+        assert result.weights.name == "own"
+    assert len([text for text in listener.notes if "cannot do that" in text]) == 1
+    with pytest.raises(RuntimeError, match="cannot do that"):  # what was asked for is not replaced
+        Enhancer.from_weights(precision="int8").enhance(SAMPLE, ratio=100)
+
+
+def test_damaged_int8_weights_that_nobody_asked_for_stop_nothing(
+    shipped: tuple[WeightsInfo, WeightsInfo],
+) -> None:
+    _, rounded = shipped
+    rounded.path.unlink()
+    listener = Listener()
+    result = Enhancer.from_weights(device="cpu").enhance(SAMPLE, ratio=100, progress=listener)
+    assert result.weights.name == "own"
+    assert any("own-int8 cannot be used; going on in fp32" in text for text in listener.notes)
+    with pytest.raises(WeightsError):
+        Enhancer.from_weights(precision="int8").enhance(SAMPLE, ratio=100)
+
+
+def test_what_ships_is_known_wherever_it_lies(
+    shipped: tuple[WeightsInfo, WeightsInfo], tmp_path: Path
+) -> None:
+    own, rounded = shipped
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(own.path, tmp_path / "elsewhere" / "copy.safetensors")
+    for path in (own.path, copy, os.path.relpath(own.path)):
+        assert shipped_quantised(find_weights(path)) == rounded
+    row = save_weights(
+        tmp_path / "elsewhere" / "other.safetensors", lively(small("gia-net"), seed=3)
+    )
+    list_in_manifest(tmp_path / "elsewhere", row)
+    assert shipped_quantised(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
 
 
 def test_what_ships_in_int8_does_not_decide_a_score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -306,6 +307,13 @@ def test_between_photos_a_model_stays_and_its_memory_goes(
     engine.rest()  # nothing to hand back
 
 
+@pytest.fixture
+def before_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no model had run in this process yet."""
+    monkeypatch.setattr(openvino_engine, "_HAS_RUN", Event())
+
+
+@pytest.mark.usefixtures("before_the_first_run")
 def test_what_an_engine_holds_it_will_not_take_again(rng: np.random.Generator) -> None:
     network = build(small("gia-net"))
     weights = 4 * sum(p.numel() for p in network.parameters())
@@ -323,6 +331,16 @@ def test_what_an_engine_holds_it_will_not_take_again(rng: np.random.Generator) -
     assert weights < engine.fixed_bytes < at_first  # the last part has few of the weights
 
 
+@pytest.mark.usefixtures("before_the_first_run")
+def test_openvinos_own_memory_is_taken_once(rng: np.random.Generator) -> None:
+    """By the process, not by each engine."""
+    first, second = (on_openvino(build(small("gia-net"))) for _ in range(2))
+    taken = second.fixed_bytes
+    infer(first, photo(rng, "bayer", 32, 32))
+    assert second.fixed_bytes == taken - openvino_engine._LIBRARY_BYTES
+
+
+@pytest.mark.usefixtures("before_the_first_run")
 @pytest.mark.parametrize("in_parts", [False, True])
 def test_a_later_photo_gets_the_plan_of_the_first(
     in_parts: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from gia_cli.evaluate import (
     Score,
     choose_for_panel,
     evaluate,
+    open_systems,
     panel_rows,
     split_label,
     summarise,
@@ -206,8 +207,8 @@ def test_the_results_are_written(config: EvalConfig) -> None:
 def test_a_wrong_white_balance_is_a_row_of_its_own(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The enhancer sees the wrong one; with the known ratio it is all the same to the paper's."""
-    plain = evaluate(replace(config, isp=())).summaries[0]
+    """The enhancer sees the wrong one, and the right one's scores stay."""
+    evaluate(replace(config, isp=()))
     seen: list[RawFrame] = []
     enhance = Enhancer.enhance
 
@@ -216,15 +217,26 @@ def test_a_wrong_white_balance_is_a_row_of_its_own(
         return enhance(self, source, **options)
 
     monkeypatch.setattr(Enhancer, "enhance", listen)
-    off = evaluate(replace(config, isp=(), balance_error=20.0)).summaries[0]
+    wrong = replace(config, isp=(), balance_errors=(0.0, 20.0), versus=DEFAULT)
+    plain, off = evaluate(wrong).summaries
     assert off.system == f"{plain.system}, balance off by +20 %"
-    assert off.means["psnr"] == plain.means["psnr"]
+    assert "psnr" in off.differences
     assert len(seen) == 4  # the rows that are there already do not count as these
     for frame in seen:
         quotient = frame.as_shot_wb / read_raw(frame.path).as_shot_wb
         assert quotient == pytest.approx([1.2, 1, 1 / 1.2])
-    with pytest.raises(UsageError, match="--balance-error"):
-        replace(config, balance_error=-100.0)
+    for impossible in ((-100.0,), ()):
+        with pytest.raises(UsageError, match="--balance-error takes numbers"):
+            replace(config, balance_errors=impossible)
+    with pytest.raises(UsageError, match="--balance-error needs --weights"):
+        replace(config, weights=(), balance_errors=(20.0,))
+
+
+def test_a_wrong_white_balance_does_not_change_how_bright(config: EvalConfig) -> None:
+    errors = replace(config, isp=(), ratios=("picture",), balance_errors=(0.0, 50.0))
+    plain, off = open_systems(errors)
+    frame = read_raw(next((config.data / "Sony" / "short").iterdir()))
+    assert plain.render(frame, 100.0)[1] == off.render(frame, 100.0)[1]
 
 
 def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:

@@ -12,8 +12,11 @@ from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.bench import Cost, SpeedReport
+    from gia_cli.bench import Cost, SpeedReport, Stages
+    from gia_cli.cfa import CfaKind
     from gia_cli.console import Terminal
+    from gia_cli.pipeline import Enhancer
+    from gia_cli.runtime import DeviceName, Precision
 
 
 @app.command()
@@ -99,8 +102,8 @@ def bench(
     from gia_cli.raw import read_raw
     from gia_cli.runtime import Precision
 
-    if photo is not None:
-        read_raw(photo)  # a mistake should not cost the timings before it
+    # A mistake should not cost the timings before it.
+    kind = "bayer" if photo is None else read_raw(photo).kind
     terminal = Terminal(quiet=quiet, verbose=verbose)
     costs = [measure_cost(name, frame, cfa) for name in network or NETWORKS]
     report, stages = None, None
@@ -116,20 +119,14 @@ def bench(
             precisions=precisions,
             rounds=rounds,
         )
+        enhancer = _stage_enhancer(weights, kind, device, precisions[0], terminal)
         with terminal:
             report = measure_speed(config, terminal)
-            stages = measure_stages(
-                photo,
-                weights=weights,
-                device=device,
-                precision=precisions[0],
-                rounds=rounds,
-                progress=terminal,
-            )
+            stages = measure_stages(photo, enhancer, rounds=rounds, progress=terminal)
     if as_json:
         terminal.json(bench_json(costs, report, stages))
-    elif report is not None:
-        _show_speeds(report, costs, stages or {}, terminal)
+    elif report is not None and stages is not None:
+        _show_speeds(report, costs, stages, terminal)
     if plot is not None and scores is not None:
         from gia_cli.report import plot_quality
 
@@ -139,6 +136,28 @@ def bench(
     failed = [] if report is None else [x for x in report.speeds if x.error is not None]
     if failed:
         raise BatchError(f"{len(failed)} of {len(report.speeds) if report else 0} ways failed.")
+
+
+def _stage_enhancer(
+    weights: str | None,
+    kind: CfaKind,
+    device: DeviceName,
+    precision: Precision,
+    terminal: Terminal,
+) -> Enhancer:
+    """Open what enhances the photo; in int8 only if there are such weights of the chosen ones."""
+    from gia_cli.checkpoint import find_quantised, find_weights
+    from gia_cli.errors import WeightsError
+    from gia_cli.pipeline import Enhancer
+
+    info = find_weights(weights, kind)
+    if precision == "int8":
+        try:
+            find_quantised(info)
+        except WeightsError as error:
+            terminal.note(f"{error.message} The photo's stages are timed in fp32.")
+            precision = "fp32"
+    return Enhancer.from_weights(weights, device=device, precision=precision)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -165,7 +184,7 @@ def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
 
 
 def _show_speeds(
-    report: SpeedReport, costs: list[Cost], stages: dict[str, float], terminal: Terminal
+    report: SpeedReport, costs: list[Cost], stages: Stages, terminal: Terminal
 ) -> None:
     from gia_cli.report import speed_table
 
@@ -174,6 +193,5 @@ def _show_speeds(
         f"{report.machine}; fp32 matrix product {report.peak_flops / 1e9:.0f} GFLOP/s. "
         "Medians, all in turns after one round of burn-in; ratios to the first row of a network."
     )
-    terminal.say(
-        "one photo: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in stages.items())
-    )
+    times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in stages.seconds.items())
+    terminal.say(f"one photo ({stages.weights}): {times}")

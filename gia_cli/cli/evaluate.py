@@ -90,15 +90,15 @@ def evaluate(
         ),
     ] = "known",
     balance_error: Annotated[
-        float,
+        str,
         typer.Option(
             "--balance-error",
-            metavar="PERCENT",
-            help="Make each photo's white balance wrong, red by so much more and blue by so much "
-            "less, before a network is given it.",
-            show_default=False,
+            metavar="PERCENT,...",
+            help="Make the photos' white balance wrong, before a network is given it: red's gain "
+            "times 1 + so much, blue's divided by that; several, such as 0,20, are rows of their "
+            "own.",
         ),
-    ] = 0.0,
+    ] = "0",
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FOLDER", help="Results; the same folder resumes."),
@@ -185,6 +185,8 @@ def evaluate(
 
     if panel < 0:
         raise UsageError(f"--panel must not be negative, not {panel}.")
+    if diagnose and balance_error != "0":
+        raise UsageError("--diagnose knows no --balance-error; leave either out.")
     if diagnose and not weights:
         raise UsageError("--diagnose needs --weights: there is nothing to cut in an ISP.")
     rows = paper_table(table) if table is not None else []
@@ -199,7 +201,7 @@ def evaluate(
         isp=() if isp is None else choices(isp, "--isp", tuple(ISP_NAMES)),
         pictures=tuple(pictures or ()),
         ratios=choices(ratio, "--ratio", get_args(RatioMode)),
-        balance_error=balance_error,
+        balance_errors=_numbers(balance_error, "--balance-error"),
         limit=limit,
         versus=versus,
         lpips_alex=lpips,
@@ -223,6 +225,13 @@ def evaluate(
     failed = {failure.path for failure in report.failures}
     if failed:
         raise BatchError(f"{len(failed)} of {report.pairs} pairs failed.")
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} takes numbers such as 0,20, not '{text}'.") from None
 
 
 def _evaluate(config: EvalConfig, terminal: Terminal) -> Report:

@@ -68,7 +68,11 @@ def train(
     ] = None,
     recipe: Annotated[
         Literal["small", "small-on", "paper", "paper-as-printed"],
-        typer.Option("--recipe", help="small: for a few cores. paper: the published one."),
+        typer.Option(
+            "--recipe",
+            help="small: for a few cores. small-on: the same, from --init-from on. paper: the "
+            "published one.",
+        ),
     ] = "small",
     network: Annotated[
         str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,13 @@ _WAIT_MS = 100
 # Held once a model is compiled, to its weights as they are computed with. Measured: 1.3 in fp32,
 # 1.7 in int8.
 _COMPILED_SHARE = 1.7
-# Models that hold them all; what is compiled last of three parts, or measures, holds few.
+# Models that hold them all; of three parts, the one compiled last holds few.
 _WITH_ALL_WEIGHTS = ("whole", "render")
 # What OpenVINO holds after its first run, whatever the model: code and its own. Measured: 42 to 44
 # MB, left when every model was dropped.
 _LIBRARY_BYTES = 45_000_000
+# Set once some model has run in this process.
+_HAS_RUN = Event()
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +74,6 @@ class OpenVinoEngine:
         self._graph = GRAPHS[config.network](config, Weights(arrays, origin))
         self._graph.whole()  # wrong weights should fail before the first photo is computed
         self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
-        self._has_run = False
 
     @classmethod
     def load(cls, info: WeightsInfo) -> OpenVinoEngine:
@@ -127,7 +129,7 @@ class OpenVinoEngine:
     @property
     def _library_bytes(self) -> int:
         """What OpenVINO itself will still take."""
-        return 0 if self._has_run else _LIBRARY_BYTES
+        return 0 if _HAS_RUN.is_set() else _LIBRARY_BYTES
 
     @property
     def split(self) -> Split:
@@ -231,7 +233,7 @@ class OpenVinoEngine:
             with suppress(RuntimeError):  # which says that it was cancelled
                 request.wait()  # it still writes into our arrays
             raise
-        self._has_run = True
+        _HAS_RUN.set()
         picture: NDArray[np.float32] = result[0]
         return picture
 

@@ -28,15 +28,13 @@ from numpy.typing import NDArray
 from gia_cli.engines.quiet_openvino import openvino as ov
 from gia_cli.engines.quiet_openvino import opset13 as ops
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.nets import NetConfig
+from gia_cli.nets import LEVELS, NetConfig
 from gia_cli.tiling import round_up
 
 # Nodes and outputs: the package's own types are too loose to say more.
 Node = Any
 Shape = Sequence[int]
 
-#: Of every U-Net.
-LEVELS = 5
 #: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
 #: and all below for the whole frame at once.
 SPLIT_LEVEL = 2

@@ -24,6 +24,8 @@ NetName = Literal[
 ]
 
 
+#: Levels of every U-Net, the one at full size included.
+LEVELS = 5
 #: What a network is told of the light: nothing, as in the paper, or the photo's own gains.
 WhiteBalanceMode = Literal["learned", "as-shot"]
 

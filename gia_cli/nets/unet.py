@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gia_cli.nets import NetConfig
+from gia_cli.nets import LEVELS, NetConfig
 from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import (
     ChannelGate,
@@ -23,8 +23,6 @@ from gia_cli.nets.blocks import (
     scale_channels,
     shuffled_picture,
 )
-
-LEVELS = 5
 
 
 class UNet(Network):
