@@ -2,7 +2,8 @@
 
     python scripts/make_heldout.py KODAK LARGE HELDOUT
     python scripts/score_heldout.py HELDOUT/kodak-sony OUT --weights gia-sony --weights v0=FILE \
-        [--isp libraw,libraw+nlm] [--pictures RawTherapee=FOLDER] [--versus ROW] [--limit N]
+        [--isp libraw,libraw+nlm] [--pictures RawTherapee=FOLDER] [--balance-error 0 20 -20] \
+        [--versus ROW] [--limit N]
 
 A row for each system: means, the differences in PSNR and colour error to one row, photo by photo,
 with 95 % intervals over scenes, and PSNR at each ratio. The same command goes on where it was
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--isp", default="")
     parser.add_argument("--pictures", action="append", default=[])
     parser.add_argument("--ratio", default="known")
+    parser.add_argument("--balance-error", type=float, nargs="*", default=[0.0])
     parser.add_argument("--versus")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
@@ -87,6 +89,7 @@ def main() -> None:
         isp=tuple(name for name in options.isp.split(",") if name),
         pictures=tuple(options.pictures),
         ratios=choices(options.ratio, "--ratio", get_args(RatioMode)),
+        balance_errors=tuple(options.balance_error),
         versus=options.versus,
         limit=options.limit,
     )
