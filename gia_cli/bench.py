@@ -486,9 +486,9 @@ def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
     All layers get one range: the pictures are as meaningless as before, the time is the same.
     """
-    from gia_cli.engines.openvino_graph import FP32_LAYERS, is_within, outer_layers
+    from gia_cli.engines.openvino_graph import fp32_layers, is_within
 
-    kept = (*FP32_LAYERS, *outer_layers(FP32_LEVELS))
+    kept = fp32_layers(FP32_LEVELS)
     rounded = dict(arrays)
     for name, weight in arrays.items():
         layer, _, kind = name.rpartition(".")

@@ -108,12 +108,11 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
     nights = _draw_nights(photos, info, config)
 
-    from gia_cli.engines.openvino_graph import FP32_LAYERS, outer_layers
+    from gia_cli.engines.openvino_graph import fp32_layers
     from gia_cli.engines.openvino_quantizer import quantized
 
     progress.stage("quantising", 1)
-    kept = (*FP32_LAYERS, *outer_layers(config.fp32_levels))
-    rounded = quantized(info.config, arrays, nights, kept)
+    rounded = quantized(info.config, arrays, nights, fp32_layers(config.fp32_levels))
     progress.advance()
     make_folder(config.out, "--out")
     how = {

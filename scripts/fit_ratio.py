@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL
-from gia_cli.data.synthetic import open_photos, split_photos
-from gia_cli.exif import ShotInfo
+from gia_cli.data.synthetic import as_if_read, open_photos, split_photos
 from gia_cli.exposure import block_brightness
-from gia_cli.raw import RawFrame
 from gia_cli.runtime import cache_folder
 from gia_cli.simulate import CAMERAS, draw_scene, expose, mosaic_from_linear
 
@@ -36,20 +34,9 @@ def bright_ends(photo: NDArray[np.float16], rng: np.random.Generator) -> NDArray
     height, width = (side // period * period for side in photo.shape[:2])
     linear = photo[:height, :width].astype(np.float32)
     mosaic = mosaic_from_linear(linear, camera, scene.wb)
-    frame = RawFrame(
-        path=Path("simulated night"),
-        mosaic=expose(mosaic, camera, ratio=scene.ratio, iso=scene.iso, rng=rng),
-        kind=camera.kind,
-        phase=(0, 0),
-        black=np.full((period, period), camera.black, np.float32),
-        white=np.full((period, period), camera.white, np.float32),
-        as_shot_wb=np.array(scene.wb, np.float32),
-        daylight_wb=None,
-        xyz_to_camera=None,
-        flip=0,
-        shot=ShotInfo(),
-    )
-    ends: NDArray[np.float64] = np.percentile(block_brightness(frame), PERCENTILES) * scene.ratio
+    dn = expose(mosaic, camera, ratio=scene.ratio, iso=scene.iso, rng=rng)
+    brightness = block_brightness(as_if_read(dn, camera, scene.wb))
+    ends: NDArray[np.float64] = np.percentile(brightness, PERCENTILES) * scene.ratio
     return ends
 
 

@@ -24,7 +24,14 @@ from gia_cli.mosaic import prepare
 from gia_cli.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame
-from gia_cli.simulate import CAMERAS, CameraName, draw_scene, expose, mosaic_from_linear
+from gia_cli.simulate import (
+    CAMERAS,
+    CameraModel,
+    CameraName,
+    draw_scene,
+    expose,
+    mosaic_from_linear,
+)
 
 #: Photographs with a longer side than this are shrunk until they are no longer.
 LONGEST_SIDE = 1500
@@ -149,27 +156,39 @@ class PhotoNights:
             linear *= gain
             mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
             dn = expose(mosaic, self.camera, ratio=ratio, iso=scene.iso, rng=rng, noise=noise)
-            planes = prepare(self._frame(dn), ratio, gains).planes
+            planes = prepare(as_if_read(dn, self.camera), ratio, gains).planes
             target = bt709_encode(np.minimum(linear, 1)).transpose(2, 0, 1)
             pairs.append(Pair(planes, np.ascontiguousarray(target)))
         return pairs
 
-    def _frame(self, dn: NDArray[np.uint16]) -> RawFrame:
-        """Wrap a simulated mosaic up as if it had been read from a file."""
-        period = CANONICAL[self.camera.kind].shape[0]
-        return RawFrame(
-            path=Path("simulated night"),
-            mosaic=dn,
-            kind=self.camera.kind,
-            phase=(0, 0),
-            black=np.full((period, period), self.camera.black, np.float32),
-            white=np.full((period, period), self.camera.white, np.float32),
-            as_shot_wb=np.ones(3, np.float32),
-            daylight_wb=None,
-            xyz_to_camera=None,
-            flip=0,
-            shot=ShotInfo(),
-        )
+
+def as_if_read(
+    dn: NDArray[np.uint16], camera: CameraModel, wb: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> RawFrame:
+    """Wrap a simulated mosaic up as if it had been read from a file.
+
+    Parameters
+    ----------
+    dn : (H, W) uint16
+        In the canonical phase.
+    camera : CameraModel
+    wb : (3,)
+        White balance as shot.
+    """
+    period = CANONICAL[camera.kind].shape[0]
+    return RawFrame(
+        path=Path("simulated night"),
+        mosaic=dn,
+        kind=camera.kind,
+        phase=(0, 0),
+        black=np.full((period, period), camera.black, np.float32),
+        white=np.full((period, period), camera.white, np.float32),
+        as_shot_wb=np.array(wb, np.float32),
+        daylight_wb=None,
+        xyz_to_camera=None,
+        flip=0,
+        shot=ShotInfo(),
+    )
 
 
 def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -> ArrayCache:

@@ -12,8 +12,9 @@ compute in fp32. OpenVINO computes in int8 best in a form of its own, the intege
 - a transposed convolution is a plain one to the four sub-pixels of each cell, which are then
   shuffled into place; its int8 weight is that of the plain one, (4 * outputs, inputs, 1, 1).
 
-A difference of 1e-7 before a rounding can become a whole step, which spreads; so in int8 tiles and
-parts make the whole frame's picture not up to 1e-6, but up to less than int8 loses against fp32.
+A difference of 1e-7 before a rounding can become a whole step, which spreads; so with every level
+in int8 tiles and parts make the whole frame's picture not up to 1e-6, but up to less than int8
+loses against fp32.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ _STEPS = 256  # of what int8 layers read
 _ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step at zero
 
 
-def outer_layers(count: int) -> tuple[str, ...]:
-    """Name the layers of the first `count` levels, on the way down and on the way up."""
-    return tuple(
-        name
-        for level in range(count)
-        for up in (LEVELS - 2 - level,)
-        for name in (f"encoder.{level}", f"upsample.{up}", f"decoder.{up}")
-    )
+def fp32_layers(levels: int) -> tuple[str, ...]:
+    """Name the layers that stay in fp32 where the first `levels` levels do, down and up."""
+    outer = [
+        name.format(down=level, up=LEVELS - 2 - level)
+        for level in range(levels)
+        for name in ("encoder.{down}", "upsample.{up}", "decoder.{up}")
+    ]
+    return (*FP32_LAYERS, *outer)
 
 
 def is_within(name: str, layers: Collection[str]) -> bool:
