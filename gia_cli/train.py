@@ -41,6 +41,7 @@ from gia_cli.checkpoint import (
 )
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
+from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import KINDS, open_splits
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
 from gia_cli.distributed import Ranks, process_group
@@ -54,11 +55,12 @@ from gia_cli.errors import (
     UsageError,
 )
 from gia_cli.files import atomic_file, lock, make_folder
+from gia_cli.initialise import VECTOR_GAIN, initialise, open_the_way_up
 from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
 from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
-from gia_cli.nets.base import Network
-from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
+from gia_cli.nets.base import Network, group_mean
+from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
 from gia_cli.simulate import CameraName, WhiteBalance, daylight_gains, median_gains
@@ -78,7 +80,6 @@ _AGREE_EVERY_S = 5.0  # on whether to stop
 _VALIDATION_CROPS = 8
 _VALIDATION_SIDE = 96  # packed pixels
 _VALIDATION_SEED = 20260101
-_SMALL = 0.1  # of He et al.'s weights; see `initialise`
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ class Recipe:
     `draw_cut`."""
     cut_until: float = 0.0
     """Share of the run over which that share falls from one to `cut_share`."""
+    facts_weight: float = 0.0
+    """Weight of the training-only loss on what the vector tells of the night; see `facts_loss`."""
 
 
 # For a few cores: small crops, several of one photo, so that their common vector tells of more than
@@ -160,6 +163,7 @@ RECIPES: dict[RecipeName, Recipe] = {
             photos=2, crops=2, sides=(64, 128), multiple=16, late_sides=(96, 192), late_from=0.6
         ),
         cut_until=0.0,
+        facts_weight=0.3,
     ),
 }
 
@@ -346,17 +350,18 @@ def _loop(job: _Job, stop: _Stop, progress: Progress) -> TrainResult:
     progress.stage("training", clock.total)
     progress.advance(clock.position(state.step))
     meter = _Meter()
+    first = state.step
     batches = load(
         job.batches(), clock.steps_from(state.step), workers=job.config.workers, pin=job.is_cuda
     )
-    for planes, target in batches:
+    for planes, target, facts in batches:
         done = clock.done(state.step)
         if done >= 1:
             break
         lr = learning_rate(recipe, state.step, done)
         cut = draw_cut(recipe, job.config.seed, state.step, done)
         before = clock.position(state.step)
-        meter.add(_step(job, planes, target, lr, cut), len(planes) * job.ranks.world)
+        meter.add(_step(job, planes, target, facts, lr, cut), len(planes) * job.ranks.world)
         state.step += 1
         progress.advance(clock.position(state.step) - before)
         if state.step % _LOG_EVERY == 0 or state.step == 1:
@@ -372,6 +377,7 @@ def _loop(job: _Job, stop: _Stop, progress: Progress) -> TrainResult:
             )
     if meter.losses:
         _report(job, meter, lr, log, progress)
+    if state.step > first:
         _save(job)
     score = _validate(job, log, progress)
     if log is not None:
@@ -414,7 +420,7 @@ def _report(job: _Job, meter: _Meter, lr: float, log: TrainLog | None, progress:
     progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
 
 
-def _step(job: _Job, planes: Tensor, target: Tensor, lr: float, cut: int) -> Tensor:
+def _step(job: _Job, planes: Tensor, target: Tensor, facts: Tensor, lr: float, cut: int) -> Tensor:
     """Take one step; returns the loss, still on the device."""
     state, recipe = job.state, job.recipe
     planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -423,9 +429,11 @@ def _step(job: _Job, planes: Tensor, target: Tensor, lr: float, cut: int) -> Ten
         group["lr"] = lr
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
-        picture, depth = job.model(planes, recipe.crops.crops, cut)
+        picture, depth, vector = job.model(planes, recipe.crops.crops, cut)
     loss: Tensor = job.loss(picture.float(), target)
     total = loss + recipe.depth_weight * depth_loss(depth, target) if depth else loss
+    if recipe.facts_weight and vector is not None:
+        total = total + recipe.facts_weight * facts_loss(vector, facts.to(job.device))
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     if recipe.clip is not None:
         state.scaler.unscale_(state.optimizer)
@@ -501,6 +509,25 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
     return torch.stack(errors).mean()
 
 
+def facts_loss(vector: Tensor, facts: Tensor) -> Tensor:
+    """Mean absolute error of what the vector's first numbers tell of the facts of the night.
+
+    So the vector learns what it is for from the truth itself, and not from what little of it gets
+    through the noise of a picture's loss. Real photos' facts are unknown, and NaN: they do not
+    count.
+
+    Parameters
+    ----------
+    vector : (N, V)
+    facts : (N, FACTS)
+        See `night_facts`.
+    """
+    is_known = ~facts.isnan()
+    told = 0.5 + VECTOR_GAIN * vector[:, : facts.shape[1]].float()
+    errors = torch.where(is_known, told - facts.nan_to_num(), 0)
+    return errors.abs().sum() / is_known.sum().clamp(min=1)
+
+
 class Trainee(nn.Module):
     """A network with what only training needs; what DistributedDataParallel wraps.
 
@@ -513,8 +540,10 @@ class Trainee(nn.Module):
         has_heads = with_heads and network.depth_widths
         self.heads = DepthHeads(network.depth_widths) if has_heads else None
 
-    def forward(self, planes: Tensor, group: int, cut: int = 0) -> tuple[Tensor, list[Tensor]]:
-        """(N, C, h, w) to the picture and, if there are heads, the coarse pictures.
+    def forward(
+        self, planes: Tensor, group: int, cut: int = 0
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
 
         A network with coarse levels goes without its top `cut` skips.
         """
@@ -522,34 +551,12 @@ class Trainee(nn.Module):
         features = self.network.encode(planes)
         for level in range(cut if self.network.depth_widths else 0):
             features[level] = features[level] * 0  # not left out: every parameter has a gradient
+        vector = None
+        if isinstance(self.network, GiaNet):
+            vector = self.network.gia.vector(group_mean(features[-1], group))
         picture = self.network.finish(features, group, levels)
-        return picture, [] if self.heads is None or levels is None else self.heads(levels)
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place.
-
-    Branches that are added to their input start at a tenth of that, or RIDNet's first pictures
-    would be dozens of times too bright.
-    """
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for module in network.modules():
-        if isinstance(module, Network):
-            for conv in module.branch_ends:
-                _scale_weight(conv, _SMALL)
-        if isinstance(module, ChannelGate):
-            # Means are positive and much alike: a unit that starts off is off for every photo. All
-            # on, they add up to much; the gates shall start half open.
-            module.squeeze.weight.data.abs_()
-            _scale_weight(module.excite, _SMALL)
-
-
-def _scale_weight(conv: nn.Module, factor: float) -> None:
-    conv.get_parameter("weight").data.mul_(factor)
+        depth = [] if self.heads is None or levels is None else self.heads(levels)
+        return picture, depth, vector
 
 
 # ---------------------------------------------------------------- state
@@ -657,7 +664,9 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
     clock = _Clock(ranks, steps, config.budget_s)
     loss = make_loss(recipe.loss, vgg=config.vgg)
     if saved is None:
-        _start_from(config, state.trainee.network, progress)
+        is_open = _start_from(config, state.trainee.network, progress)
+        if recipe.facts_weight and not is_open:
+            _open_the_way_up(state.trainee.network)
         state.ema.load_state_dict(state.trainee.network.state_dict())
     else:
         state.load_dict(saved)
@@ -711,9 +720,10 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
 
 
-def _start_from(config: TrainConfig, network: Network, progress: Progress) -> None:
+def _start_from(config: TrainConfig, network: Network, progress: Progress) -> bool:
+    """Take over other weights; tells whether their vector has its way up already."""
     if config.init_from is None:
-        return
+        return False
     info = find_weights(config.init_from)
     adopted = adopt(network, load_network(info), _usual_gains(config, info))
     changes = [
@@ -727,6 +737,14 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
     ]
     how = f" ({'; '.join(changes)})" if changes else ""
     progress.note(f"Starting from {info.name}{how}.")
+    had_facts = bool(info.training.get("recipe", {}).get("facts_weight"))
+    return had_facts and info.config.network == config.network
+
+
+def _open_the_way_up(network: Network) -> None:
+    """Let a vector that is to tell facts be heard, unless there is none, or no channel to spare."""
+    if isinstance(network, GiaNet) and network.config.width > 2 * FACTS:
+        open_the_way_up(network, FACTS)
 
 
 def _usual_gains(config: TrainConfig, donor: WeightsInfo) -> WhiteBalance:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gia_cli.data.augment import TURNS, Pair
-from gia_cli.data.batches import Batches, CropOptions, SidCrops, load
+from gia_cli.data.batches import Batch, Batches, CropOptions, SidCrops, load
+from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.mosaic import prepare
@@ -51,11 +51,13 @@ class Numbers:
         ]
 
 
-def same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+def same(first: Batch, second: Batch) -> bool:
+    return all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)
+    )
 
 
-def side_of(batch: tuple[Tensor, Tensor]) -> int:
+def side_of(batch: Batch) -> int:
     return batch[0].shape[-1]
 
 
@@ -63,11 +65,12 @@ def side_of(batch: tuple[Tensor, Tensor]) -> int:
 
 
 def test_a_batch_holds_the_crops_of_each_photo_side_by_side() -> None:
-    planes, target = Batches(Numbers(), OPTIONS, seed=1)[0]
+    planes, target, facts = Batches(Numbers(), OPTIONS, seed=1)[0]
     side = planes.shape[-1]
     assert planes.shape == (6, 4, side, side)
     assert target.shape == (6, 3, 2 * side, 2 * side)
-    assert planes.dtype == target.dtype == torch.float32
+    assert facts.shape == (6, FACTS)
+    assert planes.dtype == target.dtype == facts.dtype == torch.float32
     numbers = planes[:, 0, 0, 0].tolist()
     assert numbers[::2] == numbers[1::2]
     assert len(set(numbers)) == 3
@@ -118,14 +121,14 @@ class Niceness(Numbers):
 def test_workers_give_way_to_the_network() -> None:
     batches, own = Batches(Niceness(), OPTIONS, seed=3), os.nice(0)
     for workers, wanted in ((0, own), (1, min(own + 5, 19))):
-        ((planes, _),) = load(batches, range(1), workers=workers)
+        ((planes, *_),) = load(batches, range(1), workers=workers)
         assert (planes == wanted).all()
     assert os.nice(0) == own
 
 
 def test_without_workers_only_the_batches_asked_for_are_made() -> None:
     batches = Batches(Numbers(), OPTIONS, seed=3)
-    made: Iterator[tuple[Tensor, Tensor]] = load(batches, range(2, 10**12), workers=0)
+    made: Iterator[Batch] = load(batches, range(2, 10**12), workers=0)
     for step in (2, 3):
         assert same(next(made), batches[step])
 

@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"cfa", "color", "exif", "files", "runtime", "tiling", "noise", "distributed", "pretrained"}
     | {"paper"},
     {"nets", "raw", "rawfile", "output", "photos", "losses", "treeplan"},
-    {"checkpoint", "exposure", "mosaic", "simulate", "metrics", "traditional"},
+    {"checkpoint", "exposure", "initialise", "mosaic", "simulate", "metrics", "traditional"},
     {"engines", "data", "perceptual"},
     {"infer"},
     {"pipeline", "trainlog", "measures"},
@@ -40,7 +40,7 @@ FENCES: dict[str, set[str]] = {
     "safetensors": {"checkpoint", "pretrained"},
     "openvino": {"engines"},
     "nncf": {"engines"},
-    "torch": {"nets", "engines", "runtime", "checkpoint"}
+    "torch": {"nets", "engines", "runtime", "checkpoint", "initialise"}
     | {"losses", "data", "train", "distributed", "metrics", "perceptual", "pretrained", "bench"}
     | {"diagnose"},
     "tensorboardX": {"trainlog"},

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import ALL, LEARNED, PLANES, UNETS, lively, small
+from networks import LEARNED, UNETS, lively, small
 
 from gia_cli import train as training
 from gia_cli.cfa import PLANE_COLORS, CfaKind
@@ -43,7 +43,9 @@ from gia_cli.errors import (
     WeightsNotFoundError,
 )
 from gia_cli.files import lock
+from gia_cli.initialise import VECTOR_GAIN, initialise, open_the_way_up
 from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
+from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
 from gia_cli.simulate import CameraName, median_gains
 from gia_cli.train import (
@@ -56,7 +58,7 @@ from gia_cli.train import (
     depth_loss,
     draw_cut,
     export_run,
-    initialise,
+    facts_loss,
     learning_rate,
     read_checkpoint,
     train,
@@ -401,7 +403,7 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
     norms = []
     for weight in (0.0, 1.0):
         trainee.zero_grad()
-        picture, depth = trainee(planes, 2)
+        picture, depth, _ = trainee(planes, 2)
         loss = (picture - target).abs().mean() + weight * depth_loss(depth, target)
         loss.backward()
         gradient = trainee.network.encoder[4][0].weight.grad
@@ -414,27 +416,13 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
 def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
     trainee = Trainee(build(small(name)), with_heads=True)
     assert Trainee(trainee.network, with_heads=False).heads is None
-    picture, depth = trainee(torch.rand(2, 4, 32, 48), 2)
+    picture, depth, _ = trainee(torch.rand(2, 4, 32, 48), 2)
     assert picture.shape == (2, 3, 64, 96)
     if name in UNETS:
         assert [tuple(x.shape[1:]) for x in depth] == [(3, 2 << n, 3 << n) for n in range(4)]
     else:
         assert trainee.heads is None
         assert depth == []
-
-
-@pytest.mark.parametrize(("name", "cfa"), ALL)
-def test_every_network_starts_with_pictures_of_a_sane_size(name: str, cfa: CfaKind) -> None:
-    torch.manual_seed(2)
-    network = build(replace(small(name, cfa), width=NETWORKS[name].width // 2)).eval()
-    initialise(network)
-    picture = network(torch.rand(1, PLANES[cfa], 32, 32))
-    assert 0.1 < picture.std() < 3
-    picture.abs().mean().backward()
-    norms = [float(p.grad.norm()) for p in network.parameters() if p.grad is not None]
-    assert len(norms) == len(list(network.parameters()))
-    assert max(norms) < 30
-    assert min(norms) > 1e-8
 
 
 def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> None:
@@ -477,7 +465,7 @@ def test_a_cut_skip_is_heard_no_more_and_all_parameters_learn() -> None:
     planes = torch.rand(1, 4, 64, 64)
     trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
     initialise(trainee)
-    picture, depth = trainee(planes, 1, 4)
+    picture, depth, _ = trainee(planes, 1, 4)
     picture.square().mean().backward()
     assert all(parameter.grad is not None for parameter in trainee.network.parameters())
     assert not torch.allclose(picture, trainee(planes, 1)[0], atol=1e-3)
@@ -491,6 +479,78 @@ def test_a_cut_skip_is_heard_no_more_and_all_parameters_learn() -> None:
     assert torch.allclose(picture, trainee(planes, 1, 4)[0], atol=1e-5)
     assert not torch.allclose(picture, trainee(planes, 1, 3)[0], atol=1e-3)
     assert len(depth) == 4
+
+
+def test_the_vector_is_asked_only_for_what_is_known() -> None:
+    told = torch.tensor([[0.2, 0.5, 0.1, 0.9, 7.0], [0.4, 0.3, 0.6, 0.0, 7.0]])
+    vector = (told - 0.5) / VECTOR_GAIN
+    facts = told[:, :4] + torch.tensor([0.1, 0.2, 0.3, 0.4])
+    assert float(facts_loss(vector, facts)) == pytest.approx(0.25)
+    facts[0] = torch.nan
+    facts[1, 3] = torch.nan
+    assert float(facts_loss(vector, facts)) == pytest.approx(0.2)
+    leaf = vector.clone().requires_grad_()
+    facts_loss(leaf, torch.full_like(facts, torch.nan)).backward()
+    assert leaf.grad is not None
+    assert not leaf.grad.any()
+
+
+def test_the_vector_learns_the_facts() -> None:
+    """A few nights can be learned by heart, through shrink and the way down."""
+    torch.manual_seed(3)
+    planes, facts = torch.rand(6, 4, 32, 32) * torch.rand(6, 1, 1, 1), torch.rand(3, 4)
+    facts = facts.repeat_interleave(2, 0)
+    network = build(replace(small("gia-net"), width=12))
+    assert isinstance(network, GiaNet)
+    initialise(network)
+    open_the_way_up(network, 4)
+    trainee = Trainee(network, with_heads=False)
+    optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(60):
+        _, _, vector = trainee(planes, 2)
+        loss = facts_loss(vector, facts)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 3
+    deepest = network.encoder[4].get_submodule("0").get_parameter("weight")
+    assert deepest.grad is not None
+    assert deepest.grad.any()
+
+
+def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.Tensor] = []
+
+    def spy(vector: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        asked.append(facts)
+        return facts_loss(vector, facts)
+
+    monkeypatch.setattr(training, "facts_loss", spy)
+    train(replace(config, recipe="small-on", width=12, steps=2))
+    assert len(asked) == 2
+    assert all(((facts >= 0) & (facts <= 1)).all() for facts in asked)
+    assert torch.equal(asked[0][0], asked[0][1])  # two crops of a photo
+    assert not torch.equal(asked[0][0], asked[0][2])
+    train(replace(config, recipe="small", run=config.run.with_name("other")))
+    assert len(asked) == 2
+
+
+def test_the_way_up_is_opened_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has learned to be heard is not put back to where it began."""
+    opened: list[object] = []
+    monkeypatch.setattr(training, "open_the_way_up", lambda *args: opened.append(args))
+    first = replace(config, recipe="small-on", width=12, steps=1)
+    train(first)
+    train(replace(first, network="sid-net", run=config.run.with_name("sid")))
+    assert len(opened) == 1
+    export_run(first.run, "first", config.run.parent)
+    weights = str(config.run.parent / "first.safetensors")
+    train(replace(first, init_from=weights, run=config.run.with_name("second")))
+    assert len(opened) == 1
 
 
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:

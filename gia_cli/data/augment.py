@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
+from gia_cli.data.facts import unknown_facts
 from gia_cli.raw import RawFrame
 
 
@@ -25,6 +26,8 @@ class Pair:
     """(C, h, w) float32 in [0, 1]."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
+    facts: NDArray[np.float32] = field(default_factory=unknown_facts, repr=False)
+    """(FACTS,) float32: what the vector should tell of the photo; see `night_facts`."""
 
 
 @dataclass(frozen=True, slots=True)

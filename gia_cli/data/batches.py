@@ -27,6 +27,9 @@ from gia_cli.mosaic import prepare
 
 _WORKER_NICENESS = 5
 
+#: Planes, targets and facts of a night, of N crops.
+Batch = tuple[Tensor, Tensor, Tensor]
+
 
 class Source(Protocol):
     """Where crops come from: simulated nights or SID."""
@@ -144,7 +147,7 @@ class SidCrops:
         return scenes
 
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
+class Batches(Dataset[Batch]):
     """All batches of a run, by step.
 
     Parameters
@@ -174,8 +177,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         self.steps = steps
         self.done = done
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Make a batch: planes (N, C, h, w) and targets (N, 3, s*h, s*w), float32.
+    def __getitem__(self, step: int) -> Batch:
+        """Make a batch: planes (N, C, h, w), targets (N, 3, s*h, s*w), facts (N, FACTS), float32.
 
         N is photos * crops; the crops of one photo are neighbours.
         """
@@ -186,7 +189,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         for _ in range(self.options.photos):
             pairs += self.source.pairs(rng, count=self.options.crops, side=side)
         planes = torch.from_numpy(np.stack([pair.planes for pair in pairs]))
-        return planes, torch.from_numpy(np.stack([pair.target for pair in pairs]))
+        target = torch.from_numpy(np.stack([pair.target for pair in pairs]))
+        return planes, target, torch.from_numpy(np.stack([pair.facts for pair in pairs]))
 
     def _done(self, step: int) -> float:
         if self.steps is not None:
@@ -194,9 +198,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         return 0.0 if self.done is None else float(self.done.value)
 
 
-def load(
-    batches: Batches, steps: range, *, workers: int, pin: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
+def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> Iterator[Batch]:
     """Make the batches of some steps, in order, in worker processes.
 
     Parameters

@@ -18,6 +18,7 @@ from gia_cli.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.color import bt709_encode
 from gia_cli.data.augment import GivenBalance, Pair, Turn, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
 from gia_cli.exif import ShotInfo
 from gia_cli.mosaic import prepare
@@ -30,6 +31,7 @@ from gia_cli.simulate import (
     CameraName,
     draw_scene,
     expose,
+    median_gains,
     mosaic_from_linear,
 )
 
@@ -149,6 +151,9 @@ class PhotoNights:
         noise = self.camera.noise(scene.iso, rng)
         light = np.array([red, 1, blue])
         gains = None if self._balance is None else self._balance.draw(light, rng)
+        counted_on = median_gains(self.camera_name) if gains is None else gains
+        amplification = ratio / (self.camera.white - self.camera.black)
+        facts = night_facts(noise, amplification, light / counted_on)
         size = side * PACK_FACTOR[self.camera.kind]
         pairs = []
         for (top, left), turn in places:
@@ -158,7 +163,7 @@ class PhotoNights:
             dn = expose(mosaic, self.camera, ratio=ratio, iso=scene.iso, rng=rng, noise=noise)
             planes = prepare(as_if_read(dn, self.camera), ratio, gains).planes
             target = bt709_encode(np.minimum(linear, 1)).transpose(2, 0, 1)
-            pairs.append(Pair(planes, np.ascontiguousarray(target)))
+            pairs.append(Pair(planes, np.ascontiguousarray(target), facts))
         return pairs
 
 

@@ -176,7 +176,7 @@ class Network(nn.Module):
         for index in range(self.vectors):
             if term is not None:
                 features = self.advance(index - 1, features, term)
-            term = self.global_term(index, _group_mean(features[-1], group))
+            term = self.global_term(index, group_mean(features[-1], group))
         return self.decode(features, term, levels)
 
     def measure(self, features: list[Tensor], terms: Sequence[Tensor]) -> Tensor:
@@ -221,7 +221,7 @@ def frame_sum(feature: Tensor) -> Tensor:
     return feature.sum(dim=(2, 3), dtype=torch.promote_types(feature.dtype, torch.float32))
 
 
-def _group_mean(feature: Tensor, group: int) -> Tensor:
+def group_mean(feature: Tensor, group: int) -> Tensor:
     """Mean over each group's crops, (N, C), the same for every member."""
     wide = torch.promote_types(feature.dtype, torch.float32)
     mean = feature.mean(dim=(2, 3), dtype=wide)

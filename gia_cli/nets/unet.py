@@ -185,9 +185,14 @@ class GiaModule(nn.Module):
         self.shrink = nn.Conv2d(channels, vector, 1)
         self.fuse = nn.Conv2d(channels + vector, channels, 1)
 
+    def vector(self, mean: Tensor) -> Tensor:
+        """Map the bottleneck's mean, (N, C), to the vector, (N, V)."""
+        vector: Tensor = self.shrink(mean[:, :, None, None])[:, :, 0, 0]
+        return vector
+
     def bias(self, mean: Tensor) -> Tensor:
         """Map the bottleneck's mean, (N, C), to what it adds at each place, (N, C)."""
-        vector = self.shrink(mean[:, :, None, None])
+        vector = self.vector(mean)[:, :, None, None]
         weight = self.fuse.weight[:, self.channels :]
         return F.conv2d(vector, weight, self.fuse.bias)[:, :, 0, 0]
 

@@ -1,0 +1,63 @@
+"""What one number for a whole photo would mend: the facts of a night that a vector should tell.
+
+Most of what is left of a network's error is the same all over a photo: a black level that is off by
+a DN, a light that is not the usual one. A simulated night's are known.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.noise import SensorNoise
+
+#: Number of facts: the black level error, the light's red and blue, the read noise.
+FACTS = 4
+
+# From the facts' own units to numbers around 0.5, nearly all within [0, 1] for SID's nights: they
+# pass a leaky ReLU unharmed.
+_BLACK_SCALE = 8.0
+_LIGHT_SCALE = 1.5
+_NOISE_SCALE, _USUAL_LOG_NOISE = 0.2, -2.8
+
+
+def unknown_facts() -> NDArray[np.float32]:
+    """Return (FACTS,) NaN: of a real photo nobody knows them."""
+    return np.full(FACTS, np.nan, np.float32)
+
+
+def night_facts(
+    noise: SensorNoise, amplification: float, light: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Put a night's facts into numbers between 0 and 1.
+
+    Parameters
+    ----------
+    noise : SensorNoise
+    amplification : float
+        From DN to what the network is given: ratio over (white level - black level).
+    light : (3,)
+        White balance gains of the light (R, G, B) relative to those that the network counts on: the
+        camera's usual ones or, where it is given the white balance, the given ones.
+
+    Returns
+    -------
+    (FACTS,) float32
+        Black level error, mean of the colours; red and blue of the light; read noise. 0.5: none,
+        none, none, medium.
+    """
+    black = float(np.mean(noise.black_error)) if noise.black_error else 0.0
+    red, blue = np.log(light[0] / light[1]), np.log(light[2] / light[1])
+    sigma = math.sqrt(noise.read_variance) * amplification
+    told = np.array(
+        [
+            _BLACK_SCALE * black * amplification,
+            _LIGHT_SCALE * red,
+            _LIGHT_SCALE * blue,
+            _NOISE_SCALE * (math.log(max(sigma, 1e-6)) - _USUAL_LOG_NOISE),
+        ]
+    )
+    facts: NDArray[np.float32] = np.clip(0.5 + told, 0, 1).astype(np.float32)
+    return facts

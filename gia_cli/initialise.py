@@ -1,0 +1,118 @@
+"""Weights to start training from: drawn, and wired so that what must be heard can be heard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gia_cli.nets.base import Network
+from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
+from gia_cli.nets.unet import GiaNet
+
+#: What the vector's first numbers are multiplied by to be the facts that they tell. Means over the
+#: bottleneck differ by hundredths from photo to photo: without it, weights that make tenths of them
+#: would take Adam thousands of steps.
+VECTOR_GAIN = 16.0
+
+_SMALL = 0.1  # of He et al.'s weights; see `initialise`
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw weights by He et al. 2015 for leaky ReLU, biases zero; in place.
+
+    Branches that are added to their input start at a tenth of that, or RIDNet's first pictures
+    would be dozens of times too bright.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, Network):
+            for conv in module.branch_ends:
+                _scale_weight(conv, _SMALL)
+        if isinstance(module, ChannelGate):
+            # Means are positive and much alike: a unit that starts off is off for every photo. All
+            # on, they add up to much; the gates shall start half open.
+            module.squeeze.weight.data.abs_()
+            _scale_weight(module.excite, _SMALL)
+
+
+def _scale_weight(conv: nn.Module, factor: float) -> None:
+    conv.get_parameter("weight").data.mul_(factor)
+
+
+# ---------------------------------------------------------------- the vector's way up
+
+
+@torch.no_grad()
+def open_the_way_up(network: GiaNet, count: int) -> None:
+    """Give the vector's first numbers channels of their own all the way up; in place.
+
+    What the vector says enters in the bottleneck, below eight convolutions that, in a network whose
+    depth sleeps, pass nothing on: nobody hears it, so nothing makes it say anything. Here its first
+    `count` numbers are copied, as ``0.5 + VECTOR_GAIN * number``, from level to level up to the
+    last one, where every convolution can read them. Each takes the place, at each level, of the
+    channel that seems to matter least. All of it is only where training starts: the convolutions
+    stay the paper's, and free to change.
+
+    Parameters
+    ----------
+    network : GiaNet
+        Drawn or trained. Its vector's first numbers start as 0, whatever it sees, and nothing reads
+        their copies yet.
+    count : int
+
+    Raises
+    ------
+    ValueError
+        The first level has no more channels than that.
+    """
+    if network.config.width <= count:
+        raise ValueError(f"{network.config.width} channels leave none for the picture")
+    gia = network.gia
+    numbers = list(range(count))
+    gia.shrink.weight[numbers] = 0
+    _set_bias(gia.shrink, numbers, 0)
+    gia.fuse.weight[:, gia.channels : gia.channels + count] = 0
+    ups = list(network.upsample)
+    stages = [
+        [m for m in stage.children() if isinstance(m, nn.Conv2d)] for stage in network.decoder
+    ]
+    here = _vacate(gia.fuse, [_weights(ups[0])], count)
+    gia.fuse.weight[here, [gia.channels + number for number in numbers]] = VECTOR_GAIN
+    _set_bias(gia.fuse, here, 0.5)
+    for up, (first, second), above in zip(ups, stages, [*ups[1:], None], strict=True):
+        below, here = here, _vacate(up, [_weights(first)[:, : up.out_channels]], count)
+        _weights(up)[here, below] = 1
+        if above is None:
+            break
+        for conv, reader in ((first, second), (second, above)):
+            below, here = here, _vacate(conv, [_weights(reader)], count)
+            _weights(conv)[here, below, 1, 1] = 1
+
+
+def _vacate(conv: nn.Module, readers: Sequence[Tensor], count: int) -> list[int]:
+    """Empty the output channels that seem to matter least, of a layer and in all that reads it."""
+    own = _weights(conv)
+    read = sum(reader.abs().sum((0, 2, 3)) for reader in readers)
+    channels: list[int] = (own.abs().sum((1, 2, 3)) * read).argsort()[:count].tolist()
+    own[channels] = 0
+    _set_bias(conv, channels, 0)
+    for reader in readers:
+        reader[:, channels] = 0
+    return channels
+
+
+def _set_bias(conv: nn.Module, channels: list[int], value: float) -> None:
+    if conv.bias is not None:
+        conv.get_parameter("bias").data[channels] = value
+
+
+def _weights(conv: nn.Module) -> Tensor:
+    """Weights as (out, in, h, w), a view."""
+    weight = conv.get_parameter("weight").data
+    return weight.transpose(0, 1) if isinstance(conv, nn.ConvTranspose2d) else weight
