@@ -102,6 +102,10 @@ def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
         raise UsageError(
             "A table's rows have their own losses and crops: no --loss, no --sides.", hint=_HELP
         )
+    if base.recipe == "small-on":
+        raise UsageError(
+            "A table's rows are trained from scratch: --recipe small or paper.", hint=_HELP
+        )
     assert row.network is not None
     return replace(
         base,

@@ -16,6 +16,7 @@ from gia_cli.nets.unet import GiaNet
 #: would take Adam thousands of steps.
 VECTOR_GAIN = 16.0
 
+_RIDGE = 30.0
 _SMALL = 0.1  # of He et al.'s weights; see `initialise`
 
 
@@ -62,8 +63,8 @@ def open_the_way_up(network: GiaNet, count: int) -> None:
     Parameters
     ----------
     network : GiaNet
-        Drawn or trained. Its vector's first numbers start as 0, whatever it sees, and nothing reads
-        their copies yet.
+        Drawn or trained. What its vector's first numbers meant before is lost: they start as 0,
+        whatever it sees, and nothing reads their copies yet.
     count : int
 
     Raises
@@ -75,6 +76,11 @@ def open_the_way_up(network: GiaNet, count: int) -> None:
         raise ValueError(f"{network.config.width} channels leave none for the picture")
     gia = network.gia
     numbers = list(range(count))
+    assert gia.shrink.bias is not None
+    assert gia.fuse.bias is not None
+    # What these numbers said of every photo alike.
+    said = gia.fuse.weight[:, gia.channels : gia.channels + count, 0, 0] @ gia.shrink.bias[:count]
+    gia.fuse.bias.add_(said)
     gia.shrink.weight[numbers] = 0
     _set_bias(gia.shrink, numbers, 0)
     gia.fuse.weight[:, gia.channels : gia.channels + count] = 0
@@ -93,6 +99,32 @@ def open_the_way_up(network: GiaNet, count: int) -> None:
         for conv, reader in ((first, second), (second, above)):
             below, here = here, _vacate(conv, [_weights(reader)], count)
             _weights(conv)[here, below, 1, 1] = 1
+
+
+@torch.no_grad()
+def fit_the_vector(network: GiaNet, means: Tensor, facts: Tensor) -> None:
+    """Let the vector's first numbers tell the facts as well as a linear map can; in place.
+
+    By ridge regression, in one go: what Adam would need thousands of steps for.
+
+    Parameters
+    ----------
+    network : GiaNet
+    means : (K, C)
+        Mean over the bottleneck of each of K nights.
+    facts : (K, FACTS)
+    """
+    means, facts = means.double(), facts.double()
+    center, spread = means.mean(0), means.std(0) + 1e-9
+    x, y = (means - center) / spread, facts - facts.mean(0)
+    penalty = _RIDGE * torch.eye(x.shape[1], dtype=x.dtype)
+    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ y).T / spread
+    count = facts.shape[1]
+    shrink = network.gia.shrink
+    shrink.weight[:count, :, 0, 0] = (weights / VECTOR_GAIN).to(shrink.weight)
+    told = facts.mean(0) - weights @ center
+    assert shrink.bias is not None
+    shrink.bias[:count] = ((told - 0.5) / VECTOR_GAIN).to(shrink.bias)
 
 
 def _vacate(conv: nn.Module, readers: Sequence[Tensor], count: int) -> list[int]:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from multiprocessing import Value
 from pathlib import Path
 from types import FrameType
@@ -55,7 +55,7 @@ from gia_cli.errors import (
     UsageError,
 )
 from gia_cli.files import atomic_file, lock, make_folder
-from gia_cli.initialise import VECTOR_GAIN, initialise, open_the_way_up
+from gia_cli.initialise import VECTOR_GAIN, fit_the_vector, initialise, open_the_way_up
 from gia_cli.losses import LossName, make_loss
 from gia_cli.metrics import psnr
 from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
@@ -69,12 +69,18 @@ from gia_cli.trainlog import TrainLog, read_log, write_panel
 CameraFamily = Literal["sony", "fuji"]
 RecipeName = Literal["small", "small-on", "paper", "paper-as-printed"]
 
+#: Key, of a run's configuration and of the weights' training, of whether the vector does.
+TELLS_FACTS = "tells_facts"
+
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
 
 _SKIPS = 4
+_FIT_NIGHTS, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
 _CUT_STREAM = 2**31
+_GIVEN_STREAM = 2**31 + 1
+_FIT_STREAM = 2**31 + 2
 _LOG_EVERY = 50  # steps
 _AGREE_EVERY_S = 5.0  # on whether to stop
 _VALIDATION_CROPS = 8
@@ -112,6 +118,9 @@ class Recipe:
     """Share of the run over which that share falls from one to `cut_share`."""
     facts_weight: float = 0.0
     """Weight of the training-only loss on what the vector tells of the night; see `facts_loss`."""
+    given_until: float = 0.0
+    """Share of the run over which the share of steps that are given the facts falls from one to
+    zero; see `is_given`."""
 
 
 # For a few cores: small crops, several of one photo, so that their common vector tells of more than
@@ -164,6 +173,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         ),
         cut_until=0.0,
         facts_weight=0.3,
+        given_until=0.5,
     ),
 }
 
@@ -359,9 +369,10 @@ def _loop(job: _Job, stop: _Stop, progress: Progress) -> TrainResult:
         if done >= 1:
             break
         lr = learning_rate(recipe, state.step, done)
+        given = facts if is_given(recipe, job.config.seed, state.step, done) else None
         cut = draw_cut(recipe, job.config.seed, state.step, done)
         before = clock.position(state.step)
-        meter.add(_step(job, planes, target, facts, lr, cut), len(planes) * job.ranks.world)
+        meter.add(_step(job, planes, target, facts, given, lr, cut), len(planes) * job.ranks.world)
         state.step += 1
         progress.advance(clock.position(state.step) - before)
         if state.step % _LOG_EVERY == 0 or state.step == 1:
@@ -391,37 +402,49 @@ class _Meter:
     """Losses and images since the last report."""
 
     def __init__(self) -> None:
-        self.losses: list[Tensor] = []
+        self.losses: list[dict[str, Tensor]] = []
         self.images = 0
         self.since = time.monotonic()
 
-    def add(self, loss: Tensor, images: int) -> None:
-        """Count a step; the loss stays on its device."""
-        self.losses.append(loss)
+    def add(self, losses: dict[str, Tensor], images: int) -> None:
+        """Count a step; the losses, the same in each step, stay on their device."""
+        self.losses.append(losses)
         self.images += images
 
-    def read(self) -> tuple[float, float]:
-        """Return mean loss and images per second, and start anew."""
-        loss = float(torch.stack(self.losses).mean())
+    def read(self) -> tuple[dict[str, float], float]:
+        """Return the mean losses and images per second, and start anew."""
+        means = {
+            name: float(torch.stack([losses[name] for losses in self.losses]).mean())
+            for name in self.losses[0]
+        }
         speed = self.images / (time.monotonic() - self.since)
         self.losses, self.images, self.since = [], 0, time.monotonic()
-        return loss, speed
+        return means, speed
 
 
 def _report(job: _Job, meter: _Meter, lr: float, log: TrainLog | None, progress: Progress) -> None:
     """Log and show how it goes; stop a run that has gone wrong."""
-    own_loss, speed = meter.read()
-    loss, step = job.ranks.mean(own_loss), job.state.step
+    own, speed = meter.read()
+    losses, step = {name: job.ranks.mean(value) for name, value in own.items()}, job.state.step
+    loss = losses["loss"]
     if not math.isfinite(loss):
         raise DivergedError(f"The loss is {loss} at step {step}.")
     if log is not None:
-        log.add(step, loss=loss, lr=lr, images_per_s=speed, seconds=job.clock.elapsed())
+        log.add(step, **losses, lr=lr, images_per_s=speed, seconds=job.clock.elapsed())
     left = job.clock.seconds_left(step)
     progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
 
 
-def _step(job: _Job, planes: Tensor, target: Tensor, facts: Tensor, lr: float, cut: int) -> Tensor:
-    """Take one step; returns the loss, still on the device."""
+def _step(
+    job: _Job,
+    planes: Tensor,
+    target: Tensor,
+    facts: Tensor,
+    given: Tensor | None,
+    lr: float,
+    cut: int,
+) -> dict[str, Tensor]:
+    """Take one step; returns the loss, and what else is worth a log, still on the device."""
     state, recipe = job.state, job.recipe
     planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     target = target.to(job.device, non_blocking=True)
@@ -429,11 +452,14 @@ def _step(job: _Job, planes: Tensor, target: Tensor, facts: Tensor, lr: float, c
         group["lr"] = lr
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
-        picture, depth, vector = job.model(planes, recipe.crops.crops, cut)
+        picture, depth, vector = job.model(planes, recipe.crops.crops, cut, given)
     loss: Tensor = job.loss(picture.float(), target)
+    losses = {"loss": loss.detach()}
     total = loss + recipe.depth_weight * depth_loss(depth, target) if depth else loss
     if recipe.facts_weight and vector is not None:
-        total = total + recipe.facts_weight * facts_loss(vector, facts.to(job.device))
+        error = facts_loss(vector, facts.to(job.device))
+        losses["facts"] = error.detach()
+        total = total + recipe.facts_weight * error
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     if recipe.clip is not None:
         state.scaler.unscale_(state.optimizer)
@@ -441,7 +467,7 @@ def _step(job: _Job, planes: Tensor, target: Tensor, facts: Tensor, lr: float, c
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.follow(recipe.ema)
-    return loss.detach()
+    return losses
 
 
 def learning_rate(recipe: Recipe, step: int, done: float) -> float:
@@ -472,6 +498,24 @@ def draw_cut(recipe: Recipe, seed: int, step: int, done: float) -> int:
     share = max(recipe.cut_share, 1 - done / recipe.cut_until if recipe.cut_until else 0.0)
     rng = np.random.default_rng([seed, step, _CUT_STREAM])
     return int(rng.integers(1, _SKIPS + 1)) if rng.random() < share else 0
+
+
+def is_given(recipe: Recipe, seed: int, step: int, done: float) -> bool:
+    """Draw whether the network is given the true facts in a step, instead of its own vector's.
+
+    Nobody heeds a vector that tells little, and what nobody heeds learns little. So at first the
+    way up gets the truth, and the decoder learns what it is good for; the share of such steps falls
+    from one to none at `Recipe.given_until`, as the vector learns to tell it by itself.
+
+    Returns
+    -------
+    bool
+        The same in every process.
+    """
+    if not recipe.facts_weight or done >= recipe.given_until:
+        return False
+    rng = np.random.default_rng([seed, step, _GIVEN_STREAM])
+    return bool(rng.random() < 1 - done / recipe.given_until)
 
 
 # ---------------------------------------------------------------- the network and its depth
@@ -509,8 +553,16 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
     return torch.stack(errors).mean()
 
 
+def _with_facts(vector: Tensor, facts: Tensor) -> Tensor:
+    """Put known facts, (N, FACTS), in the place of the vector's first numbers."""
+    count = facts.shape[1]
+    truth = ((facts - 0.5) / VECTOR_GAIN).to(vector)
+    told = torch.where(truth.isnan(), vector[:, :count], truth)
+    return torch.cat([told, vector[:, count:]], dim=1)
+
+
 def facts_loss(vector: Tensor, facts: Tensor) -> Tensor:
-    """Mean absolute error of what the vector's first numbers tell of the facts of the night.
+    """Mean squared error of what the vector's first numbers tell of the facts of the night.
 
     So the vector learns what it is for from the truth itself, and not from what little of it gets
     through the noise of a picture's loss. Real photos' facts are unknown, and NaN: they do not
@@ -525,7 +577,7 @@ def facts_loss(vector: Tensor, facts: Tensor) -> Tensor:
     is_known = ~facts.isnan()
     told = 0.5 + VECTOR_GAIN * vector[:, : facts.shape[1]].float()
     errors = torch.where(is_known, told - facts.nan_to_num(), 0)
-    return errors.abs().sum() / is_known.sum().clamp(min=1)
+    return errors.square().sum() / is_known.sum().clamp(min=1)
 
 
 class Trainee(nn.Module):
@@ -541,11 +593,12 @@ class Trainee(nn.Module):
         self.heads = DepthHeads(network.depth_widths) if has_heads else None
 
     def forward(
-        self, planes: Tensor, group: int, cut: int = 0
+        self, planes: Tensor, group: int, cut: int = 0, facts: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
 
-        A network with coarse levels goes without its top `cut` skips.
+        A network with coarse levels goes without its top `cut` skips. The true `facts`, (N, FACTS),
+        go up instead of the vector's own, where they are given and known.
         """
         levels: list[Tensor] | None = [] if self.heads is not None else None
         features = self.network.encode(planes)
@@ -554,7 +607,10 @@ class Trainee(nn.Module):
         vector = None
         if isinstance(self.network, GiaNet):
             vector = self.network.gia.vector(group_mean(features[-1], group))
-        picture = self.network.finish(features, group, levels)
+            told = vector if facts is None else _with_facts(vector, facts)
+            picture = self.network.decode(features, self.network.gia.spread(told), levels)
+        else:
+            picture = self.network.finish(features, group, levels)
         depth = [] if self.heads is None or levels is None else self.heads(levels)
         return picture, depth, vector
 
@@ -653,6 +709,7 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
     recipe = config.full_recipe()
     source, validation_source, scenes = _open_data(config, ranks, progress)
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
+    recipe = _without_unknown_facts(recipe, config, source, progress)
     steps = config.steps
     if steps is None and config.budget_s is None:
         if recipe.epochs is None:
@@ -664,9 +721,9 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
     clock = _Clock(ranks, steps, config.budget_s)
     loss = make_loss(recipe.loss, vgg=config.vgg)
     if saved is None:
-        is_open = _start_from(config, state.trainee.network, progress)
-        if recipe.facts_weight and not is_open:
-            _open_the_way_up(state.trainee.network)
+        _start_from(config, state.trainee.network, progress)
+        if recipe.facts_weight and not _starts_with_facts(config):
+            _open_the_way_up(state.trainee.network, source, config.seed)
         state.ema.load_state_dict(state.trainee.network.state_dict())
     else:
         state.load_dict(saved)
@@ -720,10 +777,9 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
 
 
-def _start_from(config: TrainConfig, network: Network, progress: Progress) -> bool:
-    """Take over other weights; tells whether their vector has its way up already."""
+def _start_from(config: TrainConfig, network: Network, progress: Progress) -> None:
     if config.init_from is None:
-        return False
+        return
     info = find_weights(config.init_from)
     adopted = adopt(network, load_network(info), _usual_gains(config, info))
     changes = [
@@ -737,14 +793,31 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> bo
     ]
     how = f" ({'; '.join(changes)})" if changes else ""
     progress.note(f"Starting from {info.name}{how}.")
-    had_facts = bool(info.training.get("recipe", {}).get("facts_weight"))
-    return had_facts and info.config.network == config.network
 
 
-def _open_the_way_up(network: Network) -> None:
-    """Let a vector that is to tell facts be heard, unless there is none, or no channel to spare."""
-    if isinstance(network, GiaNet) and network.config.width > 2 * FACTS:
-        open_the_way_up(network, FACTS)
+def _starts_with_facts(config: TrainConfig) -> bool:
+    """Tell whether the weights to start from have a vector that tells facts already."""
+    if config.init_from is None:
+        return False
+    info = find_weights(config.init_from)
+    return info.config.network == config.network and info.training.get(TELLS_FACTS) is True
+
+
+def _open_the_way_up(network: Network, source: Source, seed: int) -> None:
+    """Let a vector that is to tell facts be heard, and tell them as well as a linear map can."""
+    assert isinstance(network, GiaNet)
+    open_the_way_up(network, FACTS)
+    side = min(_FIT_SIDE, source.largest_side() // network.stride * network.stride)
+    means, facts = [], []
+    for night in range(_FIT_NIGHTS):
+        rng = np.random.default_rng([seed, night, _FIT_STREAM])
+        pairs = source.pairs(rng, count=_FIT_CROPS, side=side)
+        planes = torch.from_numpy(np.stack([pair.planes for pair in pairs]))
+        with torch.inference_mode():
+            feature = network.encode(planes.to(network.gia.shrink.weight.device))[-1]
+        means.append(feature.mean((0, 2, 3)).cpu())
+        facts.append(torch.from_numpy(pairs[0].facts))
+    fit_the_vector(network, torch.stack(means), torch.stack(facts))
 
 
 def _usual_gains(config: TrainConfig, donor: WeightsInfo) -> WhiteBalance:
@@ -828,6 +901,21 @@ def _fitting(crops: CropOptions, source: Source, kind: CfaKind, progress: Progre
         return held
     late = (min(held.late_sides[0], largest), min(held.late_sides[1], largest))
     return replace(held, late_sides=late)
+
+
+def _without_unknown_facts(
+    recipe: Recipe, config: TrainConfig, source: Source, progress: Progress
+) -> Recipe:
+    """Ask for no facts where there is nothing to ask: and that is then what the run's recipe is."""
+    if not recipe.facts_weight:
+        return recipe
+    network = config.net_config()
+    if network.network == "gia-net":
+        if source.knows_facts and network.width > 2 * FACTS:
+            return recipe
+        why = "the network is too narrow" if source.knows_facts else "real photos' are unknown"
+        progress.note(f"The vector is not asked for the facts of the night: {why}.")
+    return replace(recipe, facts_weight=0.0, given_until=0.0)
 
 
 def _validation_pairs(source: Source, kind: CfaKind) -> list[Pair]:
@@ -923,6 +1011,7 @@ def _identity(
         "recipe_name": config.recipe,
         "recipe": asdict(recipe),
         "init_from": _describe_weights(config.init_from),
+        TELLS_FACTS: recipe.facts_weight > 0 or _starts_with_facts(config),
         "seed": config.seed,
         "precision": config.precision,
         "processes": ranks.world,
@@ -946,16 +1035,22 @@ def _check_same(
 ) -> None:
     """Refuse to go on with a run that was started otherwise; it may only become longer or shorter.
 
-    The version may differ, for a run of many hours outlives it, and what an older one did not know
-    of is not compared. Data may have moved, but must be the same.
+    The version may differ, for a run of many hours outlives it; what an older one did not know of
+    is not compared, but what its recipe did not know of, it did not do. Data may have moved, but
+    must be the same.
     """
-    free = {"gia", "steps", "budget_s", "data", "recipe_name"}
+    there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
+    free = {"gia", "steps", "budget_s", "data", "recipe_name", TELLS_FACTS}
     for name, old, new in _differences(there, asked):
         if name.split(".")[0] not in free:
             raise RunError(f"{run} holds another run: its {name} is {old}, not {new}.")
     for name in ("steps", "budget_s", "data"):
         if there.get(name) != asked[name]:
             progress.note(f"{run}: {name} was {there.get(name)}, now {asked[name]}.")
+
+
+def _recipe_defaults() -> dict[str, Any]:
+    return {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
 
 
 def _differences(
@@ -1087,6 +1182,7 @@ def export_run(
         "init_from": config["init_from"],
         "steps": saved["step"],
         "hours": round(saved["elapsed_s"] / 3600, 2),
+        TELLS_FACTS: config.get(TELLS_FACTS, config["recipe"].get("facts_weight", 0) > 0),
         "seed": config["seed"],
         "validation_psnr": scores[-1]["validation_psnr"] if scores else None,
         "validated_on": config.get("validation", "other photos"),

@@ -21,7 +21,7 @@ from gia_cli.errors import DataError
 from gia_cli.mosaic import prepare
 from gia_cli.raw import read_raw
 from gia_cli.rawfile import write_arw, write_raf
-from gia_cli.simulate import CAMERAS, CameraName
+from gia_cli.simulate import CAMERAS, CameraName, median_gains
 
 #: Nights as they come from SID, of scenes as bright as the photograph.
 PLAIN = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0)
@@ -123,6 +123,47 @@ def test_crops_of_a_night_share_light_ratio_and_sensor(
         assert len(circumstances) == 1
         drawn.append(circumstances.pop())
     assert len(set(drawn)) == 8
+
+
+@cameras
+def test_the_facts_are_those_of_the_night(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
+) -> None:
+    """Each from what the night was made of: the light, the noise, the ratio."""
+    exposed, filtered = Spy(monkeypatch, "expose"), Spy(monkeypatch, "mosaic_from_linear")
+    source = nights(photos, camera, replace(PLAIN, wb_sigma=0.2))
+    red, _, blue = median_gains(camera)
+    for seed in range(5):
+        pair, again = source.pairs(np.random.default_rng(seed), count=2, side=8)
+        assert np.array_equal(pair.facts, again.facts)
+        light, drawn = filtered.calls[-1][0][2], exposed.calls[-1][1]
+        assert (pair.facts[1] > 0.5) == (light[0] > red)
+        assert (pair.facts[2] > 0.5) == (light[2] > blue)
+        black = np.mean(drawn["noise"].black_error)
+        assert (pair.facts[0] > 0.5) == (black > 0)
+        scale = 8 * drawn["ratio"] / (CAMERAS[camera].white - CAMERAS[camera].black)
+        assert pair.facts[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
+
+
+def test_a_light_that_is_given_rightly_is_no_news_and_a_wrong_one_is(photos: ArrayCache) -> None:
+    options = replace(PLAIN, wb_sigma=0.2)
+
+    def facts(balance: GivenBalance) -> NDArray[np.float32]:
+        source = PhotoNights(photos, photos.keys, "ILCE-7SM2", options, balance)
+        made = [source.pairs(np.random.default_rng(i), count=1, side=8)[0] for i in range(6)]
+        return np.array([pair.facts[1:3] for pair in made])
+
+    assert facts(GivenBalance(wrong_share=0)) == pytest.approx(0.5, abs=1e-6)
+
+    class TooRed(GivenBalance):
+        def draw(
+            self, as_shot: NDArray[np.floating], rng: np.random.Generator
+        ) -> NDArray[np.float32]:
+            return (as_shot * (1.2, 1, 1)).astype(np.float32)
+
+    told = facts(TooRed())
+    assert told[:, 0] == pytest.approx(0.5 - 1.5 * np.log(1.2), abs=1e-5)
+    assert told[:, 1] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:

@@ -9,7 +9,7 @@ import torch
 from networks import ALL, CFAS, PLANES, lively, random_planes, small
 
 from gia_cli.cfa import CfaKind
-from gia_cli.initialise import VECTOR_GAIN, initialise, open_the_way_up
+from gia_cli.initialise import VECTOR_GAIN, fit_the_vector, initialise, open_the_way_up
 from gia_cli.nets import NETWORKS, build
 from gia_cli.nets.unet import GiaNet
 
@@ -44,6 +44,7 @@ def at_the_top(network: GiaNet, planes: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         network.eval()(planes)
     handle.remove()
+    assert len(seen) == 1  # not in bands
     return seen[0][0]
 
 
@@ -51,7 +52,7 @@ def at_the_top(network: GiaNet, planes: torch.Tensor) -> torch.Tensor:
 def test_the_vectors_first_numbers_arrive_at_the_top_unchanged(cfa: CfaKind) -> None:
     """At every place up to the borders, whatever the picture, alone in their channels."""
     network = opened(cfa)
-    first, second = (random_planes(1, PLANES[cfa], 48, 32, seed=seed) for seed in (1, 2))
+    first, second = (random_planes(1, PLANES[cfa], 32, 48, seed=seed) for seed in (1, 2))
     halves = at_the_top(network, first)
     channels = [i for i, channel in enumerate(halves) if bool((channel == 0.5).all())]
     assert len(channels) == COUNT
@@ -93,6 +94,32 @@ def test_the_channels_that_go_are_those_that_matter_least() -> None:
     after = network.upsample[-1].get_parameter("weight").detach()
     changed = ((before != after).sum((0, 2, 3)) > before.shape[0]).nonzero().ravel().tolist()
     assert changed == spare
+
+
+def test_what_goes_with_the_first_numbers_stays_where_it_is_the_same_for_every_photo() -> None:
+    network = lively(replace(small("gia-net"), width=12))
+    assert isinstance(network, GiaNet)
+    bottleneck = network.gia
+    bottleneck.shrink.weight.data[:COUNT] = 0  # they say the same of every photo
+    mean = random_planes(1, bottleneck.channels)
+    before = bottleneck.bias(mean).detach()
+    open_the_way_up(network, COUNT)
+    after = bottleneck.bias(mean).detach()
+    kept = (after != 0.5).nonzero()[:, 1]
+    assert len(kept) == bottleneck.channels - COUNT
+    torch.testing.assert_close(after[:, kept], before[:, kept])
+
+
+def test_the_fit_tells_what_a_linear_map_can_tell() -> None:
+    network = opened()
+    means = torch.randn(300, network.gia.channels, generator=torch.Generator().manual_seed(1))
+    means = 0.01 * means + torch.rand(network.gia.channels)
+    truth = torch.randn(network.gia.channels, COUNT, generator=torch.Generator().manual_seed(2))
+    facts = 0.4 + (means - means.mean(0)) @ truth
+    fit_the_vector(network, means, facts)
+    told = 0.5 + VECTOR_GAIN * network.gia.vector(means).detach()[:, :COUNT]
+    assert (told - facts).std() < 0.2 * facts.std()
+    torch.testing.assert_close(told.mean(0), facts.mean(0), rtol=0, atol=1e-3)
 
 
 def test_a_network_without_channels_to_spare_is_refused() -> None:

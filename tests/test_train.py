@@ -31,6 +31,7 @@ from gia_cli.checkpoint import (
     load_network,
     save_weights,
 )
+from gia_cli.data.batches import SidCrops
 from gia_cli.errors import (
     DataError,
     DivergedError,
@@ -59,8 +60,10 @@ from gia_cli.train import (
     draw_cut,
     export_run,
     facts_loss,
+    is_given,
     learning_rate,
     read_checkpoint,
+    read_config,
     train,
 )
 from gia_cli.trainlog import CURVES, read_log
@@ -195,7 +198,7 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
     train(config)
     path = config.run / CONFIG
     asked = json.loads(path.read_text())
-    del asked["precision"], asked["recipe"]["ema"]
+    del asked["precision"], asked["recipe"]["facts_weight"]
     path.write_text(json.dumps(asked))
     assert train(replace(config, steps=5)).steps == 5
 
@@ -485,14 +488,37 @@ def test_the_vector_is_asked_only_for_what_is_known() -> None:
     told = torch.tensor([[0.2, 0.5, 0.1, 0.9, 7.0], [0.4, 0.3, 0.6, 0.0, 7.0]])
     vector = (told - 0.5) / VECTOR_GAIN
     facts = told[:, :4] + torch.tensor([0.1, 0.2, 0.3, 0.4])
-    assert float(facts_loss(vector, facts)) == pytest.approx(0.25)
+    assert float(facts_loss(vector, facts)) == pytest.approx(0.3 / 4)
     facts[0] = torch.nan
     facts[1, 3] = torch.nan
-    assert float(facts_loss(vector, facts)) == pytest.approx(0.2)
+    assert float(facts_loss(vector, facts)) == pytest.approx(0.14 / 3)
     leaf = vector.clone().requires_grad_()
     facts_loss(leaf, torch.full_like(facts, torch.nan)).backward()
     assert leaf.grad is not None
     assert not leaf.grad.any()
+
+
+def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
+    network = lively(replace(small("gia-net"), width=12))
+    assert isinstance(network, GiaNet)
+    trainee = Trainee(network, with_heads=False)
+    planes = torch.rand(2, 4, 32, 32)
+    own, _, vector = trainee(planes, 2)
+    told = 0.5 + VECTOR_GAIN * vector[:, :4].detach()
+    torch.testing.assert_close(trainee(planes, 2, 0, told)[0], own, rtol=0, atol=1e-4)
+    assert torch.equal(trainee(planes, 2, 0, torch.full((2, 4), torch.nan))[0], own)
+    other, _, still = trainee(planes, 2, 0, told + 0.5)
+    assert not torch.allclose(other, own, atol=1e-3)
+    assert torch.equal(still, vector)  # what it is asked for is its own
+
+
+def test_the_facts_are_given_less_and_less_often() -> None:
+    recipe = RECIPES["small-on"]
+    for done, share in ((0.0, 1.0), (recipe.given_until / 2, 0.5), (recipe.given_until, 0.0)):
+        given = [is_given(recipe, 1, step, done) for step in range(2000)]
+        assert np.mean(given) == pytest.approx(share, abs=0.05)
+        assert given == [is_given(recipe, 1, step, done) for step in range(2000)]
+    assert not any(is_given(RECIPES["small"], 1, step, 0.0) for step in range(100))
 
 
 def test_the_vector_learns_the_facts() -> None:
@@ -539,18 +565,84 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     assert len(asked) == 2
 
 
-def test_the_way_up_is_opened_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has learned to be heard is not put back to where it began."""
-    opened: list[object] = []
-    monkeypatch.setattr(training, "open_the_way_up", lambda *args: opened.append(args))
-    first = replace(config, recipe="small-on", width=12, steps=1)
-    train(first)
-    train(replace(first, network="sid-net", run=config.run.with_name("sid")))
-    assert len(opened) == 1
-    export_run(first.run, "first", config.run.parent)
-    weights = str(config.run.parent / "first.safetensors")
-    train(replace(first, init_from=weights, run=config.run.with_name("second")))
-    assert len(opened) == 1
+def test_the_way_up_is_opened_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What has learned to be heard is not put back, whatever runs lie between; else it begins."""
+    opened: list[str] = []
+    monkeypatch.setattr(training, "_FIT_NIGHTS", 2)
+    true_open = training.open_the_way_up
+
+    def spy(network: GiaNet, count: int) -> None:
+        opened.append(network.config.network)
+        true_open(network, count)
+
+    monkeypatch.setattr(training, "open_the_way_up", spy)
+
+    def run(name: str, start: str | None = None, **changes: Any) -> bool:
+        init = None if start is None else str(tmp_path / f"{start}.safetensors")
+        asked = replace(config, width=12, steps=1, run=tmp_path / name, init_from=init, **changes)
+        opened.clear()
+        train(asked)
+        row = export_run(asked.run, name, tmp_path)
+        assert row["training"]["tells_facts"] == (name != "plain" and name != "sid")
+        return bool(opened)
+
+    assert not run("plain", recipe="small")
+    assert run("first", "plain", recipe="small-on")
+    assert not run("second", "first", recipe="small-on")
+    assert not run("between", "second", recipe="small")
+    assert not run("third", "between", recipe="small-on")
+    assert not run("sid", "third", recipe="small-on", network="sid-net")
+    assert run("again", "sid", recipe="small-on")
+
+
+def test_where_there_are_no_facts_nothing_is_opened(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = StopAt(10**9)
+    monkeypatch.setattr(training, "open_the_way_up", lambda *args: pytest.fail("opened"))
+    narrow = replace(config, recipe="small-on", width=8, steps=1)
+    train(narrow, heard)
+    assert heard.notes[-1].endswith("the network is too narrow.")
+    monkeypatch.setattr(training.PhotoNights, "knows_facts", False)  # as SID's photos
+    real = replace(narrow, width=12, run=config.run.with_name("real"))
+    train(real, heard)
+    assert heard.notes[-1].endswith("real photos' are unknown.")
+    assert read_config(real.run)["recipe"]["facts_weight"] == 0
+    assert SidCrops.knows_facts is False
+
+
+def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> None:
+    for info in list_weights():
+        if info.config.network == "gia-net" and info.quantised_from is None:
+            camera = "sony" if info.config.cfa == "bayer" else "fuji"
+            asked = replace(
+                config, camera=camera, recipe="small-on", width=None, init_from=info.name
+            )
+            assert not training._starts_with_facts(asked) or info.training["tells_facts"]
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_last_steps_are_saved_wherever_the_log_stands(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    monkeypatch.setattr(training, "_LOG_EVERY", 2)
+    train(replace(config, steps=steps))
+    assert read_checkpoint(config.run)["step"] == steps
+
+
+def test_what_an_older_recipe_did_not_know_of_it_did_not_do(config: TrainConfig) -> None:
+    wide = replace(config, recipe="small-on", width=12, steps=1)
+    train(replace(wide, changes={"facts_weight": 0.0, "given_until": 0.0}))
+    path = config.run / CONFIG
+    older = json.loads(path.read_text())
+    for name in ("facts_weight", "given_until"):
+        del older["recipe"][name]
+    path.write_text(json.dumps(older))
+    with pytest.raises(RunError, match=r"recipe\.(facts_weight|given_until) is 0.0, not 0"):
+        train(replace(wide, steps=2))
+    train(replace(wide, steps=2, changes={"facts_weight": 0.0, "given_until": 0.0}))
 
 
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:

@@ -142,6 +142,16 @@ def train(
         float | None,
         typer.Option("--lr", help="Peak learning rate, not the recipe's.", show_default=False),
     ] = None,
+    facts_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--facts-weight",
+            metavar="W",
+            help="How much GIA-Net's vector is asked for the black level error, light and noise "
+            "of a simulated night, not the recipe's; 0: not at all.",
+            show_default=False,
+        ),
+    ] = None,
     sides: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +217,7 @@ def train(
     from gia_cli.console import Terminal
     from gia_cli.train import TrainConfig
 
-    changes = {"lr": lr, "loss": loss}
+    changes = {"lr": lr, "loss": loss, "facts_weight": facts_weight}
     config = TrainConfig(
         run=run,
         camera=camera,

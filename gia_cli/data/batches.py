@@ -37,6 +37,10 @@ class Source(Protocol):
     def digest(self) -> str:
         """Tell the contents of these data from any others."""
 
+    @property
+    def knows_facts(self) -> bool:
+        """Whether its crops come with the facts of their night; see `night_facts`."""
+
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that can be had."""
 
@@ -84,6 +88,9 @@ class SidCrops:
     balance : GivenBalance, optional
         For a network that is given the white balance.
     """
+
+    #: Of real photos nobody knows them.
+    knows_facts = False
 
     def __init__(self, frames: SidFrames, balance: GivenBalance | None = None) -> None:
         self.frames = frames

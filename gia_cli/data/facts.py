@@ -16,8 +16,8 @@ from gia_cli.noise import SensorNoise
 #: Number of facts: the black level error, the light's red and blue, the read noise.
 FACTS = 4
 
-# From the facts' own units to numbers around 0.5, nearly all within [0, 1] for SID's nights: they
-# pass a leaky ReLU unharmed.
+# From the facts' own units to numbers around 0.5 that pass a leaky ReLU unharmed: within [0, 1], if
+# need be by force. (That befalls the noise of one training night in ten, those with hardly any.)
 _BLACK_SCALE = 8.0
 _LIGHT_SCALE = 1.5
 _NOISE_SCALE, _USUAL_LOG_NOISE = 0.2, -2.8
@@ -37,7 +37,7 @@ def night_facts(
     ----------
     noise : SensorNoise
     amplification : float
-        From DN to what the network is given: ratio over (white level - black level).
+        From DN to what the network is given of green: ratio over (white level - black level).
     light : (3,)
         White balance gains of the light (R, G, B) relative to those that the network counts on: the
         camera's usual ones or, where it is given the white balance, the given ones.
@@ -45,8 +45,8 @@ def night_facts(
     Returns
     -------
     (FACTS,) float32
-        Black level error, mean of the colours; red and blue of the light; read noise. 0.5: none,
-        none, none, medium.
+        Black level error, mean of the colours; red and blue of the light; read noise. 0.5 stands
+        for no error, the light that is counted on, and a noise of 6 % of white.
     """
     black = float(np.mean(noise.black_error)) if noise.black_error else 0.0
     red, blue = np.log(light[0] / light[1]), np.log(light[2] / light[1])

@@ -73,6 +73,8 @@ class PhotoNights:
         For a network that is given the white balance.
     """
 
+    knows_facts = True
+
     def __init__(
         self,
         photos: ArrayCache,

@@ -192,9 +192,12 @@ class GiaModule(nn.Module):
 
     def bias(self, mean: Tensor) -> Tensor:
         """Map the bottleneck's mean, (N, C), to what it adds at each place, (N, C)."""
-        vector = self.vector(mean)[:, :, None, None]
+        return self.spread(self.vector(mean))
+
+    def spread(self, vector: Tensor) -> Tensor:
+        """Map the vector, (N, V), to what it adds at each place, (N, C)."""
         weight = self.fuse.weight[:, self.channels :]
-        return F.conv2d(vector, weight, self.fuse.bias)[:, :, 0, 0]
+        return F.conv2d(vector[:, :, None, None], weight, self.fuse.bias)[:, :, 0, 0]
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(N, C, H, W) and (N, C) to (N, C, H, W)."""
