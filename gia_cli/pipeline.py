@@ -202,8 +202,8 @@ class Enhancer:
         device : "auto", "cpu", "cuda" or "mps"
         precision : "auto", "fp32", "fp16", "bf16" or "int8"
             int8 runs the int8 weights that were made from the chosen ones, on the CPU. auto: fp16
-            on CUDA; on a CPU int8 for weights that ship, if theirs ship and OpenVINO is there;
-            else fp32.
+            on CUDA; on a CPU int8 for weights that ship, if theirs ship and OpenVINO is there and
+            no `tile` is asked for; else fp32.
         tile : int, optional
             Tile side in photosites; by default the whole frame if memory allows.
         max_memory : int (bytes) or str ("1500MB"), optional
@@ -221,7 +221,8 @@ class Enhancer:
         limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
         runtime = choose_runtime(device, precision, engine)
-        prefer = precision == "auto"
+        # Whoever asks for tiles wants the whole frame's picture: int8's rounding depends on them.
+        prefer = precision == "auto" and tile is None
         return cls(weights, runtime, options, white_balance, engine, prefer_int8=prefer)
 
     def enhance(

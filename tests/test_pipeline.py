@@ -195,9 +195,10 @@ def test_mistakes_are_told_before_the_work(make_arw: MakePhoto, enhancer: Enhanc
 
 def test_tiles_and_a_memory_limit_give_the_same_picture(make_arw: MakePhoto) -> None:
     path = make_arw()
-    whole = Enhancer.from_weights(device="cpu").enhance(path, ratio=100).image
-    tiled = Enhancer.from_weights(device="cpu", tile=64).enhance(path, ratio=100).image
-    assert np.abs(whole.astype(int) - tiled).max() <= 4
+    whole = Enhancer.from_weights(device="cpu", precision="fp32").enhance(path, ratio=100)
+    tiled = Enhancer.from_weights(device="cpu", tile=64).enhance(path, ratio=100)
+    assert tiled.weights.name == DEFAULT  # in fp32: int8 rounds otherwise in other tiles
+    assert np.abs(whole.image.astype(int) - tiled.image).max() <= 4
 
 
 def test_public_names_load_lazily() -> None:
