@@ -238,6 +238,11 @@ class TrainConfig:
         for name, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be positive, not {value:g}.", hint=_HELP)
+        facts_weight = self.changes.get("facts_weight", 0.0)
+        if not 0 <= facts_weight < math.inf:
+            raise UsageError(
+                f"--facts-weight must not be negative, not {facts_weight:g}.", hint=_HELP
+            )
         if self.workers < 0:
             raise UsageError(f"--workers must not be negative, not {self.workers}.", hint=_HELP)
         if not 0 <= self.seed < 2**63:
@@ -1182,7 +1187,7 @@ def export_run(
         "init_from": config["init_from"],
         "steps": saved["step"],
         "hours": round(saved["elapsed_s"] / 3600, 2),
-        TELLS_FACTS: config.get(TELLS_FACTS, config["recipe"].get("facts_weight", 0) > 0),
+        TELLS_FACTS: config.get(TELLS_FACTS, False),
         "seed": config["seed"],
         "validation_psnr": scores[-1]["validation_psnr"] if scores else None,
         "validated_on": config.get("validation", "other photos"),

@@ -373,10 +373,21 @@ def test_tiles_of_the_outer_levels_have_the_room_that_the_depths_weights_leave(
     beside = picture + area * split.kept_bytes + split.tiles_fixed_bytes
     tile = 1.1 * (608 + 2 * split.halo) ** 2 * engine.bytes_per_pixel
     limit = int(beside + tile + 1e6)
-    assert limit > engine.fixed_bytes + area * split.depth_bytes  # the depth fits, too
+    assert limit > engine.fixed_bytes + 1.1 * area * split.depth_bytes  # the depth fits, too
     chosen = plan(engine, mosaic, InferOptions(max_memory=limit))
     assert chosen.split is not None
     assert chosen.core == (608, 608)
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.99, False), (1.01, True)])
+def test_the_depth_is_planned_with_the_bytes_that_were_measured(
+    rng: np.random.Generator, share: float, fits: bool
+) -> None:
+    engine = on_openvino(build(NetConfig("gia-net")))
+    split, mosaic = engine.split, photo(rng, "bayer", 1200, 1200)
+    limit = int(engine.fixed_bytes + share * 1200 * 1200 * split.depth_bytes)
+    chosen = plan(engine, mosaic, InferOptions(max_memory=limit))
+    assert (chosen.split is not None) == fits
 
 
 def test_out_of_memory_retreats_to_tiles(

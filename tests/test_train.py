@@ -852,6 +852,8 @@ def test_export_needs_a_run_with_a_checkpoint(tmp_path: Path) -> None:
         ({"network": "vgg"}, "no network 'vgg'"),
         ({"workers": -1}, "--workers"),
         ({"changes": {"lr": 0.0}}, "--lr must be positive"),
+        ({"changes": {"facts_weight": -0.1}}, "--facts-weight must not be negative"),
+        ({"changes": {"facts_weight": float("nan")}}, "--facts-weight must not be negative"),
         ({"sides": (64, 32)}, "--sides"),
         ({"sides": (20, 20)}, "holds no multiple of 16"),
         ({"sides": (520, 540), "recipe": "paper"}, "holds no multiple of 32"),
