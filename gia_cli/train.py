@@ -759,11 +759,19 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
 def _autocast(precision: Precision, device: torch.device) -> torch.dtype | None:
     """Choose the number format of the convolutions; None computes in fp32."""
     if precision == "auto":
-        is_new = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if is_new else "fp16" if device.type == "cuda" else "fp32"
+        wider = "fp16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if _has_bf16(device) else wider
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("The CPU does not train in fp16.", hint="Use --precision fp32 or bf16.")
     return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bf16 itself; a CPU that only emulates it is slower so."""
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:

@@ -987,6 +987,22 @@ def test_the_command_of_the_readme_trains_in_two_processes(tmp_path: Path, photo
     assert read_checkpoint(tmp_path / "run")["step"] == 2
 
 
+@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "avx512_f"])
+def test_a_cpu_trains_in_bf16_where_it_multiplies_in_it(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: str
+) -> None:
+    runs = {
+        precision: replace(config, run=tmp_path / precision, precision=precision)
+        for precision in ("auto", "fp32", "bf16")
+    }
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    losses = {name: train(run).loss for name, run in runs.items()}
+    weights = {name: weights_of(run.run) for name, run in runs.items()}
+    assert_equal(weights["auto"], weights["bf16" if "bf16" in able else "fp32"])
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

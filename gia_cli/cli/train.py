@@ -188,7 +188,10 @@ def train(
     device: Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
-        typer.Option("--precision", help="auto: bf16 or fp16 on CUDA, fp32 elsewhere."),
+        typer.Option(
+            "--precision",
+            help="auto: bf16 where the device computes in it; else fp16 on CUDA, fp32 elsewhere.",
+        ),
     ] = "auto",
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Processes that make crops.")
