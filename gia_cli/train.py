@@ -759,8 +759,8 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
 def _autocast(precision: Precision, device: torch.device) -> torch.dtype | None:
     """Choose the number format of the convolutions; None computes in fp32."""
     if precision == "auto":
-        is_old_gpu = device.type == "cuda" and not _has_bf16(device)
-        precision = "fp16" if is_old_gpu else "bf16" if _has_bf16(device) else "fp32"
+        without: Precision = "fp16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if _has_bf16(device) else without
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("The CPU does not train in fp16.", hint="Use --precision fp32 or bf16.")
     return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
