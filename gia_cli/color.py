@@ -21,6 +21,11 @@ XYZ_FROM_SRGB: NDArray[np.float64] = np.array(
     ]
 )
 
+#: XYZ (D65) to camera, as LibRaw's table has them, of the cameras that nights are simulated for.
+A7S2_MATRIX = ((0.5838, -0.1430, -0.0246), (-0.3497, 1.1477, 0.2297), (-0.0748, 0.1885, 0.5778))
+XT2_MATRIX = ((1.1434, -0.4948, -0.1210), (-0.3746, 1.2042, 0.1903), (-0.0666, 0.1479, 0.5235))
+CAMERA_MATRICES = {"ILCE-7SM2": A7S2_MATRIX, "X-T2": XT2_MATRIX}
+
 # BT.709 in the continuous form that LibRaw solves for from gamma 1/0.45 and slope 4.5.
 _BT709_POWER = 0.45
 _BT709_SLOPE = 4.5
@@ -120,6 +125,55 @@ def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]
     matrix = np.asarray(xyz_to_camera, np.float64) @ XYZ_FROM_SRGB
     normalised: NDArray[np.float64] = matrix / matrix.sum(axis=1, keepdims=True)
     return normalised
+
+
+def colors_of_another_camera(
+    xyz_to_camera: NDArray[np.floating], taken_for: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Build the matrix that mends a rendering whose camera was taken for another one.
+
+    A rendering is white-balanced camera RGB through the inverse of `camera_from_srgb`. Where it was
+    the wrong camera's, that is undone and the right one's applied.
+
+    Parameters
+    ----------
+    xyz_to_camera : (3, 3)
+        The camera's own colour matrix.
+    taken_for : (3, 3)
+        The colour matrix that the rendering went by.
+
+    Returns
+    -------
+    (3, 3)
+        For linear sRGB; rows sum to 1: greys stay grey.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        The camera's matrix has no inverse.
+    """
+    mended = np.linalg.solve(camera_from_srgb(xyz_to_camera), camera_from_srgb(taken_for))
+    return np.asarray(mended, np.float64)
+
+
+def bt709_through(
+    matrix: NDArray[np.floating], encoded: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Apply a matrix to the linear light of a BT.709-encoded picture.
+
+    Parameters
+    ----------
+    matrix : (3, 3)
+    encoded : (3, ...) float
+        Not clipped, nor is the result.
+
+    Returns
+    -------
+    (3, ...) float32
+    """
+    linear = bt709_decode(encoded)
+    mixed = np.tensordot(np.asarray(matrix, np.float32), linear, axes=1)
+    return bt709_encode(mixed)
 
 
 def lab_from_srgb(linear: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ from gia_cli.metrics import psnr
 from gia_cli.mosaic import PackedMosaic, prepare
 from gia_cli.nets.base import Network
 from gia_cli.nets.unet import UNet
-from gia_cli.pipeline import camera_gains
+from gia_cli.pipeline import camera_colors, camera_gains, recolor
 from gia_cli.progress import SILENT, Progress
 
 _CORNER = 128  # packed pixels of the tile whose vector the swap test gives to the whole frame
@@ -89,7 +89,7 @@ def diagnose(
             continue
         for index, ((_, info), network) in enumerate(zip(infos, networks, strict=True)):
             mosaic = prepare(frame, ratio, camera_gains(frame, info))
-            pictures = _Pictures(network, mosaic)
+            pictures = _Pictures(network, mosaic, camera_colors(frame, info))
             values = {
                 name: psnr(np.clip(picture, 0, 1), truth)
                 for name, picture in pictures.all(others[index].means(pair.scene))
@@ -134,9 +134,12 @@ class _OtherScene:
 class _Pictures:
     """What a network makes of a photo, whole and with parts cut off."""
 
-    def __init__(self, network: Network, mosaic: PackedMosaic) -> None:
+    def __init__(
+        self, network: Network, mosaic: PackedMosaic, colors: NDArray[np.floating] | None = None
+    ) -> None:
         self.network = network
         self.mosaic = mosaic
+        self.colors = colors
         self.means: list[Tensor] = []
         self._planes = torch.from_numpy(pad_to_stride(mosaic.planes, network.stride))[None]
 
@@ -175,8 +178,10 @@ class _Pictures:
             if remember:
                 self.means.append(mean)
             term = self.network.global_term(index, swap(index, mean))
-        picture = self.network.decode(features, term)[0].numpy()
-        return np.ascontiguousarray(self.mosaic.crop(picture).transpose(1, 2, 0))
+        picture = self.mosaic.crop(self.network.decode(features, term)[0].numpy())
+        if self.colors is not None:
+            recolor(picture, self.colors)
+        return np.ascontiguousarray(picture.transpose(1, 2, 0))
 
     def _corner_mean(self, index: int, mean: Tensor) -> Tensor:
         side = _CORNER // self.network.stride

@@ -81,7 +81,8 @@ def neutral_gains(
     """Find the factors that bring one camera's neutral to another's.
 
     A grey card in daylight reads ``1 / daylight_wb`` on each camera; multiplying by the quotient
-    makes both read alike, which is all that one can do without retraining.
+    makes both read alike. What is left of the cameras' difference can be mended in the network's
+    picture (`colors_of_another_camera`).
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gia_cli import __version__
 from gia_cli.cfa import CfaKind
 from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights, shipped_quantised
+from gia_cli.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera
 from gia_cli.engines import (
     Engine,
     EngineName,
@@ -37,10 +38,14 @@ from gia_cli.nets import WhiteBalanceMode
 from gia_cli.output import develop, write_image
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_raw
-from gia_cli.runtime import DeviceName, Precision, Runtime, parse_size, resolve
+from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
+# Matrices that differ by less were rounded; of a larger coefficient no camera's filters have need.
+_SAME_COLORS = 0.005
+_LARGEST_MIXING = 2.5
+_BAND_ROWS = 64
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
 _READING_MOSAICS = 4
 
@@ -346,6 +351,10 @@ class Enhancer:
                     raise
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
                 picture = infer(engine, prepared.mosaic, options, progress)
+        matrix = camera_colors(prepared.frame, weights)
+        if matrix is not None:
+            with _timed(seconds, "camera colours"):
+                recolor(picture, matrix)
         return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
 
     def _weights_for(self, kind: CfaKind) -> WeightsInfo:
@@ -404,7 +413,12 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
 def _camera_gains(
     frame: RawFrame, weights: WeightsInfo, progress: Progress
 ) -> NDArray[np.float32] | None:
-    """Bring another camera to the training camera's neutral, and say so."""
+    """Bring another camera to the training camera's neutral, and say so; and of its colours."""
+    if camera_colors(frame, weights) is not None:
+        progress.detail(
+            f"{frame.path.name}: the picture gets the colours of {frame.shot.camera}'s own matrix, "
+            f"not the {weights.camera}'s"
+        )
     gains = camera_gains(frame, weights)
     if gains is None:
         return None
@@ -448,6 +462,41 @@ def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] |
         return None
     gains = neutral_gains(own, np.asarray(training))
     return None if np.abs(gains - 1).max() < _SAME_NEUTRAL else gains
+
+
+def camera_colors(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float64] | None:
+    """Find the matrix, (3, 3), that gives the network's picture the colours of the photo's camera.
+
+    A network has learned one camera's filters. Another's see a red rose as another mixture, which
+    the white balance leaves as it is.
+
+    Returns
+    -------
+    (3, 3) or None
+        For linear light. None where the two cameras' colours are the same, where either is not
+        known, and where the file's matrix is nonsense.
+    """
+    known = CAMERA_MATRICES.get(weights.camera or "")
+    if known is None or frame.xyz_to_camera is None:
+        return None
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros
+            matrix = colors_of_another_camera(frame.xyz_to_camera, np.asarray(known))
+    except np.linalg.LinAlgError:
+        return None
+    is_sane = bool(np.abs(matrix).max() < _LARGEST_MIXING)  # False for NaN too
+    return matrix if is_sane and np.abs(matrix - np.eye(3)).max() > _SAME_COLORS else None
+
+
+def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
+    """Apply a matrix to the linear light of a BT.709-encoded (3, H, W) picture, in its place."""
+
+    def change(start: int) -> None:
+        rows = slice(start, start + _BAND_ROWS)
+        picture[:, rows] = bt709_through(matrix, picture[:, rows])
+
+    for _ in in_threads(change, range(0, picture.shape[1], _BAND_ROWS)):
+        pass
 
 
 @contextmanager

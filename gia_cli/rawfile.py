@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cfa import RGGB, XTRANS
+from gia_cli.color import A7S2_MATRIX
 from gia_cli.exif import RAF_MAGIC, ShotInfo, exif_entries
 from gia_cli.files import atomic_file
 from gia_cli.tiff import (
@@ -37,10 +38,6 @@ from gia_cli.tiff import (
     rational,
 )
 from gia_cli.tiling import round_up
-
-#: XYZ (D65) to camera, as LibRaw's table has them.
-A7S2_MATRIX = ((0.5838, -0.1430, -0.0246), (-0.3497, 1.1477, 0.2297), (-0.0748, 0.1885, 0.5778))
-XT2_MATRIX = ((1.1434, -0.4948, -0.1210), (-0.3746, 1.2042, 0.1903), (-0.0666, 0.1479, 0.5235))
 
 #: What the writers put in where the caller says nothing.
 A_SHOT = ShotInfo(

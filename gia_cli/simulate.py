@@ -23,7 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, CfaKind
-from gia_cli.color import XYZ_FROM_SRGB, camera_from_srgb, srgb_decode, srgb_encode
+from gia_cli.color import (
+    A7S2_MATRIX,
+    XT2_MATRIX,
+    XYZ_FROM_SRGB,
+    camera_from_srgb,
+    srgb_decode,
+    srgb_encode,
+)
 from gia_cli.errors import DataError, GiaError, OutputError, OutputExistsError, UsageError
 from gia_cli.exif import ShotInfo
 from gia_cli.files import atomic_file, make_folder
@@ -38,7 +45,7 @@ from gia_cli.noise import (
 from gia_cli.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RAW_SUFFIXES
-from gia_cli.rawfile import A7S2_MATRIX, XT2_MATRIX, write_arw, write_raf
+from gia_cli.rawfile import write_arw, write_raf
 from gia_cli.treeplan import Picture, TreePlan, look_at, read_plan, write_plan
 
 CameraName = Literal["ILCE-7SM2", "X-T2"]

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from gia_cli.color import (
+    A7S2_MATRIX,
+    XT2_MATRIX,
     XYZ_FROM_SRGB,
     bt709_decode,
     bt709_encode,
+    bt709_through,
     camera_from_srgb,
+    colors_of_another_camera,
     lab_from_srgb,
     quantise16,
     srgb16_from_bt709,
@@ -23,7 +27,7 @@ from gia_cli.color import (
     srgb_encode,
     srgb_icc_profile,
 )
-from gia_cli.rawfile import A7S2_MATRIX, XT2_MATRIX, write_arw, write_dng
+from gia_cli.rawfile import write_arw, write_dng
 
 Curve = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 CURVES: dict[str, tuple[Curve, Curve, float, float]] = {
@@ -173,6 +177,28 @@ def test_srgb16_is_exact_on_the_levels_of_the_table() -> None:
 
 
 # ---------------------------------------------------------------- camera matrix
+
+
+def test_a_rendering_for_the_wrong_camera_is_mended() -> None:
+    """Camera RGB through one camera's matrix, mended, is what it is through the other's."""
+    camera_rgb = np.random.default_rng(5).uniform(0, 1, (50, 3))
+    wrong, right = (
+        camera_rgb @ np.linalg.inv(camera_from_srgb(np.asarray(matrix))).T
+        for matrix in (A7S2_MATRIX, XT2_MATRIX)
+    )
+    assert np.abs(wrong - right).max() > 0.1
+    matrix = colors_of_another_camera(np.asarray(XT2_MATRIX), np.asarray(A7S2_MATRIX))
+    assert np.allclose(wrong @ matrix.T, right)
+    assert np.allclose(matrix.sum(axis=1), 1)  # greys stay grey
+    encoded = bt709_encode(wrong.T)
+    assert np.abs(bt709_decode(bt709_through(matrix, encoded)) - right.T).max() < 1e-5
+
+
+def test_the_same_cameras_rendering_stays() -> None:
+    matrix = colors_of_another_camera(np.asarray(XT2_MATRIX), np.asarray(XT2_MATRIX))
+    assert np.allclose(matrix, np.eye(3))
+    encoded = np.linspace(-0.1, 1.2, 300, dtype=np.float32).reshape(3, 10, 10)
+    assert np.allclose(bt709_through(matrix, encoded), encoded, atol=1e-6)
 
 
 @pytest.mark.parametrize("matrix", [A7S2_MATRIX, XT2_MATRIX, np.linalg.inv(XYZ_FROM_SRGB)])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from networks import DEFAULT, LEARNED
+from numpy.typing import NDArray
 
 import gia_cli
 from gia_cli import ExposureRequest
 from gia_cli.checkpoint import find_weights, save_weights
-from gia_cli.color import srgb16_from_bt709
+from gia_cli.color import srgb16_from_bt709, srgb_decode
 from gia_cli.errors import (
     FileMissingError,
     UsageError,
@@ -24,11 +26,14 @@ from gia_cli.exif import ShotInfo
 from gia_cli.infer import infer
 from gia_cli.mosaic import prepare
 from gia_cli.nets import NetConfig, build
-from gia_cli.pipeline import Enhancer, camera_gains
+from gia_cli.pipeline import Enhancer, camera_colors, camera_gains
 from gia_cli.raw import render
 from gia_cli.rawfile import write_dng
 
 MakePhoto = Callable[..., Path]
+
+#: XYZ (D65) to camera, of a camera that no weights were trained for.
+OTHER_MATRIX = ((0.9194, -0.2787, -0.1059), (-0.8098, 1.5657, 0.2608), (-0.2610, 0.3064, 0.7867))
 
 
 class Notes:
@@ -132,9 +137,8 @@ def test_another_camera_is_brought_to_the_training_cameras_neutral(
     tmp_path: Path, enhancer: Enhancer
 ) -> None:
     """A grey card in daylight must come out alike from both cameras, and the user is told."""
-    other = ((0.9194, -0.2787, -0.1059), (-0.8098, 1.5657, 0.2608), (-0.2610, 0.3064, 0.7867))
     pictures = []
-    for name, matrix in {"own.dng": None, "other.dng": other}.items():
+    for name, matrix in {"own.dng": None, "other.dng": OTHER_MATRIX}.items():
         path = tmp_path / name
         options = {} if matrix is None else {"matrix": matrix}
         write_dng(path, np.full((96, 96), 512), **options)
@@ -167,6 +171,52 @@ def test_an_unknown_camera_is_brought_there_by_its_own_white_balance(
     assert gains is not None
     expected = np.array([1.5, 1.0, 1.25]) / np.array(weights.neutral_wb)
     assert np.allclose(gains, expected, rtol=1e-3)
+
+
+def test_another_cameras_picture_gets_its_own_colors(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    """Only the colours differ, by what undoes the training camera's matrix and applies its own."""
+    frame = gia_cli.read_raw(make_arw())
+    other = replace(frame, xyz_to_camera=np.array(OTHER_MATRIX, np.float32))
+    weights = find_weights(DEFAULT)
+    assert camera_colors(frame, weights) is None
+    matrix = camera_colors(other, weights)
+    assert matrix is not None and np.abs(matrix - np.eye(3)).max() > 0.1
+    notes = Notes()
+    own, changed = (
+        enhancer.enhance(photo, ratio=20, progress=notes).image for photo in (frame, other)
+    )
+    assert sum("own matrix" in detail for detail in notes.details) == 1
+    linear = srgb_decode(own / 65535)
+    expected = linear @ matrix.T
+    inside = ((expected > 0.01) & (expected < 0.99) & (linear > 0) & (linear < 1)).all(axis=-1)
+    assert inside.mean() > 0.5
+    assert np.abs(srgb_decode(changed / 65535) - expected)[inside].max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        pytest.param(None, id="none in the file"),
+        pytest.param(np.ones((3, 3)), id="singular"),
+        pytest.param(np.zeros((3, 3)), id="zeros"),
+        pytest.param(np.array([[1, -0.99, 0], [0, 1, -0.99], [-0.99, 0, 1]]), id="nearly singular"),
+        pytest.param(np.full((3, 3), np.nan), id="no numbers"),
+    ],
+)
+def test_colors_stay_where_the_file_has_no_sensible_matrix(
+    make_arw: MakePhoto, matrix: NDArray[np.floating] | None
+) -> None:
+    frame = replace(gia_cli.read_raw(make_arw()), xyz_to_camera=matrix)
+    assert camera_colors(frame, find_weights(DEFAULT)) is None
+
+
+def test_colors_stay_for_weights_of_an_unknown_camera(make_arw: MakePhoto) -> None:
+    frame = replace(gia_cli.read_raw(make_arw()), xyz_to_camera=np.array(OTHER_MATRIX))
+    weights = find_weights(DEFAULT)
+    assert camera_colors(frame, replace(weights, camera="Box 1")) is None
+    assert camera_colors(frame, replace(weights, camera=None)) is None
 
 
 def test_xtrans_photos_need_weights_of_their_own(

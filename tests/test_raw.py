@@ -26,7 +26,7 @@ from gia_cli.cfa import (
     pack,
     plane_values,
 )
-from gia_cli.color import srgb_decode
+from gia_cli.color import A7S2_MATRIX, XT2_MATRIX, srgb_decode
 from gia_cli.errors import (
     DamagedFileError,
     EmptyFileError,
@@ -45,7 +45,7 @@ from gia_cli.errors import (
 from gia_cli.exif import ShotInfo
 from gia_cli.output import orient
 from gia_cli.raw import RAW_SUFFIXES, RawFrame, read_raw, render
-from gia_cli.rawfile import A7S2_MATRIX, A_SHOT, XT2_MATRIX, write_arw, write_dng, write_raf
+from gia_cli.rawfile import A_SHOT, write_arw, write_dng, write_raf
 
 BAYER_PHASES = list(np.ndindex(2, 2))
 XTRANS_PHASES = list(np.ndindex(6, 6))
