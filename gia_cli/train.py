@@ -43,7 +43,7 @@ from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
 from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import KINDS, open_splits
-from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
+from gia_cli.data.synthetic import PLAIN_NIGHTS, PhotoNights, open_photos, split_photos
 from gia_cli.distributed import Ranks, process_group
 from gia_cli.errors import (
     DataError,
@@ -82,6 +82,7 @@ _CUT_STREAM = 2**31
 _GIVEN_STREAM = 2**31 + 1
 _FIT_STREAM = 2**31 + 2
 _LOG_EVERY = 50  # steps
+_EVEN_BLOCK = 16  # packed pixels a side
 _AGREE_EVERY_S = 5.0  # on whether to stop
 _VALIDATION_CROPS = 8
 _VALIDATION_SIDE = 96  # packed pixels
@@ -118,6 +119,8 @@ class Recipe:
     """Share of the run over which that share falls from one to `cut_share`."""
     facts_weight: float = 0.0
     """Weight of the training-only loss on what the vector tells of the night; see `facts_loss`."""
+    evenness_weight: float = 0.0
+    """Weight of the training-only loss against patterns of sub-pixels; see `evenness_loss`."""
     given_until: float = 0.0
     """Share of the run over which the share of steps that are given the facts falls from one to
     zero; see `is_given`."""
@@ -174,6 +177,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         cut_until=0.0,
         facts_weight=0.3,
         given_until=0.5,
+        evenness_weight=1.0,
     ),
 }
 
@@ -238,11 +242,11 @@ class TrainConfig:
         for name, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be positive, not {value:g}.", hint=_HELP)
-        facts_weight = self.changes.get("facts_weight", 0.0)
-        if not 0 <= facts_weight < math.inf:
-            raise UsageError(
-                f"--facts-weight must not be negative, not {facts_weight:g}.", hint=_HELP
-            )
+        for name in ("facts_weight", "evenness_weight"):
+            weight = self.changes.get(name, 0.0)
+            if not 0 <= weight < math.inf:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} must not be negative, not {weight:g}.", hint=_HELP)
         if self.workers < 0:
             raise UsageError(f"--workers must not be negative, not {self.workers}.", hint=_HELP)
         if not 0 <= self.seed < 2**63:
@@ -465,6 +469,10 @@ def _step(
         error = facts_loss(vector, facts.to(job.device))
         losses["facts"] = error.detach()
         total = total + recipe.facts_weight * error
+    if recipe.evenness_weight:
+        unevenness = evenness_loss(picture, target, target.shape[2] // planes.shape[2])
+        losses["unevenness"] = unevenness.detach()
+        total = total + recipe.evenness_weight * unevenness
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     if recipe.clip is not None:
         state.scaler.unscale_(state.optimizer)
@@ -556,6 +564,25 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
         cell = target.shape[2] // picture.shape[2]
         errors.append(F.l1_loss(picture.float(), F.avg_pool2d(target, cell)))
     return torch.stack(errors).mean()
+
+
+def evenness_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
+    """Mean absolute difference of a packed pixel's sub-pixels in their mean error over blocks.
+
+    The last layer has weights of its own for each sub-pixel; where their errors differ in the mean,
+    flat areas show a pattern, too faint for a loss that sees pixels one by one.
+
+    Parameters
+    ----------
+    picture, target : (N, 3, H, W)
+    factor : int
+        Side of a packed pixel in pixels.
+    """
+    errors = F.pixel_unshuffle(picture.float() - target, factor)
+    means = F.avg_pool2d(errors, min(_EVEN_BLOCK, *errors.shape[2:]))
+    by_sub_pixel = means.reshape(len(means), -1, factor * factor, *means.shape[2:])
+    unevenness: Tensor = (by_sub_pixel - by_sub_pixel.mean(dim=2, keepdim=True)).abs().mean()
+    return unevenness
 
 
 def _with_facts(vector: Tensor, facts: Tensor) -> Tensor:
@@ -870,12 +897,10 @@ def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
             f"{len(training)} photographs are too few to keep some for validation: its score will "
             "tell of memory, not of skill."
         )
-    # SID's own nights, without what makes training harder than use.
-    plain = NightOptions(free_ratio_share=0, gain_stops=(0, 0), wb_sigma=0)
     doubtful, right = _balances(config)
     return (
         PhotoNights(photos, training, camera, balance=doubtful),
-        PhotoNights(photos, validation, camera, plain, balance=right),
+        PhotoNights(photos, validation, camera, PLAIN_NIGHTS, balance=right),
         len(training),
     )
 

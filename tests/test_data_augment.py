@@ -9,7 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.data.augment import TURNS, GivenBalance, Turn, crop, draw_corner, draw_turn, window
+from gia_cli.data.augment import (
+    TURNS,
+    GivenBalance,
+    Style,
+    Turn,
+    crop,
+    draw_corner,
+    draw_turn,
+    window,
+)
 from gia_cli.exif import ShotInfo
 from gia_cli.raw import RawFrame
 
@@ -104,14 +113,14 @@ def test_an_xtrans_crop_is_whole_periods(rng: np.random.Generator) -> None:
 # ---------------------------------------------------------------- white balance
 
 
-def test_most_photos_get_the_right_balance_and_the_others_a_wrong_one() -> None:
+def test_half_of_the_photos_get_the_right_balance_and_the_others_a_wrong_one() -> None:
     rng = np.random.default_rng(0)
     as_shot = np.array([2.0, 1.0, 2.5])
     drawn = np.array([GivenBalance().draw(as_shot, rng) for _ in range(4000)])
     assert drawn.dtype == np.float32
     assert (drawn[:, 1] == 1).all()
     wrong = (drawn != as_shot).any(axis=1)
-    assert wrong.mean() == pytest.approx(0.3, abs=0.03)
+    assert wrong.mean() == pytest.approx(0.5, abs=0.03)
     errors = np.log(drawn[wrong][:, [0, 2]] / as_shot[[0, 2]])
     assert errors.std(axis=0) == pytest.approx([0.2, 0.2], abs=0.02)
     assert errors.mean(axis=0) == pytest.approx([0, 0], abs=0.03)
@@ -121,3 +130,37 @@ def test_validation_gives_the_right_balance_always() -> None:
     as_shot = np.array([2.0, 1.0, 2.5])
     right = GivenBalance(wrong_share=0)
     assert all((right.draw(as_shot, np.random.default_rng(i)) == as_shot).all() for i in range(50))
+
+
+# ---------------------------------------------------------------- style
+
+
+@pytest.mark.parametrize("style", [Style(), Style(0.5, 1.3), Style(1.6, 0.8), Style(0, 1)], ids=str)
+def test_a_style_keeps_greys_grey_and_white_white(style: Style) -> None:
+    greys = np.repeat(np.linspace(0, 1, 33, dtype=np.float32)[:, None, None], 3, axis=2)
+    styled = style.apply(greys)
+    assert np.abs(styled - styled[..., :1]).max() < 1e-5
+    assert np.allclose(styled[-1], 1, atol=1e-5)
+    assert np.all(np.diff(styled[:, 0, 0]) > 0)
+
+
+def test_a_style_changes_saturation_and_contrast(rng: np.random.Generator) -> None:
+    colors = rng.uniform(0, 1, (40, 40, 3)).astype(np.float32)
+
+    def spread(linear: NDArray[np.float32]) -> float:
+        return float(np.ptp(linear, axis=-1).mean())
+
+    assert np.allclose(Style().apply(colors), colors, atol=1e-6)
+    vivid = Style(saturation=1.5).apply(colors)
+    assert vivid.min() >= 0
+    assert spread(vivid) > 1.2 * spread(colors)
+    assert spread(Style(saturation=0).apply(colors)) < 1e-6
+    assert np.allclose(Style(contrast=2).apply(colors), colors**2, atol=1e-5)
+
+
+def test_styles_are_drawn_around_the_photographs_own(rng: np.random.Generator) -> None:
+    drawn = [Style.draw(0.2, 0.1, rng) for _ in range(400)]
+    logs = np.log([(style.saturation, style.contrast) for style in drawn])
+    assert np.abs(logs.mean(axis=0)).max() < 0.03
+    assert np.allclose(logs.std(axis=0), (0.2, 0.1), rtol=0.15)
+    assert Style.draw(0, 0, rng) == Style()

@@ -58,6 +58,7 @@ from gia_cli.train import (
     Trainee,
     depth_loss,
     draw_cut,
+    evenness_loss,
     export_run,
     facts_loss,
     is_given,
@@ -645,6 +646,47 @@ def test_what_an_older_recipe_did_not_know_of_it_did_not_do(config: TrainConfig)
     train(replace(wide, steps=2, changes={"facts_weight": 0.0, "given_until": 0.0}))
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_pattern_of_sub_pixels_is_uneven_and_an_error_of_all_is_not(factor: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    side = 32 * factor
+    target = torch.rand(2, 3, side, side, generator=generator)
+    smooth = torch.linspace(0, 1, side)[None, None, :, None].expand_as(target)
+    assert float(evenness_loss(target, target, factor)) == 0
+    assert float(evenness_loss(target + 0.1, target, factor)) < 1e-7
+    assert float(evenness_loss(target + 0.1 * smooth, target, factor)) < 0.1 * factor / side
+    pattern = torch.zeros_like(target)
+    pattern[..., ::factor, ::factor] = 0.1
+    cells = factor * factor
+    expected = 2 * 0.1 * (cells - 1) / cells**2
+    assert float(evenness_loss(target + pattern, target, factor)) == pytest.approx(
+        expected, rel=1e-4
+    )
+    noise = 0.1 * torch.randn(target.shape, generator=generator)
+    assert float(evenness_loss(target + noise, target, factor)) < 0.1 / 16
+
+
+def test_even_the_smallest_crops_have_blocks() -> None:
+    target = torch.zeros(1, 3, 16, 16)
+    picture = target.clone()
+    picture[..., ::2, ::2] = 1
+    assert float(evenness_loss(picture, target, 2)) == pytest.approx(0.375)
+
+
+def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -> None:
+    """It is logged where the recipe asks for it, and pulls the weights elsewhere."""
+    left, right = (
+        replace(config, run=config.run.with_name(name), changes={"evenness_weight": weight})
+        for name, weight in (("without", 0.0), ("with", 5.0))
+    )
+    for run, is_logged in ((left, False), (right, True)):
+        train(run)
+        rows = [row for row in read_log(run.run) if "loss" in row]
+        assert rows and all(("unevenness" in row) == is_logged for row in rows)
+    first, second = weights_of(left.run), weights_of(right.run)
+    assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
+
+
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:
     target = torch.rand(1, 3, 96, 96)
     exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in (16, 8, 4, 2)]
@@ -853,6 +895,7 @@ def test_export_needs_a_run_with_a_checkpoint(tmp_path: Path) -> None:
         ({"workers": -1}, "--workers"),
         ({"changes": {"lr": 0.0}}, "--lr must be positive"),
         ({"changes": {"facts_weight": -0.1}}, "--facts-weight must not be negative"),
+        ({"changes": {"evenness_weight": -1.0}}, "--evenness-weight must not be negative"),
         ({"changes": {"facts_weight": float("nan")}}, "--facts-weight must not be negative"),
         ({"sides": (64, 32)}, "--sides"),
         ({"sides": (20, 20)}, "holds no multiple of 16"),

@@ -152,6 +152,16 @@ def train(
             show_default=False,
         ),
     ] = None,
+    evenness_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--evenness-weight",
+            metavar="W",
+            help="Weight of the loss against patterns of two or three pixels, not the recipe's; "
+            "0: none.",
+            show_default=False,
+        ),
+    ] = None,
     sides: Annotated[
         str | None,
         typer.Option(
@@ -220,7 +230,12 @@ def train(
     from gia_cli.console import Terminal
     from gia_cli.train import TrainConfig
 
-    changes = {"lr": lr, "loss": loss, "facts_weight": facts_weight}
+    changes = {
+        "lr": lr,
+        "loss": loss,
+        "facts_weight": facts_weight,
+        "evenness_weight": evenness_weight,
+    }
     config = TrainConfig(
         run=run,
         camera=camera,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
+from gia_cli.color import XYZ_FROM_SRGB
 from gia_cli.data.facts import unknown_facts
 from gia_cli.raw import RawFrame
 
@@ -61,7 +62,7 @@ class GivenBalance:
     the error on. One that has only seen doubtful ones would not heed them.
     """
 
-    wrong_share: float = 0.3
+    wrong_share: float = 0.5
     """Share of photos whose gains are off."""
     wrong_sigma: float = 0.2
     """By how much, in natural logarithms, red and blue each."""
@@ -74,6 +75,30 @@ class GivenBalance:
             gains = gains * (red, 1, blue)
         drawn: NDArray[np.float32] = (gains / gains[1]).astype(np.float32)
         return drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a photograph was developed, varied: a collection has its tastes, the world has not."""
+
+    saturation: float = 1.0
+    contrast: float = 1.0
+    """Exponent in linear light."""
+
+    @classmethod
+    def draw(
+        cls, saturation_sigma: float, contrast_sigma: float, rng: np.random.Generator
+    ) -> Style:
+        """Draw both around 1, spread by so much in natural logarithms."""
+        saturation, contrast = np.exp(rng.normal(0, (saturation_sigma, contrast_sigma))).tolist()
+        return cls(saturation, contrast)
+
+    def apply(self, linear: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Develop (H, W, 3) linear sRGB so; grey stays grey, white white, nothing gets negative."""
+        luminance = (linear @ XYZ_FROM_SRGB[1].astype(np.float32))[..., None]
+        vivid = np.maximum(luminance + np.float32(self.saturation) * (linear - luminance), 0)
+        styled: NDArray[np.float32] = vivid ** np.float32(self.contrast)
+        return styled
 
 
 def window(kind: CfaKind, side: int) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.color import bt709_encode
-from gia_cli.data.augment import GivenBalance, Pair, Turn, draw_corner, draw_turn
+from gia_cli.data.augment import GivenBalance, Pair, Style, Turn, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
@@ -29,6 +29,8 @@ from gia_cli.simulate import (
     CAMERAS,
     CameraModel,
     CameraName,
+    WhiteBalance,
+    daylight_gains,
     draw_scene,
     expose,
     median_gains,
@@ -56,6 +58,24 @@ class NightOptions:
     """How much darker and brighter than the photograph a scene may be."""
     wb_sigma: float = 0.06
     """Spread of the light's red and blue around SID's scenes, in natural logarithms."""
+    daylight_share: float = 0.1
+    """Share of nights whose light lies anywhere between that and daylight: dusk and moonlight, of
+    which SID's scenes have none."""
+    saturation_sigma: float = 0.15
+    """Spread of the photograph's saturation around its own, in natural logarithms."""
+    contrast_sigma: float = 0.1
+    """Spread of its contrast: of the logarithm of an exponent in linear light, white staying."""
+
+
+#: SID's own nights, without what makes training harder than use.
+PLAIN_NIGHTS = NightOptions(
+    free_ratio_share=0,
+    gain_stops=(0, 0),
+    wb_sigma=0,
+    daylight_share=0,
+    saturation_sigma=0,
+    contrast_sigma=0,
+)
 
 
 class PhotoNights:
@@ -149,7 +169,8 @@ class PhotoNights:
         if rng.random() < options.free_ratio_share:
             ratio = float(np.exp(rng.uniform(np.log(options.lowest_ratio), np.log(300))))
         gain = np.float32(2 ** rng.uniform(*options.gain_stops))
-        red, blue = np.exp(rng.normal(0, options.wb_sigma, 2)) * (scene.wb[0], scene.wb[2])
+        red, blue = self._draw_light(scene.wb, rng)
+        style = Style.draw(options.saturation_sigma, options.contrast_sigma, rng)
         noise = self.camera.noise(scene.iso, rng)
         light = np.array([red, 1, blue])
         gains = None if self._balance is None else self._balance.draw(light, rng)
@@ -160,13 +181,23 @@ class PhotoNights:
         pairs = []
         for (top, left), turn in places:
             linear = turn.apply(photo[top : top + size, left : left + size]).astype(np.float32)
-            linear *= gain
+            linear = gain * style.apply(linear)
             mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
             dn = expose(mosaic, self.camera, ratio=ratio, iso=scene.iso, rng=rng, noise=noise)
             planes = prepare(as_if_read(dn, self.camera), ratio, gains).planes
             target = bt709_encode(np.minimum(linear, 1)).transpose(2, 0, 1)
             pairs.append(Pair(planes, np.ascontiguousarray(target), facts))
         return pairs
+
+    def _draw_light(self, usual: WhiteBalance, rng: np.random.Generator) -> tuple[float, float]:
+        """Draw the gains of red and blue: around a scene's own or between those and daylight's."""
+        options = self.options
+        light = np.log((usual[0], usual[2]))
+        if rng.random() < options.daylight_share:
+            daylight = daylight_gains(self.camera_name)
+            light += rng.random() * (np.log((daylight[0], daylight[2])) - light)
+        red, blue = np.exp(light + rng.normal(0, options.wb_sigma, 2)).tolist()
+        return red, blue
 
 
 def as_if_read(
