@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +135,8 @@ def find_weights(
     Parameters
     ----------
     name_or_path : str, Path or None
-        None: the environment's ``GIA_WEIGHTS``, else the manifest's first row for `kind` that is
-        not int8.
+        A name without its version ("gia-sony") means what ships of it. None: the environment's
+        ``GIA_WEIGHTS``, else the manifest's first row for `kind` that is not int8.
     kind : "bayer" or "xtrans", optional
         The photo's array. Weights for the other one are refused.
     white_balance : "learned" or "as-shot", optional
@@ -232,6 +233,8 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
             return info
     path = Path(wanted)
     if not path.is_file():
+        if (newest := _newest_of_family(wanted, shipped)) is not None:
+            return newest
         names = ", ".join(info.name for info in shipped)
         raise WeightsNotFoundError(f"There are no weights '{wanted}' (shipped: {names}).")
     for info in _listed_beside(path):
@@ -242,6 +245,12 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
         if info.sha256 == digest:  # a copy of shipped weights under another name
             return info
     return _from_header(path)
+
+
+def _newest_of_family(family: str, shipped: list[WeightsInfo]) -> WeightsInfo | None:
+    """Find what ships as ``FAMILY-vN``; of several the one that the manifest has first."""
+    named = re.compile(re.escape(family) + r"-v\d+")
+    return next((info for info in shipped if named.fullmatch(info.name)), None)
 
 
 def _listed_beside(path: Path) -> list[WeightsInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -267,6 +268,22 @@ def test_a_file_that_is_no_safetensors_is_refused(saved: tuple[Path, dict[str, A
 
 
 # ---------------------------------------------------------------- finding
+
+
+@pytest.mark.parametrize("family", ["gia-sony", "gia-sony-wb", "gia-fuji"])
+def test_a_name_without_its_version_means_what_ships(family: str) -> None:
+    info = find_weights(family)
+    assert re.fullmatch(family + r"-v\d+", info.name)
+    assert info == next(row for row in list_weights() if re.fullmatch(family + r"-v\d+", row.name))
+
+
+@pytest.mark.parametrize("wanted", ["gia", "gia-sony-", "gia-son.", ".*", "", "gia-sony-v"])
+def test_half_a_name_means_nothing(wanted: str) -> None:
+    if not wanted:
+        assert find_weights(wanted, "bayer") == find_weights(None, "bayer")
+        return
+    with pytest.raises(WeightsNotFoundError, match="There are no weights"):
+        find_weights(wanted)
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
