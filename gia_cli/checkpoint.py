@@ -233,8 +233,8 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
             return info
     path = Path(wanted)
     if not path.is_file():
-        if (newest := _newest_of_family(wanted, shipped)) is not None:
-            return newest
+        if (of_family := _shipped_of_family(wanted, shipped)) is not None:
+            return of_family
         names = ", ".join(info.name for info in shipped)
         raise WeightsNotFoundError(f"There are no weights '{wanted}' (shipped: {names}).")
     for info in _listed_beside(path):
@@ -247,7 +247,7 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
     return _from_header(path)
 
 
-def _newest_of_family(family: str, shipped: list[WeightsInfo]) -> WeightsInfo | None:
+def _shipped_of_family(family: str, shipped: list[WeightsInfo]) -> WeightsInfo | None:
     """Find what ships as ``FAMILY-vN``; of several the one that the manifest has first."""
     named = re.compile(re.escape(family) + r"-v\d+")
     return next((info for info in shipped if named.fullmatch(info.name)), None)

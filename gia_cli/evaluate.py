@@ -63,6 +63,8 @@ EXPOSURE = "ratio_error_stops"
 
 _HELP = "See 'gia eval --help'."
 _THUMBNAIL_SIDE = 1280  # pixels
+# Raised whenever the same weights are made to give another picture: scores are kept by it.
+_STAGES = 2
 _WIDEST_BORDER = 16  # pixels that another program may leave out at each side
 
 
@@ -359,7 +361,7 @@ class NetworkSystem:
         # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
         spoilt = f" {error}" if error else ""
-        self.key = f"{__version__} {digest[:16]} {enhancer.runtime}{engine}{spoilt}"
+        self.key = f"{__version__} {_STAGES} {digest[:16]} {enhancer.runtime}{engine}{spoilt}"
         factor = 1 + balance_error / 100
         self._wrong = np.array([factor, 1, 1 / factor], np.float32)
 

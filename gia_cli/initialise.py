@@ -113,8 +113,10 @@ def fit_the_vector(network: GiaNet, means: Tensor, facts: Tensor) -> None:
     means : (K, C)
         Mean over the bottleneck of each of K nights.
     facts : (K, FACTS)
+        Nights of which one is unknown, NaN, are left out.
     """
-    means, facts = means.double(), facts.double()
+    is_known = ~facts.isnan().any(dim=1)
+    means, facts = means[is_known].double(), facts[is_known].double()
     center, spread = means.mean(0), means.std(0) + 1e-9
     x, y = (means - center) / spread, facts - facts.mean(0)
     penalty = _RIDGE * torch.eye(x.shape[1], dtype=x.dtype)

@@ -34,8 +34,8 @@ OutputFormat = Literal["tif", "png"]
 #: File name endings, with the format each means.
 FORMATS: dict[str, OutputFormat] = {".tif": "tif", ".tiff": "tif", ".png": "png"}
 
-# Worked on at once: small enough for a core's cache, and for every core to have some.
-_BAND_PIXELS = 1 << 16
+#: Worked on at once: small enough for a core's cache, and for every core to have some.
+BAND_PIXELS = 1 << 16
 _STRIP_BYTES = 1 << 20
 _LEVEL = 1  # makes no difference to run-length matching
 _ZLIB_HEADER = b"\x78\x01"
@@ -83,12 +83,12 @@ def develop(picture: NDArray[np.float32], flip: int) -> NDArray[np.uint16]:
         for channel, plane in enumerate(picture):
             lying[rows, :, channel] = srgb16_from_bt709(plane[rows])
 
-    for _ in in_threads(convert, _bands(height, _BAND_PIXELS // width)):
+    for _ in in_threads(convert, bands(height, BAND_PIXELS // width)):
         pass
     return image
 
 
-def _bands(height: int, rows: int) -> Iterator[slice]:
+def bands(height: int, rows: int) -> Iterator[slice]:
     """Cut `height` rows into bands of `rows`, or of one row if that is none."""
     rows = max(rows, 1)
     for start in range(0, height, rows):
@@ -194,7 +194,7 @@ def _exif(shot: ShotInfo, comment: str) -> list[Entry]:
 
 def _strips(image: NDArray[np.uint16]) -> Iterator[slice]:
     height, width, _ = image.shape
-    return _bands(height, _rows_per_strip(width))
+    return bands(height, _rows_per_strip(width))
 
 
 def _rows_per_strip(width: int) -> int:

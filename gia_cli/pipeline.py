@@ -35,17 +35,17 @@ from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
 from gia_cli.mosaic import PackedMosaic, neutral_gains, prepare
 from gia_cli.nets import WhiteBalanceMode
-from gia_cli.output import develop, write_image
+from gia_cli.output import BAND_PIXELS, bands, develop, write_image
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame, read_raw
 from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
-# Matrices that differ by less were rounded; of a larger coefficient no camera's filters have need.
+# A mixing that differs less from none comes of rounding.
 _SAME_COLORS = 0.005
+# A file's matrix that asks for more is none of a camera's.
 _LARGEST_MIXING = 2.5
-_BAND_ROWS = 64
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
 _READING_MOSAICS = 4
 
@@ -316,6 +316,7 @@ class Enhancer:
             weights = self._weights_for(photo.kind)
             choices = choose_ratios(photo, request)
             gains = _camera_gains(photo, weights, progress)
+            _tell_of_colors(photo, weights, progress)
         for choice in choices:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
             with _timed(seconds, "pack"):
@@ -353,7 +354,7 @@ class Enhancer:
                 picture = infer(engine, prepared.mosaic, options, progress)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
-            with _timed(seconds, "camera colours"):
+            with _timed(seconds, "colour"):
                 recolor(picture, matrix)
         return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
 
@@ -413,12 +414,7 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
 def _camera_gains(
     frame: RawFrame, weights: WeightsInfo, progress: Progress
 ) -> NDArray[np.float32] | None:
-    """Bring another camera to the training camera's neutral, and say so; and of its colours."""
-    if camera_colors(frame, weights) is not None:
-        progress.detail(
-            f"{frame.path.name}: the picture gets the colours of {frame.shot.camera}'s own matrix, "
-            f"not the {weights.camera}'s"
-        )
+    """Bring another camera to the training camera's neutral, and say so."""
     gains = camera_gains(frame, weights)
     if gains is None:
         return None
@@ -435,6 +431,14 @@ def _camera_gains(
             f"(red x{red:.2f}, blue x{blue:.2f})."
         )
     return gains
+
+
+def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -> None:
+    if camera_colors(frame, weights) is not None:
+        progress.note(
+            f"{frame.path.name}: the picture gets the colours of the {frame.shot.camera}'s own "
+            f"matrix, not the {weights.camera}'s."
+        )
 
 
 def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] | None:
@@ -489,13 +493,17 @@ def camera_colors(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float64] 
 
 
 def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
-    """Apply a matrix to the linear light of a BT.709-encoded (3, H, W) picture, in its place."""
+    """Apply a matrix to the linear light of a BT.709-encoded (3, H, W) picture, in its place.
 
-    def change(start: int) -> None:
-        rows = slice(start, start + _BAND_ROWS)
-        picture[:, rows] = bt709_through(matrix, picture[:, rows])
+    What lies outside [0, 1] is clipped first, as it would be at the end: a red that overshoots
+    white must not colour green and blue.
+    """
+    _, height, width = picture.shape
 
-    for _ in in_threads(change, range(0, picture.shape[1], _BAND_ROWS)):
+    def change(rows: slice) -> None:
+        picture[:, rows] = bt709_through(matrix, np.clip(picture[:, rows], 0, 1))
+
+    for _ in in_threads(change, bands(height, BAND_PIXELS // width)):
         pass
 
 
@@ -503,4 +511,4 @@ def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    seconds[stage] = time.perf_counter() - start
+    seconds[stage] = seconds.get(stage, 0) + time.perf_counter() - start

@@ -43,7 +43,13 @@ from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
 from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import KINDS, open_splits
-from gia_cli.data.synthetic import PLAIN_NIGHTS, PhotoNights, open_photos, split_photos
+from gia_cli.data.synthetic import (
+    PLAIN_NIGHTS,
+    NightOptions,
+    PhotoNights,
+    open_photos,
+    split_photos,
+)
 from gia_cli.distributed import Ranks, process_group
 from gia_cli.errors import (
     DataError,
@@ -567,10 +573,11 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
 
 
 def evenness_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
-    """Mean absolute difference of a packed pixel's sub-pixels in their mean error over blocks.
+    """Mean absolute deviation of sub-pixels' errors, averaged over blocks, from their own mean.
 
     The last layer has weights of its own for each sub-pixel; where their errors differ in the mean,
-    flat areas show a pattern, too faint for a loss that sees pixels one by one.
+    flat areas show a pattern, too faint for a loss that sees pixels one by one. Blocks are of 16 x
+    16 packed pixels; what is left of a crop at its right and bottom does not count.
 
     Parameters
     ----------
@@ -1038,6 +1045,7 @@ def _identity(
     """Describe a run by all that decides its outcome."""
     data = config.data.resolve() if config.data else [str(p.resolve()) for p in config.photos]
     digest = source.digest()
+    doubtful, _ = _balances(config)
     values = {
         "gia": __version__,
         "network": config.net_config().to_json(),
@@ -1048,6 +1056,8 @@ def _identity(
         "validation": "the same photos" if validation.digest() == digest else "other photos",
         "recipe_name": config.recipe,
         "recipe": asdict(recipe),
+        "nights": asdict(NightOptions()) if config.photos else None,
+        "given_balance": asdict(doubtful) if doubtful else None,
         "init_from": _describe_weights(config.init_from),
         TELLS_FACTS: recipe.facts_weight > 0 or _starts_with_facts(config),
         "seed": config.seed,
@@ -1217,6 +1227,8 @@ def export_run(
     training = {
         "data": data_note or _data_names(config["data"]),
         "recipe": {"name": config["recipe_name"], **config["recipe"]},
+        "nights": config.get("nights"),
+        "given_balance": config.get("given_balance"),
         "init_from": config["init_from"],
         "steps": saved["step"],
         "hours": round(saved["elapsed_s"] / 3600, 2),

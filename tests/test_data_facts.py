@@ -52,12 +52,21 @@ def test_black_and_noise_are_those_of_the_amplified_planes() -> None:
 @pytest.mark.parametrize("iso", [50, 1600, 25600])
 @pytest.mark.parametrize("ratio", [1, 300, 3000])
 def test_they_stay_within_bounds(iso: int, ratio: float, rng: np.random.Generator) -> None:
-    for light in ((1.0, 1.0, 1.0), (9.0, 1.0, 0.1)):
+    for light in ((1.0, 1.0, 1.0), (1.3, 1.0, 0.8)):
         facts = night_facts(sony_a7s2(iso, rng), ratio / 15871, np.array(light))
         assert facts.shape == (FACTS,)
         assert facts.dtype == np.float32
         assert (facts >= 0).all()
         assert (facts <= 1).all()
+
+
+def test_a_light_too_far_off_is_not_told_wrongly() -> None:
+    """A bound in its place would be learned as the truth."""
+    told = night_facts(NOISE, AMPLIFICATION, USUAL)
+    far = night_facts(NOISE, AMPLIFICATION, np.array([1.5, 1.0, 0.5]))
+    assert np.isnan(far).tolist() == [False, True, True, False]
+    assert np.isnan(night_facts(NOISE, AMPLIFICATION, np.array([9.0, 1.0, 0.1]))[1:3]).all()
+    assert far[[0, 3]] == pytest.approx(told[[0, 3]])
 
 
 def test_of_a_real_photo_nothing_is_known() -> None:

@@ -31,6 +31,12 @@ from gia_cli.raw import read_raw
 from gia_cli.rawfile import write_arw, write_raf
 from gia_cli.simulate import CAMERAS, CameraName, daylight_gains, draw_scene, median_gains
 
+#: What three plain nights of the seeds 0 to 2 tell, on which weights have been validated so far.
+PLAIN_FACTS = [
+    [0.49788, 0.52584, 0.65804, 0.18602],
+    [0.50848, 0.54, 0.33931, 0.22321],
+    [0.70629, 0.51727, 0.23506, 0.55469],
+]
 CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
 cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
 
@@ -241,6 +247,14 @@ def test_some_lights_lie_between_lamps_and_daylight(
     assert 0 <= way.min() < 0.15 and 0.85 < way.max() <= 1
 
 
+def test_plain_nights_stay_the_same_ones(photos: ArrayCache) -> None:
+    """Validation scores of one version are on the nights of another: whatever else is drawn."""
+    source = nights(photos, "ILCE-7SM2", PLAIN)
+    drawn = [source.pairs(np.random.default_rng(seed), count=1, side=8)[0] for seed in range(3)]
+    told = np.array([pair.facts for pair in drawn])
+    assert told == pytest.approx(np.array(PLAIN_FACTS), abs=1e-4)
+
+
 def test_photographs_are_developed_in_more_than_one_way(photos: ArrayCache) -> None:
     """The target is the photograph with another saturation and contrast, and the same for all."""
     photo = photos.array(photos.keys[1], "linear")
@@ -418,4 +432,4 @@ def test_balanced_planes_make_a_grey_scene_grey(tmp_path: Path, camera: CameraNa
             means.append(by_color[0] / by_color[1])
     balanced, plain = np.array(means[:6]), np.array(means[6:])
     assert np.abs(balanced - 1).max() < 0.25  # noise, clipped at black, lifts all channels
-    assert np.median(np.abs(plain - 1)) > 0.25
+    assert np.abs(plain - 1).min() > 0.25

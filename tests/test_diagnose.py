@@ -14,7 +14,7 @@ from networks import DEFAULT, LEARNED
 
 from gia_cli.checkpoint import find_weights, load_network, save_weights
 from gia_cli.diagnose import _OtherScene, diagnose
-from gia_cli.evaluate import EvalConfig, Failure
+from gia_cli.evaluate import EvalConfig, Failure, evaluate
 from gia_cli.nets import NetConfig, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,6 +61,19 @@ def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Pat
     assert abs(test.losses["level 4"]) < 1e-6
     assert all(abs(test.losses[name]) < 1e-6 for name in VECTORS)
     assert test.losses["level 1"] > 0.1
+
+
+def test_another_cameras_photos_get_their_colors(
+    config: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when they are enhanced: what the test calls the network's own is the product's picture."""
+    (own,) = diagnose(config)
+    other = ((0.9194, -0.2787, -0.1059), (-0.8098, 1.5657, 0.2608), (-0.2610, 0.3064, 0.7867))
+    monkeypatch.setattr("gia_cli.pipeline.CAMERA_MATRICES", {"ILCE-7SM2": other})
+    (changed,) = diagnose(config)
+    assert abs(own.psnr - changed.psnr) > 0.05
+    (summary,) = evaluate(config).summaries
+    assert summary.means["psnr"].mean == pytest.approx(changed.psnr, abs=0.02)
 
 
 def test_another_photo_is_one_of_another_scene(

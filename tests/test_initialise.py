@@ -122,6 +122,18 @@ def test_the_fit_tells_what_a_linear_map_can_tell() -> None:
     torch.testing.assert_close(told.mean(0), facts.mean(0), rtol=0, atol=1e-3)
 
 
+def test_the_fit_leaves_nights_out_that_are_not_known() -> None:
+    generator = torch.Generator().manual_seed(1)
+    networks = [opened(), opened()]
+    means = torch.randn(40, networks[0].gia.channels, generator=generator)
+    facts = torch.rand(40, COUNT, generator=generator)
+    fit_the_vector(networks[0], means[:30], facts[:30])
+    facts[30:35, 1] = torch.nan
+    facts[35:] = torch.nan
+    fit_the_vector(networks[1], means, facts)
+    torch.testing.assert_close(networks[0].gia.shrink.weight, networks[1].gia.shrink.weight)
+
+
 def test_a_network_without_channels_to_spare_is_refused() -> None:
     network = build(small("gia-net"))
     assert isinstance(network, GiaNet)

@@ -457,7 +457,7 @@ def test_eight_flips_are_eight_pictures(rng: np.random.Generator) -> None:
 def test_develop_converts_in_bands_as_at_once(
     height: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "_BAND_PIXELS", 8 * 5)
+    monkeypatch.setattr(output, "BAND_PIXELS", 8 * 5)
     picture = rng.uniform(-0.2, 1.2, (3, height, 5)).astype(np.float32)
     image = develop(picture, 0)
     assert image.shape == (height, 5, 3) and image.dtype == np.uint16

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import gia_cli
 from gia_cli import ExposureRequest
 from gia_cli.checkpoint import find_weights, save_weights
-from gia_cli.color import srgb16_from_bt709, srgb_decode
+from gia_cli.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.errors import (
     FileMissingError,
     UsageError,
@@ -26,7 +26,7 @@ from gia_cli.exif import ShotInfo
 from gia_cli.infer import infer
 from gia_cli.mosaic import prepare
 from gia_cli.nets import NetConfig, build
-from gia_cli.pipeline import Enhancer, camera_colors, camera_gains
+from gia_cli.pipeline import Enhancer, camera_colors, camera_gains, recolor
 from gia_cli.raw import render
 from gia_cli.rawfile import write_dng
 
@@ -187,12 +187,34 @@ def test_another_cameras_picture_gets_its_own_colors(
     own, changed = (
         enhancer.enhance(photo, ratio=20, progress=notes).image for photo in (frame, other)
     )
-    assert sum("own matrix" in detail for detail in notes.details) == 1
+    assert sum("own matrix" in note for note in notes.notes) == 1
     linear = srgb_decode(own / 65535)
     expected = linear @ matrix.T
     inside = ((expected > 0.01) & (expected < 0.99) & (linear > 0) & (linear < 1)).all(axis=-1)
     assert inside.mean() > 0.5
     assert np.abs(srgb_decode(changed / 65535) - expected)[inside].max() < 1e-3
+
+
+def test_what_overshoots_white_colors_nothing_else() -> None:
+    """Clipped before it is mixed: white stays white, and what is no number warns of nothing."""
+    matrix = np.array([[1.4, -0.3, -0.1], [-0.2, 1.3, -0.1], [0, -0.4, 1.4]])
+    picture = np.ones((3, 5, 4), np.float32)
+    picture[0] = 1.3
+    picture[1, 0, 0] = np.inf
+    recolor(picture, matrix)
+    assert np.allclose(picture, 1, atol=1e-5)
+    wide = np.linspace(0, 1, 3 * 300 * 700, dtype=np.float32).reshape(3, 300, 700)  # many bands
+    expected = bt709_through(matrix, wide)
+    recolor(wide, matrix)
+    assert np.array_equal(wide, expected)
+
+
+def test_an_xtrans_photo_of_another_camera_gets_its_colors_too(make_raf: MakePhoto) -> None:
+    frame, weights = gia_cli.read_raw(make_raf()), find_weights(None, "xtrans")
+    assert camera_colors(frame, weights) is None
+    other = replace(frame, xyz_to_camera=np.array(OTHER_MATRIX))
+    matrix = camera_colors(other, weights)
+    assert matrix is not None and np.allclose(matrix.sum(axis=1), 1)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ class Style:
     def draw(
         cls, saturation_sigma: float, contrast_sigma: float, rng: np.random.Generator
     ) -> Style:
-        """Draw both around 1, spread by so much in natural logarithms."""
+        """Draw both around 1, spread by so much in natural logarithms; nothing for no spread."""
+        if not (saturation_sigma or contrast_sigma):
+            return cls()
         saturation, contrast = np.exp(rng.normal(0, (saturation_sigma, contrast_sigma))).tolist()
         return cls(saturation, contrast)
 

@@ -17,10 +17,12 @@ from gia_cli.noise import SensorNoise
 FACTS = 4
 
 # From the facts' own units to numbers around 0.5 that pass a leaky ReLU unharmed: within [0, 1], if
-# need be by force. (That befalls the noise of one training night in ten, those with hardly any.)
+# need be by force. (That befalls the noise of one training night in ten, those with hardly any.) Of
+# a light beyond that range, as daylight's is, nothing is asked: a wrong number would be learned.
 _BLACK_SCALE = 8.0
 _LIGHT_SCALE = 1.5
 _NOISE_SCALE, _USUAL_LOG_NOISE = 0.2, -2.8
+_LIGHT = slice(1, 3)
 
 
 def unknown_facts() -> NDArray[np.float32]:
@@ -46,7 +48,8 @@ def night_facts(
     -------
     (FACTS,) float32
         Black level error, mean of the colours; red and blue of the light; read noise. 0.5 stands
-        for no error, the light that is counted on, and a noise of 6 % of white.
+        for no error, the light that is counted on, and a noise of 6 % of white. NaN for a red or
+        blue too far off to be told.
     """
     black = float(np.mean(noise.black_error)) if noise.black_error else 0.0
     red, blue = np.log(light[0] / light[1]), np.log(light[2] / light[1])
@@ -60,4 +63,6 @@ def night_facts(
         ]
     )
     facts: NDArray[np.float32] = np.clip(0.5 + told, 0, 1).astype(np.float32)
+    light_facts = 0.5 + told[_LIGHT]
+    facts[_LIGHT] = np.where((light_facts < 0) | (light_facts > 1), np.nan, light_facts)
     return facts

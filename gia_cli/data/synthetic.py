@@ -193,7 +193,7 @@ class PhotoNights:
         """Draw the gains of red and blue: around a scene's own or between those and daylight's."""
         options = self.options
         light = np.log((usual[0], usual[2]))
-        if rng.random() < options.daylight_share:
+        if options.daylight_share and rng.random() < options.daylight_share:
             daylight = daylight_gains(self.camera_name)
             light += rng.random() * (np.log((daylight[0], daylight[2])) - light)
         red, blue = np.exp(light + rng.normal(0, options.wb_sigma, 2)).tolist()
