@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--limit", default="3GB")
     parser.add_argument("--megapixels", default="3,12,24,45,61")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--weights", default="gia-sony-v0")
+    parser.add_argument("--weights", default="gia-sony")
     args = parser.parse_args()
     sizes = [float(size) for size in args.megapixels.split(",")]
     points = measure(sizes, parse_size(args.limit), args.rounds, args.weights)
