@@ -1057,7 +1057,6 @@ def _identity(
         "recipe_name": config.recipe,
         "recipe": asdict(recipe),
         "nights": asdict(NightOptions()) if config.photos else None,
-        "given_balance": asdict(doubtful) if doubtful else None,
         "init_from": _describe_weights(config.init_from),
         TELLS_FACTS: recipe.facts_weight > 0 or _starts_with_facts(config),
         "seed": config.seed,
@@ -1066,6 +1065,8 @@ def _identity(
         "steps": config.steps,
         "budget_s": config.budget_s,
     }
+    if doubtful:
+        values["given_balance"] = asdict(doubtful)
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 
