@@ -45,7 +45,6 @@ from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import KINDS, open_splits
 from gia_cli.data.synthetic import (
     PLAIN_NIGHTS,
-    NightOptions,
     PhotoNights,
     open_photos,
     split_photos,
@@ -1056,7 +1055,7 @@ def _identity(
         "validation": "the same photos" if validation.digest() == digest else "other photos",
         "recipe_name": config.recipe,
         "recipe": asdict(recipe),
-        "nights": asdict(NightOptions()) if config.photos else None,
+        "nights": asdict(source.options) if isinstance(source, PhotoNights) else None,
         "init_from": _describe_weights(config.init_from),
         TELLS_FACTS: recipe.facts_weight > 0 or _starts_with_facts(config),
         "seed": config.seed,

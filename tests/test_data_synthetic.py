@@ -16,15 +16,8 @@ from gia_cli.color import bt709_encode, srgb_decode
 from gia_cli.data import synthetic
 from gia_cli.data.augment import TURNS, GivenBalance, Pair, Turn
 from gia_cli.data.cache import ArrayCache
-from gia_cli.data.synthetic import (
-    PLAIN_NIGHTS as PLAIN,
-)
-from gia_cli.data.synthetic import (
-    NightOptions,
-    PhotoNights,
-    open_photos,
-    split_photos,
-)
+from gia_cli.data.synthetic import PLAIN_NIGHTS as PLAIN
+from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
 from gia_cli.errors import DataError
 from gia_cli.mosaic import prepare
 from gia_cli.raw import read_raw

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from networks import DEFAULT, LEARNED
+from test_pipeline import OTHER_MATRIX
 
 from gia_cli.checkpoint import find_weights, load_network, save_weights
 from gia_cli.diagnose import _OtherScene, diagnose
@@ -68,8 +69,7 @@ def test_another_cameras_photos_get_their_colors(
 ) -> None:
     """As when they are enhanced: what the test calls the network's own is the product's picture."""
     (own,) = diagnose(config)
-    other = ((0.9194, -0.2787, -0.1059), (-0.8098, 1.5657, 0.2608), (-0.2610, 0.3064, 0.7867))
-    monkeypatch.setattr("gia_cli.pipeline.CAMERA_MATRICES", {"ILCE-7SM2": other})
+    monkeypatch.setattr("gia_cli.pipeline.CAMERA_MATRICES", {"ILCE-7SM2": OTHER_MATRIX})
     (changed,) = diagnose(config)
     assert abs(own.psnr - changed.psnr) > 0.05
     (summary,) = evaluate(config).summaries

@@ -174,7 +174,7 @@ def test_an_unknown_camera_is_brought_there_by_its_own_white_balance(
 
 
 def test_another_cameras_picture_gets_its_own_colors(
-    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+    make_arw: MakePhoto, enhancer: Enhancer
 ) -> None:
     """Only the colours differ, by what undoes the training camera's matrix and applies its own."""
     frame = gia_cli.read_raw(make_arw())

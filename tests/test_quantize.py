@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights, and two photographs to make nights of."""
     folder = tmp_path_factory.mktemp("quantize")
     write_photos(folder / "photos", 2, (140, 160))
-    config = NetConfig("gia-net", width=4, vector=16)
+    config = NetConfig("gia-net", width=8, vector=16)
     save_weights(folder / "own.safetensors", lively(config), camera="ILCE-7SM2")
     return folder
 
@@ -104,7 +104,7 @@ def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
     formats = {name: a.dtype for name, a in arrays.items() if name.endswith(".weight")}
     floats = {name for name, dtype in formats.items() if dtype != np.int8}
     assert floats == {name for name in formats if name.startswith((*outer, "gia.", "to_rgb"))}
-    quantize.quantize(asked(folder, name="all-int8", fp32_levels=0))
+    quantize.quantize(asked(folder, name="all-int8", fp32_levels=0, seed=1))  # by the same nights
     quantised = find_weights(folder / "all-int8.safetensors")
     assert load_arrays(quantised)["encoder.1.0.weight"].dtype == np.int8
     mosaic = night(folder)
@@ -112,7 +112,7 @@ def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
         infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
         for name in ("own", "own-int8", "all-int8")
     )
-    assert np.abs(some - exact).mean() < np.abs(most - exact).mean()
+    assert np.abs(some - exact).mean() < 0.7 * np.abs(most - exact).mean()
 
 
 def test_errors_of_rounding_make_up_for_one_another(rng: np.random.Generator) -> None:

@@ -568,13 +568,11 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
         return facts_loss(vector, facts)
 
     monkeypatch.setattr(training, "facts_loss", spy)
-    train(replace(config, recipe="small-on", width=12, steps=2))
+    train(replace(config, recipe="small-on", width=12, steps=2, seed=1))  # no light too far off
     assert len(asked) == 2
-    bounded = [((facts >= 0) & (facts <= 1)) | facts.isnan() for facts in asked]
-    assert all(known.all() for known in bounded)
-    black = torch.stack(asked)[:, :, 0]
-    assert torch.equal(black[0, 0], black[0, 1])  # two crops of a photo
-    assert not torch.equal(black[0, 0], black[0, 2])
+    assert all(((facts >= 0) & (facts <= 1)).all() for facts in asked)
+    assert torch.equal(asked[0][0], asked[0][1])  # two crops of a photo
+    assert not torch.equal(asked[0][0], asked[0][2])
     train(replace(config, recipe="small", run=config.run.with_name("other")))
     assert len(asked) == 2
 

@@ -116,6 +116,12 @@ def _silence() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _compiled(outputs: list[Any], model: ov.Model) -> ov.CompiledModel:
+    """Compile what some nodes of a model give, in fp32."""
+    looked_at = ov.Model(outputs, model.get_parameters(), "looked at")
+    return the_core().compile_model(looked_at, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
 # ---------------------------------------------------------------- before: balance
 
 
@@ -153,11 +159,7 @@ def _greatest_joined(
         for node in joined.values()
         for part in (0, 1)
     ]
-    compiled = the_core().compile_model(
-        ov.Model(greatest, model.get_parameters(), "greatest"),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32"},
-    )
+    compiled = _compiled(greatest, model)
     found = np.array([list(compiled([planes[None]]).values()) for planes in photos])
     return dict(zip(joined, found.max(axis=0).reshape(-1, 2), strict=True))
 
@@ -224,11 +226,7 @@ def _read_patches(
     model: ov.Model, layers: dict[str, Any], photos: Sequence[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
     """Sample what layers multiply their weights with: (samples, inputs * k * k) each."""
-    compiled = the_core().compile_model(
-        ov.Model([node.input_value(0) for node in layers.values()], model.get_parameters(), "read"),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32"},
-    )
+    compiled = _compiled([node.input_value(0) for node in layers.values()], model)
     rng = np.random.default_rng(0)
     sampled: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in layers}
     for planes in photos:
