@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--cache", type=Path, default=cache_folder() / "photos")
-    parser.add_argument("--nights", type=int, default=500)
+    parser.add_argument("--nights", type=int, default=800)
     options = parser.parse_args()
     info = find_weights(options.weights)
     wide = load_network(info)
