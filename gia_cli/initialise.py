@@ -116,17 +116,35 @@ def fit_the_vector(network: GiaNet, means: Tensor, facts: Tensor) -> None:
         Nights of which one is unknown, NaN, are left out.
     """
     is_known = ~facts.isnan().any(dim=1)
-    means, facts = means[is_known].double(), facts[is_known].double()
-    center, spread = means.mean(0), means.std(0) + 1e-9
-    x, y = (means - center) / spread, facts - facts.mean(0)
-    penalty = _RIDGE * torch.eye(x.shape[1], dtype=x.dtype)
-    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ y).T / spread
+    weights, told = ridge(means[is_known], facts[is_known], _RIDGE)
     count = facts.shape[1]
     shrink = network.gia.shrink
     shrink.weight[:count, :, 0, 0] = (weights / VECTOR_GAIN).to(shrink.weight)
-    told = facts.mean(0) - weights @ center
     assert shrink.bias is not None
     shrink.bias[:count] = ((told - 0.5) / VECTOR_GAIN).to(shrink.bias)
+
+
+def ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Fit ``y = weight @ x + bias`` by ridge regression on x brought to a deviation of 1.
+
+    Parameters
+    ----------
+    x : (K, C)
+    y : (K, F)
+    penalty : float
+        Of the squared weights, beside the sum over K of the squared errors.
+
+    Returns
+    -------
+    (F, C), (F,)
+        In fp64.
+    """
+    x, y = x.double(), y.double()
+    center, spread = x.mean(0), x.std(0) + 1e-9
+    x, middle = (x - center) / spread, y.mean(0)
+    damping = penalty * torch.eye(x.shape[1], dtype=x.dtype)
+    weight = torch.linalg.solve(x.T @ x + damping, x.T @ (y - middle)).T / spread
+    return weight, middle - weight @ center
 
 
 def _vacate(conv: nn.Module, readers: Sequence[Tensor], count: int) -> list[int]:

@@ -11,19 +11,14 @@ near the trained deviation, pixel by pixel, and near the photograph's own in the
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from trained import arguments, load_gia_net, training_nights
 
-from gia_cli.checkpoint import find_weights, list_in_manifest, load_network, save_weights
-from gia_cli.data.augment import GivenBalance
-from gia_cli.data.synthetic import PhotoNights, open_photos, split_photos
+from gia_cli.checkpoint import list_in_manifest, save_weights
 from gia_cli.nets.unet import GiaNet
-from gia_cli.runtime import cache_folder
 
 SIDE = 128  # packed pixels of a night's crop
 BLOCK = 16
@@ -87,26 +82,17 @@ def even(network: GiaNet, moments: Moments, weight: float = WEIGHT) -> None:
 
 def main() -> None:
     """Write the weights, and their row into the folder's manifest."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("photos", type=Path, nargs="+")
-    parser.add_argument("--cache", type=Path, default=cache_folder() / "photos")
-    parser.add_argument("--nights", type=int, default=200)
-    options = parser.parse_args()
-    info = find_weights(options.weights)
-    network = load_network(info).requires_grad_(False)
-    assert isinstance(network, GiaNet)
-    photos = open_photos(options.photos, options.cache)
-    is_given = network.config.white_balance == "as-shot"
-    balance = GivenBalance() if is_given else None
-    source = PhotoNights(photos, split_photos(photos)[0], info.camera, balance=balance)
+    options = arguments(__doc__.splitlines()[0], nights=200).parse_args()
+    info, network = load_gia_net(options.weights)
+    source = training_nights(info, options.photos, options.cache)
     moments = Moments(network.config.width, network.config.scale)
     for night in range(options.nights):
         pair = source.pairs(np.random.default_rng([SEED, night]), count=1, side=SIDE)[0]
         planes, target = (torch.from_numpy(x)[None] for x in (pair.planes, pair.target))
         moments.add(features(network, planes), target)
     even(network, moments)
+    # Its validation was of the weights before.
+    training = {key: value for key, value in info.training.items() if key != "validation_psnr"}
     made_from = f"{info.name} ({(info.sha256 or 'not verified')[:16]})"
     evened = {"from": made_from, "nights": options.nights, "block": BLOCK, "weight": WEIGHT}
     row = save_weights(
@@ -116,7 +102,7 @@ def main() -> None:
         daylight_wb=info.daylight_wb,
         neutral_wb=info.neutral_wb,
         licence=info.licence,
-        training={**info.training, "evened": evened},
+        training={**training, "evened": evened},
     )
     list_in_manifest(options.out.parent, row)
 

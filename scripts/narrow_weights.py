@@ -12,10 +12,8 @@ with the ``dev`` extra.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from scipy.linalg import qr
 from torch import Tensor, nn
+from trained import arguments, load_gia_net, training_nights
 
-from gia_cli.checkpoint import find_weights, load_network, save_weights
-from gia_cli.data.synthetic import PhotoNights, open_photos, split_photos
+from gia_cli.checkpoint import save_weights
+from gia_cli.initialise import ridge
 from gia_cli.nets import LEVELS, build
 from gia_cli.nets.blocks import LEAKY_SLOPE
 from gia_cli.nets.unet import GiaNet
-from gia_cli.runtime import cache_folder
 from gia_cli.train import TELLS_FACTS
 
 SIDE = 96  # packed pixels of a night's crop
@@ -51,11 +49,9 @@ def batches(count: int, size: int = 16) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, count, size))
 
 
-def through(module: nn.Module, x: Tensor, *, activate: bool = False) -> Tensor:
+def through(module: nn.Module, x: Tensor) -> Tensor:
     """Apply a layer to all nights."""
-    parts = [module(x[part]) for part in batches(len(x))]
-    joined = torch.cat(parts)
-    return F.leaky_relu(joined, LEAKY_SLOPE) if activate else joined
+    return torch.cat([module(x[part]) for part in batches(len(x))])
 
 
 def choose(x: Tensor, weight: Tensor, count: int, rng: np.random.Generator) -> Tensor:
@@ -120,11 +116,12 @@ class Narrowing:
         """Fit a convolution; what both make of it, the wide one in all its channels."""
         wide_conv, conv = (net.get_submodule(name) for net in (self.wide, self.narrow))
         made = through(wide_conv, here.wide)
-        shown = F.leaky_relu(made, LEAKY_SLOPE) if activate else made
+        slope = LEAKY_SLOPE if activate else 1.0
+        shown = F.leaky_relu(made, slope)
         count = conv.weight.shape[1 if isinstance(conv, nn.ConvTranspose2d) else 0]
         kept = choose(shown, reading(*readers), count, self.rng)
         fit(conv, here.narrow, made[:, kept], self.rng)
-        narrow = through(conv, here.narrow, activate=activate)
+        narrow = F.leaky_relu(through(conv, here.narrow), slope)
         error = (narrow - shown[:, kept]).square().mean() / shown[:, kept].var()
         print(f"{name}: {shown.shape[1]} -> {count} channels, error {float(error):.4f}", flush=True)
         return Both(shown, narrow)
@@ -192,35 +189,24 @@ class Narrowing:
 
     def fit_vector(self, mean: Tensor, vector: Tensor) -> None:
         """Let the narrow network's mean tell what the wide one's vector says."""
-        center, spread = mean.double().mean(0), mean.double().std(0) + 1e-6
-        x, y = (mean.double() - center) / spread, vector.double() - vector.double().mean(0)
-        penalty = VECTOR_RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-        weight = torch.linalg.solve(x.T @ x + penalty, x.T @ y).T
-        left = (y - x @ weight.T).var(0)[:4] / y.var(0)[:4]
+        weight, bias = ridge(mean, vector, VECTOR_RIDGE * len(mean))
+        told = mean.double() @ weight.T + bias
+        left = (vector - told).var(0)[:4] / vector.double().var(0)[:4]
         print("vector: unexplained of the first four", left.numpy().round(3), flush=True)
-        weight = weight / spread
         shrink = self.narrow.gia.shrink
         shrink.weight.copy_(weight[:, :, None, None])
-        shrink.bias.copy_(vector.double().mean(0) - weight @ center)
+        shrink.bias.copy_(bias)
 
 
 def main() -> None:
     """Write the narrow weights."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("photos", type=Path, nargs="+")
+    parser = arguments(__doc__.splitlines()[0], nights=800)
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--cache", type=Path, default=cache_folder() / "photos")
-    parser.add_argument("--nights", type=int, default=800)
     options = parser.parse_args()
-    info = find_weights(options.weights)
-    wide = load_network(info)
+    info, wide = load_gia_net(options.weights)
     narrow = build(replace(wide.config, width=options.width)).requires_grad_(False)
-    assert isinstance(wide, GiaNet)
     assert isinstance(narrow, GiaNet)
-    photos = open_photos(options.photos, options.cache)
-    source = PhotoNights(photos, split_photos(photos)[0], info.camera)
+    source = training_nights(info, options.photos, options.cache)
     planes = np.stack(
         [
             source.pairs(np.random.default_rng([SEED, night]), count=1, side=SIDE)[0].planes
@@ -233,6 +219,7 @@ def main() -> None:
         options.out,
         narrow,
         camera=info.camera,
+        daylight_wb=info.daylight_wb,
         neutral_wb=info.neutral_wb,
         training={TELLS_FACTS: info.training.get(TELLS_FACTS, False)},
     )

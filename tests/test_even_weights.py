@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
+import even_weights
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import lively, small
 from torch import Tensor
 
 from gia_cli.cfa import CfaKind
 from gia_cli.nets.unet import GiaNet
-from tests.networks import lively, small
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "even_weights.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("even_weights", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(params=["bayer", "xtrans"])
@@ -49,26 +34,24 @@ def unevenness(pictures: Tensor, wanted: Tensor, scale: int) -> float:
 
 
 def test_the_features_are_what_the_network_makes_its_picture_of(
-    script: ModuleType, network: GiaNet, planes: Tensor
+    network: GiaNet, planes: Tensor
 ) -> None:
-    read = script.features(network, planes[:1])
+    read = even_weights.features(network, planes[:1])
     made = F.pixel_shuffle(network.to_rgb(read), network.config.scale)
     torch.testing.assert_close(made, network(planes[:1]), rtol=0, atol=1e-5)
 
 
-def test_a_planted_pattern_goes_and_the_picture_stays(
-    script: ModuleType, network: GiaNet, planes: Tensor
-) -> None:
+def test_a_planted_pattern_goes_and_the_picture_stays(network: GiaNet, planes: Tensor) -> None:
     """Trained on its own pictures, a network whose sub-pixels are shifted gets back near them."""
     scale = network.config.scale
     wanted = torch.cat([network(one[None]) for one in planes])
     assert network.to_rgb.bias is not None
     network.to_rgb.bias += torch.linspace(-0.02, 0.02, scale**2).repeat(3)
     before = torch.cat([network(one[None]) for one in planes])
-    moments = script.Moments(network.config.width, scale)
+    moments = even_weights.Moments(network.config.width, scale)
     for one, target in zip(planes, wanted, strict=True):
-        moments.add(script.features(network, one[None]), target[None])
-    script.even(network, moments)
+        moments.add(even_weights.features(network, one[None]), target[None])
+    even_weights.even(network, moments)
     after = torch.cat([network(one[None]) for one in planes])
     assert unevenness(before, wanted, scale) > 0.01
     assert unevenness(after, wanted, scale) < 0.2 * unevenness(before, wanted, scale)
@@ -76,11 +59,9 @@ def test_a_planted_pattern_goes_and_the_picture_stays(
     torch.testing.assert_close(mean, F.avg_pool2d(before, scale), rtol=0, atol=1e-4)
 
 
-def test_without_weight_nothing_changes(
-    script: ModuleType, network: GiaNet, planes: Tensor
-) -> None:
+def test_without_weight_nothing_changes(network: GiaNet, planes: Tensor) -> None:
     wanted = network(planes[:1])
-    moments = script.Moments(network.config.width, network.config.scale)
-    moments.add(script.features(network, planes[:1]), torch.zeros_like(wanted))
-    script.even(network, moments, weight=0.0)
+    moments = even_weights.Moments(network.config.width, network.config.scale)
+    moments.add(even_weights.features(network, planes[:1]), torch.zeros_like(wanted))
+    even_weights.even(network, moments, weight=0.0)
     torch.testing.assert_close(network(planes[:1]), wanted, rtol=0, atol=1e-4)

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
+import narrow_weights
 import numpy as np
 import pytest
 import torch
+from networks import lively, small
 from torch import Tensor
 
 from gia_cli.nets import NetConfig, build
 from gia_cli.nets.unet import GiaNet
-from tests.networks import lively, small
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "narrow_weights.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    pytest.importorskip("scipy")
-    spec = importlib.util.spec_from_file_location("narrow_weights", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +43,10 @@ def doubled(network: GiaNet) -> GiaNet:
     return wide.eval()
 
 
-def narrowed(script: ModuleType, wide: GiaNet, width: int, planes: Tensor) -> GiaNet:
+def narrowed(wide: GiaNet, width: int, planes: Tensor) -> GiaNet:
     network = build(replace(wide.config, width=width)).requires_grad_(False).eval()
     with torch.no_grad():
-        script.Narrowing(wide, network, planes).run()
+        narrow_weights.Narrowing(wide, network, planes).run()
     assert isinstance(network, GiaNet)
     return network
 
@@ -71,7 +56,7 @@ def unexplained(pictures: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_channels_too_many_are_left_out(script: ModuleType, planes: Tensor, factor: int) -> None:
+def test_channels_too_many_are_left_out(planes: Tensor, factor: int) -> None:
     """The same width, or half of one whose channels are all there twice, makes the same picture."""
     config: NetConfig = small("gia-net")
     own = lively(config)
@@ -80,16 +65,16 @@ def test_channels_too_many_are_left_out(script: ModuleType, planes: Tensor, fact
     with torch.no_grad():
         wanted = own(planes)
         torch.testing.assert_close(wide(planes), wanted, rtol=0, atol=1e-4)
-        network = narrowed(script, wide, config.width, planes)
+        network = narrowed(wide, config.width, planes)
         assert unexplained(network(planes), wanted) < 1e-4
 
 
-def test_a_narrow_network_comes_near(script: ModuleType, planes: Tensor) -> None:
+def test_a_narrow_network_comes_near(planes: Tensor) -> None:
     """Nearer than the mean picture, and the vector says the same."""
     wide = lively(replace(small("gia-net"), width=8))
     assert isinstance(wide, GiaNet)
     with torch.no_grad():
-        network = narrowed(script, wide, 4, planes)
+        network = narrowed(wide, 4, planes)
         assert unexplained(network(planes), wide(planes)) < 0.1
         vectors = [net.gia.vector(net.encode(planes)[-1].mean((2, 3))) for net in (wide, network)]
     assert unexplained(vectors[1], vectors[0]) < 0.01

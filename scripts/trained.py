@@ -1,0 +1,40 @@
+"""What the scripts that change trained weights share: the weights, and nights to fit by."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gia_cli.checkpoint import WeightsInfo, find_weights, load_network
+from gia_cli.data.augment import GivenBalance
+from gia_cli.data.synthetic import PhotoNights, open_photos, split_photos
+from gia_cli.nets.unet import GiaNet
+from gia_cli.runtime import cache_folder
+from gia_cli.train import CAMERA_OF
+
+
+def arguments(title: str, *, nights: int) -> argparse.ArgumentParser:
+    """Take weights, where to write others, and photographs to make nights of."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("weights")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("--cache", type=Path, default=cache_folder() / "photos")
+    parser.add_argument("--nights", type=int, default=nights)
+    return parser
+
+
+def load_gia_net(weights: str) -> tuple[WeightsInfo, GiaNet]:
+    """Load a GIA-Net that is not to be trained."""
+    info = find_weights(weights)
+    network = load_network(info).requires_grad_(False)
+    assert isinstance(network, GiaNet), f"{info.name} is no GIA-Net"
+    return info, network
+
+
+def training_nights(info: WeightsInfo, folders: list[Path], cache: Path) -> PhotoNights:
+    """Make nights of the photographs trained on, as `gia train` does."""
+    photos = open_photos(folders, cache)
+    balance = GivenBalance() if info.config.white_balance == "as-shot" else None
+    camera = CAMERA_OF["sony" if info.config.cfa == "bayer" else "fuji"]
+    return PhotoNights(photos, split_photos(photos)[0], camera, balance=balance)
