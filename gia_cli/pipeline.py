@@ -358,6 +358,26 @@ class Enhancer:
                 recolor(picture, matrix)
         return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
 
+    def weights_for(self, kind: CfaKind) -> WeightsInfo:
+        """Say which weights enhance the photos of a kind, without opening them.
+
+        Parameters
+        ----------
+        kind : "bayer" or "xtrans"
+
+        Returns
+        -------
+        WeightsInfo
+            int8 ones where those are preferred. Should they fail once opened, `enhance` notes it
+            and goes on with those that they were made from.
+
+        Raises
+        ------
+        WeightsError
+        """
+        weights = self._weights_for(kind)
+        return self._preferred(weights) or weights
+
     def _weights_for(self, kind: CfaKind) -> WeightsInfo:
         if kind not in self._found:
             info = find_weights(self._weights, kind, self._white_balance)
@@ -381,9 +401,7 @@ class Enhancer:
         self, weights: WeightsInfo, progress: Progress
     ) -> tuple[Engine, WeightsInfo] | None:
         """Open the int8 weights made from these; None where that cannot be."""
-        if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
-            return None
-        rounded = shipped_quantised(weights)
+        rounded = self._preferred(weights)
         if rounded is None:
             return None
         try:
@@ -391,6 +409,11 @@ class Enhancer:
         except (DeviceError, WeightsError) as error:
             progress.note(f"{rounded.name} cannot be used; going on in fp32. {error.message}")
             return None
+
+    def _preferred(self, weights: WeightsInfo) -> WeightsInfo | None:
+        if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
+            return None
+        return shipped_quantised(weights)
 
     def _go_on_in_fp32(
         self, weights: WeightsInfo, error: RuntimeError, progress: Progress

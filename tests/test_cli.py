@@ -242,6 +242,13 @@ def test_info_as_json(make_raf: MakePhoto) -> None:
     assert facts["ratio"] >= 1
 
 
+def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
+    photo = make_arw()
+    named = json.loads(gia("info", photo, "--json").stdout)["weights"]
+    (enhanced,) = json.loads(gia("enhance", photo, "--json").stdout)["files"]
+    assert named == enhanced["weights"]
+
+
 def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
     assert gia("info", tmp_path).exit_code == 12
     assert gia("info", tmp_path / "gone").exit_code == 11

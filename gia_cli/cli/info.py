@@ -21,17 +21,17 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what gia knows of a photo: camera, sensor, levels, exposure, weights, ratio and why."""
-    from gia_cli.checkpoint import find_weights
     from gia_cli.console import Terminal
     from gia_cli.errors import WeightsError
     from gia_cli.exposure import choose_ratios, describe_shot
+    from gia_cli.pipeline import Enhancer
     from gia_cli.raw import read_raw
 
     frame = read_raw(photo)
     shot = frame.shot
     (choice,) = choose_ratios(frame, exposure_request("auto", None, None, None, max_ratio))
     try:
-        chosen = find_weights(weights, frame.kind).name
+        chosen = Enhancer.from_weights(weights).weights_for(frame.kind).name
     except WeightsError as error:
         if weights is not None:
             raise
