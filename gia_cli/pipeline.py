@@ -313,7 +313,7 @@ class Enhancer:
             with _timed(seconds, "decode"):
                 photo = read_raw(Path(photo))
         with _timed(seconds, "exposure"):
-            weights = self._weights_for(photo.kind)
+            weights = self._chosen_for(photo.kind)
             choices = choose_ratios(photo, request)
             gains = _camera_gains(photo, weights, progress)
             _tell_of_colors(photo, weights, progress)
@@ -375,10 +375,11 @@ class Enhancer:
         ------
         WeightsError
         """
-        weights = self._weights_for(kind)
+        weights = self._chosen_for(kind)
         return self._preferred(weights) or weights
 
-    def _weights_for(self, kind: CfaKind) -> WeightsInfo:
+    def _chosen_for(self, kind: CfaKind) -> WeightsInfo:
+        """Find what was asked for; in int8 only if that was, too."""
         if kind not in self._found:
             info = find_weights(self._weights, kind, self._white_balance)
             self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
@@ -411,6 +412,7 @@ class Enhancer:
             return None
 
     def _preferred(self, weights: WeightsInfo) -> WeightsInfo | None:
+        """Find the int8 weights that are run in place of these; None if these are."""
         if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
             return None
         return shipped_quantised(weights)

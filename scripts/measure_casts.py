@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli import Enhancer
-from gia_cli.color import bt709_decode, bt709_encode, bt709_from_srgb16, lab_from_srgb
-from gia_cli.data.sid import SidPair, read_list
-from gia_cli.evaluate import Truths, read_pair
+from gia_cli.color import bt709_decode, bt709_encode, lab_from_srgb
+from gia_cli.data.sid import KINDS, SidPair, read_list
+from gia_cli.evaluate import NetworkSystem, Truths, read_pair
 from gia_cli.metrics import psnr
-from gia_cli.output import unorient
 
 Picture = NDArray[np.float32]  # (H, W, 3), BT.709-encoded
 QUARTERS = 4
@@ -39,12 +39,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "int8"), default="auto")
     options = parser.parse_args()
     enhancer = Enhancer.from_weights(options.weights, precision=options.precision)
+    weights = enhancer.weights_for(KINDS[options.camera])
+    system = NetworkSystem(weights.name, weights, "known", enhancer)
     scenes: dict[str, list[SidPair]] = defaultdict(list)
     for pair in read_list(options.tree, options.camera, "test"):
         scenes[pair.scene].append(pair)
     truths = Truths()
     both = [
-        [picture_and_truth(enhancer, pair, truths) for pair in (least(pairs), most(pairs))]
+        [
+            picture_and_truth(system, choose(pairs, key=attrgetter("ratio")), truths)
+            for choose in (min, max)
+        ]
         for pairs in scenes.values()
     ]
     report_colors(both)
@@ -54,21 +59,13 @@ def main() -> None:
     report_gains([pair for scene in both for pair in scene])
 
 
-def least(pairs: list[SidPair]) -> SidPair:
-    """Take the pair with the longest short exposure."""
-    return min(pairs, key=lambda pair: pair.ratio)
-
-
-def most(pairs: list[SidPair]) -> SidPair:
-    """Take the pair with the shortest one."""
-    return max(pairs, key=lambda pair: pair.ratio)
-
-
-def picture_and_truth(enhancer: Enhancer, pair: SidPair, truths: Truths) -> tuple[Picture, Picture]:
-    """Enhance a short exposure as users do."""
+def picture_and_truth(
+    system: NetworkSystem, pair: SidPair, truths: Truths
+) -> tuple[Picture, Picture]:
+    """Enhance a short exposure as `gia eval` does."""
     frame, truth, ratio = read_pair(pair, truths)
-    image = enhancer.enhance(frame, ratio=ratio).image
-    return bt709_from_srgb16(unorient(image, frame.flip)), truth
+    picture, _ = system.render(frame, ratio)
+    return picture, truth
 
 
 def report_colors(both: list[list[tuple[Picture, Picture]]]) -> None:
@@ -116,12 +113,13 @@ def strip(picture: Picture, axis: int) -> NDArray[np.float64]:
 
 def report_grids(name: str, pairs: list[tuple[Picture, Picture]]) -> None:
     """Average the error over all places that are alike modulo a period."""
+    errors = [x - y for x, y in pairs]
     for period in PERIODS:
-        folded = np.array([fold(x - y, period) for x, y in pairs])
-        mean, error = folded.mean(0), folded.std(0) / np.sqrt(len(folded))
+        folded = np.array([fold(error, period) for error in errors])
+        mean, chance = folded.mean(0), folded.std(0) / np.sqrt(len(folded))
         print(
             f"grid of {period} px, {name}: at most {np.abs(mean).max():.2f} of 255 levels, "
-            f"root mean square {rms(mean):.3f} (by chance {rms(error):.3f})"
+            f"root mean square {rms(mean):.3f} (by chance {rms(chance):.3f})"
         )
 
 
