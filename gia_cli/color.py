@@ -156,6 +156,31 @@ def colors_of_another_camera(
     return np.asarray(mended, np.float64)
 
 
+def rebalance_matrix(
+    xyz_to_camera: NDArray[np.floating], change: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Build the matrix that gives a rendering another white balance, as a RAW converter would.
+
+    A rendering is ``M^-1 diag(gains) raw`` with `M` of `camera_from_srgb`. With other gains it is
+    this one through ``M^-1 diag(change) M``.
+
+    Parameters
+    ----------
+    xyz_to_camera : (3, 3)
+        The camera's colour matrix.
+    change : (3,)
+        The new gains of R, G and B over the old ones.
+
+    Returns
+    -------
+    (3, 3)
+        For linear sRGB, not clipped.
+    """
+    to_camera = camera_from_srgb(xyz_to_camera)
+    changed = np.asarray(change, np.float64)[:, None] * to_camera
+    return np.asarray(np.linalg.solve(to_camera, changed), np.float64)
+
+
 def bt709_through(
     matrix: NDArray[np.floating], encoded: NDArray[np.floating]
 ) -> NDArray[np.float32]:

@@ -88,7 +88,7 @@ def diagnose(
             on_failure(Failure(pair.short, error))
             continue
         for index, ((_, info), network) in enumerate(zip(infos, networks, strict=True)):
-            mosaic = prepare(frame, ratio, camera_gains(frame, info))
+            mosaic = prepare(frame, ratio, camera_gains(frame, info), info.config.input_floor)
             pictures = _Pictures(network, mosaic, camera_colors(frame, info))
             values = {
                 name: psnr(np.clip(picture, 0, 1), truth)

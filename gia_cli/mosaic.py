@@ -19,7 +19,8 @@ class PackedMosaic:
     """What a network sees, and how to cut its picture back to the frame."""
 
     planes: NDArray[np.float32] = field(repr=False)
-    """(C, h, w) float32 in [0, 1]; plane order as `cfa.pack`."""
+    """(C, h, w) float32, at most 1 and, clipped at black, at least 0; plane order as
+    `cfa.pack`."""
     kind: CfaKind
     height: int
     """Photosites of the frame, before alignment."""
@@ -33,12 +34,16 @@ class PackedMosaic:
 
 
 def prepare(
-    frame: RawFrame, ratio: float, gains: NDArray[np.float32] | None = None
+    frame: RawFrame,
+    ratio: float,
+    gains: NDArray[np.float32] | None = None,
+    floor: int | None = 0,
 ) -> PackedMosaic:
     """Turn a frame into network input: ``min(max(raw - black, 0) / (white - black) * ratio, 1)``.
 
     The SID and GIA-Net protocol (Chen et al. 2018, section 3.2; Meng et al. 2020): no white
-    balance, clipped to [0, 1] after the amplification.
+    balance, clipped to [0, 1] after the amplification. Later RAW denoisers do not clip at black:
+    where the signal is at or below the noise, that costs information and shifts the mean.
 
     Parameters
     ----------
@@ -47,7 +52,9 @@ def prepare(
         Amplification.
     gains : (3,) float32, optional
         Factors for R, G and B that bring this camera to the one a network was trained for
-        (`neutral_gains`).
+        (`neutral_gains`), or that balance it.
+    floor : 0 or None
+        Whether what lies below black is clipped; see `NetConfig.input_floor`.
 
     Returns
     -------
@@ -63,7 +70,7 @@ def prepare(
     for plane, plane_black, plane_scale in zip(planes, black, scale, strict=True):
         plane -= plane_black
         plane *= plane_scale
-        np.clip(plane, 0, 1, out=plane)
+        np.clip(plane, floor, 1, out=plane)
     height, width = frame.mosaic.shape
     return PackedMosaic(planes, frame.kind, height, width, alignment)
 
@@ -73,6 +80,25 @@ def picture_shape(mosaic: PackedMosaic) -> tuple[int, int, int]:
     factor = PACK_FACTOR[mosaic.kind]
     _, height, width = mosaic.planes.shape
     return 3, height * factor, width * factor
+
+
+def usable_gains(wb: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale white balance gains so that what saturates the sensor is white.
+
+    Parameters
+    ----------
+    wb : (3,)
+        Gains of R, G and B.
+
+    Returns
+    -------
+    (3,) float32
+        Green 1, or more where red or blue would be less than 1: then the smallest is 1. A saturated
+        photosite is at least 1 with each of them, and LibRaw scales its gains so too.
+    """
+    relative = np.asarray(wb, np.float64) / wb[1]
+    usable: NDArray[np.float32] = (relative / min(relative.min(), 1)).astype(np.float32)
+    return usable
 
 
 def neutral_gains(

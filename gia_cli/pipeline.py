@@ -33,7 +33,7 @@ from gia_cli.engines import (
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.infer import InferOptions, infer
-from gia_cli.mosaic import PackedMosaic, neutral_gains, prepare
+from gia_cli.mosaic import PackedMosaic, neutral_gains, prepare, usable_gains
 from gia_cli.nets import WhiteBalanceMode
 from gia_cli.output import BAND_PIXELS, bands, develop, write_image
 from gia_cli.progress import SILENT, Progress
@@ -320,7 +320,7 @@ class Enhancer:
         for choice in choices:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
             with _timed(seconds, "pack"):
-                mosaic = prepare(photo, choice.ratio, gains)
+                mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
             yield Prepared(photo, mosaic, choice, weights, seconds)
             seconds = {}
 
@@ -483,7 +483,7 @@ def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] |
         None when they are the same camera, or when the weights do not say what theirs was.
     """
     if weights.config.white_balance == "as-shot":
-        return frame.as_shot_wb.astype(np.float32)
+        return usable_gains(frame.as_shot_wb)
     own, training = frame.daylight_wb, weights.daylight_wb
     if own is None:
         own, training = frame.as_shot_wb, weights.neutral_wb

@@ -138,8 +138,10 @@ def _draw_nights(
     """Draw a crop of each night, as in training but for wrong white balances."""
     camera = next(name for name, of in CAMERAS.items() if of.kind == info.config.cfa)
     given = info.config.white_balance == "as-shot"
-    balance = GivenBalance(wrong_share=0) if given else None
-    nights = PhotoNights(photos, sorted(photos.keys), camera, balance=balance)
+    balance = GivenBalance(changed_share=0) if given else None
+    nights = PhotoNights(
+        photos, sorted(photos.keys), camera, balance=balance, floor=info.config.input_floor
+    )
     side = min(_SIDE, nights.largest_side() // _STRIDE * _STRIDE)
     if side == 0:
         raise DataError("The photographs are too small to make nights of.")

@@ -92,6 +92,7 @@ _AGREE_EVERY_S = 5.0  # on whether to stop
 _VALIDATION_CROPS = 8
 _VALIDATION_SIDE = 96  # packed pixels
 _VALIDATION_SEED = 20260101
+_PANEL_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,10 @@ class TrainConfig:
     """Fields of the recipe to replace: lr, loss, ..."""
     crops: CropOptions | None = None
     """Shape of a batch, instead of the recipe's; what follows replaces parts of it."""
+    validation_sources: tuple[str, ...] = ()
+    """Folders of photographs that are all kept for validation; none: one photograph in 16."""
+    clip_black: bool | None = None
+    """Whether the planes are clipped at black; None: as the recipe does (the published ones do)."""
     sides: tuple[int, int] | None = None
     """Crop sides in packed pixels from start to end."""
     photos_per_step: int | None = None
@@ -289,7 +294,14 @@ class TrainConfig:
 
     def net_config(self) -> NetConfig:
         """Return the network to build."""
-        config = replace(NETWORKS[self.network], cfa=self.kind, white_balance=self.white_balance)
+        is_published = self.recipe in ("paper", "paper-as-printed")
+        clips = is_published if self.clip_black is None else self.clip_black
+        config = replace(
+            NETWORKS[self.network],
+            cfa=self.kind,
+            white_balance=self.white_balance,
+            input_floor=0 if clips else None,
+        )
         return config if self.width is None else replace(config, width=self.width)
 
 
@@ -708,7 +720,8 @@ class _Job:
     ranks: Ranks
     autocast: torch.dtype | None
     source: Source
-    validation: list[Pair]
+    validation: dict[str, list[Pair]]
+    """Fixed crops by source; one nameless source where photographs were not kept by source."""
     loss: Callable[[Tensor, Tensor], Tensor]
     model: nn.Module
     """The trainee, wrapped where there are several processes."""
@@ -781,7 +794,7 @@ def _open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress:
         ranks=ranks,
         autocast=_autocast(config.precision, device),
         source=source,
-        validation=_validation_pairs(validation_source, config.kind),
+        validation=_validation_sets(validation_source, config),
         loss=loss,
         model=model,
         state=state,
@@ -895,7 +908,7 @@ def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[S
 def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
     cache = config.cache or cache_folder() / "photos"
     photos = open_photos(list(config.photos), cache, progress)
-    training, validation = split_photos(photos)
+    training, validation = split_photos(photos, config.validation_sources)
     camera = CAMERA_OF[config.camera]
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
     if training == validation:
@@ -903,10 +916,10 @@ def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
             f"{len(training)} photographs are too few to keep some for validation: its score will "
             "tell of memory, not of skill."
         )
-    doubtful, right = _balances(config)
+    (drawn, own), floor = _balances(config), config.net_config().input_floor
     return (
-        PhotoNights(photos, training, camera, balance=doubtful),
-        PhotoNights(photos, validation, camera, PLAIN_NIGHTS, balance=right),
+        PhotoNights(photos, training, camera, balance=drawn, floor=floor),
+        PhotoNights(photos, validation, camera, PLAIN_NIGHTS, balance=own, floor=floor),
         len(training),
     )
 
@@ -915,7 +928,7 @@ def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | 
     """Say how the white balance is handed out in training and in validation; None for not."""
     if config.white_balance == "learned":
         return None, None
-    return GivenBalance(), GivenBalance(wrong_share=0)
+    return GivenBalance(), GivenBalance(changed_share=0)
 
 
 def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
@@ -923,7 +936,11 @@ def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, 
     opened = open_splits(
         config.data, config.camera, ("train", "val"), cache=config.cache, progress=progress
     )
-    training, validation = map(SidCrops, opened, _balances(config))
+    floor = config.net_config().input_floor
+    training, validation = (
+        SidCrops(frames, balance, floor)
+        for frames, balance in zip(opened, _balances(config), strict=True)
+    )
     return training, validation, training.scenes
 
 
@@ -962,7 +979,14 @@ def _without_unknown_facts(
     return replace(recipe, facts_weight=0.0, given_until=0.0)
 
 
-def _validation_pairs(source: Source, kind: CfaKind) -> list[Pair]:
+def _validation_sets(source: Source, config: TrainConfig) -> dict[str, list[Pair]]:
+    """Draw the crops that every validation looks at, of each source that is kept for it."""
+    if not config.validation_sources or not isinstance(source, PhotoNights):
+        return {"": _validation_pairs(source)}
+    return {name: _validation_pairs(own) for name, own in source.by_source().items()}
+
+
+def _validation_pairs(source: Source) -> list[Pair]:
     """Draw the crops that every validation looks at: the same for every run on these photos."""
     side = min(_VALIDATION_SIDE, source.largest_side() // 16 * 16)
     if side <= 0:
@@ -981,22 +1005,38 @@ def _validate(job: _Job, log: TrainLog | None, progress: Progress) -> float:
     known = [row for row in log.rows if row["step"] == job.state.step and "validation_psnr" in row]
     if known:
         return float(known[-1]["validation_psnr"])
-    pictures = [_picture(job, pair.planes) for pair in job.validation]
-    scores = [
+    pairs = [pair for own in job.validation.values() for pair in own]
+    pictures = [_picture(job, pair.planes) for pair in pairs]
+    scores = iter(
         psnr(np.clip(picture, 0, 1), pair.target)
-        for picture, pair in zip(pictures, job.validation, strict=True)
-    ]
-    score = float(np.mean(scores))
-    log.add(job.state.step, validation_psnr=score)
+        for picture, pair in zip(pictures, pairs, strict=True)
+    )
+    of_source = {
+        source: float(np.mean([next(scores) for _ in own]))
+        for source, own in job.validation.items()
+    }
+    score = float(np.mean(list(of_source.values())))
+    of_source.pop("", None)
+    named = {f"validation_psnr/{source}": value for source, value in of_source.items()}
+    log.add(job.state.step, validation_psnr=score, **named)
+    if named:
+        told = ", ".join(f"{source} {value:.2f}" for source, value in of_source.items())
+        progress.detail(f"step {job.state.step}: validation {score:.2f} dB ({told})")
     try:
         folder = job.config.run / "validation"
         folder.mkdir(exist_ok=True)
         path = folder / f"step-{job.state.step:08d}.png"
-        write_panel(path, job.validation[:4], pictures[:4], job.config.kind)
+        shown = _spread(len(pairs), _PANEL_ROWS)
+        write_panel(path, [pairs[i] for i in shown], [pictures[i] for i in shown], job.config.kind)
         log.draw()
     except (OSError, OutputError) as error:  # nothing that training could not do without
         progress.note(f"No picture of step {job.state.step}: {error}")
     return score
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Choose `wanted` of `count` places, evenly; all where there are no more."""
+    return sorted({index * count // wanted for index in range(wanted)})
 
 
 def _picture(job: _Job, planes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -1044,7 +1084,7 @@ def _identity(
     """Describe a run by all that decides its outcome."""
     data = config.data.resolve() if config.data else [str(p.resolve()) for p in config.photos]
     digest = source.digest()
-    doubtful, _ = _balances(config)
+    balance, _ = _balances(config)
     values = {
         "gia": __version__,
         "network": config.net_config().to_json(),
@@ -1064,8 +1104,8 @@ def _identity(
         "steps": config.steps,
         "budget_s": config.budget_s,
     }
-    if doubtful:
-        values["given_balance"] = asdict(doubtful)
+    if balance:
+        values["given_balance"] = asdict(balance)
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 

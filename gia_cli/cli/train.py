@@ -118,6 +118,25 @@ def train(
             help="learned: the network infers the light, as in the paper. as-shot: it is given it.",
         ),
     ] = "learned",
+    clip_black: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip-black/--no-clip-black",
+            help="Whether the network sees nothing below the black level (default: only in the "
+            "published recipes).",
+            show_default=False,
+        ),
+    ] = None,
+    validate_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--validate-on",
+            metavar="FOLDER-NAME",
+            help="Keep all photographs of this folder for validation; repeatable (default: one "
+            "photograph in 16).",
+            show_default=False,
+        ),
+    ] = None,
     init_from: Annotated[
         str | None,
         typer.Option(
@@ -245,6 +264,8 @@ def train(
         network=network or "gia-net",
         width=width,
         white_balance=white_balance,
+        clip_black=clip_black,
+        validation_sources=tuple(validate_on or ()),
         steps=steps,
         budget_s=None if budget is None else seconds(budget, "--budget"),
         init_from=init_from,

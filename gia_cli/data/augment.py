@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
 from gia_cli.color import XYZ_FROM_SRGB
 from gia_cli.data.facts import unknown_facts
+from gia_cli.mosaic import usable_gains
 from gia_cli.raw import RawFrame
 
 
@@ -24,7 +25,7 @@ class Pair:
     """What a network is given, and what it should make of it."""
 
     planes: NDArray[np.float32] = field(repr=False)
-    """(C, h, w) float32 in [0, 1]."""
+    """(C, h, w) float32, as `mosaic.prepare` makes them."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
     facts: NDArray[np.float32] = field(default_factory=unknown_facts, repr=False)
@@ -56,25 +57,24 @@ def draw_turn(rng: np.random.Generator) -> Turn:
 
 @dataclass(frozen=True, slots=True)
 class GivenBalance:
-    """How training hands the white balance to a network that is given one: not always rightly.
+    """How training chooses the gains for a network that is given a white balance.
 
-    A camera's choice is now and then off, and a network that has only seen right ones would pass
-    the error on. One that has only seen doubtful ones would not heed them.
+    The gains are a control: the target is the picture that a RAW converter makes with them
+    (`rebalance_matrix`). So they are often others than the light's, as a photographer's are.
     """
 
-    wrong_share: float = 0.5
-    """Share of photos whose gains are off."""
-    wrong_sigma: float = 0.2
+    changed_share: float = 0.5
+    """Share of photos whose gains are not the light's own."""
+    changed_sigma: float = 0.15
     """By how much, in natural logarithms, red and blue each."""
 
-    def draw(self, as_shot: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Draw the gains (R, G, B), green 1, that a photo is balanced with."""
-        gains = np.asarray(as_shot, np.float64)
-        if rng.random() < self.wrong_share:
-            red, blue = np.exp(rng.normal(0, self.wrong_sigma, 2))
+    def draw(self, light: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draw the gains (R, G, B), the smallest 1 or green 1, that a photo is balanced with."""
+        gains = np.asarray(light, np.float64)
+        if rng.random() < self.changed_share:
+            red, blue = np.exp(rng.normal(0, self.changed_sigma, 2))
             gains = gains * (red, 1, blue)
-        drawn: NDArray[np.float32] = (gains / gains[1]).astype(np.float32)
-        return drawn
+        return usable_gains(gains)
 
 
 @dataclass(frozen=True, slots=True)

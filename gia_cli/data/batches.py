@@ -16,16 +16,24 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gia_cli.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind
+from gia_cli.color import A7S2_MATRIX, XT2_MATRIX, bt709_through, rebalance_matrix
 from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
-from gia_cli.mosaic import prepare
+from gia_cli.mosaic import prepare, usable_gains
 
 _WORKER_NICENESS = 5
+# Of the cameras that SID was taken with.
+_MATRICES: dict[CfaKind, tuple[tuple[float, ...], ...]] = {
+    "bayer": A7S2_MATRIX,
+    "xtrans": XT2_MATRIX,
+}
+_BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
 #: Planes, targets and facts of a night, of N crops.
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -87,14 +95,20 @@ class SidCrops:
     frames : SidFrames
     balance : GivenBalance, optional
         For a network that is given the white balance.
+    floor : 0 or None
+        `NetConfig.input_floor`.
     """
 
     #: Of real photos nobody knows them.
     knows_facts = False
 
-    def __init__(self, frames: SidFrames, balance: GivenBalance | None = None) -> None:
+    def __init__(
+        self, frames: SidFrames, balance: GivenBalance | None = None, floor: int | None = 0
+    ) -> None:
         self.frames = frames
         self._balance = balance
+        self._floor = floor
+        self._matrix = np.array(_MATRICES[frames.kind])
         by_scene: dict[str, list[int]] = {}
         for index, pair in enumerate(frames.pairs):
             by_scene.setdefault(pair.scene, []).append(index)
@@ -130,13 +144,18 @@ class SidCrops:
         index = int(rng.choice(scenes[int(rng.integers(len(scenes)))]))
         frame, target = self.frames.frame(index)
         ratio = self.frames.pairs[index].ratio
-        gains = None if self._balance is None else self._balance.draw(frame.as_shot_wb, rng)
+        gains = rebalance = None
+        if self._balance is not None:
+            gains = self._balance.draw(frame.as_shot_wb, rng)
+            rebalance = rebalance_matrix(self._matrix, gains / usable_gains(frame.as_shot_wb))
         found = []
         for _ in range(count):
             top, left = draw_corner(frame.mosaic.shape, window(frame.kind, side), rng)
             piece, picture = crop(frame, target, top=top, left=left, side=side, turn=draw_turn(rng))
-            planes = prepare(piece, ratio, gains).planes
+            planes = prepare(piece, ratio, gains, self._floor).planes
             truth = np.multiply(picture.transpose(2, 0, 1), 1 / 65535, dtype=np.float32)
+            if rebalance is not None:
+                truth = _rebalanced(truth, rebalance)
             found.append(Pair(planes, truth))
         return found
 
@@ -152,6 +171,14 @@ class SidCrops:
                 f"No photo is {size} photosites high and wide, as crops of {side} packed px need."
             )
         return scenes
+
+
+def _rebalanced(truth: NDArray[np.float32], matrix: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Give a rendering, (3, H, W) BT.709, another white balance; what is blown stays white."""
+    blown = truth.min(axis=0) >= _BLOWN
+    shown = np.clip(bt709_through(matrix, truth), 0, 1)
+    shown[:, blown] = 1
+    return shown
 
 
 class Batches(Dataset[Batch]):

@@ -31,7 +31,7 @@ def unknown_facts() -> NDArray[np.float32]:
 
 
 def night_facts(
-    noise: SensorNoise, amplification: float, light: NDArray[np.floating]
+    noise: SensorNoise, amplification: float, light: NDArray[np.floating] | None
 ) -> NDArray[np.float32]:
     """Put a night's facts into numbers between 0 and 1.
 
@@ -40,19 +40,21 @@ def night_facts(
     noise : SensorNoise
     amplification : float
         From DN to what the network is given of green: ratio over (white level - black level).
-    light : (3,)
-        White balance gains of the light (R, G, B) relative to those that the network counts on: the
-        camera's usual ones or, where it is given the white balance, the given ones.
+    light : (3,) or None
+        White balance gains of the light (R, G, B) relative to the camera's usual ones; None where
+        the network is given gains to follow, whatever the light.
 
     Returns
     -------
     (FACTS,) float32
         Black level error, mean of the colours; red and blue of the light; read noise. 0.5 stands
-        for no error, the light that is counted on, and a noise of 6 % of white. NaN for a red or
-        blue too far off to be told.
+        for no error, the usual light, and a noise of 6 % of white. NaN for a red or blue that is
+        not asked for, or too far off to be told.
     """
     black = float(np.mean(noise.black_error)) if noise.black_error else 0.0
-    red, blue = np.log(light[0] / light[1]), np.log(light[2] / light[1])
+    red = blue = math.nan
+    if light is not None:
+        red, blue = math.log(light[0] / light[1]), math.log(light[2] / light[1])
     sigma = math.sqrt(noise.read_variance) * amplification
     told = np.array(
         [

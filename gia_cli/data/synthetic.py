@@ -7,6 +7,8 @@ crops from those of a RAW file that `gia simulate` wrote.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cfa import CANONICAL, PACK_FACTOR
-from gia_cli.color import bt709_encode
+from gia_cli.color import bt709_encode, rebalance_matrix
 from gia_cli.data.augment import GivenBalance, Pair, Style, Turn, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
 from gia_cli.exif import ShotInfo
 from gia_cli.mosaic import prepare
+from gia_cli.noise import iso_settings
 from gia_cli.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw import RawFrame
@@ -44,6 +47,8 @@ VALIDATION_SHARE = 16
 
 # Bytes of a folder's and a file's name in a key: file systems hold 255, and more is put behind it.
 _NAME_BYTES = 80
+# Linear light from which on a photograph is taken for blown, more and more.
+_BLOWN_FROM = np.float32(0.9)
 _RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
 
 
@@ -51,9 +56,11 @@ _RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
 class NightOptions:
     """How far the nights of training stray from SID's own."""
 
-    free_ratio_share: float = 0.3
+    free_ratio_share: float = 0.5
     """Share of nights whose ratio is drawn between `lowest_ratio` and 300 instead of SID's."""
-    lowest_ratio: float = 10.0
+    lowest_ratio: float = 1.0
+    free_iso_share: float = 0.3
+    """Share of nights whose ISO setting is any of the camera's instead of the scene's."""
     gain_stops: tuple[float, float] = (-1.0, 0.5)
     """How much darker and brighter than the photograph a scene may be."""
     wb_sigma: float = 0.06
@@ -65,16 +72,25 @@ class NightOptions:
     """Spread of the photograph's saturation around its own, in natural logarithms."""
     contrast_sigma: float = 0.1
     """Spread of its contrast: of the logarithm of an exponent in linear light, white staying."""
+    highlight_stops: float = 3.0
+    """How much brighter than the photograph says its blown places may have been: what is white
+    there saturated some camera, and should be white whatever the white balance."""
+    source_power: float = 0.5
+    """A source (folder) of n photographs is drawn as often as n to this power: 1 draws each
+    photograph alike, 0 each source."""
 
 
 #: SID's own nights, without what makes training harder than use.
 PLAIN_NIGHTS = NightOptions(
     free_ratio_share=0,
+    free_iso_share=0,
     gain_stops=(0, 0),
     wb_sigma=0,
     daylight_share=0,
     saturation_sigma=0,
     contrast_sigma=0,
+    highlight_stops=0,
+    source_power=1,
 )
 
 
@@ -91,6 +107,8 @@ class PhotoNights:
     options : NightOptions
     balance : GivenBalance, optional
         For a network that is given the white balance.
+    floor : 0 or None
+        `NetConfig.input_floor`.
     """
 
     knows_facts = True
@@ -102,6 +120,7 @@ class PhotoNights:
         camera: CameraName,
         options: NightOptions | None = None,
         balance: GivenBalance | None = None,
+        floor: int | None = 0,
     ) -> None:
         self.photos = photos
         self.keys = keys
@@ -109,7 +128,12 @@ class PhotoNights:
         self.camera = CAMERAS[camera]
         self.options = options or NightOptions()
         self._balance = balance
+        self._floor = floor
         self._shortest = np.array([min(photos.facts(key)["size"]) for key in keys])
+        sources = [source_of(key) for key in keys]
+        sizes = Counter(sources)
+        power = self.options.source_power - 1
+        self._odds = np.array([sizes[source] ** power for source in sources])
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -117,6 +141,18 @@ class PhotoNights:
     def digest(self) -> str:
         """Tell these photographs from any others; whatever their paths."""
         return self.photos.digest(self.keys)
+
+    def by_source(self) -> dict[str, PhotoNights]:
+        """Split into the nights of each source (folder) alone, by its name."""
+        keys: dict[str, list[str]] = {}
+        for key in self.keys:
+            keys.setdefault(source_of(key), []).append(key)
+        return {
+            source: PhotoNights(
+                self.photos, own, self.camera_name, self.options, self._balance, self._floor
+            )
+            for source, own in sorted(keys.items())
+        }
 
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that some photograph still holds."""
@@ -146,7 +182,8 @@ class PhotoNights:
             raise DataError(
                 f"No photograph is {size} pixels high and wide, as crops of {side} packed px need."
             )
-        photo = self.photos.array(self.keys[int(rng.choice(fitting))], "linear")
+        odds = self._odds[fitting] / self._odds[fitting].sum()
+        photo = self.photos.array(self.keys[int(rng.choice(fitting, p=odds))], "linear")
         return self.night(
             photo,
             rng,
@@ -168,24 +205,34 @@ class PhotoNights:
         ratio = scene.ratio
         if rng.random() < options.free_ratio_share:
             ratio = float(np.exp(rng.uniform(np.log(options.lowest_ratio), np.log(300))))
+        iso = scene.iso
+        if options.free_iso_share and rng.random() < options.free_iso_share:
+            iso = int(rng.choice(iso_settings(self.camera_name)))
         gain = np.float32(2 ** rng.uniform(*options.gain_stops))
+        blown = np.float32(2 ** rng.uniform(0, options.highlight_stops))
         red, blue = self._draw_light(scene.wb, rng)
         style = Style.draw(options.saturation_sigma, options.contrast_sigma, rng)
-        noise = self.camera.noise(scene.iso, rng)
+        noise = self.camera.noise(iso, rng)
         light = np.array([red, 1, blue])
-        gains = None if self._balance is None else self._balance.draw(light, rng)
-        counted_on = median_gains(self.camera_name) if gains is None else gains
         amplification = ratio / (self.camera.white - self.camera.black)
-        facts = night_facts(noise, amplification, light / counted_on)
+        gains = rebalance = None
+        if self._balance is None:
+            unusual = light / median_gains(self.camera_name)
+            facts = night_facts(noise, amplification, unusual)
+        else:
+            gains = self._balance.draw(light, rng)
+            facts = night_facts(noise, amplification, None)
+            rebalance = _matrix(self.camera, gains / light)
         size = side * PACK_FACTOR[self.camera.kind]
         pairs = []
         for (top, left), turn in places:
             linear = turn.apply(photo[top : top + size, left : left + size]).astype(np.float32)
-            linear = gain * style.apply(linear)
+            linear = gain * style.apply(_unclipped(linear, blown))
             mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
-            dn = expose(mosaic, self.camera, ratio=ratio, iso=scene.iso, rng=rng, noise=noise)
-            planes = prepare(as_if_read(dn, self.camera), ratio, gains).planes
-            target = bt709_encode(np.minimum(linear, 1)).transpose(2, 0, 1)
+            dn = expose(mosaic, self.camera, ratio=ratio, iso=iso, rng=rng, noise=noise)
+            planes = prepare(as_if_read(dn, self.camera), ratio, gains, self._floor).planes
+            shown = linear if rebalance is None else linear @ rebalance
+            target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
             pairs.append(Pair(planes, np.ascontiguousarray(target), facts))
         return pairs
 
@@ -198,6 +245,25 @@ class PhotoNights:
             light += rng.random() * (np.log((daylight[0], daylight[2])) - light)
         red, blue = np.exp(light + rng.normal(0, options.wb_sigma, 2)).tolist()
         return red, blue
+
+
+def _matrix(camera: CameraModel, change: NDArray[np.floating]) -> NDArray[np.float32] | None:
+    """Matrix, for rows of linear sRGB, of another white balance; None where it is the light's."""
+    if np.abs(change - 1).max() < 1e-6:
+        return None
+    matrix: NDArray[np.float32] = rebalance_matrix(np.array(camera.matrix), change).astype(
+        np.float32
+    )
+    return matrix.T
+
+
+def _unclipped(linear: NDArray[np.float32], factor: np.float32) -> NDArray[np.float32]:
+    """Brighten the blown places of a photograph, (H, W, 3), by up to a factor; the rest stays."""
+    if factor <= 1:
+        return linear
+    blown = np.clip((linear.min(axis=2, keepdims=True) - _BLOWN_FROM) / (1 - _BLOWN_FROM), 0, 1)
+    brightened: NDArray[np.float32] = linear * (1 + blown * (factor - 1))
+    return brightened
 
 
 def as_if_read(
@@ -249,18 +315,51 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
     return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, progress=progress)
 
 
-def split_photos(photos: ArrayCache) -> tuple[list[str], list[str]]:
-    """Split into photographs to train on and to validate on; one in 16, spread evenly.
+def source_of(key: str) -> str:
+    """Name the source of a photograph: the folder that it lies in."""
+    return key.split("__", 1)[0]
 
-    Fewer than 8 photographs are all trained and validated on: that measures memory, not skill, but
-    is what an overfitting test wants.
+
+def split_photos(
+    photos: ArrayCache, validation_sources: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Split into photographs to train on and to validate on.
+
+    Parameters
+    ----------
+    photos : ArrayCache
+    validation_sources : sequence of str
+        Names of folders whose photographs are all kept for validation, which then measures what
+        carries over to other photographers and cameras. Without: one photograph in 16, spread
+        evenly. Fewer than 8 photographs are all trained and validated on: that measures memory, not
+        skill, but is what an overfitting test wants.
+
+    Raises
+    ------
+    DataError
+        No such folder, or nothing left to train on.
     """
     keys = sorted(photos.keys)
+    if validation_sources:
+        return _split_by_source(keys, validation_sources)
     if len(keys) < VALIDATION_SHARE // 2:
         return keys, keys
     validation = keys[VALIDATION_SHARE // 2 - 1 :: VALIDATION_SHARE]
     held_out = set(validation)
     return [key for key in keys if key not in held_out], validation
+
+
+def _split_by_source(keys: list[str], kept: Sequence[str]) -> tuple[list[str], list[str]]:
+    sources = {source_of(key) for key in keys}
+    if missing := sorted(set(kept) - sources):
+        raise DataError(
+            f"There are no photographs in a folder named {', '.join(missing)}.",
+            hint=f"The folders are {', '.join(sorted(sources))}.",
+        )
+    if sources <= set(kept):
+        raise DataError("All photographs would be kept for validation.")
+    validation = [key for key in keys if source_of(key) in kept]
+    return [key for key in keys if source_of(key) not in kept], validation
 
 
 def _key(path: Path) -> str:

@@ -48,6 +48,9 @@ class NetConfig:
     white_balance: WhiteBalanceMode = "learned"
     """Whether the planes are multiplied by the as-shot white balance before the network sees them;
     the paper's network must infer the light ("learned")."""
+    input_floor: int | None = 0
+    """Least value of the planes: 0 clips what the noise has pushed below black (as in SID and the
+    paper); None keeps it, and with it what it tells of the darkest places."""
 
     @property
     def in_channels(self) -> int:
@@ -83,6 +86,10 @@ class NetConfig:
         if not is_known or config.white_balance not in get_args(WhiteBalanceMode):
             raise WeightsMismatchError(
                 f"There is no network '{config.network}' ({config.cfa}, {config.white_balance})."
+            )
+        if config.input_floor not in (0, None) or isinstance(config.input_floor, bool):
+            raise WeightsMismatchError(
+                f"Planes are clipped at 0 or not at all, not at {config.input_floor!r}."
             )
         if not all(type(size) is int and size > 0 for size in (config.width, config.vector)):
             raise WeightsMismatchError(f"The network configuration {values} has impossible sizes.")
