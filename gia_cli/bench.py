@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
 from gia_cli.engines import FP32_LEVELS, Engine, obstacle_to_openvino
 from gia_cli.engines.torch_engine import TorchEngine

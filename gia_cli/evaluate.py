@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights
 from gia_cli.color import bt709_from_srgb16
 from gia_cli.data.sid import (

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.metrics import block_color_error, delta_e, exposure_error_stops, ms_ssim, psnr, ssim
 from gia_cli.perceptual import (
     Lpips,

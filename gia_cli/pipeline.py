@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cfa import CfaKind
 from gia_cli.checkpoint import WeightsInfo, find_quantised, find_weights, shipped_quantised
 from gia_cli.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.checkpoint import (
     WeightsInfo,
     find_weights,

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.checkpoint import (
     WeightsInfo,

@@ -16,7 +16,7 @@ import tifffile
 from networks import DEFAULT, lively, small
 from typer.testing import CliRunner, Result
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.checkpoint import find_weights, save_weights, shipped_quantised
 from gia_cli.cli import app
 from gia_cli.rawfile import write_dng

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cli.app import (
     Device,
     Engine,
