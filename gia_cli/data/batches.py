@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gia_cli.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
-from gia_cli.mosaic import prepare
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.raw.packing import prepare
 
 _WORKER_NICENESS = 5
 
