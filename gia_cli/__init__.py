@@ -12,22 +12,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
+from gia_cli._version import __version__
 
 if TYPE_CHECKING:
+    from gia_cli.enhance.enhancer import Enhanced, Enhancer
+    from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
     from gia_cli.errors import GiaError
-    from gia_cli.exposure import ExposureRequest, RatioChoice
-    from gia_cli.pipeline import Enhanced, Enhancer
-    from gia_cli.raw import RawFrame, read_raw
+    from gia_cli.raw.reader import RawFrame, read_raw
 
 _HOMES = {
-    "Enhanced": "pipeline",
-    "Enhancer": "pipeline",
-    "ExposureRequest": "exposure",
+    "Enhanced": "enhance.enhancer",
+    "Enhancer": "enhance.enhancer",
+    "ExposureRequest": "enhance.exposure",
     "GiaError": "errors",
-    "RatioChoice": "exposure",
-    "RawFrame": "raw",
-    "read_raw": "raw",
+    "RatioChoice": "enhance.exposure",
+    "RawFrame": "raw.reader",
+    "read_raw": "raw.reader",
 }
 
 __all__ = [

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from trained import arguments, load_gia_net, training_nights
 
-from gia_cli.checkpoint import list_in_manifest, save_weights
 from gia_cli.nets.unet import GiaNet
+from gia_cli.weights.manifest import list_in_manifest, save_weights
 
 SIDE = 128  # packed pixels of a night's crop
 BLOCK = 16

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gia_cli.cfa import unpack
-from gia_cli.mosaic import prepare
-from gia_cli.raw import RawFrame, read_raw
-from gia_cli.rawfile import write_dng
-from gia_cli.simulate import CAMERAS, draw_scene, expose
+from gia_cli.raw.cfa import unpack
+from gia_cli.raw.packing import prepare
+from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.raw.writer import write_dng
+from gia_cli.simulation.photo import CAMERAS, draw_scene, expose
 
 CAMERA = CAMERAS["ILCE-7SM2"]
 LONG_S = 30.0

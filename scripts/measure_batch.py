@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gia_cli.rawfile import A_SHOT, write_arw
-from gia_cli.simulate import night
+from gia_cli.raw.writer import A_SHOT, write_arw
+from gia_cli.simulation.photo import night
 
 WB = (2.02, 1.0, 2.46)
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli import Enhancer
-from gia_cli.color import bt709_decode, bt709_encode, lab_from_srgb
 from gia_cli.data.sid import KINDS, SidPair, read_list
-from gia_cli.evaluate import NetworkSystem, Truths, read_pair
-from gia_cli.metrics import psnr
+from gia_cli.evaluation.evaluate import NetworkSystem, Truths, read_pair
+from gia_cli.imaging.color import bt709_decode, bt709_encode, lab_from_srgb
+from gia_cli.metrics.fidelity import psnr
 
 Picture = NDArray[np.float32]  # (H, W, 3), BT.709-encoded
 QUARTERS = 4

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from gia_cli.cfa import Alignment
-from gia_cli.checkpoint import find_weights
-from gia_cli.engines import open_engine
-from gia_cli.infer import InferOptions, infer, plan
-from gia_cli.mosaic import PackedMosaic
+from gia_cli.inference.engine import open_engine
+from gia_cli.inference.run import InferOptions, infer, plan
+from gia_cli.raw.cfa import Alignment
+from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import parse_size, peak_resident_bytes, resolve
+from gia_cli.weights.manifest import find_weights
 
 
 @dataclass

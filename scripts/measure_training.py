@@ -31,8 +31,8 @@ _CHILD = """
 import sys
 from pathlib import Path
 import torch
-from gia_cli import train as training
-from gia_cli.trainlog import read_log
+from gia_cli.training import loop as training
+from gia_cli.training.log import read_log
 photos, cache, run, side, workers = sys.argv[1:]
 {lines}
 training.train(training.TrainConfig(

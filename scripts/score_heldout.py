@@ -20,8 +20,8 @@ from typing import get_args
 import numpy as np
 
 from gia_cli.cli.app import choices
-from gia_cli.console import Terminal
-from gia_cli.evaluate import EvalConfig, RatioMode, Report, Score, Summary, evaluate
+from gia_cli.cli.console import Terminal
+from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, Report, Score, Summary, evaluate
 
 COLUMNS = (("psnr", "PSNR ↑", 2), ("ssim", "SSIM ↑", 3), ("delta_e", "ΔE00 ↓", 2))
 COLOR = "block_color"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gia_cli.checkpoint import WeightsInfo, find_weights, load_network
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.synthetic import PhotoNights, open_photos, split_photos
 from gia_cli.nets.unet import GiaNet
 from gia_cli.runtime import cache_folder
-from gia_cli.train import CAMERA_OF
+from gia_cli.training.loop import CAMERA_OF
+from gia_cli.weights.manifest import WeightsInfo, find_weights, load_network
 
 
 def arguments(title: str, *, nights: int) -> argparse.ArgumentParser:

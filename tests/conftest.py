@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gia_cli.pipeline import Enhancer
-from gia_cli.rawfile import A_SHOT, write_arw, write_raf
-from gia_cli.simulate import SimulateOptions, TreeOptions, night, simulate_tree
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
+from gia_cli.simulation.photo import SimulateOptions, TreeOptions, night, simulate_tree
 
 WB = (2.02, 1.0, 2.46)
 

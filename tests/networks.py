@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.cfa import CfaKind
-from gia_cli.checkpoint import find_weights
 from gia_cli.nets import NETWORKS, NetConfig, NetName, build
 from gia_cli.nets.base import Network, frame_sum
 from gia_cli.nets.blocks import ChannelGate
 from gia_cli.nets.unet import GiaNet
+from gia_cli.raw.cfa import CfaKind
+from gia_cli.weights.manifest import find_weights
 
 CFAS: tuple[CfaKind, ...] = ("bayer", "xtrans")
 ALL: list[tuple[str, CfaKind]] = [(name, cfa) for name in NETWORKS for cfa in CFAS]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cli import bench, enhance, evaluate, info, simulate, train, weights
 from gia_cli.cli.app import Verbose, app
 from gia_cli.errors import UsageError

@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 from gia_cli.errors import GiaError, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.batch import FileResult
-    from gia_cli.exposure import ExposureRequest
-    from gia_cli.simulate import Simulated
+    from gia_cli.enhance.batch import FileResult
+    from gia_cli.enhance.exposure import ExposureRequest
+    from gia_cli.simulation.photo import Simulated
 
 
 class _Group(TyperGroup):
@@ -36,7 +36,7 @@ class _Group(TyperGroup):
             error = GiaError(
                 f"The system refused: {raised}.", hint="Check the disk, and where the output goes."
             )
-        from gia_cli.console import Terminal
+        from gia_cli.cli.console import Terminal
 
         Terminal().error(error)
         raise typer.Exit(error.exit_code)
@@ -101,11 +101,11 @@ def exposure_request(
     max_ratio: float | None,
 ) -> ExposureRequest:
     """Build the request from `gia enhance`'s options."""
-    from gia_cli.exposure import MAX_RATIO, ExposureRequest
+    from gia_cli.enhance.exposure import MAX_RATIO, ExposureRequest
 
     shot = None
     if reference is not None:
-        from gia_cli.raw import read_exposure
+        from gia_cli.raw.reader import read_exposure
 
         shot = read_exposure(reference)
     return ExposureRequest(

@@ -12,10 +12,10 @@ from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.bench import Cost, SpeedReport, Stages
-    from gia_cli.cfa import CfaKind
-    from gia_cli.console import Terminal
-    from gia_cli.pipeline import Enhancer
+    from gia_cli.benchmark.speed import Cost, SpeedReport, Stages
+    from gia_cli.cli.console import Terminal
+    from gia_cli.enhance.enhancer import Enhancer
+    from gia_cli.raw.cfa import CfaKind
     from gia_cli.runtime import DeviceName, Precision
 
 
@@ -96,10 +96,16 @@ def bench(
         raise UsageError("--photo and --weights are timed with --speed.")
     frame = _size(size)
 
-    from gia_cli.bench import SpeedConfig, bench_json, measure_cost, measure_speed, measure_stages
-    from gia_cli.console import Terminal
+    from gia_cli.benchmark.speed import (
+        SpeedConfig,
+        bench_json,
+        measure_cost,
+        measure_speed,
+        measure_stages,
+    )
+    from gia_cli.cli.console import Terminal
     from gia_cli.nets import NETWORKS
-    from gia_cli.raw import read_raw
+    from gia_cli.raw.reader import read_raw
     from gia_cli.runtime import Precision
 
     # A mistake should not cost the timings before it.
@@ -128,7 +134,7 @@ def bench(
     elif report is not None and stages is not None:
         _show_speeds(report, costs, stages, terminal)
     if plot is not None and scores is not None:
-        from gia_cli.report import plot_quality
+        from gia_cli.evaluation.tables import plot_quality
 
         plot_quality(costs, report, scores, plot)
         if not as_json:
@@ -146,9 +152,9 @@ def _stage_enhancer(
     terminal: Terminal,
 ) -> Enhancer:
     """Open what enhances the photo; in int8 only if there are such weights of the chosen ones."""
-    from gia_cli.checkpoint import find_quantised, find_weights
+    from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.errors import WeightsError
-    from gia_cli.pipeline import Enhancer
+    from gia_cli.weights.manifest import find_quantised, find_weights
 
     info = find_weights(weights, kind)
     if precision == "int8":
@@ -168,8 +174,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
-    from gia_cli.bench import PAPER_SIZE
-    from gia_cli.report import cost_table
+    from gia_cli.benchmark.speed import PAPER_SIZE
+    from gia_cli.evaluation.tables import cost_table
 
     terminal.table(*cost_table(costs))
     height, width = costs[0].size
@@ -186,7 +192,7 @@ def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
 def _show_speeds(
     report: SpeedReport, costs: list[Cost], stages: Stages, terminal: Terminal
 ) -> None:
-    from gia_cli.report import speed_table
+    from gia_cli.evaluation.tables import speed_table
 
     terminal.table(*speed_table(report, costs))
     terminal.say(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cli.app import (
     Device,
     Engine,
@@ -25,8 +25,8 @@ from gia_cli.cli.app import (
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.batch import FileResult, Product
-    from gia_cli.console import Terminal
+    from gia_cli.cli.console import Terminal
+    from gia_cli.enhance.batch import FileResult, Product
 
 
 @app.command()
@@ -147,14 +147,14 @@ def enhance(
 
     gia enhance card/ --out-dir pictures --format png
     """
-    from gia_cli.console import Terminal
+    from gia_cli.cli.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio)
     tile_side = _tile_side(tile)
 
-    from gia_cli.batch import PICTURE, BatchOptions, plan_jobs, run_jobs
-    from gia_cli.pipeline import Enhancer
+    from gia_cli.enhance.batch import PICTURE, BatchOptions, plan_jobs, run_jobs
+    from gia_cli.enhance.enhancer import Enhancer
 
     options = BatchOptions(
         request=request,
@@ -202,8 +202,8 @@ def _tile_side(text: str) -> int | None:
 
 
 def _comparison() -> Product:
-    from gia_cli.batch import Product
-    from gia_cli.report import comparison_path, write_comparison
+    from gia_cli.enhance.batch import Product
+    from gia_cli.evaluation.tables import comparison_path, write_comparison
 
     return Product(comparison_path, write_comparison)
 

@@ -13,11 +13,11 @@ from gia_cli.cli.app import Device, Engine, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.checkpoint import WeightsInfo
-    from gia_cli.console import Terminal
-    from gia_cli.diagnose import Diagnosis
-    from gia_cli.evaluate import EvalConfig, Failure, Report
+    from gia_cli.cli.console import Terminal
+    from gia_cli.evaluation.diagnose import Diagnosis
+    from gia_cli.evaluation.evaluate import EvalConfig, Failure, Report
     from gia_cli.paper import PaperRow
+    from gia_cli.weights.manifest import WeightsInfo
 
 
 @app.command("eval")
@@ -178,10 +178,10 @@ def evaluate(
 
     The same command resumes. Photos that fail are named, and leave exit code 3.
     """
-    from gia_cli.console import Terminal
-    from gia_cli.evaluate import EvalConfig, RatioMode, report_json
+    from gia_cli.cli.console import Terminal
+    from gia_cli.evaluation.classical import ISP_NAMES
+    from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, report_json
     from gia_cli.paper import paper_table
-    from gia_cli.traditional import ISP_NAMES
 
     if panel < 0:
         raise UsageError(f"--panel must not be negative, not {panel}.")
@@ -235,7 +235,7 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def _evaluate(config: EvalConfig, terminal: Terminal) -> Report:
-    from gia_cli.evaluate import evaluate as run_evaluation
+    from gia_cli.evaluation.evaluate import evaluate as run_evaluation
 
     with terminal:
         return run_evaluation(config, terminal, _tell_failure(terminal))
@@ -248,8 +248,8 @@ def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:
 def _draw_panel(
     report: Report, count: int, order: Literal["spread", "worst"], terminal: Terminal
 ) -> None:
-    from gia_cli.evaluate import choose_for_panel, panel_rows
-    from gia_cli.report import write_figure
+    from gia_cli.evaluation.evaluate import choose_for_panel, panel_rows
+    from gia_cli.evaluation.tables import write_figure
 
     with terminal:
         chosen = choose_for_panel(report, count, order)
@@ -258,14 +258,14 @@ def _draw_panel(
 
 
 def _diagnose(config: EvalConfig, terminal: Terminal) -> list[Diagnosis]:
-    from gia_cli.diagnose import diagnose
+    from gia_cli.evaluation.diagnose import diagnose
 
     with terminal:
         return diagnose(config, terminal, _tell_failure(terminal))
 
 
 def _show(report: Report, rows: list[PaperRow], terminal: Terminal) -> None:
-    from gia_cli.report import difference_table, score_table
+    from gia_cli.evaluation.tables import difference_table, score_table
 
     terminal.table(*score_table(report, rows))
     if len(report.summaries) > 1:
@@ -293,7 +293,7 @@ def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
 
 def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tuple[str, ...]:
     """Match weights with the table's rows, name what is missing, and put them in its order."""
-    from gia_cli.evaluate import split_label
+    from gia_cli.evaluation.evaluate import split_label
 
     found: dict[str, WeightsInfo] = {}
     for text in given:
@@ -316,7 +316,7 @@ def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tu
 
 def _named(name: str) -> list[WeightsInfo]:
     """Find weights by name or file, or all of a folder."""
-    from gia_cli.checkpoint import MANIFEST, find_weights, list_weights
+    from gia_cli.weights.manifest import MANIFEST, find_weights, list_weights
 
     folder = Path(name)
     if not folder.is_dir():

@@ -21,11 +21,11 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what gia knows of a photo: camera, sensor, levels, exposure, weights, ratio and why."""
-    from gia_cli.console import Terminal
+    from gia_cli.cli.console import Terminal
+    from gia_cli.enhance.enhancer import Enhancer
+    from gia_cli.enhance.exposure import choose_ratios, describe_shot
     from gia_cli.errors import WeightsError
-    from gia_cli.exposure import choose_ratios, describe_shot
-    from gia_cli.pipeline import Enhancer
-    from gia_cli.raw import read_raw
+    from gia_cli.raw.reader import read_raw
 
     frame = read_raw(photo)
     shot = frame.shot

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gia_cli import __version__
+from gia_cli._version import __version__
 from gia_cli.cli.app import (
     Json,
     OnExists,
@@ -23,8 +23,8 @@ from gia_cli.cli.app import (
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.console import Terminal
-    from gia_cli.simulate import Simulated, SimulateOptions, TreeOptions
+    from gia_cli.cli.console import Terminal
+    from gia_cli.simulation.photo import Simulated, SimulateOptions, TreeOptions
 
 
 _SIMULATE_HELP = "See 'gia simulate --help'."
@@ -181,8 +181,8 @@ def simulate(
         _refuse(for_tree, "is for data sets: it needs --sid.")
         _check_one_photo(inputs)
 
-    from gia_cli.console import Terminal
-    from gia_cli.simulate import SimulateOptions, TreeOptions
+    from gia_cli.cli.console import Terminal
+    from gia_cli.simulation.photo import SimulateOptions, TreeOptions
 
     night = SimulateOptions(
         camera=camera,
@@ -248,7 +248,7 @@ def _simulate_photo(
     *,
     as_json: bool,
 ) -> None:
-    from gia_cli.simulate import simulate_photo
+    from gia_cli.simulation.photo import simulate_photo
 
     with terminal:
         result = simulate_photo(photo, out, options, terminal)
@@ -265,7 +265,7 @@ def _simulate_tree(
     *,
     as_json: bool,
 ) -> None:
-    from gia_cli.simulate import simulate_tree
+    from gia_cli.simulation.photo import simulate_tree
 
     results: list[Simulated] = []
     lists: tuple[Path, ...] = ()

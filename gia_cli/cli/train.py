@@ -12,9 +12,9 @@ from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, seconds
 from gia_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.console import Terminal
+    from gia_cli.cli.console import Terminal
     from gia_cli.paper import TableName
-    from gia_cli.train import TrainConfig, TrainResult
+    from gia_cli.training.loop import TrainConfig, TrainResult
 
 _HELP = "See 'gia train --help'."
 
@@ -246,8 +246,8 @@ def train(
     if row and table is None:
         raise UsageError("--row names a row of a table: which? Give --table.", hint=_HELP)
 
-    from gia_cli.console import Terminal
-    from gia_cli.train import TrainConfig
+    from gia_cli.cli.console import Terminal
+    from gia_cli.training.loop import TrainConfig
 
     changes = {
         "lr": lr,
@@ -282,7 +282,7 @@ def train(
         checkpoint_every_s=seconds(checkpoint_every, "--checkpoint-every"),
         validate_every_s=seconds(validate_every, "--validate-every"),
     )
-    from gia_cli.distributed import ranks_from_environment
+    from gia_cli.training.distributed import ranks_from_environment
 
     is_first = ranks_from_environment().is_first
     terminal = Terminal(quiet=quiet or not is_first, verbose=verbose)
@@ -301,7 +301,7 @@ def _train_table(
     is_first: bool,
     as_json: bool,
 ) -> None:
-    from gia_cli.ablation import RowResult, train_table
+    from gia_cli.training.paper_tables import RowResult, train_table
 
     def on_row(row: RowResult) -> None:
         if is_first and not as_json:
@@ -331,7 +331,7 @@ def _result_json(result: TrainResult) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: bool) -> None:
-    from gia_cli.train import train as run_training
+    from gia_cli.training.loop import train as run_training
 
     with terminal:
         result = run_training(config, terminal)

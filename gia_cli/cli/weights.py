@@ -14,8 +14,8 @@ from gia_cli.cli.app import Json, given, weights_app
 @weights_app.command("list")
 def weights_list(as_json: Json = False) -> None:
     """List the weights that are there."""
-    from gia_cli.checkpoint import list_weights
-    from gia_cli.console import Terminal
+    from gia_cli.cli.console import Terminal
+    from gia_cli.weights.manifest import list_weights
 
     terminal = Terminal()
     found = list_weights()
@@ -73,8 +73,8 @@ def weights_export(
     ] = False,
 ) -> None:
     """Write a run's weights as fp16 safetensors, and their row into the folder's manifest."""
-    from gia_cli.console import Terminal
-    from gia_cli.train import export_run
+    from gia_cli.cli.console import Terminal
+    from gia_cli.training.loop import export_run
 
     row = export_run(run, name, out, data_note=data_note, licence=licence, overwrite=overwrite)
     terminal = Terminal()
@@ -131,8 +131,8 @@ def weights_quantize(
     ] = False,
 ) -> None:
     """Make int8 weights, which OpenVINO runs faster on CPUs, by simulated nights."""
-    from gia_cli.console import Terminal
-    from gia_cli.quantize import QuantizeConfig, quantize
+    from gia_cli.cli.console import Terminal
+    from gia_cli.quantization.quantize import QuantizeConfig, quantize
 
     options = given(samples=samples, fp32_levels=fp32_levels, seed=seed, cache=cache)
     config = QuantizeConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
@@ -152,10 +152,10 @@ def weights_verify(
     ] = None,
 ) -> None:
     """Check the SHA-256 of weights, and that they fit their network."""
-    from gia_cli.checkpoint import find_weights, list_weights, load_network
-    from gia_cli.console import Terminal
-    from gia_cli.engines import open_engine
+    from gia_cli.cli.console import Terminal
+    from gia_cli.inference.engine import open_engine
     from gia_cli.runtime import Runtime
+    from gia_cli.weights.manifest import find_weights, list_weights, load_network
 
     terminal = Terminal()
     chosen = [find_weights(name) for name in names] if names else list_weights()

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
-from gia_cli.color import XYZ_FROM_SRGB
 from gia_cli.data.facts import unknown_facts
-from gia_cli.mosaic import usable_gains
-from gia_cli.raw import RawFrame
+from gia_cli.imaging.color import XYZ_FROM_SRGB
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
+from gia_cli.raw.packing import usable_gains
+from gia_cli.raw.reader import RawFrame
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.noise import SensorNoise
+from gia_cli.simulation.noise import SensorNoise
 
 #: Number of facts: the black level error, the light's red and blue, the read noise.
 FACTS = 4

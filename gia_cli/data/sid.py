@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.cfa import CfaKind
 from gia_cli.data.cache import ArrayCache, Decoded, unusable
 from gia_cli.errors import DataError, FileMissingError, GiaError
-from gia_cli.exif import ShotInfo
 from gia_cli.progress import SILENT, Progress
-from gia_cli.raw import RawFrame, read_exposure, read_raw, render_truth
-from gia_cli.simulate import Split, plan_path
+from gia_cli.raw.cfa import CfaKind
+from gia_cli.raw.exif import ShotInfo
+from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
+from gia_cli.simulation.photo import Split, plan_path
 
 Camera = Literal["sony", "fuji"]
 Protocol = Literal["all", "clean", "00", "clean-00"]

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.cfa import CANONICAL, PACK_FACTOR
-from gia_cli.color import bt709_encode, rebalance_matrix
 from gia_cli.data.augment import GivenBalance, Pair, Style, Turn, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
-from gia_cli.exif import ShotInfo
-from gia_cli.mosaic import prepare
-from gia_cli.noise import iso_settings
-from gia_cli.photos import find_photos, read_photo, shrink
+from gia_cli.imaging.color import bt709_encode, rebalance_matrix
+from gia_cli.imaging.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
-from gia_cli.raw import RawFrame
-from gia_cli.simulate import (
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.raw.exif import ShotInfo
+from gia_cli.raw.packing import prepare
+from gia_cli.raw.reader import RawFrame
+from gia_cli.simulation.noise import iso_settings
+from gia_cli.simulation.photo import (
     CAMERAS,
     CameraModel,
     CameraName,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gia_cli.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 from gia_cli.errors import WeightsMismatchError
+from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 
 if TYPE_CHECKING:
     from gia_cli.nets.base import Network

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gia_cli.cfa import PLANE_COLORS, CfaKind
+from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
 
 #: Slope of every leaky ReLU (SID's published network).
 LEAKY_SLOPE = 0.2

@@ -1,0 +1,631 @@
+"""What a network costs: parameters and FLOPs (the paper's Table 4), time and memory.
+
+FLOPs come in two conventions. torch's counts 2 for each multiply-accumulate and nothing else. The
+paper's numbers are the TensorFlow-1 profiler's (`Tf1Counter`), reproduced to the last digit for
+SID-Net. Times are taken in child processes that take turns, so that a noisy machine is as noisy to
+one as to the other, and each child's peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from gia_cli._version import __version__
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.errors import GiaError, UsageError
+from gia_cli.inference.engine import FP32_LEVELS, Engine, obstacle_to_openvino
+from gia_cli.inference.run import InferOptions, infer, pad_to_stride
+from gia_cli.inference.torch_engine import TorchEngine
+from gia_cli.nets import NETWORKS, build
+from gia_cli.nets.base import Network
+from gia_cli.nets.unet import GiaModule, UNet
+from gia_cli.progress import SILENT, Progress, Silent
+from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
+from gia_cli.raw.packing import PackedMosaic
+from gia_cli.raw.writer import A_SHOT, write_arw
+from gia_cli.runtime import DeviceName, Precision, peak_resident_bytes, resolve
+from gia_cli.tiling import round_up
+
+aten = torch.ops.aten
+
+#: The size of the paper's Table 4 in photosites, height and width: an A7S II frame.
+PAPER_SIZE = (2832, 4240)
+_PEAK_SIDE = 2048  # of the matrices whose product tells what the machine can do
+_TILE = 1024  # photosites; of the tiled variant
+# 256 steps, one of them zero, and a leaky ReLU's share of them below it.
+_MADE_UP_RANGE = (-42 / 213, 1.0)
+
+
+# ---------------------------------------------------------------- parameters and FLOPs
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network costs on paper."""
+
+    network: str
+    cfa: CfaKind
+    size: tuple[int, int]
+    """Height and width in photosites."""
+    parameters: int
+    """As the paper counts: without biases in the transposed convolutions."""
+    tf1_flops: int
+    """By the rules of the TensorFlow-1 profiler; see `Tf1Counter`."""
+    torch_flops: int
+    """2 for each multiply-accumulate."""
+
+
+def measure_cost(name: str, size: tuple[int, int] = PAPER_SIZE, cfa: CfaKind = "bayer") -> Cost:
+    """Count a network's parameters and FLOPs for a frame; nothing is computed.
+
+    Parameters
+    ----------
+    name : str
+        Of `nets.NETWORKS`.
+    size : (height, width)
+        Photosites. Odd packed sides are pooled up in the U-Nets, as the published code does, and
+        rounded up to the stride in the other networks.
+    cfa : "bayer" or "xtrans"
+
+    Raises
+    ------
+    UsageError
+        No such network, or a size of less than a packed pixel.
+    """
+    if name not in NETWORKS:
+        raise UsageError(f"There is no network '{name}' ({', '.join(NETWORKS)}).")
+    factor = PACK_FACTOR[cfa]
+    height, width = (side // factor for side in size)
+    if min(height, width) < 1:
+        raise UsageError(f"{size[1]}x{size[0]} is no size of a photo.")
+    network = build(replace(NETWORKS[name], cfa=cfa, upsample_bias=False)).eval().to("meta")
+    if not isinstance(network, UNet):
+        height, width = (round_up(side, network.stride) for side in (height, width))
+    planes = torch.empty(1, len(PLANE_COLORS[cfa]), height, width, device="meta")
+    with Tf1Counter() as tf1, _as_published(network, tf1):
+        network(planes)
+    with FlopCounterMode(display=False) as counter, _as_published(network):
+        network(planes)
+    weights = sum(p.numel() for p in network.parameters() if p.dim() > 1)
+    return Cost(
+        network=name,
+        cfa=cfa,
+        size=size,
+        parameters=sum(p.numel() for p in network.parameters()),
+        tf1_flops=tf1.flops + _TF1_INIT * weights,
+        torch_flops=counter.get_total_flops(),
+    )
+
+
+_TF1_INIT = 2  # a weight's random initialisation is in the graph too: scale and shift
+
+
+class Tf1Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count FLOPs as TensorFlow 1's profiler does, which the paper's Table 4 was made with.
+
+    2 for each multiply-accumulate of a convolution (of a transposed one for each output pixel and
+    tap that reaches it), 1 for an output's bias, 2 for a leaky ReLU (a product and a maximum), the
+    number of inputs for a pooled value, 1 for any other arithmetic on an element. Moving data costs
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation and add what it costs."""
+        result = func(*args, **(kwargs or {}))
+        self.flops += _tf1_flops(func, args, result)
+        return result
+
+
+def _tf1_flops(func: Any, args: tuple[Any, ...], result: Any) -> int:
+    name = func.overloadpacket
+    if name is aten.convolution:
+        return _convolution_flops(args, result)
+    if name in (aten.leaky_relu, aten.leaky_relu_):
+        return 2 * int(result.numel())
+    if name is aten.max_pool2d_with_indices:
+        return int(np.prod(args[1]) * result[0].numel())
+    if name is aten.mean:
+        return int(args[0].numel())
+    if name in (aten.native_batch_norm, aten._native_batch_norm_legit_no_training):
+        return 2 * int(result[0].numel())
+    if name in _ELEMENTWISE:
+        return int(result.numel())
+    return 0
+
+
+_ELEMENTWISE = frozenset(
+    getattr(aten, name + end)
+    for name in ("relu", "sigmoid", "add", "sub", "mul", "div")
+    for end in ("", "_")
+)
+
+
+def _convolution_flops(args: tuple[Any, ...], result: Tensor) -> int:
+    source, weight, bias, stride, *_ = args
+    transposed, groups = args[6], args[8]
+    taps = int(np.prod(weight.shape[2:]))
+    if transposed:  # stride 2, 2x2: one tap reaches each output
+        taps //= int(np.prod(stride))
+    macs = result.numel() * source.shape[1] // groups * taps
+    return int(2 * macs + (0 if bias is None else result.numel()))
+
+
+@contextmanager
+def _as_published(network: nn.Module, tf1: Tf1Counter | None = None) -> Iterator[None]:
+    """Let a U-Net run on any size, with the published code's rounding; others stay as they are.
+
+    TensorFlow's SAME pooling rounds odd sides up, and the way up is cut back to the skip's size;
+    ours asks for multiples of its stride instead. And where our module adds the vector as a bias,
+    the paper's convolves a map that it is spread over.
+    """
+    if not isinstance(network, UNet):
+        yield
+        return
+    stride = network.stride
+    network.stride = 1
+    hooks = [
+        module.register_forward_hook(_count_spread_vector(tf1))
+        for module in network.modules()
+        if tf1 is not None and isinstance(module, GiaModule)
+    ]
+    try:
+        with _PublishedSizes(tf1):
+            yield
+    finally:
+        network.stride = stride
+        for hook in hooks:
+            hook.remove()
+
+
+class _PublishedSizes(TorchFunctionMode):
+    def __init__(self, tf1: Tf1Counter | None) -> None:
+        super().__init__()
+        self._tf1 = tf1
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.max_pool2d:
+            kwargs = {**kwargs, "ceil_mode": True}
+        if func is torch.cat:
+            args = (self._cut(args[0]), *args[1:])
+        return func(*args, **kwargs)
+
+    def _cut(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Cut what was sampled up to the smallest of the maps; what is cut off was not computed."""
+        height, width = (min(x.shape[axis] for x in tensors) for axis in (2, 3))
+        for x in tensors:
+            if self._tf1 is not None and x.shape[2:] != (height, width):
+                # A transposed convolution from twice as many channels made it.
+                dropped = x[:, :, 0, 0].numel() * (x.shape[2] * x.shape[3] - height * width)
+                self._tf1.flops -= 2 * dropped * 2 * x.shape[1]
+        return [x[:, :, :height, :width] for x in tensors]
+
+
+def _count_spread_vector(tf1: Tf1Counter | None) -> Callable[..., None]:
+    def count(module: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
+        assert tf1 is not None and isinstance(module, GiaModule)
+        cells = args[0].shape[2] * args[0].shape[3]
+        vector = module.shrink.out_channels
+        tf1.flops += 2 * cells * vector * module.channels
+
+    return count
+
+
+# ---------------------------------------------------------------- time and memory
+
+How = Literal[
+    "eager NCHW, whole",
+    "whole",
+    "tiled",
+    "OpenVINO, whole",
+    "OpenVINO, in parts",
+    "OpenVINO, tiled",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedConfig:
+    """What to time."""
+
+    networks: tuple[str, ...] = ("sid-net", "gia-net")
+    size: tuple[int, int] = PAPER_SIZE
+    cfa: CfaKind = "bayer"
+    how: tuple[How, ...] = get_args(How)
+    """What OpenVINO cannot run is left out."""
+    device: DeviceName = "auto"
+    precisions: tuple[Precision, ...] = ("auto",)
+    rounds: int = 3
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for what cannot be timed."""
+        if self.rounds < 1:
+            raise UsageError(f"--rounds must be positive, not {self.rounds}.")
+        for name in self.networks:
+            if name not in NETWORKS:
+                raise UsageError(f"There is no network '{name}' ({', '.join(NETWORKS)}).")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run one network."""
+
+    network: str
+    how: How
+    size: tuple[int, int]
+    cfa: CfaKind
+    device: DeviceName
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How a variant did."""
+
+    variant: Variant
+    seconds: list[float] = field(repr=False)
+    """Of each round, burn-in excluded."""
+    peak_bytes: int
+    """Peak memory of the process: resident on a CPU, allocated on a GPU."""
+    runtime: str
+    """Device and number format."""
+    error: str | None = None
+
+    @property
+    def median(self) -> float:
+        """Median seconds; NaN if it failed."""
+        return statistics.median(self.seconds) if self.seconds else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedReport:
+    """All variants, and what the machine can do."""
+
+    machine: str
+    peak_flops: float
+    """FLOP/s of a large fp32 matrix product on the CPU, median over the rounds."""
+    speeds: list[Speed]
+
+
+def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedReport:
+    """Time networks on one frame: a round of burn-in, then rounds in which all take turns.
+
+    Parameters
+    ----------
+    config : SpeedConfig
+    progress : Progress
+        Hears of a stage "timing", with a step for each run.
+    """
+    speeds: list[Speed] = []
+    peaks: list[float] = []
+    variants = [_variants(config, name) for name in config.networks]
+    progress.stage("timing", (config.rounds + 1) * sum(map(len, variants)))
+    for alike in variants:  # the ways of one network take turns; each process takes memory
+        speeds += _take_turns(alike, config.rounds, peaks, progress)
+    return SpeedReport(machine_name(), statistics.median(peaks), speeds)
+
+
+def _variants(config: SpeedConfig, network: str) -> list[Variant]:
+    """List the ways to run a network.
+
+    The public ports' way, which all are compared with, is fp32 whatever was asked for.
+    """
+    found = []
+    for how in config.how:
+        precisions: tuple[Precision, ...] = config.precisions
+        if how == "eager NCHW, whole":
+            precisions = ("fp32",)
+        found += [
+            Variant(network, how, config.size, config.cfa, config.device, precision)
+            for precision in precisions
+        ]
+    return [variant for variant in found if _can_run(variant)]
+
+
+def _take_turns(
+    variants: list[Variant], rounds: int, peaks: list[float], progress: Progress
+) -> list[Speed]:
+    children = [_Child(variant) for variant in variants]
+    try:
+        for turn in range(rounds + 1):
+            for child in children:
+                progress.status(f"{child.variant.network}, {child.variant.how}")
+                child.run(keep=turn > 0)
+                progress.advance()
+            peaks.append(_matrix_product_flops())
+        return [child.finish() for child in children]
+    finally:
+        for child in children:
+            child.stop()
+
+
+def _can_run(variant: Variant) -> bool:
+    if not variant.how.startswith("OpenVINO"):
+        return variant.precision != "int8"
+    runtime = resolve(variant.device, variant.precision)
+    return obstacle_to_openvino(runtime, NETWORKS[variant.network]) is None
+
+
+class _Child:
+    """A process that runs one variant when it is told to; only one of them works at a time."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        self._seconds: list[float] = []
+        self._error: str | None = None
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, variant), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def run(self, *, keep: bool) -> None:
+        """Have it run once."""
+        answer = self._ask("run")
+        if keep and isinstance(answer, float):
+            self._seconds.append(answer)
+
+    def finish(self) -> Speed:
+        """Ask for its peak memory, and sum up."""
+        answer = self._ask("finish")
+        peak, runtime = answer if isinstance(answer, tuple) else (0, "")
+        return Speed(self.variant, self._seconds, peak, runtime, self._error)
+
+    def _ask(self, what: str) -> Any:
+        if self._error is not None:
+            return None
+        try:
+            self._pipe.send(what)
+            answer = self._pipe.recv()
+        except (EOFError, OSError):  # killed, as for want of memory
+            answer = "its process has died"
+        if isinstance(answer, str):
+            self._error = answer
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Connection, variant: Variant) -> None:
+    """Answer a child's orders: seconds for "run", memory for "finish", words for a failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
+    try:
+        run, finish = _prepare(variant)
+        while True:
+            pipe.send(run() if pipe.recv() == "run" else finish())
+    except EOFError:
+        return
+    except (GiaError, RuntimeError, MemoryError) as error:
+        pipe.send(str(error) or type(error).__name__)
+
+
+def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[int, str]]]:
+    """Build a variant's network and frame; return what runs it and what tells its memory."""
+    runtime = resolve(variant.device, variant.precision)
+    torch.manual_seed(0)
+    network = build(replace(NETWORKS[variant.network], cfa=variant.cfa)).eval()
+    factor = PACK_FACTOR[variant.cfa]
+    height, width = (side // factor for side in variant.size)
+    planes = np.random.default_rng(0).random(
+        (len(PLANE_COLORS[variant.cfa]), height, width), np.float32
+    )
+    still = Alignment(0, 0, 0, 0)
+    mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
+    options = _cut(variant)
+    if variant.how.startswith("OpenVINO"):
+        engine = _openvino_engine(network, variant.precision)
+        del network
+    else:
+        engine = TorchEngine(network, runtime)
+
+    def run() -> float:
+        start = time.perf_counter()
+        if variant.how == "eager NCHW, whole":
+            _run_eagerly(network, planes, torch.device(runtime.device))
+        else:
+            infer(engine, mosaic, options, _Strict())
+        seconds = time.perf_counter() - start
+        if runtime.device == "cuda":
+            torch.cuda.empty_cache()  # the next process needs the room
+        return seconds
+
+    def finish() -> tuple[int, str]:
+        if runtime.device == "cuda":
+            return torch.cuda.max_memory_allocated(), str(runtime)
+        return peak_resident_bytes(), str(runtime)
+
+    return run, finish
+
+
+def _cut(variant: Variant) -> InferOptions:
+    if variant.how.endswith("in parts"):
+        return InferOptions(in_parts=True)
+    return InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
+
+
+def _openvino_engine(network: Network, precision: Precision) -> Engine:
+    from gia_cli.inference.openvino_engine import OpenVinoEngine
+
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    if precision == "int8":
+        arrays = _in_int8(arrays)
+    return OpenVinoEngine(network.config, arrays, network.config.network)
+
+
+def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Round weights that nobody has trained as `gia weights quantize` does; see `openvino_graph`.
+
+    All layers get one range: the pictures are as meaningless as before, the time is the same.
+    """
+    from gia_cli.inference.openvino_graph import fp32_layers, is_within
+
+    kept = fp32_layers(FP32_LEVELS)
+    rounded = dict(arrays)
+    for name, weight in arrays.items():
+        layer, _, kind = name.rpartition(".")
+        if kind != "weight" or is_within(layer, kept):
+            continue
+        if layer.startswith("upsample."):  # (in, out, 2, 2): a plain one to four sub-pixels each
+            weight = weight.transpose(1, 2, 3, 0).reshape(-1, len(weight), 1, 1)
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        rounded[name] = np.rint(weight / scale[:, None, None, None]).astype(np.int8)
+        rounded[f"{layer}.scale"] = scale.astype(np.float32)
+        rounded[f"{layer}.ranges"] = np.array(_MADE_UP_RANGE, np.float32)
+    return rounded
+
+
+class _Strict(Silent):
+    """Takes a retreat, of which `infer` merely notes, for a failure: another way would be timed."""
+
+    def note(self, message: str) -> None:
+        """Refuse to go on."""
+        raise RuntimeError(message)
+
+
+def _run_eagerly(network: Network, planes: Any, device: torch.device) -> None:
+    """Run as the public ports do: the whole frame at once, NCHW, fp32, gradients merely off."""
+    network.to(device)
+    x = torch.from_numpy(pad_to_stride(planes, network.stride))
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.no_grad(), _without_bands(), exact:
+        network(x[None].to(device)).cpu()
+
+
+@contextmanager
+def _without_bands() -> Iterator[None]:
+    """Let stages run on the whole frame."""
+    from gia_cli.nets import blocks
+
+    rows = blocks._BAND_ROWS
+    blocks._BAND_ROWS = 1 << 30
+    try:
+        yield
+    finally:
+        blocks._BAND_ROWS = rows
+
+
+def _matrix_product_flops() -> float:
+    """FLOP/s of one large fp32 matrix product, the best of three in a row."""
+    a, b = (torch.rand(_PEAK_SIDE, _PEAK_SIDE) for _ in range(2))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return float(2 * _PEAK_SIDE**3 / min(times))
+
+
+def machine_name() -> str:
+    """Name the processor, how many threads torch uses, and the versions that matter."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    threads = torch.get_num_threads()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu}, {threads} threads{gpu}; torch {torch.__version__}, gia {__version__}"
+
+
+# ---------------------------------------------------------------- the stages of a photo
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How long the stages of a photo took."""
+
+    weights: str
+    """Name of those that the network ran with."""
+    seconds: dict[str, float]
+    """Medians of "decode", "exposure", "pack", "network", "colour" and "write"."""
+
+
+def measure_stages(
+    photo: Path | None,
+    enhancer: Enhancer,
+    *,
+    rounds: int = 3,
+    progress: Progress = SILENT,
+) -> Stages:
+    """Time each stage from a RAW file to the TIFF, the first round left out.
+
+    Parameters
+    ----------
+    photo : Path or None
+        None: a 12-megapixel night, made and removed again.
+    enhancer : Enhancer
+    rounds : int
+    progress : Progress
+
+    Returns
+    -------
+    Stages
+    """
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = photo or _large_night(Path(folder))
+        progress.stage("stages", rounds + 1)
+        for turn in range(rounds + 1):
+            result = enhancer.enhance(source, ratio=100)
+            start = time.perf_counter()
+            result.save(Path(folder) / "out.tif")
+            times = {**result.seconds, "write": time.perf_counter() - start}
+            for name, seconds in times.items() if turn else ():
+                found.setdefault(name, []).append(seconds)
+            progress.advance()
+    medians = {name: statistics.median(x) for name, x in found.items() if name != "load"}
+    return Stages(result.weights.name, medians)
+
+
+def _large_night(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    mosaic = rng.normal(540, 8, PAPER_SIZE).clip(0, 16383).astype(np.uint16)
+    path = folder / "night.ARW"
+    write_arw(path, mosaic, shot=A_SHOT, wb=(2.0, 1.0, 2.4))
+    return path
+
+
+def bench_json(
+    costs: Sequence[Cost], speed: SpeedReport | None, stages: Stages | None
+) -> dict[str, Any]:
+    """Turn all that was measured into what JSON can hold."""
+    values: dict[str, Any] = {"gia": __version__, "costs": [asdict(cost) for cost in costs]}
+    if speed is not None:
+        values["machine"] = speed.machine
+        values["peak_flops"] = speed.peak_flops
+        values["speeds"] = [
+            {**asdict(s), "median": s.median if s.seconds else None} for s in speed.speeds
+        ]
+    if stages is not None:
+        values["stages"] = stages.seconds
+        values["stages_weights"] = stages.weights
+    return values

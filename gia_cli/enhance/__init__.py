@@ -1,0 +1,1 @@
+"""The main job: a dark RAW photo becomes a clean, bright picture."""

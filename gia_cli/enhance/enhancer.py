@@ -1,0 +1,539 @@
+"""The stages in order, as one object: the public API.
+
+::
+
+    enhancer = Enhancer.from_weights()
+    result = enhancer.enhance("night.ARW")
+    result.save("night.tif")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli._version import __version__
+from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
+from gia_cli.errors import DeviceError, UsageError, WeightsError
+from gia_cli.imaging.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera
+from gia_cli.imaging.writer import BAND_PIXELS, bands, develop, write_image
+from gia_cli.inference.engine import (
+    Engine,
+    EngineName,
+    obstacle_to_openvino,
+    open_engine,
+    require_int8,
+    require_openvino,
+)
+from gia_cli.inference.run import InferOptions, infer
+from gia_cli.nets import WhiteBalanceMode
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw.cfa import CfaKind
+from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
+from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
+from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights, shipped_quantised
+
+# Gains closer to one than this are the same camera for any purpose.
+_SAME_NEUTRAL = 0.005
+# A mixing that differs less from none comes of rounding.
+_SAME_COLORS = 0.005
+# A file's matrix that asks for more is none of a camera's.
+_LARGEST_MIXING = 2.5
+# Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
+_READING_MOSAICS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo read and packed, ready for the network at one ratio."""
+
+    frame: RawFrame
+    mosaic: PackedMosaic
+    choice: RatioChoice
+    weights: WeightsInfo
+    seconds: dict[str, float]
+    """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+
+    @property
+    def reading_bytes(self) -> int:
+        """Most memory that reading and packing another photo of this size takes."""
+        return _READING_MOSAICS * self.frame.mosaic.nbytes
+
+    @property
+    def developing_bytes(self) -> int:
+        """Memory that the levels of another picture of this size take."""
+        return 3 * self.frame.mosaic.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the network made of a photo, as the sensor lay."""
+
+    picture: NDArray[np.float32] = field(repr=False)
+    """(3, H, W) float32, BT.709-encoded, not clipped."""
+    frame: RawFrame
+    choice: RatioChoice
+    weights: WeightsInfo
+    seconds: dict[str, float]
+
+    def develop(self) -> Enhanced:
+        """Bring the picture to sRGB levels, upright."""
+        seconds = dict(self.seconds)
+        with _timed(seconds, "colour"):
+            image = develop(self.picture, self.frame.flip)
+        return Enhanced(image, self.frame, self.choice, self.weights, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Enhanced:
+    """One enhanced picture and how it came about."""
+
+    image: NDArray[np.uint16] = field(repr=False)
+    """(H, W, 3) uint16, sRGB, upright."""
+    frame: RawFrame
+    choice: RatioChoice
+    """The amplification ratio and the rule that chose it."""
+    weights: WeightsInfo
+    seconds: dict[str, float]
+    """Wall-clock time of each stage."""
+
+    @property
+    def comment(self) -> str:
+        """What goes into the output's metadata."""
+        digest = (self.weights.sha256 or "unverified")[:12]
+        return (
+            f"gia {__version__}; weights {self.weights.name} ({digest}); "
+            f"ratio {self.choice.ratio:.4g} ({self.choice.rule})"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as 16-bit TIFF or PNG with profile and EXIF.
+
+        Parameters
+        ----------
+        path : str or Path
+            The ending decides: .tif, .tiff or .png.
+
+        Raises
+        ------
+        UsageError
+            Another ending.
+        OutputError
+            The file cannot be written.
+        """
+        write_image(
+            Path(path),
+            self.image,
+            shot=self.frame.shot,
+            software=f"gia {__version__}",
+            comment=self.comment,
+        )
+
+
+class Enhancer:
+    """Networks, loaded once, that enhance any number of photos.
+
+    Parameters
+    ----------
+    weights : str or Path, optional
+        Name or path; None chooses by each photo's colour filter array.
+    runtime : Runtime
+        Device and precision.
+    options : InferOptions
+        Tiles and memory.
+    white_balance : "learned" or "as-shot", optional
+        What the network is told of the light; see `find_weights`.
+    engine : "auto", "torch" or "openvino"
+        What computes; see `open_engine`.
+    prefer_int8 : bool
+        Run the int8 weights that ship beside the chosen ones, if these ship too, where that can be;
+        not for a runtime of another precision than fp32.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None,
+        runtime: Runtime,
+        options: InferOptions,
+        white_balance: WhiteBalanceMode | None = None,
+        engine: EngineName = "auto",
+        *,
+        prefer_int8: bool = False,
+    ) -> None:
+        self.runtime = runtime
+        self.options = options
+        self.engine = engine
+        self._weights = weights
+        self._white_balance = white_balance
+        self._prefers_int8 = prefer_int8 and runtime.dtype == "float32" and engine != "torch"
+        self._found: dict[CfaKind, WeightsInfo] = {}
+        self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
+        # A wrong name should fail before the first photo is read, and so should an engine.
+        info = None if weights is None else find_weights(weights, white_balance=white_balance)
+        config = None if info is None else info.config
+        if engine == "openvino":
+            require_openvino(runtime, config)
+        if runtime.dtype == "int8" and info is not None:
+            info = find_quantised(info)
+        if runtime.dtype == "int8" or (info is not None and info.quantised_from is not None):
+            require_int8(runtime, engine, config)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: str | Path | None = None,
+        *,
+        device: DeviceName = "auto",
+        precision: Precision = "auto",
+        tile: int | None = None,
+        max_memory: int | str | None = None,
+        white_balance: WhiteBalanceMode | None = None,
+        engine: EngineName = "auto",
+    ) -> Enhancer:
+        """Make an enhancer.
+
+        Parameters
+        ----------
+        weights : str or Path, optional
+            Name of shipped weights or path of a safetensors file; by default ``GIA_WEIGHTS``, else
+            what ships for each photo's colour filter array.
+        device : "auto", "cpu", "cuda" or "mps"
+        precision : "auto", "fp32", "fp16", "bf16" or "int8"
+            int8 runs the int8 weights that were made from the chosen ones, on the CPU. auto: fp16
+            on CUDA; on a CPU int8 for weights that ship, if theirs ship and OpenVINO is there and
+            no `tile` is asked for; else fp32.
+        tile : int, optional
+            Tile side in photosites; by default the whole frame if memory allows.
+        max_memory : int (bytes) or str ("1500MB"), optional
+            Most memory that the process should hold.
+        white_balance : "learned" or "as-shot", optional
+            Choose among the shipped weights those that infer the light, or those that are given the
+            photo's white balance; by default the first of the manifest.
+        engine : "auto", "torch" or "openvino"
+            What computes: by default OpenVINO on a CPU where it can, else torch.
+
+        Raises
+        ------
+        WeightsError, DeviceError, UsageError
+        """
+        limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
+        options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
+        runtime = choose_runtime(device, precision, engine)
+        # Whoever asks for tiles wants the whole frame's picture: int8's rounding depends on them.
+        prefer = precision == "auto" and tile is None
+        return cls(weights, runtime, options, white_balance, engine, prefer_int8=prefer)
+
+    def enhance(
+        self,
+        photo: str | Path | RawFrame,
+        *,
+        ratio: float | None = None,
+        exposure: ExposureRequest | None = None,
+        progress: Progress = SILENT,
+    ) -> Enhanced:
+        """Enhance one photo.
+
+        Parameters
+        ----------
+        photo : str, Path or RawFrame
+        ratio : float, optional
+            Amplification; short for ``exposure=ExposureRequest(ratio=...)``. Neither means auto.
+        exposure : ExposureRequest, optional
+            Any other way to say how bright; not brackets, which make several pictures
+            (`enhance_brackets`).
+        progress : Progress
+
+        Returns
+        -------
+        Enhanced
+
+        Raises
+        ------
+        RawError, ExposureError, WeightsError, DeviceError, OutOfMemoryError, UsageError
+        """
+        if ratio is not None and exposure is not None:
+            raise UsageError("Give a ratio or an exposure request, not both.", hint="")
+        request = exposure or ExposureRequest(ratio=ratio)
+        if request.brackets:
+            raise UsageError("Brackets make several pictures.", hint="Call enhance_brackets.")
+        (result,) = self.enhance_brackets(photo, request, progress=progress)
+        return result
+
+    def enhance_brackets(
+        self,
+        photo: str | Path | RawFrame,
+        request: ExposureRequest,
+        *,
+        progress: Progress = SILENT,
+    ) -> Iterator[Enhanced]:
+        """Enhance one photo at each ratio that the request leads to.
+
+        Parameters and errors as for `enhance`. The photo is read once.
+        """
+        for prepared in self.prepare(photo, request, progress=progress):
+            computed = self.compute(prepared, progress=progress)
+            progress.stage("developing", 1)
+            enhanced = computed.develop()
+            progress.advance()
+            yield enhanced
+
+    # The three steps of the above, for those who let them overlap.
+
+    def prepare(
+        self,
+        photo: str | Path | RawFrame,
+        request: ExposureRequest,
+        *,
+        progress: Progress = SILENT,
+    ) -> Iterator[Prepared]:
+        """Read a photo and pack it for the network, at each ratio that the request leads to.
+
+        May run in a thread of its own, beside `compute` on another photo.
+
+        Parameters
+        ----------
+        photo : str, Path or RawFrame
+        request : ExposureRequest
+        progress : Progress
+            Hears of the ratio and of the white balance.
+
+        Raises
+        ------
+        RawError, ExposureError, WeightsNotFoundError, NoWeightsForCfaError
+        """
+        seconds: dict[str, float] = {}
+        if not isinstance(photo, RawFrame):
+            with _timed(seconds, "decode"):
+                photo = read_raw(Path(photo))
+        with _timed(seconds, "exposure"):
+            weights = self._chosen_for(photo.kind)
+            choices = choose_ratios(photo, request)
+            gains = _camera_gains(photo, weights, progress)
+            _tell_of_colors(photo, weights, progress)
+        for choice in choices:
+            progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
+            with _timed(seconds, "pack"):
+                mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
+            yield Prepared(photo, mosaic, choice, weights, seconds)
+            seconds = {}
+
+    def compute(
+        self, prepared: Prepared, *, progress: Progress = SILENT, reserved: int = 0
+    ) -> Computed:
+        """Run the network, which is loaded when the first photo needs it.
+
+        Parameters
+        ----------
+        prepared : Prepared
+        progress : Progress
+        reserved : int
+            Bytes that this process will take meanwhile, for other photos.
+
+        Raises
+        ------
+        WeightsError, DeviceError, OutOfMemoryError
+        """
+        seconds = dict(prepared.seconds)
+        with _timed(seconds, "load"):
+            engine, weights = self._engine(prepared.weights, progress)
+        options = replace(self.options, reserved=reserved)
+        with _timed(seconds, "network"):
+            try:
+                picture = infer(engine, prepared.mosaic, options, progress)
+            except RuntimeError as error:  # OpenVINO has no narrower ones
+                if weights is prepared.weights:
+                    raise
+                engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
+                picture = infer(engine, prepared.mosaic, options, progress)
+        matrix = camera_colors(prepared.frame, weights)
+        if matrix is not None:
+            with _timed(seconds, "colour"):
+                recolor(picture, matrix)
+        return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
+
+    def weights_for(self, kind: CfaKind) -> WeightsInfo:
+        """Say which weights enhance the photos of a kind, without opening them.
+
+        Parameters
+        ----------
+        kind : "bayer" or "xtrans"
+
+        Returns
+        -------
+        WeightsInfo
+            int8 ones where those are preferred. Should they fail once opened, `enhance` notes it
+            and goes on with those that they were made from.
+
+        Raises
+        ------
+        WeightsError
+        """
+        weights = self._chosen_for(kind)
+        return self._preferred(weights) or weights
+
+    def _chosen_for(self, kind: CfaKind) -> WeightsInfo:
+        """Find what was asked for; in int8 only if that was, too."""
+        if kind not in self._found:
+            info = find_weights(self._weights, kind, self._white_balance)
+            self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
+        return self._found[kind]
+
+    def _engine(
+        self, weights: WeightsInfo, progress: Progress = SILENT
+    ) -> tuple[Engine, WeightsInfo]:
+        """Open the engine, once; and say which weights it runs."""
+        kind = weights.config.cfa
+        if kind not in self._engines:
+            preferred = self._open_preferred(weights, progress)
+            self._engines[kind] = preferred or self._open(weights, progress)
+        return self._engines[kind]
+
+    def _open(self, weights: WeightsInfo, progress: Progress) -> tuple[Engine, WeightsInfo]:
+        return open_engine(weights, self.runtime, self.engine, progress), weights
+
+    def _open_preferred(
+        self, weights: WeightsInfo, progress: Progress
+    ) -> tuple[Engine, WeightsInfo] | None:
+        """Open the int8 weights made from these; None where that cannot be."""
+        rounded = self._preferred(weights)
+        if rounded is None:
+            return None
+        try:
+            return self._open(rounded, progress)
+        except (DeviceError, WeightsError) as error:
+            progress.note(f"{rounded.name} cannot be used; going on in fp32. {error.message}")
+            return None
+
+    def _preferred(self, weights: WeightsInfo) -> WeightsInfo | None:
+        """Find the int8 weights that are run in place of these; None if these are."""
+        if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
+            return None
+        return shipped_quantised(weights)
+
+    def _go_on_in_fp32(
+        self, weights: WeightsInfo, error: RuntimeError, progress: Progress
+    ) -> tuple[Engine, WeightsInfo]:
+        """Give up the int8 weights, for good: nobody has asked for them."""
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        progress.note(f"OpenVINO failed in int8; going on in fp32. {words}")
+        opened = self._open(weights, progress)
+        self._engines[weights.config.cfa] = opened
+        return opened
+
+
+def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName) -> Runtime:
+    """Choose device and number format for an engine: OpenVINO means the CPU.
+
+    Parameters and errors as for `resolve`.
+    """
+    return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
+
+
+def _camera_gains(
+    frame: RawFrame, weights: WeightsInfo, progress: Progress
+) -> NDArray[np.float32] | None:
+    """Bring another camera to the training camera's neutral, and say so."""
+    gains = camera_gains(frame, weights)
+    if gains is None:
+        return None
+    red, _, blue = gains
+    if weights.config.white_balance == "as-shot":
+        progress.detail(
+            f"{frame.path.name}: white balance as shot: red x{red:.2f}, blue x{blue:.2f}"
+        )
+    else:
+        basis = "as-shot" if frame.daylight_wb is None else "daylight"
+        progress.note(
+            f"{frame.path.name}: the weights were trained for the {weights.camera}; "
+            f"{frame.shot.camera} is brought to its neutral by the {basis} white balance "
+            f"(red x{red:.2f}, blue x{blue:.2f})."
+        )
+    return gains
+
+
+def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -> None:
+    if camera_colors(frame, weights) is not None:
+        progress.note(
+            f"{frame.path.name}: the picture gets the colours of the {frame.shot.camera}'s own "
+            f"matrix, not the {weights.camera}'s."
+        )
+
+
+def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] | None:
+    """Find the factors for R, G and B that bring a photo to what the weights were trained on.
+
+    Weights for balanced planes get the photo's own white balance, which makes every camera's
+    neutral alike. For the others a photo is brought to the neutral of their camera.
+
+    A camera whose daylight multipliers LibRaw does not know is brought there by the photo's own
+    white balance: what the camera called neutral then looks to the network like a grey card in the
+    light of its training scenes. (Daylight would do for it as little as for a photo: the scenes
+    were lit by lamps, and a network that never saw daylight paints it blue.)
+
+    Returns
+    -------
+    (3,) float32 or None
+        None when they are the same camera, or when the weights do not say what theirs was.
+    """
+    if weights.config.white_balance == "as-shot":
+        return usable_gains(frame.as_shot_wb)
+    own, training = frame.daylight_wb, weights.daylight_wb
+    if own is None:
+        own, training = frame.as_shot_wb, weights.neutral_wb
+    if training is None:
+        return None
+    gains = neutral_gains(own, np.asarray(training))
+    return None if np.abs(gains - 1).max() < _SAME_NEUTRAL else gains
+
+
+def camera_colors(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float64] | None:
+    """Find the matrix, (3, 3), that gives the network's picture the colours of the photo's camera.
+
+    A network has learned one camera's filters. Another's see a red rose as another mixture, which
+    the white balance leaves as it is.
+
+    Returns
+    -------
+    (3, 3) or None
+        For linear light. None where the two cameras' colours are the same, where either is not
+        known, and where the file's matrix is nonsense.
+    """
+    known = CAMERA_MATRICES.get(weights.camera or "")
+    if known is None or frame.xyz_to_camera is None:
+        return None
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros
+            matrix = colors_of_another_camera(frame.xyz_to_camera, np.asarray(known))
+    except np.linalg.LinAlgError:
+        return None
+    is_sane = bool(np.abs(matrix).max() < _LARGEST_MIXING)  # False for NaN too
+    return matrix if is_sane and np.abs(matrix - np.eye(3)).max() > _SAME_COLORS else None
+
+
+def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
+    """Apply a matrix to the linear light of a BT.709-encoded (3, H, W) picture, in its place.
+
+    What lies outside [0, 1] is clipped first, as it would be at the end: a red that overshoots
+    white must not colour green and blue.
+    """
+    _, height, width = picture.shape
+
+    def change(rows: slice) -> None:
+        picture[:, rows] = bt709_through(matrix, np.clip(picture[:, rows], 0, 1))
+
+    for _ in in_threads(change, bands(height, BAND_PIXELS // width)):
+        pass
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0) + time.perf_counter() - start

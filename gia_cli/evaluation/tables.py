@@ -1,0 +1,337 @@
+"""What people look at beside the picture itself: comparison sheets, tables, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from gia_cli.benchmark.speed import Cost, SpeedReport
+from gia_cli.enhance.enhancer import Enhanced
+from gia_cli.errors import UsageError
+from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report
+from gia_cli.files import atomic_file
+from gia_cli.imaging.color import srgb16_from_bt709
+from gia_cli.nets import NETWORKS
+from gia_cli.paper import PUBLISHED_MEASURES, PaperRow
+from gia_cli.raw.reader import render
+
+_PANEL_SIDE = 1600  # longest side of each panel in pixels
+_CAPTION_HEIGHT = 44
+_GAP = 8
+_BACKGROUND = (24, 24, 24)
+_INK = (235, 235, 235)
+_XTRANS_DEMOSAIC_SIDE = 512  # LibRaw's X-Trans demosaicing fails on smaller frames
+
+
+def comparison_path(target: Path) -> Path:
+    """Name the comparison sheet that belongs to an output: ``x.tif`` has ``x_compare.png``."""
+    return target.with_name(f"{target.stem}_compare.png")
+
+
+def write_comparison(result: Enhanced, path: Path) -> None:
+    """Write a sheet: LibRaw's rendering amplified by the same ratio beside the enhanced picture.
+
+    Parameters
+    ----------
+    result : Enhanced
+    path : Path
+        An 8-bit PNG; panels of at most 1600 px on their longer side.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    RawError
+        The RAW file has gone since it was read.
+    """
+    frame = result.frame
+    height, width, _ = result.image.shape
+    size = _panel_size(width, height)
+    # A half-size rendering is enough for a panel, and quick.
+    too_small = frame.kind == "xtrans" and min(frame.mosaic.shape) < _XTRANS_DEMOSAIC_SIDE
+    halve = too_small or 2 * max(size) <= max(width, height)
+    plain = render(frame.path, brightness=result.choice.ratio, half_size=halve)
+    enhanced = (result.image >> 8).astype(np.uint8)
+    panels = [
+        (f"LibRaw, x{result.choice.ratio:.4g}", plain),
+        (f"gia, {result.weights.name}", enhanced),
+    ]
+    with atomic_file(path) as file:
+        _sheet(panels, size).save(file, "PNG")
+
+
+def _panel_size(width: int, height: int) -> tuple[int, int]:
+    shrink = min(1.0, _PANEL_SIDE / max(width, height))
+    return max(round(width * shrink), 1), max(round(height * shrink), 1)
+
+
+def _sheet(panels: list[tuple[str, NDArray[np.uint8]]], size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    total = len(panels) * width + (len(panels) - 1) * _GAP
+    sheet = Image.new("RGB", (total, height + _CAPTION_HEIGHT), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_CAPTION_HEIGHT // 2)
+    for index, (caption, pixels) in enumerate(panels):
+        left = index * (width + _GAP)
+        panel = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+        sheet.paste(panel, (left, _CAPTION_HEIGHT))
+        draw.text((left + 8, _CAPTION_HEIGHT // 4), caption, fill=_INK, font=font)
+    return sheet
+
+
+# ---------------------------------------------------------------- gia eval
+
+_FIGURE_SIDE = 640  # longest side of a picture of a panel, in pixels
+#: Columns of the table of scores: measure, heading, digits, and whether more is better.
+SCORE_COLUMNS: tuple[tuple[str, str, int], ...] = (
+    ("psnr", "PSNR ↑", 2),
+    ("ssim", "SSIM ↑", 3),
+    ("pieapp", "PieAPP ↓", 3),
+    ("lpips_alex", "LPIPS ↓", 3),
+    ("lpips_vgg", "LPIPS-VGG ↓", 3),
+    ("ms_ssim", "MS-SSIM ↑", 3),
+    ("delta_e", "ΔE00 ↓", 2),
+    ("block_color", "colour ↓", 2),
+)
+_PUBLISHED_AS = {"psnr": "psnr", "ssim": "ssim", "pieapp": "pieapp", "lpips_alex": "lpips"}
+
+
+def score_table(
+    report: Report, published: Sequence[PaperRow] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Lay scores out as the paper's tables are, its own rows below ours and marked so.
+
+    Returns
+    -------
+    columns, rows : lists of str
+        Means with half of their 95 % interval; "n/a" for measures that were not taken.
+    """
+    shown = [
+        column
+        for column in SCORE_COLUMNS
+        if any(column[0] in summary.means for summary in report.summaries)
+        or (published and column[0] in {"pieapp", "lpips_alex"})
+    ]
+    automatic = any(summary.ratio_mode != "known" for summary in report.summaries)
+    columns = ["system", "photos", *(heading for _, heading, _ in shown)]
+    columns += ["ratio off, stops"] if automatic else []
+    rows = []
+    for summary in report.summaries:
+        row = [_row_name(summary.system, summary.ratio_mode), str(summary.count)]
+        row += [_interval(summary.means.get(name), digits) for name, _, digits in shown]
+        if automatic:
+            row.append(f"{summary.means['ratio_error_stops'].mean:.2f}")
+        rows.append(row)
+    for paper_row in published:
+        values = dict(
+            zip(PUBLISHED_MEASURES, paper_row.published[report.config.camera], strict=True)
+        )
+        found = [values.get(_PUBLISHED_AS.get(name, "")) for name, _, _ in shown]
+        numbers = [
+            "-" if value is None else f"{value:.{digits}f}"
+            for value, (_, _, digits) in zip(found, shown, strict=True)
+        ]
+        rows.append([f"published, on SID: {paper_row.name}", "", *numbers, *([""] * automatic)])
+    return columns, rows
+
+
+def difference_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Lay out how much each row differs from the one they are compared with, photo by photo."""
+    wanted = [c for c in SCORE_COLUMNS if c[0] in {"psnr", "ssim", "delta_e", "block_color"}]
+    rows = []
+    for summary in report.summaries:
+        if not summary.differences:
+            continue
+        cells = []
+        for name, _, digits in wanted:
+            estimate = summary.differences.get(name)
+            cells.append(
+                "n/a"
+                if estimate is None
+                else f"{estimate.mean:+.{digits}f} "
+                f"[{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
+            )
+        rows.append([_row_name(summary.system, summary.ratio_mode), *cells])
+    return [f"minus {report.versus}", *(heading for _, heading, _ in wanted)], rows
+
+
+def _row_name(system: str, ratio_mode: str) -> str:
+    return system if ratio_mode == "known" else f"{system} ({ratio_mode} ratio)"
+
+
+def _interval(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return "n/a"
+    half = (estimate.high - estimate.low) / 2
+    return f"{estimate.mean:.{digits}f} ±{half:.{digits}f}"
+
+
+def write_figure(rows: Iterable[PanelRow], path: Path) -> None:
+    """Write a panel: a row for each photo, amplified input | each system | ground truth.
+
+    Parameters
+    ----------
+    rows : iterable of PanelRow
+        Made one at a time, so that a few large photos do not fill the memory.
+    path : Path
+        An 8-bit PNG; pictures of at most 640 px on their longer side.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    strips = []
+    for row in rows:
+        panels = [
+            (f"{row.title} {caption}" if index == 0 else caption, _as_srgb8(picture))
+            for index, (caption, picture) in enumerate(row.pictures)
+        ]
+        height, width, _ = row.pictures[0][1].shape
+        shrink = min(1.0, _FIGURE_SIDE / max(width, height))
+        strips.append(_sheet(panels, (round(width * shrink), round(height * shrink))))
+    if not strips:
+        return
+    total = sum(strip.height for strip in strips)
+    figure = Image.new("RGB", (max(strip.width for strip in strips), total), _BACKGROUND)
+    top = 0
+    for strip in strips:
+        figure.paste(strip, (0, top))
+        top += strip.height
+    with atomic_file(path) as file:
+        figure.save(file, "PNG")
+
+
+def _as_srgb8(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    levels: NDArray[np.uint8] = (srgb16_from_bt709(picture) >> 8).astype(np.uint8)
+    return levels
+
+
+# ---------------------------------------------------------------- gia bench
+
+
+def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
+    """Lay parameters and FLOPs out, relative to SID-Net's."""
+    first = next((cost for cost in costs if cost.network == "sid-net"), None)
+    rows = []
+    for cost in costs:
+        parameters, tf1 = f"{cost.parameters:,}", f"{cost.tf1_flops / 1e9:.4f} B"
+        ratios = ["", ""]
+        if first is not None:
+            ratios = [
+                f"x{cost.parameters / first.parameters:.4f}",
+                f"x{cost.tf1_flops / first.tf1_flops:.4f}",
+            ]
+        macs = f"{cost.torch_flops / 1e9:.2f} B"
+        rows.append([cost.network, parameters, ratios[0], tf1, ratios[1], macs])
+    return ["network", "parameters", "", "FLOPs (TF 1)", "", "2 x MAC"], rows
+
+
+def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
+    """Lay times and memory out; each network's rows are compared with its first."""
+    flops = {cost.network: cost.torch_flops for cost in costs}
+    reference: dict[str, float] = {}
+    rows = []
+    for speed in report.speeds:
+        variant = speed.variant
+        name = [variant.network, variant.how, speed.runtime or variant.precision]
+        if speed.error is not None:
+            rows.append([*name, speed.error, "", "", "", ""])
+            continue
+        first = reference.setdefault(variant.network, speed.median)
+        share = flops[variant.network] / speed.median / report.peak_flops
+        is_cpu = speed.runtime.startswith("cpu")
+        rows.append(
+            [
+                *name,
+                f"{speed.median:.2f} s",
+                f"{min(speed.seconds):.2f} to {max(speed.seconds):.2f}",
+                f"x{first / speed.median:.2f}",
+                f"{speed.peak_bytes / 1e9:.2f} GB",
+                f"{share:.0%}" if is_cpu else "",  # the product was the CPU's
+            ]
+        )
+    columns = [
+        "network",
+        "how",
+        "on",
+        "median",
+        "spread",
+        "faster",
+        "peak memory",
+        "of peak FLOP/s",
+    ]
+    return columns, rows
+
+
+def plot_quality(
+    costs: Sequence[Cost], speed: SpeedReport | None, scores: Path, path: Path
+) -> None:
+    """Draw each network's PSNR over its FLOPs or, where it was timed, over its time.
+
+    Parameters
+    ----------
+    costs : sequence of Cost
+    speed : SpeedReport or None
+    scores : Path
+        ``report.json`` of an evaluation; its systems are matched by network.
+    path : Path
+        A PNG.
+
+    Raises
+    ------
+    UsageError
+        No report of an evaluation, none of its systems is among `costs`, or matplotlib is missing.
+    OutputError
+        The plot cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("--plot needs matplotlib.", hint="pip install matplotlib.") from None
+    timed = [s for s in speed.speeds if s.variant.how == "whole" and not s.error] if speed else []
+    times = {s.variant.network: s.median for s in timed}
+    flops = {cost.network: cost.tf1_flops / 1e9 for cost in costs}
+    where = times if speed is not None else flops
+    points = [
+        (_row_name(system["system"], system["ratio_mode"]), where[system["network"]], psnr)
+        for system in _evaluated(scores)
+        if system.get("network") in where and _is_published_size(system)
+        if (psnr := system["means"].get("psnr"))
+    ]
+    if not points:
+        raise UsageError(
+            f"{scores} has no score of a network that was counted here, in its published size."
+        )
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, x, psnr in points:
+        error = [[psnr["mean"] - psnr["low"]], [psnr["high"] - psnr["mean"]]]
+        axes.errorbar([x], [psnr["mean"]], yerr=error, fmt="o", capsize=3)
+        axes.annotate(name, (x, psnr["mean"]), xytext=(6, 4), textcoords="offset points")
+    axes.set(xlabel="seconds" if speed is not None else "GFLOPs (TF 1)", ylabel="PSNR in dB")
+    axes.margins(x=0.2)
+    axes.grid(alpha=0.3)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _is_published_size(system: dict[str, Any]) -> bool:
+    """Tell whether a network is as wide as the one that was counted."""
+    return bool(system.get("width") == NETWORKS[system["network"]].width)
+
+
+def _evaluated(scores: Path) -> list[dict[str, Any]]:
+    try:
+        systems: list[dict[str, Any]] = json.loads(scores.read_text(encoding="utf-8"))["systems"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{scores} is no report of gia eval.") from error
+    return systems

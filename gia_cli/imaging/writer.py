@@ -1,0 +1,321 @@
+"""16-bit TIFF and PNG with colour profile and EXIF, written atomically.
+
+tifffile writes the TIFF but refuses an EXIF pointer, so a placeholder tag is patched afterwards.
+For 16-bit RGB PNG there is no writer among our dependencies (imageio's and Pillow's write 8 bits;
+pypng takes 4.7 s for 12 megapixels), so the lines that zlib leaves to do are here.
+
+The strips of both formats are compressed here too, in threads, by run-length matching: noise in the
+low bytes holds no matches worth a search. That takes 0.4 times as long as zlib's quickest search,
+and the file is smaller.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from gia_cli.errors import DataError, UsageError
+from gia_cli.files import atomic_file
+from gia_cli.imaging.color import srgb16_from_bt709, srgb_icc_profile
+from gia_cli.raw.exif import ShotInfo, exif_entries
+from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
+from gia_cli.runtime import in_threads
+
+OutputFormat = Literal["tif", "png"]
+
+#: File name endings, with the format each means.
+FORMATS: dict[str, OutputFormat] = {".tif": "tif", ".tiff": "tif", ".png": "png"}
+
+#: Worked on at once: small enough for a core's cache, and for every core to have some.
+BAND_PIXELS = 1 << 16
+_STRIP_BYTES = 1 << 20
+_LEVEL = 1  # makes no difference to run-length matching
+_ZLIB_HEADER = b"\x78\x01"
+_LAST_BLOCK = b"\x03\x00"  # of a deflate stream: empty
+# tifffile refuses to write tag 34665 (ExifIFD); its neighbour sorts to the same place.
+_PLACEHOLDER_TAG = EXIF_IFD - 1
+
+
+def output_format(path: Path) -> OutputFormat:
+    """Tell the format from a file name.
+
+    Raises
+    ------
+    UsageError
+        Neither TIFF nor PNG.
+    """
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"{path.name}: gia writes .tif, .tiff and .png files, not '{path.suffix}'.",
+            hint="Only those two hold 16 bits for each channel.",
+        ) from None
+
+
+def develop(picture: NDArray[np.float32], flip: int) -> NDArray[np.uint16]:
+    """Turn a network's picture into the image to write: sRGB levels, upright.
+
+    Parameters
+    ----------
+    picture : (3, H, W) float32
+        BT.709-encoded; what lies outside [0, 1] is clipped.
+    flip : int
+        LibRaw's orientation (`RawFrame.flip`).
+
+    Returns
+    -------
+    (H, W, 3) or, after a quarter turn, (W, H, 3) uint16
+    """
+    _, height, width = picture.shape
+    image = np.empty((width, height, 3) if flip & 4 else (height, width, 3), np.uint16)
+    lying = _lying(image, flip)
+
+    def convert(rows: slice) -> None:
+        for channel, plane in enumerate(picture):
+            lying[rows, :, channel] = srgb16_from_bt709(plane[rows])
+
+    for _ in in_threads(convert, bands(height, BAND_PIXELS // width)):
+        pass
+    return image
+
+
+def bands(height: int, rows: int) -> Iterator[slice]:
+    """Cut `height` rows into bands of `rows`, or of one row if that is none."""
+    rows = max(rows, 1)
+    for start in range(0, height, rows):
+        yield slice(start, start + rows)
+
+
+def orient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
+    """Turn an image upright by LibRaw's flip bits: 1 mirror, 2 upside down, 4 transpose."""
+    if flip & 2:
+        image = image[::-1]
+    if flip & 1:
+        image = image[:, ::-1]
+    if flip & 4:
+        image = image.transpose(1, 0, 2)
+    return np.ascontiguousarray(image)
+
+
+def unorient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
+    """Undo `orient`: back to how the sensor lay."""
+    return np.ascontiguousarray(_lying(image, flip))
+
+
+def _lying(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
+    """View an upright image as the sensor lay."""
+    if flip & 4:
+        image = image.transpose(1, 0, 2)
+    if flip & 1:
+        image = image[:, ::-1]
+    if flip & 2:
+        image = image[::-1]
+    return image
+
+
+def read_image(path: Path) -> NDArray[np.uint16]:
+    """Read a TIFF of 8 or 16 bits as it is, without applying a profile or an orientation.
+
+    Returns
+    -------
+    (H, W, 3) uint16
+        8-bit levels are spread over 16 bits.
+
+    Raises
+    ------
+    DataError
+        It is missing, or no RGB TIFF of 8 or 16 bits.
+    """
+    try:
+        levels = tifffile.imread(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} cannot be read: there is no such file.") from error
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise DataError(f"{path} cannot be read: it is no TIFF, or damaged.") from error
+    if levels.ndim != 3 or levels.shape[2] != 3 or levels.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} is no RGB picture of 8 or 16 bits.", hint="Save it as such.")
+    return levels * np.uint16(257) if levels.dtype == np.uint8 else levels.astype(np.uint16)
+
+
+def write_image(
+    path: Path,
+    image: NDArray[np.uint16],
+    *,
+    shot: ShotInfo | None = None,
+    software: str = "gia",
+    comment: str = "",
+) -> None:
+    """Write a 16-bit sRGB image with profile and EXIF; all of it or nothing.
+
+    Parameters
+    ----------
+    path : Path
+        Its ending decides between TIFF (zlib and predictor) and PNG.
+    image : (H, W, 3) uint16
+        sRGB levels, upright.
+    shot : ShotInfo, optional
+        Goes into the EXIF.
+    software : str
+        The Software tag.
+    comment : str
+        The EXIF UserComment.
+
+    Raises
+    ------
+    UsageError
+        The ending is neither TIFF's nor PNG's.
+    OutputError
+        The file cannot be written.
+    """
+    kind = output_format(path)
+    shot = shot or ShotInfo()
+    with atomic_file(path) as file:
+        if kind == "tif":
+            _write_tiff(file, image, shot, software, comment)
+        else:
+            _write_png(file, image, shot, software, comment)
+
+
+def _exif(shot: ShotInfo, comment: str) -> list[Entry]:
+    more = [Entry(0xA000, UNDEFINED, b"0100"), Entry(0xA001, SHORT, 1)]  # Flashpix 1.0, sRGB
+    if comment:
+        more.append(Entry(0x9286, UNDEFINED, b"ASCII\0\0\0" + comment.encode("ascii", "replace")))
+    return exif_entries(shot, *more)
+
+
+def _strips(image: NDArray[np.uint16]) -> Iterator[slice]:
+    height, width, _ = image.shape
+    return bands(height, _rows_per_strip(width))
+
+
+def _rows_per_strip(width: int) -> int:
+    return max(_STRIP_BYTES // (width * 6), 1)
+
+
+def _deflater(window_bits: int) -> zlib._Compress:
+    return zlib.compressobj(_LEVEL, zlib.DEFLATED, window_bits, 9, zlib.Z_RLE)
+
+
+# ---------------------------------------------------------------- TIFF
+
+
+def _write_tiff(
+    file: BinaryIO, image: NDArray[np.uint16], shot: ShotInfo, software: str, comment: str
+) -> None:
+    # As bytes: tifffile raises for text beyond ASCII, and for a date that is not a full one.
+    texts = {271: shot.make, 272: shot.model, 306: shot.taken}
+    extra: list[tuple[int, str, int, bytes | int, bool]]
+    extra = [
+        (tag, "s", 0, text.encode("ascii", "replace"), True) for tag, text in texts.items() if text
+    ]
+    extra += [(274, "H", 1, 1, True), (_PLACEHOLDER_TAG, "I", 1, 0, True)]
+    tifffile.imwrite(
+        file,
+        in_threads(partial(_tiff_strip, image), _strips(image)),  # bytes are written as they are
+        shape=image.shape,
+        dtype="<u2",
+        byteorder="<",
+        photometric="rgb",
+        compression="zlib",
+        predictor=True,
+        rowsperstrip=_rows_per_strip(image.shape[1]),
+        iccprofile=srgb_icc_profile(),
+        resolution=(300, 300),
+        resolutionunit="inch",
+        software=software.encode("ascii", "replace"),
+        metadata=None,
+        extratags=extra,
+    )
+    file.seek(0, 2)
+    at = file.tell() + file.tell() % 2
+    file.seek(at)
+    file.write(ifd_bytes(_exif(shot, comment), at))
+    _point_to_exif(file, at)
+
+
+def _tiff_strip(image: NDArray[np.uint16], rows: slice) -> bytes:
+    """Take differences from the pixel to the left (predictor 2) and deflate."""
+    strip = image[rows]
+    differences = np.empty(strip.shape, "<u2")
+    differences[:, 0] = strip[:, 0]
+    np.subtract(strip[:, 1:], strip[:, :-1], out=differences[:, 1:])
+    deflate = _deflater(15)
+    return deflate.compress(differences.data) + deflate.flush()
+
+
+def _point_to_exif(file: BinaryIO, exif_at: int) -> None:
+    """Turn the placeholder entry of the first directory into the EXIF pointer."""
+    file.seek(4)
+    (ifd_at,) = struct.unpack("<I", file.read(4))
+    file.seek(ifd_at)
+    (count,) = struct.unpack("<H", file.read(2))
+    tags = np.frombuffer(file.read(12 * count), "<u2").reshape(count, 6)[:, 0]
+    (index,) = np.flatnonzero(tags == _PLACEHOLDER_TAG)
+    file.seek(ifd_at + 2 + 12 * int(index))
+    file.write(struct.pack("<HHII", EXIF_IFD, LONG, 1, exif_at))
+    file.seek(0, 2)
+
+
+# ---------------------------------------------------------------- PNG
+
+
+def _write_png(
+    file: BinaryIO, image: NDArray[np.uint16], shot: ShotInfo, software: str, comment: str
+) -> None:
+    """PNG (W3C, third edition): IHDR, iCCP, eXIf, tEXt, IDAT..., IEND."""
+    height, width, _ = image.shape
+    file.write(b"\x89PNG\r\n\x1a\n")
+    _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    _chunk(file, b"iCCP", b"sRGB\0\0" + zlib.compress(srgb_icc_profile(), 9))
+    _chunk(file, b"eXIf", _exif_block(shot, software, comment))
+    _chunk(file, b"tEXt", b"Software\0" + software.encode("latin-1", "replace"))
+    for data in _deflated(image):
+        _chunk(file, b"IDAT", data)
+    _chunk(file, b"IEND", b"")
+
+
+def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + name + data)
+    file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
+
+
+def _exif_block(shot: ShotInfo, software: str, comment: str) -> bytes:
+    texts = {0x010F: shot.make, 0x0110: shot.model, 0x0131: software, 0x0132: shot.taken}
+    ifd0 = [Entry(tag, ASCII, text) for tag, text in texts.items() if text]
+    ifd0 += [Entry(0x0112, SHORT, 1), Entry(EXIF_IFD, LONG, Ref("exif"))]
+    return build({"ifd0": ifd0, "exif": _exif(shot, comment)})
+
+
+def _deflated(image: NDArray[np.uint16]) -> Iterator[bytes]:
+    """Yield one zlib stream (RFC 1950) in pieces that several threads have made."""
+    head, checksum = _ZLIB_HEADER, 1
+    for filtered, deflated in in_threads(partial(_png_strip, image), _strips(image)):
+        checksum = zlib.adler32(filtered.data, checksum)
+        yield head + deflated
+        head = b""
+    yield _LAST_BLOCK + struct.pack(">I", checksum)
+
+
+def _png_strip(image: NDArray[np.uint16], rows: slice) -> tuple[NDArray[np.uint8], bytes]:
+    """Filter rows with "Up" (the difference from the row above); deflate, up to a whole byte."""
+    above = max(rows.start - 1, 0)
+    levels = np.ascontiguousarray(image[above : rows.stop], ">u2")
+    values = levels.view(np.uint8).reshape(len(levels), -1)
+    filtered = np.empty((len(image[rows]), 1 + values.shape[1]), np.uint8)
+    filtered[:, 0] = 2  # filter type Up
+    if rows.start == 0:  # above the first row there is nothing
+        filtered[0, 1:] = values[0]
+        np.subtract(values[1:], values[:-1], out=filtered[1:, 1:])
+    else:
+        np.subtract(values[1:], values[:-1], out=filtered[:, 1:])
+    deflate = _deflater(-15)  # no header, no checksum: parts of one stream
+    return filtered, deflate.compress(filtered.data) + deflate.flush(zlib.Z_SYNC_FLUSH)

@@ -1,0 +1,1 @@
+"""A network on this machine: engines, memory, tiles."""

@@ -1,0 +1,256 @@
+"""The U-Nets on OpenVINO: CPU, fp32 or int8. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.errors import WeightsMismatchError
+from gia_cli.inference.engine import Meter, Split, sounds_like_no_memory
+from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
+from gia_cli.inference.quiet_openvino import openvino as ov
+from gia_cli.nets import NetConfig
+from gia_cli.runtime import DeviceKind, available_cores
+from gia_cli.weights.manifest import WeightsInfo, load_arrays
+
+# Until a wait returns, Ctrl-C must wait too.
+_WAIT_MS = 100
+# Held once a model is compiled, to its weights as they are computed with. Measured: 1.3 in fp32,
+# 1.7 in int8.
+_COMPILED_SHARE = 1.7
+# Models that hold them all; of three parts, the one compiled last holds few.
+_WITH_ALL_WEIGHTS = ("whole", "render")
+# What OpenVINO holds after its first run, whatever the model: code and its own. Measured: 42 to 44
+# MB, left when every model was dropped.
+_LIBRARY_BYTES = 45_000_000
+# Set once some model has run in this process.
+_HAS_RUN = Event()
+
+
+@lru_cache(maxsize=1)
+def the_core() -> ov.Core:
+    """Return the one OpenVINO core of this process.
+
+    Never another: segmentation faults with several are reported of OpenVINO 2026.0 and later.
+    """
+    return ov.Core()
+
+
+class OpenVinoEngine:
+    """An `Engine` on OpenVINO.
+
+    A model is compiled for one size of its planes, which takes a tenth of a second and as much
+    again in its first run: with its sides left open it needs half as much memory again. Compiled
+    models are not kept on disk, for reading one takes as long as compiling it. One is held at a
+    time, because each keeps the memory of its intermediate results; so tiles of one size had better
+    come in a row.
+
+    Parameters
+    ----------
+    config : NetConfig
+        A network of `GRAPHS`.
+    arrays : dict
+        Its weights by name, of any number format; emptied.
+    origin : str
+        For error messages: what the weights are.
+    """
+
+    device: DeviceKind = "cpu"
+
+    def __init__(
+        self, config: NetConfig, arrays: dict[str, NDArray[np.generic]], origin: str
+    ) -> None:
+        self.config = config
+        self._weight_bytes = sum(
+            array.size * (1 if array.dtype == np.int8 else np.dtype(np.float32).itemsize)
+            for array in arrays.values()
+        )
+        self._is_int8 = any(array.dtype == np.int8 for array in arrays.values())
+        self._graph = GRAPHS[config.network](config, Weights(arrays, origin))
+        self._graph.whole()  # wrong weights should fail before the first photo is computed
+        self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
+
+    @classmethod
+    def load(cls, info: WeightsInfo) -> OpenVinoEngine:
+        """Load verified weights.
+
+        Raises
+        ------
+        WeightsNotFoundError, WeightsCorruptError, WeightsMismatchError
+            See `load_network`.
+        """
+        config = info.config
+        origin = f"{info.path} does not fit {config.network} ({config.cfa})"
+        arrays = load_arrays(info)
+        is_int8 = any(array.dtype == np.int8 for array in arrays.values())
+        if is_int8 != (info.quantised_from is not None):
+            said = "int8" if info.quantised_from else "not int8"
+            raise WeightsMismatchError(f"{info.path} is said to be {said}, and is not so.")
+        return cls(config, arrays, origin)
+
+    def __str__(self) -> str:
+        numbers = "int8" if self._is_int8 else "float32"
+        return f"OpenVINO {ov.__version__.partition('-')[0]} on cpu, {numbers}"
+
+    # ------------------------------------------------------------ what it states
+
+    @property
+    def stride(self) -> int:
+        """See `Engine`."""
+        return self._graph.stride
+
+    @property
+    def halo(self) -> int:
+        """See `Engine`."""
+        return self._graph.halo
+
+    @property
+    def vector_halos(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._graph.vector_halos
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """See `Engine`."""
+        return self._graph.bytes_per_pixel
+
+    @property
+    def fixed_bytes(self) -> int:
+        """See `Engine`: a copy of the weights, and OpenVINO's own at its first run."""
+        is_held = self._compiled is not None and self._compiled[0] in _WITH_ALL_WEIGHTS
+        weights = 0 if is_held else round(_COMPILED_SHARE * self._weight_bytes)
+        return weights + self._library_bytes
+
+    @property
+    def _library_bytes(self) -> int:
+        """What OpenVINO itself will still take."""
+        return 0 if _HAS_RUN.is_set() else _LIBRARY_BYTES
+
+    @property
+    def split(self) -> Split:
+        """See `Engine`."""
+        kept, peak = self._graph.split_bytes
+        return Split(
+            cell=2**SPLIT_LEVEL,
+            halo=self._graph.split_halo,
+            kept_bytes=kept,
+            depth_bytes=peak,
+            tiles_fixed_bytes=self._library_bytes,  # the outer levels' weights are few
+            top=self._top,
+            depth=self._depth,
+            surface=self._surface,
+        )
+
+    # ------------------------------------------------------------ what it computes
+
+    def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
+        """See `Engine`; `meter` hears of the end alone."""
+        picture = self._infer("whole", [planes], self._picture_shape(planes))
+        meter(1.0)
+        return picture
+
+    def encode(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine`; nothing is computed yet, for neither of the next steps needs it apart."""
+        return planes
+
+    def measure(
+        self, features: NDArray[np.float32], terms: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """See `Engine`."""
+        _, height, width = features.shape
+        cells = height // self.stride, width // self.stride
+        return self._infer("measure", [features], (self._graph.widths[-1], *cells))
+
+    def global_term(self, index: int, mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        """See `Engine`."""
+        column = mean.astype(np.float32).reshape(-1, 1, 1)
+        return self._infer("term", [column], column.shape)
+
+    def render(
+        self, features: NDArray[np.float32], terms: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """See `Engine`."""
+        return self._infer("render", [features, *terms], self._picture_shape(features))
+
+    # ------------------------------------------------------------ memory
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See `Engine`."""
+        return sounds_like_no_memory(error)
+
+    def release(self) -> None:
+        """See `Engine`."""
+        self._compiled = None
+
+    def rest(self) -> None:
+        """See `Engine`; the compiled model stays, without its intermediate results."""
+        if self._compiled is not None:
+            self._compiled[2].release_memory()
+
+    def on_cpu(self) -> None:
+        """See `Engine`."""
+
+    # ------------------------------------------------------------ inside
+
+    def _picture_shape(self, planes: NDArray[np.float32]) -> tuple[int, int, int]:
+        scale = self.config.scale
+        return 3, scale * planes.shape[1], scale * planes.shape[2]
+
+    def _top(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        cells = (side // 2**SPLIT_LEVEL for side in planes.shape[1:])
+        return self._infer("top", [planes], (self._graph.widths[SPLIT_LEVEL - 1], *cells))
+
+    def _depth(self, below: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._infer("depth", [below], (self._graph.widths[SPLIT_LEVEL], *below.shape[1:]))
+
+    def _surface(
+        self, planes: NDArray[np.float32], depth: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return self._infer("surface", [planes, depth], self._picture_shape(planes))
+
+    def _infer(
+        self, part: str, inputs: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """Run a part of the graph; arrays are (C, H, W) on both sides."""
+        result = np.empty((1, *shape), np.float32)
+        # Shared, not copied: each array must outlive the request.
+        arrays = [np.ascontiguousarray(array[None]) for array in inputs]
+        request = self._compile(part, inputs[0].shape[1:]).create_infer_request()
+        request.set_output_tensor(ov.Tensor(result, shared_memory=True))
+        for index, array in enumerate(arrays):
+            request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+        request.start_async()
+        try:
+            while not request.wait_for(_WAIT_MS):
+                pass
+        except KeyboardInterrupt:
+            request.cancel()
+            with suppress(RuntimeError):  # which says that it was cancelled
+                request.wait()  # it still writes into our arrays
+            raise
+        _HAS_RUN.set()
+        picture: NDArray[np.float32] = result[0]
+        return picture
+
+    def _compile(self, part: str, sides: tuple[int, ...]) -> ov.CompiledModel:
+        if self._compiled is not None and self._compiled[:2] == (part, sides):
+            return self._compiled[2]
+        self._compiled = None  # its memory first
+        model = self._graph.term() if part == "term" else getattr(self._graph, part)(*sides)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Otherwise a CPU that has bf16 computes "fp32" in bf16.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": available_cores(),
+            # A thread bound to a core that others use, too, keeps all the rest waiting: measured
+            # 10 % slower on a busy machine.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = the_core().compile_model(model, "CPU", settings)
+        self._compiled = part, sides, compiled
+        return compiled

@@ -1,0 +1,516 @@
+"""The U-Nets as OpenVINO graphs, built from named arrays with OpenVINO's own operators.
+
+What `nets.unet` is to torch. Each class states the same stride and halos as its torch module, and
+makes the same picture up to rounding; the tests hold them against each other.
+
+A layer whose weight is int8 computes in int8. Beside ``NAME.weight`` it has ``NAME.scale``, what
+one step of the weight is worth for each output channel, and ``NAME.ranges``, the least and greatest
+number of the map that it reads, which is rounded to 256 steps between them. All other layers
+compute in fp32. OpenVINO computes in int8 best in a form of its own, the integer form:
+
+- maps that stand for their concatenation are really joined: their sum would be made in fp32;
+- a transposed convolution is a plain one to the four sub-pixels of each cell, which are then
+  shuffled into place; its int8 weight is that of the plain one, (4 * outputs, inputs, 1, 1).
+
+A difference of 1e-7 before a rounding can become a whole step, which spreads; so with every level
+in int8 tiles and parts make the whole frame's picture not up to 1e-6, but up to less than int8
+loses against fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.errors import WeightsMismatchError
+from gia_cli.inference.quiet_openvino import openvino as ov
+from gia_cli.inference.quiet_openvino import opset13 as ops
+from gia_cli.nets import LEVELS, NetConfig
+from gia_cli.tiling import round_up
+
+# Nodes and outputs: the package's own types are too loose to say more.
+Node = Any
+Shape = Sequence[int]
+
+#: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
+#: and all below for the whole frame at once.
+SPLIT_LEVEL = 2
+#: Layers that stay in fp32 beside int8 ones: the first, which reads the linear planes, whose dark
+#: end 256 steps would destroy; the last, which writes the 16-bit picture; and the vector's own,
+#: which cost nothing, so that the mean over tiles stays that of the whole frame.
+FP32_LAYERS = ("encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse", "se.squeeze", "se.excite")
+_SLOPE = 0.2  # of every leaky ReLU
+_OPEN = -1
+# Measured. In int8, GIA-Net takes 5 or 6 where all who read a map round it alike, as NNCF has it.
+_MAPS_FP32, _MAPS_INT8 = 13, 10
+# Those with the largest maps, but for the first and the last, which are always in fp32.
+_TOP_LAYERS = ("encoder.0.2", "upsample.3", "decoder.3.0", "decoder.3.2")
+_STEPS = 256  # of what int8 layers read
+_ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step at zero
+
+
+def fp32_layers(levels: int) -> tuple[str, ...]:
+    """Name the layers that stay in fp32 where the first `levels` levels do, down and up."""
+    outer = [
+        name.format(down=level, up=LEVELS - 2 - level)
+        for level in range(levels)
+        for name in ("encoder.{down}", "upsample.{up}", "decoder.{up}")
+    ]
+    return (*FP32_LAYERS, *outer)
+
+
+def is_within(name: str, layers: Collection[str]) -> bool:
+    """Tell whether a layer is one of some layers, or a part of one."""
+    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
+
+
+class Weights:
+    """Named arrays that must be used up: what is missing, misshapen or left over is an error.
+
+    Parameters
+    ----------
+    arrays : dict
+        Emptied: each becomes fp32 when it is first taken.
+    origin : str
+        Begins the error messages: which file, for which network.
+    """
+
+    def __init__(self, arrays: dict[str, NDArray[np.generic]], origin: str) -> None:
+        self._untouched = arrays
+        self._taken: dict[str, NDArray[Any]] = {}
+        self._origin = origin
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Return an array as fp32.
+
+        Raises
+        ------
+        WeightsMismatchError
+            It is not there, is not of floats, has another shape or holds a number that is not
+            finite.
+        """
+        array = self._take(name, shape, np.floating, np.float32)
+        if not np.isfinite(array).all():
+            raise self._mismatch(f"{name} holds a number that is not finite")
+        return array
+
+    def is_int8(self, name: str) -> bool:
+        """Tell whether an array is there and of int8."""
+        array = self._taken.get(name, self._untouched.get(name))
+        return array is not None and array.dtype == np.int8
+
+    def computes_in_int8(self, layer: str) -> bool:
+        """Tell whether a layer, or the halves that a sibling splits it into, are int8."""
+        halves = [f"{layer}.{half}.weight" for half in ("plain", "dilated")]
+        return self.is_int8(f"{layer}.weight") or all(map(self.is_int8, halves))
+
+    def kernel(self, layer: str, *shape: int) -> Kernel:
+        """Return the weight of a plain convolution and, if it is int8, what belongs to it.
+
+        Raises
+        ------
+        WeightsMismatchError
+            As `take`; also scales that are not positive, and ranges without a step at zero, which
+            is what the borders are padded with.
+        """
+        if not self.is_int8(f"{layer}.weight"):
+            return Kernel(self.take(f"{layer}.weight", *shape))
+        weight = self._take(f"{layer}.weight", shape, np.int8, np.int8)
+        scale = self.take(f"{layer}.scale", shape[0])
+        low, high = self.take(f"{layer}.ranges", 2)
+        if not (scale > 0).all():
+            raise self._mismatch(f"{layer}.scale holds a number that is not positive")
+        if not low <= 0 <= high or low == high or not _has_zero_step(float(low), float(high)):
+            raise self._mismatch(f"{layer}.ranges is no range with a step at zero")
+        return Kernel(weight, scale, (low, high))
+
+    def check_all_used(self) -> None:
+        """Raise `WeightsMismatchError` if an array belongs to no part of the network."""
+        if self._untouched:
+            names = sorted(self._untouched)[:3]
+            raise self._mismatch("; ".join(f"{name} is left over" for name in names))
+
+    def _take(
+        self, name: str, shape: tuple[int, ...], kind: type[np.generic], dtype: type[np.generic]
+    ) -> NDArray[Any]:
+        if name in self._untouched:
+            if not np.issubdtype(self._untouched[name].dtype, kind):
+                raise self._mismatch(f"{name} is of {self._untouched[name].dtype}")
+            self._taken[name] = np.ascontiguousarray(self._untouched.pop(name), dtype)
+        elif name not in self._taken:
+            raise self._mismatch(f"{name} is missing")
+        array = self._taken[name]
+        if array.shape != shape:
+            raise self._mismatch(f"{name} has shape {array.shape}, not {shape}")
+        return array
+
+    def _mismatch(self, problem: str) -> WeightsMismatchError:
+        return WeightsMismatchError(f"{self._origin}: {problem}.")
+
+
+def _has_zero_step(low: float, high: float) -> bool:
+    below = -low / (high - low) * (_STEPS - 1)
+    return abs(below - round(below)) < _ZERO_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a convolution multiplies with, in fp32 or in int8."""
+
+    weight: NDArray[Any]
+    """(outputs, inputs, k, k) fp32 or int8"""
+    scale: NDArray[np.float32] | None = None
+    """(outputs,) of int8: what a step is worth."""
+    ranges: tuple[np.float32, np.float32] | None = None
+    """Of int8: least and greatest number of what is read."""
+
+    def constant(self) -> Node:
+        """Make the node to multiply with."""
+        if self.scale is None:
+            return _constant(self.weight)
+        # The form that OpenVINO's int8 kernels are found by.
+        steps = ops.convert(_constant(self.weight), np.float32)
+        return ops.multiply(steps, _constant(self.scale.reshape(-1, 1, 1, 1)))
+
+
+class UNetGraph:
+    """SID-Net: planes to features, features to picture; siblings replace parts.
+
+    Every node is (1, C, H, W) in fp32. Sides that are not given stay open.
+    """
+
+    stride: ClassVar[int] = 2 ** (LEVELS - 1)
+    halo: ClassVar[int] = 96
+    vector_halos: ClassVar[tuple[int, ...]] = ()
+    dilation: ClassVar[int] = 1
+    #: How far a 3x3 convolution sees, in pixels of its level.
+    reach: ClassVar[int] = 1
+
+    def __init__(self, config: NetConfig, weights: Weights, *, integer_form: bool = False) -> None:
+        """Take weights; the integer form for layers in fp32, too, is for quantisation."""
+        self.config = config
+        self._integer_form = integer_form
+        self.widths = [config.width << level for level in range(LEVELS)]
+        self._weights = weights
+        is_int8 = all(map(weights.computes_in_int8, _TOP_LAYERS))
+        #: Peak memory for each packed pixel, in bytes for each channel of the top level.
+        self.maps_at_once = _MAPS_INT8 if is_int8 else _MAPS_FP32
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Peak memory for one packed pixel, planes and picture included."""
+        picture = 4 * 3 * self.config.scale**2
+        return 4 * self.config.in_channels + picture + self.maps_at_once * self.config.width
+
+    # ------------------------------------------------------------ the whole chain, and its parts
+
+    def whole(self, height: int = _OPEN, width: int = _OPEN) -> ov.Model:
+        """Build planes to picture, with every mean over what it is given.
+
+        Raises
+        ------
+        WeightsMismatchError
+            Weights are left over; see also `Weights.take`.
+        """
+        planes = self._planes(height, width)
+        features = self._encode(planes)
+        model = ov.Model([self._decode(features, self._term_of(features[-1]))], [planes], "whole")
+        self._weights.check_all_used()
+        return model
+
+    @property
+    def split_halo(self) -> int:
+        """Context in packed pixels that a core aligned to the cells needs in `top` and `surface`.
+
+        Two convolutions at each size on the way up, and as many on the way down to the last skip.
+        """
+        one_way = 2 * self.reach * sum(2**level for level in range(SPLIT_LEVEL))
+        return round_up(2 * one_way, 2**SPLIT_LEVEL)
+
+    @property
+    def split_bytes(self) -> tuple[int, int]:
+        """Memory for each packed pixel: of what `depth` returns, and the peak while it runs."""
+        area = 4**SPLIT_LEVEL
+        above, below = (4 * self.widths[level] // area for level in (SPLIT_LEVEL - 1, SPLIT_LEVEL))
+        return below, above + below + self.maps_at_once * self.widths[SPLIT_LEVEL] // area
+
+    def measure(self, height: int = _OPEN, width: int = _OPEN) -> ov.Model:
+        """Build planes to the map that is averaged, (1, C, H / stride, W / stride)."""
+        planes = self._planes(height, width)
+        return ov.Model([self._encode(planes)[-1]], [planes], "measure")
+
+    def term(self) -> ov.Model:
+        """Build mean to global term, (1, C, 1, 1) to the same."""
+        mean = ops.parameter([1, self.widths[-1], 1, 1], np.float32, name="mean")
+        return ov.Model([self._term(mean)], [mean], "term")
+
+    def render(self, height: int = _OPEN, width: int = _OPEN) -> ov.Model:
+        """Build planes and, if there is a vector, global term to picture."""
+        inputs = [self._planes(height, width)]
+        if self.vector_halos:
+            inputs.append(ops.parameter([1, self.widths[-1], 1, 1], np.float32, name="term"))
+        picture = self._decode(self._encode(inputs[0]), inputs[-1])
+        return ov.Model([picture], inputs, "render")
+
+    # ------------------------------------------------------------ the same in three parts
+
+    def top(self, height: int, width: int) -> ov.Model:
+        """Build planes to what the depth is made of, (1, C, h / cell, w / cell)."""
+        planes = self._planes(height, width)
+        shallow = self._encode(planes, 0, SPLIT_LEVEL)[-1]
+        return ov.Model([_halved(shallow)], [planes], "top")
+
+    def depth(self, height: int, width: int) -> ov.Model:
+        """Build the frame's `top` to the decoder's map of the same size, every mean included."""
+        below = ov.PartialShape([1, self.widths[SPLIT_LEVEL - 1], height, width])
+        given = ops.parameter(below, np.float32, name="below")
+        features = self._encode(given, SPLIT_LEVEL, LEVELS)
+        map_ = self._bottleneck(features[-1], self._term_of(features[-1]))
+        return ov.Model([self._climb(map_, features[:-1], SPLIT_LEVEL)], [given], "depth")
+
+    def surface(self, height: int, width: int) -> ov.Model:
+        """Build planes and the `depth` below them to the picture."""
+        planes = self._planes(height, width)
+        cell = 2**SPLIT_LEVEL
+        below = ov.PartialShape([1, self.widths[SPLIT_LEVEL], height // cell, width // cell])
+        given = ops.parameter(below, np.float32, name="depth")
+        top = self._climb(given, self._encode(planes, 0, SPLIT_LEVEL), 0)
+        return ov.Model([self._picture(top)], [planes, given], "surface")
+
+    # ------------------------------------------------------------ down and up
+
+    def _planes(self, height: int, width: int) -> Node:
+        shape = ov.PartialShape([1, self.config.in_channels, height, width])
+        return ops.parameter(shape, np.float32, name="planes")
+
+    def _encode(self, x: Node, first: int = 0, stop: int = LEVELS) -> list[Node]:
+        """Go down the levels from `first` on; `x` has that level's size."""
+        features: list[Node] = []
+        inputs = [self.config.in_channels, *self.widths]
+        for level in range(first, stop):
+            if level > first:
+                x = _halved(x)
+            x = self._double_conv(f"encoder.{level}", [x], inputs[level], self.widths[level])
+            features.append(x)
+        return features
+
+    def _decode(self, features: list[Node], term: Node | None) -> Node:
+        x = self._bottleneck(features[-1], term)
+        return self._picture(self._climb(x, features[:-1], 0))
+
+    def _climb(self, x: Node, skips: list[Node], last: int) -> Node:
+        """Go up to level `last`; the skips are those of the levels from there on."""
+        for level in range(last + len(skips) - 1, last - 1, -1):
+            step, width = LEVELS - 2 - level, self.widths[level]
+            up = self._upsample(f"upsample.{step}", x, 2 * width, width)
+            x = self._double_conv(f"decoder.{step}", [up, skips[level - last]], 2 * width, width)
+        return x
+
+    def _picture(self, x: Node) -> Node:
+        x = self._conv("to_rgb", [x], self.widths[0], 3 * self.config.scale**2, side=1)
+        return ops.depth_to_space(x, "depth_first", self.config.scale)
+
+    def _term_of(self, feature: Node) -> Node | None:
+        """Work out what comes of a map's own mean; None for a network without a vector."""
+        if not self.vector_halos:
+            return None
+        return self._term(ops.reduce_mean(feature, np.array([2, 3]), keep_dims=True))
+
+    def _double_conv(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
+        x = _activated(self._conv3x3(f"{name}.0", parts, inputs, outputs))
+        return _activated(self._conv3x3(f"{name}.2", [x], outputs, outputs))
+
+    # ------------------------------------------------------------ what siblings replace
+
+    def _conv3x3(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
+        return self._conv(name, parts, inputs, outputs, side=3, dilation=self.dilation)
+
+    def _term(self, mean: Node) -> Node:
+        raise NotImplementedError
+
+    def _bottleneck(self, x: Node, term: Node | None) -> Node:
+        return x
+
+    # ------------------------------------------------------------ layers
+
+    def _conv(
+        self,
+        name: str,
+        parts: list[Node],
+        inputs: int,
+        outputs: int,
+        *,
+        side: int,
+        dilation: int = 1,
+    ) -> Node:
+        """Convolve maps that stand for their concatenation.
+
+        In fp32 each part has a convolution of its own, and the results are added: the same sum, but
+        the joined map, the largest of all, is never made (a fifth less memory, 6 % faster).
+        """
+        kernel = self._weights.kernel(name, outputs, inputs, side, side)
+        bias = self._weights.take(f"{name}.bias", outputs)
+        if kernel.ranges is not None or self._integer_form:
+            return _biased(_convolved(_joined(parts, kernel, name), kernel, dilation, name), bias)
+        first, *others = (
+            _convolved(part, Kernel(of_part), dilation)
+            for part, of_part in zip(
+                parts, np.split(kernel.weight, len(parts), axis=1), strict=True
+            )
+        )
+        total = _biased(first, bias)
+        for other in others:
+            total = ops.add(other, total)
+        return total
+
+    def _upsample(self, name: str, x: Node, inputs: int, outputs: int) -> Node:
+        if self._weights.is_int8(f"{name}.weight"):
+            kernel = self._weights.kernel(name, 4 * outputs, inputs, 1, 1)
+        else:
+            weight = self._weights.take(f"{name}.weight", inputs, outputs, 2, 2)
+            if not self._integer_form:
+                up = ops.convolution_backprop_data(x, _constant(weight), [2, 2])
+                return self._upsample_biased(name, up, outputs)
+            kernel = Kernel(weight.transpose(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1))
+        subpixels = _convolved(_joined([x], kernel, name), kernel, name=name)
+        subpixels = self._upsample_biased(name, subpixels, outputs, repeats=4)
+        return ops.depth_to_space(subpixels, "depth_first", 2).output(0)
+
+    def _upsample_biased(self, name: str, x: Node, outputs: int, repeats: int = 1) -> Node:
+        if not self.config.upsample_bias:
+            return x
+        bias = self._weights.take(f"{name}.bias", outputs)
+        return _biased(x, np.repeat(bias, repeats))
+
+
+def _joined(parts: list[Node], kernel: Kernel, layer: str) -> Node:
+    """Join what an int8 layer reads, rounded."""
+    if kernel.ranges is not None:
+        parts = [_rounded(part, *kernel.ranges) for part in parts]
+    return parts[0] if len(parts) == 1 else _named(ops.concat(parts, 1), f"{layer}/joined")
+
+
+def _named(node: Node, name: str) -> Node:
+    """Give a node the name that quantisation finds it by."""
+    node.set_friendly_name(name)
+    return node
+
+
+def _constant(array: NDArray[Any]) -> Node:
+    # Shared: the constant keeps the array alive, and there is no second copy.
+    return ops.constant(np.ascontiguousarray(array), shared_memory=True)
+
+
+def _rounded(x: Node, low: np.float32, high: np.float32) -> Node:
+    """Round to `_STEPS` steps from `low` to `high`.
+
+    Rounding keeps the order and looks at single numbers, so it may come before pooling and
+    shuffling: those move a quarter of the bytes then, and who reads the larger map shares it.
+    """
+    node = x.get_node() if isinstance(x, ov.Output) else x
+    if node.get_type_name() == "MaxPool":
+        return _halved(_rounded(node.input_value(0), low, high))
+    if node.get_type_name() == "DepthToSpace":
+        inner = _rounded(node.input_value(0), low, high)
+        return ops.depth_to_space(inner, "depth_first", 2).output(0)
+    ends = [_constant(np.array(end, np.float32)) for end in (low, high)]
+    return ops.fake_quantize(x, *ends, *ends, levels=_STEPS)
+
+
+def _halved(x: Node) -> Node:
+    return ops.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
+
+
+def _convolved(x: Node, kernel: Kernel, dilation: int = 1, name: str = "") -> Node:
+    pad = [dilation * (kernel.weight.shape[2] // 2)] * 2
+    made = ops.convolution(x, kernel.constant(), [1, 1], pad, pad, [dilation] * 2)
+    return _named(made, name) if name else made
+
+
+def _biased(x: Node, bias: NDArray[np.float32]) -> Node:
+    return ops.add(x, _constant(bias.reshape(1, -1, 1, 1)))
+
+
+def _activated(x: Node) -> Node:
+    return ops.prelu(x, _constant(np.array([_SLOPE], np.float32)))
+
+
+class GiaGraph(UNetGraph):
+    """GIA-Net: what comes of the mean is a bias at each place of the bottleneck."""
+
+    vector_halos = (64,)
+
+    def _term(self, mean: Node) -> Node:
+        channels, vector = self.widths[-1], self.config.vector
+        spread = self._fuse()[:, channels:]
+        bias = self._weights.take("gia.fuse.bias", channels)
+        shrunk = self._conv("gia.shrink", [mean], channels, vector, side=1)
+        return _biased(_convolved(shrunk, Kernel(spread), name="gia.fuse/spread"), bias)
+
+    def _bottleneck(self, x: Node, term: Node | None) -> Node:
+        own = _convolved(x, Kernel(self._fuse()[:, : self.widths[-1]]), name="gia.fuse/own")
+        return _named(ops.add(own, term), "gia.fuse/sum")
+
+    def _fuse(self) -> NDArray[np.float32]:
+        channels = self.widths[-1]
+        return self._weights.take("gia.fuse.weight", channels, channels + self.config.vector, 1, 1)
+
+
+class SeGraph(UNetGraph):
+    """SE-UNet: what comes of the mean is a factor for each channel of the bottleneck."""
+
+    vector_halos = (64,)
+
+    def _term(self, mean: Node) -> Node:
+        channels = self.widths[-1]
+        inner = max(channels // 16, 1)
+        squeezed = ops.relu(self._conv("se.squeeze", [mean], channels, inner, side=1))
+        return ops.sigmoid(self._conv("se.excite", [squeezed], inner, channels, side=1))
+
+    def _bottleneck(self, x: Node, term: Node | None) -> Node:
+        return _named(ops.multiply(x, term), "se/product")
+
+
+class TwoConvGraph(UNetGraph):
+    """SID-Net with two more convolutions in the bottleneck."""
+
+    halo = 128
+
+    def _bottleneck(self, x: Node, term: Node | None) -> Node:
+        return self._double_conv("extra", [x], self.widths[-1], self.widths[-1])
+
+
+class DilatedGraph(UNetGraph):
+    """SID-dilated: every 3x3 convolution dilated by 2."""
+
+    halo = 192
+    dilation = 2
+    reach = 2
+
+
+class SplitGraph(UNetGraph):
+    """SW-Net: each 3x3 convolution a plain and a dilated half."""
+
+    halo = 192
+    reach = 2
+
+    def _conv3x3(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
+        half = outputs // 2
+        plain = self._conv(f"{name}.plain", parts, inputs, outputs - half, side=3)
+        dilated = self._conv(f"{name}.dilated", parts, inputs, half, side=3, dilation=2)
+        return ops.concat([plain, dilated], 1)
+
+
+#: The networks that can be built here.
+GRAPHS: dict[str, type[UNetGraph]] = {
+    "sid-net": UNetGraph,
+    "gia-net": GiaGraph,
+    "se-unet": SeGraph,
+    "sid-2conv": TwoConvGraph,
+    "sid-dilated": DilatedGraph,
+    "sw-net": SplitGraph,
+}

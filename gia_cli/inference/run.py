@@ -1,0 +1,436 @@
+"""Run a network on a whole photo: at once, or in tiles with the global vectors of the photo.
+
+Pooling inside each tile would give every tile its own vector, and with it its own colours. So tiles
+take one pass more than the network has vectors: a pass for each averages the features in question
+over the tiles' cores, knowing the vectors before, and the last one makes the picture. Both ways
+give the same picture, up to rounding.
+
+Some engines know a third way (`engines.Split`): the first and the last levels in tiles, which need
+little context, and all below them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.errors import OutOfMemoryError, UsageError
+from gia_cli.inference.engine import Engine, Split, Term
+from gia_cli.progress import SILENT, Progress
+from gia_cli.raw.packing import PackedMosaic, picture_shape
+from gia_cli.runtime import free_bytes, resident_bytes, return_freed_memory
+from gia_cli.tiling import Tile, even_tiles, round_up, tiles
+
+# A core of 128 reads 6 times its own area, one of 32 reads 49 times: nobody plans for that, but a
+# retreat from a failure may go so far before it gives up.
+_SMALLEST_PLANNED_CORE = 128
+_SMALLEST_CORE = 32
+# Packed pixels of a tile of the outer levels: with more the halo gains nothing to speak of.
+_OUTER_AREA = 1024**2
+_PICTURE_NUMBER_BYTES = 4
+_METER_STEPS = 100  # of a whole frame; tiles count as steps themselves
+# What the allocator and the convolution's workspace take beside the tensors.
+_OVERHEAD = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class InferOptions:
+    """How to cut the frame; see `plan`."""
+
+    tile: int | Literal["auto"] = "auto"
+    """Core side in photosites; "auto" takes the whole frame if it fits, else the largest tile."""
+    in_parts: bool = False
+    """With tile "auto": never the whole frame at once where the engine knows better; see `Split`.
+    A few per cent slower, with half the memory."""
+    max_memory: int | None = None
+    """Most memory the process may hold, in bytes; None: what is free now."""
+    reserved: int = 0
+    """Bytes of main memory that the caller will take while the network runs; see `plan`."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for sizes that are none."""
+        if self.tile != "auto" and self.tile < 1:
+            raise UsageError(f"--tile must be positive, not {self.tile}.")
+        if self.max_memory is not None and self.max_memory < 1:
+            raise UsageError(f"--max-memory must be positive, not {self.max_memory}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cores to work through, in packed pixels."""
+
+    core: tuple[int, int]
+    """Rows and columns of a core."""
+    frame: tuple[int, int]
+    """Rows and columns of the frame, padded to the network's stride."""
+    passes: int = 1
+    """How often tiles are gone through: once for each vector, and once for the picture."""
+    split: Split | None = None
+    """Only the first and the last levels are computed in tiles."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one core is the whole frame."""
+        return self.core[0] >= self.frame[0] and self.core[1] >= self.frame[1]
+
+    def __str__(self) -> str:
+        if self.is_whole:
+            return f"whole frame of {self.frame[1]}x{self.frame[0]} packed px"
+        (rows, cols), (height, width) = self.core, self.frame
+        if self.split is not None:
+            count = len(even_tiles(height, width, self.core, self.split.halo, self.split.cell))
+            return (
+                f"the outer levels in {count} tiles, about {cols}x{rows} packed px, the rest whole"
+            )
+        count = -(-height // rows) * -(-width // cols)
+        passes = {1: "one pass", 2: "two passes"}.get(self.passes, f"{self.passes} passes")
+        return f"{count} tiles of {cols}x{rows} packed px, {passes}"
+
+
+def infer(
+    engine: Engine,
+    mosaic: PackedMosaic,
+    options: InferOptions | None = None,
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """Run a network on a packed photo.
+
+    Parameters
+    ----------
+    engine : Engine
+    mosaic : PackedMosaic
+    options : InferOptions, optional
+    progress : Progress
+        Hears of one stage, "network", with one step for each tile and pass, or a hundred steps for
+        a whole frame; and of every retreat.
+
+    Returns
+    -------
+    (3, H, W) float32
+        BT.709-encoded, as the network gave it (not clipped), cut back to the frame.
+
+    Raises
+    ------
+    OutOfMemoryError
+        Even the smallest tile does not fit on the CPU.
+    """
+    options = options or InferOptions()
+    if options.max_memory is not None:
+        return_freed_memory()  # it would count as held
+    current: Plan | None = None
+    while True:
+        try:
+            current = current or plan(engine, mosaic, options)
+            progress.detail(f"network on {engine}: {current}")
+            return mosaic.crop(_run(engine, mosaic, current, progress))
+        except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
+            failure = _failure(error, engine)
+        # Outside the handler: the error's traceback would keep the failed run's tensors alive.
+        current, engine = _retreat(failure, current, engine, progress)
+
+
+def _failure(error: BaseException, engine: Engine) -> str | None:
+    """Tell what a GPU could not do; None for want of memory. A CPU's other errors are bugs."""
+    if engine.is_out_of_memory(error):
+        return None
+    if engine.device == "cpu":
+        raise error
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _retreat(
+    failure: str | None, failed: Plan | None, engine: Engine, progress: Progress
+) -> tuple[Plan | None, Engine]:
+    """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up.
+
+    No plan means: plan anew. The host has room for larger tiles than the GPU's last try.
+    """
+    engine.release()
+    side = 0 if failed is None or failure else min(max(failed.core), max(failed.frame))
+    if failed is not None and side > _SMALLEST_CORE:
+        half = round_up(side // 2, engine.stride)
+        progress.note(f"Out of memory on the {engine.device}; going on with smaller tiles.")
+        return replace(failed, core=(half, half), split=None), engine
+    next_engine = engine.on_cpu()
+    if next_engine is None:
+        raise OutOfMemoryError("Not even the smallest tile fits into memory.")
+    why = f"failed ({failure})" if failure else "has too little memory"
+    progress.note(f"The {engine.device} {why}; going on on the CPU.")
+    return None, next_engine
+
+
+# ---------------------------------------------------------------- planning
+
+
+def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
+    """Choose the whole frame when memory allows, else outer levels in tiles, else only tiles.
+
+    Parameters
+    ----------
+    engine : Engine
+        States its stride, halo and bytes per packed pixel.
+    mosaic : PackedMosaic
+    options : InferOptions
+
+    Raises
+    ------
+    OutOfMemoryError
+        Less than the smallest tile fits under the user's limit. Or there is room only for tiles of
+        the whole network, which take several times as long, but would be for more if the caller
+        reserved nothing.
+    """
+    stride = engine.stride
+    height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
+    frame, passes = (height, width), len(engine.vector_halos) + 1
+    if options.tile != "auto":
+        side = round_up(max(options.tile // engine.config.scale, 1), stride)
+        return Plan((min(side, height), min(side, width)), frame, passes)
+    per_pixel = engine.bytes_per_pixel * _OVERHEAD
+    # A whole frame's picture is the network's result, which is counted by the pixel.
+    is_small = height * width * per_pixel <= _budget(engine, options, picture=0)
+    if is_small and not (options.in_parts and engine.split):
+        return Plan(frame, frame, passes)
+    split = _split_plan(engine, mosaic, frame, options)
+    if split is not None:
+        return split
+    if options.reserved:
+        alone = plan(engine, mosaic, replace(options, reserved=0))
+        if alone.is_whole or alone.split is not None:
+            raise OutOfMemoryError("What is reserved leaves only room for tiles.")
+    picture = _picture_bytes(mosaic)
+    budget = _budget(engine, options, picture=picture)
+    least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
+    if options.max_memory is not None:
+        needed = least + _held(engine, options, picture)
+        if options.max_memory < needed:
+            raise OutOfMemoryError(
+                f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
+                hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
+            )
+    core = _largest_core(frame, budget / per_pixel, engine.halo, stride)
+    return Plan(core, frame, passes)
+
+
+def _split_plan(
+    engine: Engine, mosaic: PackedMosaic, frame: tuple[int, int], options: InferOptions
+) -> Plan | None:
+    """Plan the outer levels in tiles, if the rest fits into memory whole."""
+    split = engine.split
+    if split is None:
+        return None
+    area = frame[0] * frame[1]
+    # Measured, not summed up (144 bytes of 152 on OpenVINO): no overhead on top.
+    if area * split.depth_bytes > _budget(engine, options, picture=0):
+        return None
+    left = _budget(engine, options, picture=_picture_bytes(mosaic)) - area * split.kept_bytes
+    left += engine.fixed_bytes - split.tiles_fixed_bytes  # gone again, or not there yet
+    read = min(left / (engine.bytes_per_pixel * _OVERHEAD), _OUTER_AREA)
+    if read < _read_area(_SMALLEST_PLANNED_CORE, frame, split.halo):
+        return None
+    core = _largest_core(frame, read, split.halo, engine.stride)
+    return Plan(core, frame, 1, split)
+
+
+def _picture_bytes(mosaic: PackedMosaic) -> int:
+    """Bytes of the picture beside tiles, held twice for a moment: floats and 16-bit levels."""
+    return int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
+
+
+def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
+    """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
+    free = free_bytes(engine.device)
+    if engine.device == "cpu":
+        free -= engine.fixed_bytes + picture + options.reserved
+    if options.max_memory is None:
+        return free
+    return min(options.max_memory - _held(engine, options, picture), free)
+
+
+def _held(engine: Engine, options: InferOptions, picture: int) -> int:
+    """Bytes of the limit that are spoken for: what the process holds, and what is to come."""
+    if engine.device != "cpu":
+        return 0
+    return resident_bytes() + engine.fixed_bytes + picture + options.reserved
+
+
+def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:
+    """Packed pixels that a square core in the midst of the frame reads."""
+    rows, cols = (min(side + 2 * halo, length) for length in frame)
+    return rows * cols
+
+
+def _largest_core(frame: tuple[int, int], area: float, halo: int, stride: int) -> tuple[int, int]:
+    """Find the core for the fewest square tiles whose read region has at most `area` packed px.
+
+    Cores are then evened out: two of 720 rows, rather than one of 1168 and a rest of 256.
+    """
+    side = _SMALLEST_PLANNED_CORE
+    while side < max(frame) and _read_area(side + stride, frame, halo) <= area:
+        side += stride
+    rows, cols = (round_up(-(-length // -(-length // side)), stride) for length in frame)
+    return rows, cols
+
+
+# ---------------------------------------------------------------- running
+
+
+def _run(
+    engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: Progress
+) -> NDArray[np.float32]:
+    """Make the (3, s*h, s*w) picture of the unpadded planes."""
+    planes = pad_to_stride(mosaic.planes, engine.stride)
+    shape = picture_shape(mosaic)
+    try:
+        if plan.is_whole:
+            # The padding beyond the frame is cut off here.
+            return _run_whole(engine, planes, progress)[:, : shape[1], : shape[2]]
+        picture = np.empty(shape, np.float32)
+        make = _render_tiles if plan.split is None else _render_outer_tiles
+        for tile, rendered in make(engine, planes, plan, progress):
+            _paste(picture, tile, rendered, engine.config.scale)
+        return picture
+    finally:
+        engine.rest()
+
+
+def pad_to_stride(planes: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """Reflect the right and bottom border up to a network's stride (planes have no phase).
+
+    Parameters
+    ----------
+    planes : (C, h, w) float32
+    stride : int
+    """
+    _, height, width = planes.shape
+    added = ((0, 0), *((0, -side % stride) for side in (height, width)))
+    if not any(after for _, after in added):
+        return planes
+    # A frame of one pixel has nothing to reflect.
+    return np.pad(planes, added, mode="reflect" if min(height, width) > 1 else "edge")
+
+
+def _run_whole(
+    engine: Engine, planes: NDArray[np.float32], progress: Progress
+) -> NDArray[np.float32]:
+    """Report a whole frame's way through the network in a hundred steps."""
+    reported = 0
+
+    def meter(share: float) -> None:
+        nonlocal reported
+        steps = int(_METER_STEPS * share + 1e-6)
+        progress.advance(steps - reported)
+        reported = steps
+
+    progress.stage("network", _METER_STEPS)
+    return engine.run(planes, meter)
+
+
+def _render_tiles(
+    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Yield each tile with its rendered read region, all with the photo's global vectors."""
+    cut = _tiles(engine, plan, engine.halo)
+    progress.stage("network", len(cut) * plan.passes)
+    terms: list[Term] = []
+    for index, halo in enumerate(engine.vector_halos):
+        mean = _measured_mean(engine, planes, _tiles(engine, plan, halo), terms, progress)
+        terms.append(engine.global_term(index, mean))
+    for tile in cut:
+        yield tile, engine.render(engine.encode(_read(planes, tile)), terms)
+        progress.advance()
+
+
+def _render_outer_tiles(
+    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Yield each tile with its rendered read region, the rest computed for the whole frame."""
+    split = plan.split
+    assert split is not None
+    cut = even_tiles(*plan.frame, plan.core, split.halo, split.cell)
+    progress.stage("network", 3 * len(cut))
+    depth = split.depth(_whole_top(split, planes, cut, progress))
+    progress.advance(len(cut))
+    for tile in cut:
+        yield tile, split.surface(_read(planes, tile), _read(depth, tile, split.cell))
+        progress.advance()
+
+
+def _whole_top(
+    split: Split, planes: NDArray[np.float32], cut: list[Tile], progress: Progress
+) -> NDArray[np.float32]:
+    """Put the frame's `top` together from that of its tiles."""
+    height, width = planes.shape[1:]
+    whole: NDArray[np.float32] | None = None
+    for tile in cut:
+        top = split.top(_read(planes, tile))
+        if whole is None:
+            whole = np.empty((len(top), height // split.cell, width // split.cell), np.float32)
+        rows, cols = tile.rows, tile.cols
+        whole[
+            :,
+            rows.core_start // split.cell : rows.core_stop // split.cell,
+            cols.core_start // split.cell : cols.core_stop // split.cell,
+        ] = _core(top, tile, split.cell)
+        progress.advance()
+    assert whole is not None  # a frame has at least one tile
+    return whole
+
+
+def _tiles(engine: Engine, plan: Plan, halo: int) -> list[Tile]:
+    """Cut the frame; tiles of one size in a row, which some engines compile for."""
+    cut = tiles(*plan.frame, plan.core, halo, engine.stride)
+    return sorted(cut, key=lambda tile: tile.read_shape)
+
+
+def _measured_mean(
+    engine: Engine,
+    planes: NDArray[np.float32],
+    seen: list[Tile],
+    terms: list[Term],
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """One measuring pass: the mean over all cores of the first map whose mean is not known yet."""
+    total: NDArray[np.float64] | None = None
+    cells = 0
+    for tile in seen:
+        core = _core(engine.measure(engine.encode(_read(planes, tile)), terms), tile, engine.stride)
+        of_core = core.sum(axis=(1, 2), dtype=np.float64)
+        total = of_core if total is None else total + of_core
+        cells += core[0].size
+        progress.advance()
+    assert total is not None  # a frame has at least one tile
+    return total / cells
+
+
+def _core(feature: NDArray[np.float32], tile: Tile, stride: int) -> NDArray[np.float32]:
+    """Cut a tile's core out of a map with one cell for each stride x stride packed pixels."""
+    rows, cols = (
+        slice(*(edge // stride for edge in span.core_in_read)) for span in (tile.rows, tile.cols)
+    )
+    return feature[:, rows, cols]
+
+
+def _read(planes: NDArray[np.float32], tile: Tile, cell: int = 1) -> NDArray[np.float32]:
+    """Cut what a tile reads out of planes, or out of a map of one place for each cell."""
+    rows, cols = (
+        slice(span.read_start // cell, span.read_stop // cell) for span in (tile.rows, tile.cols)
+    )
+    return planes[:, rows, cols]
+
+
+def _paste(
+    picture: NDArray[np.float32], tile: Tile, rendered: NDArray[np.float32], scale: int
+) -> None:
+    """Put a tile's core into its place; the padding beyond the frame is cut off."""
+    rows, cols = tile.rows, tile.cols
+    target = picture[
+        :,
+        rows.core_start * scale : rows.core_stop * scale,
+        cols.core_start * scale : cols.core_stop * scale,
+    ]
+    top, left = rows.core_in_read[0] * scale, cols.core_in_read[0] * scale
+    target[:] = rendered[:, top : top + target.shape[1], left : left + target.shape[2]]

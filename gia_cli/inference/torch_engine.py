@@ -1,0 +1,206 @@
+"""Networks on torch: CPU, CUDA and MPS, in fp32 or half precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gia_cli.inference.engine import Meter, sounds_like_no_memory
+from gia_cli.nets import NetConfig
+from gia_cli.nets.base import Network
+from gia_cli.runtime import DeviceKind, Runtime
+from gia_cli.weights.manifest import WeightsInfo, load_network
+
+# What networks state their memory for.
+_BYTES_FP32 = 4
+
+
+class TorchEngine:
+    """An `Engine` on torch.
+
+    Parameters
+    ----------
+    network : Network
+        On any device; it stays as it is, but for its memory format. A copy runs elsewhere or in
+        another number format.
+    runtime : Runtime
+    """
+
+    fixed_bytes = 0
+    split = None  # large frames take tiles of the whole network
+
+    def __init__(self, network: Network, runtime: Runtime) -> None:
+        self._network = network
+        self._runtime = runtime
+        self._running: Network | None = None
+
+    @classmethod
+    def load(cls, info: WeightsInfo, runtime: Runtime) -> TorchEngine:
+        """Load verified weights; errors as `load_network`."""
+        return cls(load_network(info), runtime)
+
+    def __str__(self) -> str:
+        return f"torch on {self._runtime}"
+
+    # ------------------------------------------------------------ what it states
+
+    @property
+    def config(self) -> NetConfig:
+        """See `Engine`."""
+        return self._network.config
+
+    @property
+    def device(self) -> DeviceKind:
+        """See `Engine`."""
+        return self._runtime.device
+
+    @property
+    def stride(self) -> int:
+        """See `Engine`."""
+        return self._network.stride
+
+    @property
+    def halo(self) -> int:
+        """See `Engine`."""
+        return self._network.halo
+
+    @property
+    def vector_halos(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._network.vector_halos
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """See `Engine`; fp32 peaks scale with the number format."""
+        return self._network.bytes_per_pixel * self._runtime.number_bytes / _BYTES_FP32
+
+    # ------------------------------------------------------------ what it computes
+
+    def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
+        """See `Engine`."""
+        with self._ready() as network, _metered(network, planes.shape[1], meter):
+            return _to_host(network.finish(network.encode(self._to_device(planes))))
+
+    def encode(self, planes: NDArray[np.float32]) -> list[Tensor]:
+        """See `Engine`."""
+        with self._ready() as network:
+            return network.encode(self._to_device(planes))
+
+    def measure(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
+        """See `Engine`."""
+        with self._ready() as network:
+            return _to_host(network.measure(features, terms))
+
+    def global_term(self, index: int, mean: NDArray[np.float64]) -> Tensor:
+        """See `Engine`."""
+        with self._ready() as network:
+            wide = torch.from_numpy(mean)[None]
+            dtype = _dtype(self._runtime)
+            # Rounded on the host: MPS has no doubles.
+            return network.global_term(index, wide.to(dtype).to(self.device))
+
+    def render(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
+        """See `Engine`."""
+        with self._ready() as network:
+            return _to_host(network.render(features, terms))
+
+    # ------------------------------------------------------------ when it fails
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See `Engine`. The CPU's allocator, MPS and oneDNN raise a bare RuntimeError."""
+        return isinstance(error, torch.OutOfMemoryError) or sounds_like_no_memory(error)
+
+    def release(self) -> None:
+        """See `Engine`."""
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def rest(self) -> None:
+        """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""
+
+    def on_cpu(self) -> TorchEngine | None:
+        """See `Engine`."""
+        if self.device == "cpu":
+            return None
+        return TorchEngine(self._network, Runtime("cpu", "float32"))
+
+    # ------------------------------------------------------------ inside
+
+    @contextmanager
+    def _ready(self) -> Iterator[Network]:
+        """Lend the network, where and as it is to run."""
+        if self._running is None:
+            self._running = _brought_to(self._network, self._runtime)
+        with torch.inference_mode(), _true_fp32(self._runtime):
+            yield self._running
+
+    def _to_device(self, planes: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
+        tensor = tensor.to(self.device, _dtype(self._runtime))
+        return tensor.to(memory_format=torch.channels_last)
+
+
+def _dtype(runtime: Runtime) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, runtime.dtype)
+    return dtype
+
+
+def _to_host(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor[0].to("cpu", torch.float32).numpy()
+    return array
+
+
+def _brought_to(network: Network, runtime: Runtime) -> Network:
+    """Bring a network to a device and number format, without rounding the caller's weights."""
+    weight = next(network.parameters())
+    if (weight.device.type, weight.dtype) != (runtime.device, _dtype(runtime)):
+        network = copy.deepcopy(network).to(runtime.device, _dtype(runtime))
+    # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+@contextmanager
+def _true_fp32(runtime: Runtime) -> Iterator[None]:
+    """Keep cuDNN from computing "fp32" with TF32's 10 bits, as torch lets it by default."""
+    if runtime.device != "cuda" or runtime.dtype != "float32":
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+    ):
+        yield
+
+
+@contextmanager
+def _metered(network: Network, height: int, meter: Meter) -> Iterator[None]:
+    """Report a whole frame's way through the network in proportion to its work.
+
+    The network's stages are counted by the rows they return, so that a band moves the bar too. The
+    work of one is its number of parameters for each pixel that it returns.
+    """
+    work = {
+        module: (sum(p.numel() for p in module.parameters()) / cell**2, height // cell)
+        for module, cell in network.stages
+    }
+    total = sum(weight for weight, _ in work.values())
+    done = dict.fromkeys(work, 0.0)
+
+    def count(module: nn.Module, _: object, result: Tensor) -> None:
+        weight, rows = work[module]
+        # Bands overlap, so a stage's rows add up to a little more than it has.
+        done[module] = min(done[module] + weight * result.shape[2] / rows, weight)
+        meter(sum(done.values()) / total)
+
+    hooks = [module.register_forward_hook(count) for module in work]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

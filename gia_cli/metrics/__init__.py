@@ -1,0 +1,1 @@
+"""How far a picture is from the truth: one function for each measure."""

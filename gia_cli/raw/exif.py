@@ -1,0 +1,234 @@
+"""What the camera says about a shot: make, model, lens, exposure, ISO, aperture, date.
+
+Reads it from any RAW file, and writes it back as an EXIF directory (`exif_entries`).
+
+exifread reads TIFF-like RAW files (ARW, NEF, CR2, DNG, ...). Others hide their EXIF: a RAF in its
+embedded JPEG, a CR3 in ``CMT1``/``CMT2`` boxes, an ORF or RW2 behind a magic number of its own, a
+CRW in a CIFF heap. This module finds it in each; what is still missing, `raw` asks LibRaw for.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import exifread
+
+from gia_cli.errors import DamagedFileError
+from gia_cli.raw.tiff import ASCII, LONG, RATIONAL, SHORT, UNDEFINED, Entry, rational
+
+# exifread logs "File format not recognized" to stderr through logging's last resort.
+logging.getLogger("exifread").addHandler(logging.NullHandler())
+logging.getLogger("exifread").propagate = False
+
+RAF_MAGIC = b"FUJIFILMCCD-RAW"
+_RAF_JPEG_POINTER = 84  # two big-endian u32: offset and length of the embedded JPEG
+_TIFF_LIKE_MAGICS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Olympus, Panasonic: TIFF otherwise
+_HEAD_BYTES = 1 << 20  # their IFDs lie at the front
+_MAX_NUMBER = 2.0**32  # no exposure, ISO or focal length is larger, and EXIF could not hold it
+_ISO_OVERFLOW = 65535  # ISOSpeedRatings is a 16-bit field; beyond, RecommendedExposureIndex counts
+
+
+@dataclass(frozen=True, slots=True)
+class ShotInfo:
+    """How a photo was taken; None where the file does not say."""
+
+    make: str | None = None
+    model: str | None = None
+    lens: str | None = None
+    exposure_s: float | None = None
+    """Exposure time in seconds."""
+    iso: int | None = None
+    aperture: float | None = None
+    """f-number."""
+    focal_mm: float | None = None
+    """Focal length in millimetres."""
+    taken: str | None = None
+    """Local time as EXIF writes it, "YYYY:MM:DD HH:MM:SS"."""
+
+    @property
+    def camera(self) -> str:
+        """Make and model in one string, without the make twice; "unknown camera" if neither."""
+        make, model = (self.make or "").strip(), (self.model or "").strip()
+        if any(model.lower().startswith(word.lower()) for word in make.split()):
+            return model
+        return f"{make} {model}".strip() or "unknown camera"
+
+    def or_else(self, other: ShotInfo) -> ShotInfo:
+        """Fill what is None here from `other`."""
+        missing = {f.name: getattr(other, f.name) for f in fields(self) if not self._has(f.name)}
+        return replace(self, **missing)
+
+    def _has(self, name: str) -> bool:
+        return getattr(self, name) is not None
+
+
+def read_shot(path: Path) -> ShotInfo:
+    """Read a photo's EXIF.
+
+    Parameters
+    ----------
+    path : Path
+        Any file; one without EXIF gives a `ShotInfo` of Nones.
+
+    Raises
+    ------
+    DamagedFileError
+        A RAF whose embedded JPEG lies outside the file.
+    OSError
+        The file cannot be opened.
+    """
+    with path.open("rb") as file:
+        head = file.read(32)
+        if head[6:14] == b"HEAPCCDR":
+            return _read_ciff(file)
+        streams = _exif_streams(path, file, head)
+        shot = ShotInfo()
+        for stream in streams:
+            shot = shot.or_else(_shot_from_tags(_tags(stream)))
+        return shot
+
+
+def _exif_streams(path: Path, file: BinaryIO, head: bytes) -> list[BinaryIO]:
+    """Find where the EXIF lies: streams that start with a TIFF or JPEG header."""
+    file.seek(0)
+    if head.startswith(RAF_MAGIC):
+        return [_raf_jpeg(path, file)]
+    if head[:4] in _TIFF_LIKE_MAGICS:
+        data = file.read(_HEAD_BYTES)
+        magic = b"II*\0" if data[:2] == b"II" else b"MM\0*"
+        return [io.BytesIO(magic + data[4:])]
+    if head[4:12] == b"ftypcrx ":
+        data = file.read(_HEAD_BYTES)
+        starts = (data.find(name) for name in (b"CMT1", b"CMT2"))
+        return [io.BytesIO(data[start + 4 :]) for start in starts if start >= 0]
+    return [file]
+
+
+def _raf_jpeg(path: Path, file: BinaryIO) -> BinaryIO:
+    file.seek(_RAF_JPEG_POINTER)
+    pointer = file.read(8)
+    if len(pointer) < 8:
+        raise DamagedFileError(f"{path}: this RAF file ends in its header.")
+    offset, length = struct.unpack(">II", pointer)
+    file.seek(offset)
+    data = file.read(length)
+    if len(data) < length:
+        raise DamagedFileError(f"{path}: this RAF file ends before its embedded JPEG does.")
+    return io.BytesIO(data)
+
+
+def _tags(stream: BinaryIO) -> dict[str, Any]:
+    """Ask exifread for the tags; none if it fails: a broken EXIF block must not cost the photo."""
+    try:
+        return dict(exifread.process_file(stream, details=False))
+    except Exception:  # exifread lets struct, index, key and value errors of broken EXIF through
+        return {}
+
+
+def _shot_from_tags(tags: dict[str, Any]) -> ShotInfo:
+    iso = _number(tags, "ISOSpeedRatings")
+    if iso is None or iso >= _ISO_OVERFLOW:
+        iso = _number(tags, "RecommendedExposureIndex") or iso
+    return ShotInfo(
+        make=_text(tags, "Make"),
+        model=_text(tags, "Model"),
+        lens=_text(tags, "LensModel"),
+        exposure_s=_number(tags, "ExposureTime"),
+        iso=None if iso is None else round(iso),
+        aperture=_number(tags, "FNumber"),
+        focal_mm=_number(tags, "FocalLength"),
+        taken=_date(tags, "DateTimeOriginal") or _date(tags, "DateTime"),
+    )
+
+
+def _find(tags: dict[str, Any], name: str) -> Any | None:
+    # Old TIFF/EP files (Kodak KDC) and CR3's CMT2 keep EXIF tags in their first IFD, "Image".
+    return tags.get(f"EXIF {name}", tags.get(f"Image {name}"))
+
+
+def _text(tags: dict[str, Any], name: str) -> str | None:
+    tag = _find(tags, name)
+    text = "" if tag is None else str(tag.printable).split("\0")[0].strip()
+    return text or None
+
+
+def _date(tags: dict[str, Any], name: str) -> str | None:
+    """Read a date; a camera whose clock is not set writes blanks or zeros."""
+    text = _text(tags, name)
+    return text if text is not None and any(digit in text for digit in "123456789") else None
+
+
+def _number(tags: dict[str, Any], name: str) -> float | None:
+    """Read the first value of a tag as a positive float."""
+    tag = _find(tags, name)
+    try:
+        value = float(tag.values[0])  # type: ignore[union-attr]
+    except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return value if 0 < value < _MAX_NUMBER else None  # also refuses what is not a number
+
+
+def _read_ciff(file: BinaryIO) -> ShotInfo:
+    """Make and model from a Canon CRW (CIFF): record 0x080A, two strings in the root's heap."""
+    data = _whole(file)
+    record = _ciff_record(data, struct.unpack_from("<I", data, 2)[0], len(data), 0x080A)
+    names = [part.decode("ascii", "replace").strip() for part in record.split(b"\0") if part]
+    return ShotInfo(make=names[0], model=names[1]) if len(names) >= 2 else ShotInfo()
+
+
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _ciff_record(data: bytes, start: int, end: int, wanted: int, depth: int = 0) -> bytes:
+    """Search a CIFF heap and the heaps within it; empty when the record is not there."""
+    try:
+        table = start + struct.unpack_from("<I", data, end - 4)[0]
+        (count,) = struct.unpack_from("<H", data, table)
+        entries = [struct.unpack_from("<HII", data, table + 2 + 10 * i) for i in range(count)]
+    except struct.error:
+        return b""
+    for tag, size, offset in entries:
+        begin = start + offset
+        if tag == wanted:
+            return data[begin : begin + size]
+        if tag & 0x3800 in (0x2800, 0x3000) and depth < 4:
+            found = _ciff_record(data, begin, begin + size, wanted, depth + 1)
+            if found:
+                return found
+    return b""
+
+
+def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
+    """Build the EXIF directory of a shot: what is None is left out.
+
+    Parameters
+    ----------
+    shot : ShotInfo
+    *more : Entry
+        Entries to add, such as a maker note.
+    """
+    entries = [Entry(0x9000, UNDEFINED, b"0230")]
+    if shot.exposure_s is not None:
+        entries.append(Entry(0x829A, RATIONAL, rational(shot.exposure_s)))
+    if shot.aperture is not None:
+        entries.append(Entry(0x829D, RATIONAL, rational(shot.aperture)))
+    if shot.iso is not None:
+        entries += [
+            Entry(0x8827, SHORT, min(shot.iso, _ISO_OVERFLOW)),
+            Entry(0x8830, SHORT, 2),
+            Entry(0x8832, LONG, shot.iso),
+        ]
+    if shot.taken is not None:
+        entries += [Entry(0x9003, ASCII, shot.taken), Entry(0x9004, ASCII, shot.taken)]
+    if shot.focal_mm is not None:
+        entries.append(Entry(0x920A, RATIONAL, rational(shot.focal_mm)))
+    if shot.lens is not None:
+        entries.append(Entry(0xA434, ASCII, shot.lens))
+    return [*entries, *more]

@@ -1,0 +1,1 @@
+"""A photograph as a night's RAW file."""

@@ -1,0 +1,1 @@
+"""How a network learns: one visible loop, and what it needs."""

@@ -1,0 +1,1 @@
+"""Which numbers a network runs with, where they come from, whether they are whole."""

@@ -1,0 +1,367 @@
+"""The commands: in process for their words, in a subprocess for what only a process has."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner, Result
+
+from gia_cli._version import __version__
+from gia_cli.cli import app
+from gia_cli.raw.writer import write_dng
+from gia_cli.weights.manifest import find_weights, save_weights, shipped_quantised
+from tests.networks import DEFAULT, lively, small
+
+MakePhoto = Callable[..., Path]
+
+
+def gia(*args: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "120"})
+
+
+def gia_process(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gia_cli", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+# ---------------------------------------------------------------- enhance
+
+
+def test_enhance_writes_and_prints_the_path(make_arw: MakePhoto, tmp_path: Path) -> None:
+    result = gia("enhance", make_arw(), "-o", tmp_path / "o.tif", "--ratio", "100")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(tmp_path / "o.tif")
+    assert "ratio 100 (as given)" in result.stderr
+    assert tifffile.imread(tmp_path / "o.tif").dtype == np.uint16
+
+
+def test_auto_says_which_rule_decided(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw())
+    assert result.exit_code == 0
+    assert "ratio 100 (10 s / 1/10 s" in result.stderr
+
+
+def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "--quiet", "--format", "png")
+    assert result.stderr == ""
+    assert result.stdout.strip().endswith("night_gia.png")
+
+
+def test_verbose_tells_the_plan(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "-v", "--tile", "64", "--device", "cpu")
+    assert "tiles of 32x32 packed px, two passes" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"), [("torch", "engine: torch on cpu"), ("openvino", "engine: OpenVINO")]
+)
+def test_the_engine_can_be_chosen(make_arw: MakePhoto, engine: str, words: str) -> None:
+    result = gia("enhance", make_arw(), "-v", "--engine", engine, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert words in result.stderr
+    assert "as asked" in result.stderr
+
+
+def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "--engine", "openvino", "--precision", "bf16")
+    assert result.exit_code == 50
+    assert "openvino cannot run this" in result.stderr
+    assert "Leave out --engine" in result.stderr
+
+
+def test_precision_int8_without_int8_weights_is_refused(
+    make_arw: MakePhoto, tmp_path: Path
+) -> None:
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    own = tmp_path / "own.safetensors"
+    result = gia("enhance", make_arw(), "--precision", "int8", "--weights", own)
+    assert result.exit_code == 40
+    assert "no int8 weights made from 'own'" in result.stderr
+    assert "gia weights quantize own" in " ".join(result.stderr.split())
+    refused = gia("enhance", make_arw(), "--precision", "int8", "--engine", "torch")
+    assert refused.exit_code == 50
+
+
+def test_compare_writes_a_sheet_beside(make_arw: MakePhoto, tmp_path: Path) -> None:
+    result = gia("enhance", make_arw(), "--compare")
+    assert result.exit_code == 0
+    assert (tmp_path / "night_gia_compare.png").is_file()
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_a_reference_sets_the_exposure(make_arw: MakePhoto, tmp_path: Path) -> None:
+    reference = tmp_path / "bright.dng"
+    # make_arw: 1/10 s, ISO 1600, f/8; write_dng's default is the same exposure.
+    write_dng(reference, np.full((64, 64), 600))
+    result = gia("enhance", make_arw(), "--reference", reference)
+    assert "ratio 1 (to the reference's exposure" in result.stderr
+
+
+def test_target_exposure(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "--target-exposure", "2.5")
+    assert "ratio 25 (2.5 s wanted, 1/10 s taken)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ratio", "bright"], "--ratio takes numbers"),
+        (["--ratio", "0.5"], "between 1 and 300"),
+        (["--ratio", "301"], "--max-ratio raises"),
+        (["--ratio", "nan"], "between 1 and 300"),
+        (["--ratio", "10", "--brackets", "10,20"], "only one of"),
+        (["--brackets", "10,x"], "--brackets takes numbers"),
+        (["--target-exposure", "0"], "must be positive"),
+        (["--tile", "big"], "--tile takes"),
+        (["--tile", "0"], "--tile must be positive"),
+        (["--max-memory", "lots"], "is not a size"),
+        (["--max-ratio", "0"], "--max-ratio must be"),
+        (["-o", "x.jpg"], ".tif, .tiff and .png"),
+        (["-o", "x.tif", "--out-dir", "d"], "not both"),
+    ],
+)
+def test_impossible_options_exit_with_2(
+    make_arw: MakePhoto, options: list[str], words: str
+) -> None:
+    result = gia("enhance", make_arw(), *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_unknown_options_exit_with_2(make_arw: MakePhoto) -> None:
+    assert gia("enhance", make_arw(), "--no-such-option").exit_code == 2
+    assert gia("enhance", make_arw(), "--device", "abacus").exit_code == 2
+    assert gia("enhance").exit_code == 2
+
+
+def test_one_bad_photo_exits_with_its_own_code(tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.ARW", tmp_path / "[text].ARW"
+    empty.write_bytes(b"")
+    text.write_text("hello " * 100)
+    for path, code in {empty: 13, text: 15, tmp_path / "gone.ARW": 11}.items():
+        result = gia("enhance", path)
+        assert result.exit_code == code
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert path.name in line
+
+
+def test_a_batch_with_failures_exits_with_3_and_names_them(
+    make_arw: MakePhoto, tmp_path: Path
+) -> None:
+    for name in "abcd":
+        make_arw(f"card/{name}.ARW")
+    (tmp_path / "card" / "bad1.ARW").write_bytes(b"")
+    (tmp_path / "card" / "bad2.ARW").write_bytes(b"junk" * 1000)
+    result = gia("enhance", tmp_path / "card", "--out-dir", tmp_path / "out", "--ratio", "50")
+    assert result.exit_code == 3
+    assert len(result.stdout.splitlines()) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert "bad1.ARW" in result.stderr
+    assert "bad2.ARW" in result.stderr
+    assert "2 of 6 photos failed" in result.stderr
+
+
+def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) -> None:
+    good, bad = make_arw(), tmp_path / "bad.ARW"
+    bad.write_bytes(b"")
+    result = gia("enhance", good, bad, "--json", "--ratio", "80")
+    assert result.exit_code == 3
+    report = json.loads(result.stdout)
+    assert (report["written"], report["skipped"], report["failed"]) == (1, 0, 1)
+    first, second = report["files"]
+    assert first["outputs"] == [str(tmp_path / "night_gia.tif")]
+    assert first["ratios"] == [{"ratio": 80.0, "rule": "given", "reason": "as given"}]
+    chosen = find_weights(DEFAULT)
+    assert first["weights"] == (shipped_quantised(chosen) or chosen).name
+    assert {"decode", "network", "write"} < set(first["stages"])
+    assert second["stages"] == {}
+    assert second["error"]["exit_code"] == 13
+    assert second["error"]["kind"] == "EmptyFileError"
+    assert second["input"] == str(bad)
+
+
+def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
+    photo = make_raf()
+    report = json.loads(gia("enhance", photo, "--ratio", "100", "--json").stdout)
+    assert report["files"][0]["weights"].startswith("gia-fuji")
+    refused = gia("enhance", photo, "--weights", DEFAULT, "--on-exists", "overwrite")
+    assert refused.exit_code == 44
+    assert "are for bayer photos; this one is xtrans" in refused.stderr
+
+
+def test_a_white_balance_that_no_weights_have_is_told(make_raf: MakePhoto) -> None:
+    result = gia("enhance", make_raf(), "--white-balance", "as-shot")
+    assert result.exit_code == 44
+    assert "no weights for xtrans photos with the white balance 'as-shot'" in result.stderr
+    assert "--weights" in result.stderr
+
+
+def test_unknown_weights_and_missing_devices(make_arw: MakePhoto) -> None:
+    result = gia("enhance", make_arw(), "--weights", "nothing")
+    assert result.exit_code == 41
+    assert DEFAULT in result.stderr
+    result = gia("enhance", make_arw(), "--device", "cpu", "--precision", "fp16")
+    assert result.exit_code == 50
+
+
+def test_the_environment_names_weights(
+    make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIA_WEIGHTS", "nothing")
+    assert gia("enhance", make_arw()).exit_code == 41
+
+
+# ---------------------------------------------------------------- info, weights, version
+
+
+def test_info_describes_a_photo(make_arw: MakePhoto) -> None:
+    result = gia("info", make_arw())
+    assert result.exit_code == 0
+    for words in ("ILCE-7SM2", "bayer", "512.0", "16383.0", "1/10 s, ISO 1600, f/8", "10 s / 1/10"):
+        assert words in result.stdout, words
+
+
+def test_info_as_json(make_raf: MakePhoto) -> None:
+    facts = json.loads(gia("info", make_raf(), "--json").stdout)
+    assert facts["camera"] == "FUJIFILM X-T2"
+    assert facts["cfa"] == "xtrans"
+    assert facts["size"] == [144, 96]
+    assert facts["weights"].startswith("gia-fuji")
+    assert facts["ratio"] >= 1
+
+
+def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
+    photo = make_arw()
+    named = json.loads(gia("info", photo, "--json").stdout)["weights"]
+    (enhanced,) = json.loads(gia("enhance", photo, "--json").stdout)["files"]
+    assert named == enhanced["weights"]
+
+
+def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
+    assert gia("info", tmp_path).exit_code == 12
+    assert gia("info", tmp_path / "gone").exit_code == 11
+
+
+def test_weights_list_and_verify() -> None:
+    listed = gia("weights", "list")
+    assert DEFAULT in listed.stdout
+    rows = json.loads(gia("weights", "list", "--json").stdout)
+    assert {row["config"]["cfa"] for row in rows} == {"bayer", "xtrans"}
+    verified = gia("weights", "verify")
+    assert verified.exit_code == 0
+    for row in rows:
+        assert f"{row['name']}: intact ({row['sha256']})" in verified.stdout
+    assert gia("weights", "verify", "nothing").exit_code == 41
+
+
+def test_version() -> None:
+    assert gia("--version").stdout.strip() == f"gia {__version__}"
+    verbose = gia("--version", "-v").stdout
+    for words in ("torch", "openvino 2", "LibRaw", "devices: cpu"):
+        assert words in verbose
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys\n"
+        "from gia_cli.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'rawpy', 'numpy', 'tifffile', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
+    run = gia_process("enhance", tmp_path / "gone.ARW")
+    assert run.returncode == 11
+    assert run.stdout == ""
+    assert run.stderr.startswith("error: ")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> None:
+    path = make_arw()
+    path.write_bytes(path.read_bytes()[:-5000])
+    run = gia_process("enhance", path)
+    assert run.returncode == 14
+    (line,) = run.stderr.splitlines()  # LibRaw's "Unexpected end of file" is caught
+    assert line.startswith("error: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: str) -> None:
+    make_arw()
+    command = f"{sys.executable} -m gia_cli enhance night.ARW -o o.tif {closed}"
+    run = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert tifffile.imread(tmp_path / "o.tif").shape == (96, 144, 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Path) -> None:
+    make_arw()
+    command = f"{sys.executable} -m gia_cli enhance night.ARW -o o.tif > /dev/full"
+    run = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "Traceback" not in run.stderr
+    assert (tmp_path / "o.tif").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
+def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
+    photo = make_arw()
+    name = os.fsencode(photo).replace(b"night", b"b\xff")
+    photo.rename(os.fsdecode(name))
+    command = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
+    run = subprocess.run(command, check=False, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    (file,) = json.loads(run.stdout.decode("utf-8"))["files"]
+    assert Path(file["outputs"][0]).is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_path: Path) -> None:
+    count = 120  # so many that none of a busy machine's pauses lets it finish first
+    for number in range(count):
+        make_arw(f"card/{number:03}.ARW")
+    command = [sys.executable, "-m", "gia_cli", "enhance", str(tmp_path / "card")]
+    command += ["--out-dir", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests with "&" has them ignore SIGINT, and their children, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # the first picture is there
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted after" in stderr
+    written = list((tmp_path / "out").iterdir())
+    assert 0 < len(written) < count
+    for path in written:
+        assert path.suffix == ".tif"
+        assert tifffile.imread(path).shape == (96, 144, 3)

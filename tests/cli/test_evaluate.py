@@ -1,0 +1,223 @@
+"""``gia eval`` and ``gia bench``: the tables, the codes, and the words for mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from gia_cli.cli import app
+from gia_cli.nets import NetConfig, build
+from gia_cli.weights.manifest import list_in_manifest, save_weights
+from tests.networks import DEFAULT, lively, small
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def gia(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(x) for x in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def tree(make_tree: Callable[..., Path]) -> Path:
+    """One picture, two ratios."""
+    return make_tree(pictures=1, size=(128, 96), ratios=(100.0, 250.0))
+
+
+def make_weights(
+    folder: Path, name: str, network: str, loss: str, sides: tuple[int, int] = (80, 80)
+) -> None:
+    folder.mkdir(exist_ok=True)
+    config = NetConfig(network, width=4)  # type: ignore[arg-type]
+    recipe = {"loss": loss, "crops": {"sides": list(sides)}}
+    row = save_weights(folder / f"{name}.safetensors", build(config), training={"recipe": recipe})
+    list_in_manifest(folder, row)
+
+
+def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = gia(
+        *("eval", "--data", tree, "--weights", DEFAULT, "--isp", "libraw", "--out", out),
+        *("--ratio", "known,auto", "--panel", "1", "--device", "cpu"),
+    )
+    assert done.exit_code == 0, done.output
+    for words in (f"{DEFAULT} (auto ratio)", "PSNR ↑", f"minus {DEFAULT}", "pieapp: n/a"):
+        assert words in done.output
+    assert str(out) in done.stdout.splitlines()
+    names = {path.name for path in out.iterdir()}
+    assert names == {"scores.jsonl", "scores.csv", "report.json", "panel.png"}
+
+
+def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
+    done = gia("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path, "--json")
+    assert done.exit_code == 0
+    report = json.loads(done.stdout)
+    assert report["systems"][0]["count"] == 2
+    assert len(report["scores"]) == 2
+    scores = [score["values"]["psnr"] for score in report["scores"]]
+    assert report["systems"][0]["means"]["psnr"]["mean"] == pytest.approx(np.mean(scores))
+
+
+def test_a_failed_pair_leaves_exit_code_3(tree: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    broken = sorted((copy / "Sony" / "short").iterdir())[0]
+    broken.write_bytes(b"II*\0" + bytes(9000))
+    done = gia("eval", "--data", copy, "--isp", "libraw", "--out", tmp_path / "out")
+    assert done.exit_code == 3
+    assert broken.name in done.output
+    assert "1 of 2 pairs failed" in done.output
+
+
+def test_a_papers_table_is_laid_out_in_its_order(tree: Path, tmp_path: Path) -> None:
+    """Rows are matched by how weights were trained; what is missing is named."""
+    folder = tmp_path / "weights"
+    make_weights(folder, "mine", "gia-net", "l1")
+    make_weights(folder, "sid-net", "sid-net", "l1")
+    done = gia(
+        *("eval", "--data", tree, "--table", "2", "--weights", folder, "--out", tmp_path / "out"),
+        *("--device", "cpu"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "SID-dilated: no weights are named for this row" in done.output
+    assert "SW-Net: no weights" in done.output
+    rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows[:2]] == ["SID-Net", "GIA-l1"]
+    assert any("published, on SID: SW-Net" in row and "28.89" in row for row in rows)
+
+
+def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    make_weights(folder, "mine", "gia-net", "joint")
+    file = folder / "mine.safetensors"
+    arguments = ("eval", "--data", tree, "--table", "2", "--out", tmp_path / "out")
+    refused = gia(*arguments, "--weights", file)
+    assert refused.exit_code == 2
+    assert "belongs to no row" in refused.output
+    done = gia(*arguments, "--weights", f"GIA-l1={file}", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+
+
+def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
+    """Two files for one row, another network under a row's name, other crops than the row's."""
+    folder = tmp_path / "weights"
+    make_weights(folder, "one", "gia-net", "l1")
+    make_weights(folder, "two", "gia-net", "l1")
+    arguments = ("eval", "--data", tree, "--table", "2", "--out", tmp_path / "out")
+    twice = gia(*arguments, "--weights", folder)
+    assert twice.exit_code == 2
+    assert "both belong to the row 'GIA-l1'" in twice.output
+    wrong = gia(*arguments, "--weights", f"SW-Net={folder / 'one.safetensors'}")
+    assert wrong.exit_code == 2
+    assert "is a gia-net, not the sw-net" in wrong.output
+    nameless = gia(*arguments, "--weights", f"Mine={folder / 'one.safetensors'}")
+    assert nameless.exit_code == 2
+    assert "no row 'Mine'" in nameless.output
+    make_weights(folder, "sizes", "gia-net", "l1", sides=(48, 112))
+    sizes = gia(*arguments, "--weights", folder / "sizes.safetensors")
+    assert sizes.exit_code == 2
+    assert "crops of several sizes" in sizes.output
+    empty = gia(*arguments, "--weights", tmp_path)
+    assert empty.exit_code == 2
+    assert "has no manifest.json" in empty.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--isp", "libraw", "--panel", "-3"], 2, "--panel must not be negative"),
+        (["--isp", "libraw", "--diagnose"], 2, "--diagnose needs --weights"),
+        (["--isp", "libraw", "--versus", "nobody"], 2, "no row 'nobody'"),
+        (["--out", "x"], 2, "nothing to evaluate"),
+        (["--isp", "libraw", "--limit", "0"], 2, "--limit must be positive"),
+        (["--isp", "rawtherapee"], 2, "--isp takes libraw, libraw+nlm, libraw+bm3d"),
+        (["--isp", "libraw", "--ratio", "auto,"], 0, ""),
+        (["--isp", "libraw", "--ratio", "blind"], 2, "--ratio takes known, auto, picture"),
+        (["--weights", "nobody"], 41, "no weights 'nobody'"),
+        (["--isp", "libraw", "--camera", "fuji"], 70, "no list"),
+    ],
+)
+def test_mistakes_are_told(
+    tree: Path, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    done = gia("eval", "--data", tree, "--out", tmp_path, *arguments)
+    assert done.exit_code == code
+    assert words in done.output
+
+
+# ---------------------------------------------------------------- gia bench
+
+
+def test_bench_prints_table_4() -> None:
+    done = gia("bench", "--network", "sid-net", "--network", "gia-net")
+    assert done.exit_code == 0, done.output
+    for words in ("7,760,268", "1112.9151 B", "1110.60 B", "x1.0677", "x1.0084", "Table 4"):
+        assert words in done.output
+
+
+def test_bench_counts_everything_by_default() -> None:
+    done = gia("bench", "--size", "640x480", "--json")
+    assert done.exit_code == 0
+    costs = json.loads(done.stdout)["costs"]
+    assert {"sid-net", "gia-net", "dncnn", "sgn"} <= {cost["network"] for cost in costs}
+    assert costs[0]["size"] == [480, 640]
+
+
+@pytest.mark.slow
+def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
+    done = gia(
+        *("bench", "--network", "gia-net", "--size", "256x192", "--speed", "--rounds", "1"),
+        *("--device", "cpu", "--photo", Path(__file__).parents[2] / "samples" / "night.ARW"),
+    )
+    assert done.exit_code == 0, done.output
+    for words in ("eager NCHW, whole", "tiled", "GFLOP/s", "decode", "write"):
+        assert words in done.output
+
+
+def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
+    gia("eval", "--data", tree, "--weights", DEFAULT, "--out", tmp_path, "--device", "cpu")
+    plot = tmp_path / "plot.png"
+    done = gia(
+        *("bench", "--size", "640x480", "--scores", tmp_path / "report.json", "--plot", plot)
+    )
+    assert done.exit_code == 0, done.output
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
+    make_arw: Callable[..., Path], tmp_path: Path
+) -> None:
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    done = gia(
+        *("bench", "--speed", "--network", "gia-net", "--size", "128x96", "--precision", "int8"),
+        *("--rounds", 1, "--photo", make_arw(), "--weights", tmp_path / "own.safetensors"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "cpu, int8" in done.stdout
+    assert "no int8 weights made from 'own'" in done.output
+    assert "timed in fp32" in " ".join(done.output.split())
+    assert "one photo (own)" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--network", "vgg"], "no network 'vgg'"),
+        (["--size", "big"], "--size takes"),
+        (["--size", "0x5"], "--size takes"),
+        (["--plot", "x.png"], "--plot needs --scores"),
+        (["--photo", "x.ARW"], "timed with --speed"),
+        (["--speed", "--precision", "int4"], "--precision takes auto"),
+        (["--speed", "--rounds", "0"], "--rounds must be positive"),
+    ],
+)
+def test_mistakes_in_bench_are_told(arguments: list[str], words: str) -> None:
+    done = gia("bench", *arguments)
+    assert done.exit_code == 2
+    assert words in done.output

@@ -1,0 +1,166 @@
+"""Turned crops: geometry and colours stay together, in the canonical phase."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gia_cli.data.augment import (
+    TURNS,
+    GivenBalance,
+    Style,
+    Turn,
+    crop,
+    draw_corner,
+    draw_turn,
+    window,
+)
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
+from gia_cli.raw.exif import ShotInfo
+from gia_cli.raw.reader import RawFrame
+
+SIZE = 60
+
+
+def picture_of(rng: np.random.Generator) -> NDArray[np.uint16]:
+    """A picture in which every value says where it lies and which colour it is."""
+    return rng.permutation(SIZE * SIZE * 3).reshape(SIZE, SIZE, 3).astype(np.uint16)
+
+
+def frame_of(picture: NDArray[np.uint16], kind: CfaKind, phase: tuple[int, int]) -> RawFrame:
+    """Record a picture without any loss: each photosite is the picture's value of its colour."""
+    canonical = CANONICAL[kind]
+    period = len(canonical)
+    rows, cols = np.ogrid[:SIZE, :SIZE]
+    colors = canonical[(rows + phase[0]) % period, (cols + phase[1]) % period]
+    mosaic = np.take_along_axis(picture, colors[..., None].astype(int), 2)[..., 0]
+    cell = colors[:period, :period].astype(np.float32)
+    return RawFrame(
+        path=Path("x"),
+        mosaic=mosaic,
+        kind=kind,
+        phase=phase,
+        black=100 + cell,
+        white=10000 - cell,
+        as_shot_wb=np.ones(3, np.float32),
+        daylight_wb=None,
+        xyz_to_camera=None,
+        flip=6,
+        shot=ShotInfo(),
+    )
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "phase"),
+    [
+        ("bayer", (0, 0)),
+        ("bayer", (1, 0)),
+        ("bayer", (1, 1)),
+        ("xtrans", (0, 0)),
+        ("xtrans", (2, 5)),
+        ("xtrans", (4, 1)),
+    ],
+)
+def test_every_photosite_stays_with_its_pixel(
+    rng: np.random.Generator, kind: CfaKind, phase: tuple[int, int], turn: Turn
+) -> None:
+    picture = picture_of(rng)
+    frame = frame_of(picture, kind, phase)
+    side = 8
+    size, period = side * PACK_FACTOR[kind], len(CANONICAL[kind])
+    for _ in range(6):
+        top, left = draw_corner(picture.shape, window(kind, side), rng)
+        piece, target = crop(frame, picture, top=top, left=left, side=side, turn=turn)
+        assert piece.phase == (0, 0)
+        assert piece.flip == 0
+        assert piece.mosaic.shape == target.shape[:2] == (size, size)
+        rows, cols = np.ogrid[:size, :size]
+        colors = CANONICAL[kind][rows % period, cols % period].astype(int)
+        assert np.array_equal(
+            piece.mosaic, np.take_along_axis(target, colors[..., None], 2)[..., 0]
+        )
+        assert np.array_equal(piece.black, 100.0 + CANONICAL[kind])
+        assert np.array_equal(piece.white, 10000.0 - CANONICAL[kind])
+
+
+def test_the_eight_turns_differ_and_all_are_drawn(rng: np.random.Generator) -> None:
+    square = np.arange(9).reshape(3, 3)
+    assert len({turn.apply(square).tobytes() for turn in TURNS}) == 8
+    assert {draw_turn(rng) for _ in range(200)} == set(TURNS)
+
+
+def test_corners_reach_every_border(rng: np.random.Generator) -> None:
+    drawn = {draw_corner((10, 12, 3), 9, rng) for _ in range(300)}
+    assert drawn == {(y, x) for y in range(2) for x in range(4)}
+
+
+def test_a_crop_beyond_the_frame_is_refused(rng: np.random.Generator) -> None:
+    frame = frame_of(picture_of(rng), "bayer", (0, 0))
+    with pytest.raises(ValueError, match="within"):
+        crop(frame, picture_of(rng), top=50, left=0, side=8, turn=Turn())
+
+
+def test_an_xtrans_crop_is_whole_periods(rng: np.random.Generator) -> None:
+    frame = frame_of(picture_of(rng), "xtrans", (0, 0))
+    with pytest.raises(ValueError, match="periods"):
+        crop(frame, picture_of(rng), top=0, left=0, side=7, turn=Turn())
+
+
+# ---------------------------------------------------------------- white balance
+
+
+def test_half_of_the_photos_get_the_right_balance_and_the_others_a_wrong_one() -> None:
+    rng = np.random.default_rng(0)
+    as_shot = np.array([2.0, 1.0, 2.5])
+    drawn = np.array([GivenBalance().draw(as_shot, rng) for _ in range(4000)])
+    assert drawn.dtype == np.float32
+    assert (drawn[:, 1] == 1).all()
+    wrong = (drawn != as_shot).any(axis=1)
+    assert wrong.mean() == pytest.approx(0.5, abs=0.03)
+    errors = np.log(drawn[wrong][:, [0, 2]] / as_shot[[0, 2]])
+    assert errors.std(axis=0) == pytest.approx([0.2, 0.2], abs=0.02)
+    assert errors.mean(axis=0) == pytest.approx([0, 0], abs=0.03)
+
+
+def test_validation_gives_the_right_balance_always() -> None:
+    as_shot = np.array([2.0, 1.0, 2.5])
+    right = GivenBalance(wrong_share=0)
+    assert all((right.draw(as_shot, np.random.default_rng(i)) == as_shot).all() for i in range(50))
+
+
+# ---------------------------------------------------------------- style
+
+
+@pytest.mark.parametrize("style", [Style(), Style(0.5, 1.3), Style(1.6, 0.8), Style(0, 1)], ids=str)
+def test_a_style_keeps_greys_grey_and_white_white(style: Style) -> None:
+    greys = np.repeat(np.linspace(0, 1, 33, dtype=np.float32)[:, None, None], 3, axis=2)
+    styled = style.apply(greys)
+    assert np.abs(styled - styled[..., :1]).max() < 1e-5
+    assert np.allclose(styled[-1], 1, atol=1e-5)
+    assert np.all(np.diff(styled[:, 0, 0]) > 0)
+
+
+def test_a_style_changes_saturation_and_contrast(rng: np.random.Generator) -> None:
+    colors = rng.uniform(0, 1, (40, 40, 3)).astype(np.float32)
+
+    def spread(linear: NDArray[np.float32]) -> float:
+        return float(np.ptp(linear, axis=-1).mean())
+
+    assert np.allclose(Style().apply(colors), colors, atol=1e-6)
+    vivid = Style(saturation=1.5).apply(colors)
+    assert vivid.min() >= 0
+    assert spread(vivid) > 1.2 * spread(colors)
+    assert spread(Style(saturation=0).apply(colors)) < 1e-6
+    assert np.allclose(Style(contrast=2).apply(colors), colors**2, atol=1e-5)
+
+
+def test_styles_are_drawn_around_the_photographs_own(rng: np.random.Generator) -> None:
+    drawn = [Style.draw(0.2, 0.1, rng) for _ in range(400)]
+    logs = np.log([(style.saturation, style.contrast) for style in drawn])
+    assert np.abs(logs.mean(axis=0)).max() < 0.03
+    assert np.allclose(logs.std(axis=0), (0.2, 0.1), rtol=0.15)
+    assert Style.draw(0, 0, rng) == Style()

@@ -1,0 +1,312 @@
+"""Batches: a pure function of seed, rank and step, whoever makes them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from multiprocessing import Value
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from gia_cli.data.augment import TURNS, Pair
+from gia_cli.data.batches import Batch, Batches, CropOptions, SidCrops, load
+from gia_cli.data.facts import FACTS
+from gia_cli.data.sid import SidFrames
+from gia_cli.errors import DataError
+from gia_cli.raw.packing import prepare
+from gia_cli.raw.reader import RawFrame
+from gia_cli.simulation.photo import SimulateOptions, TreeOptions, simulate_tree
+from gia_cli.training.loop import TrainConfig, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIONS = CropOptions(photos=3, crops=2, sides=(8, 40), multiple=8)
+
+
+class Numbers:
+    """Photos of one number each, which all crops of a photo share."""
+
+    knows_facts = False
+
+    def digest(self) -> str:
+        return "numbers"
+
+    def largest_side(self) -> int:
+        return 1000
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        number = rng.random(dtype=np.float32)
+        return [
+            Pair(
+                np.full((4, side, side), number, np.float32),
+                rng.random((3, 2 * side, 2 * side), dtype=np.float32),
+            )
+            for _ in range(count)
+        ]
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)
+    )
+
+
+def side_of(batch: Batch) -> int:
+    return batch[0].shape[-1]
+
+
+# ---------------------------------------------------------------- a function of the step
+
+
+def test_a_batch_holds_the_crops_of_each_photo_side_by_side() -> None:
+    planes, target, facts = Batches(Numbers(), OPTIONS, seed=1)[0]
+    side = planes.shape[-1]
+    assert planes.shape == (6, 4, side, side)
+    assert target.shape == (6, 3, 2 * side, 2 * side)
+    assert facts.shape == (6, FACTS)
+    assert planes.dtype == target.dtype == facts.dtype == torch.float32
+    numbers = planes[:, 0, 0, 0].tolist()
+    assert numbers[::2] == numbers[1::2]
+    assert len(set(numbers)) == 3
+
+
+def test_a_batch_is_a_function_of_seed_rank_and_step() -> None:
+    first, second = (Batches(Numbers(), OPTIONS, seed=7, rank=1) for _ in range(2))
+    wanted = [first[step] for step in range(5)]
+    for step in (4, 0, 3, 3, 1):  # in whatever order, however often
+        assert same(second[step], wanted[step])
+
+
+def test_steps_seeds_and_ranks_make_different_batches() -> None:
+    numbers = {
+        tuple(Batches(Numbers(), OPTIONS, seed=seed, rank=rank)[step][0][:, 0, 0, 0].tolist())
+        for seed in range(3)
+        for rank in range(3)
+        for step in range(3)
+    }
+    assert len(numbers) == 27
+
+
+def test_ranks_share_the_side() -> None:
+    ranks = [Batches(Numbers(), OPTIONS, seed=7, rank=rank) for rank in range(3)]
+    sides = [[side_of(batches[step]) for batches in ranks] for step in range(12)]
+    assert all(len(set(step)) == 1 for step in sides)
+    assert len({step[0] for step in sides}) > 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_batches_in_order(workers: int) -> None:
+    batches = Batches(Numbers(), OPTIONS, seed=3)
+    made = list(load(batches, range(4, 9), workers=workers))
+    assert len(made) == 5
+    for step, batch in zip(range(4, 9), made, strict=True):
+        assert same(batch, batches[step])
+
+
+class Niceness(Numbers):
+    """Photos of the number by which their process gives way to others."""
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        planes = np.full((4, side, side), os.nice(0), np.float32)
+        return [Pair(planes, np.zeros((3, 2 * side, 2 * side), np.float32))] * count
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="Windows has other priorities")
+def test_workers_give_way_to_the_network() -> None:
+    batches, own = Batches(Niceness(), OPTIONS, seed=3), os.nice(0)
+    for workers, wanted in ((0, own), (1, min(own + 5, 19))):
+        ((planes, *_),) = load(batches, range(1), workers=workers)
+        assert (planes == wanted).all()
+    assert os.nice(0) == own
+
+
+def test_without_workers_only_the_batches_asked_for_are_made() -> None:
+    batches = Batches(Numbers(), OPTIONS, seed=3)
+    made: Iterator[Batch] = load(batches, range(2, 10**12), workers=0)
+    for step in (2, 3):
+        assert same(next(made), batches[step])
+
+
+# ---------------------------------------------------------------- sides
+
+
+def test_all_sides_between_the_limits_are_drawn(rng: np.random.Generator) -> None:
+    options = replace(OPTIONS, sides=(10, 47))
+    assert {options.draw_side(rng, 0.0) for _ in range(300)} == {16, 24, 32, 40}
+
+
+def test_late_sides_hold_from_their_share_of_the_run_on(rng: np.random.Generator) -> None:
+    options = replace(OPTIONS, late_sides=(64, 80), late_from=0.6)
+    assert {options.draw_side(rng, 0.59) for _ in range(100)} == {8, 16, 24, 32, 40}
+    assert {options.draw_side(rng, 0.6) for _ in range(100)} == {64, 72, 80}
+    assert options.largest == 80
+    assert OPTIONS.largest == 40
+
+
+def test_late_sides_come_by_step_or_by_the_shared_clock() -> None:
+    options = replace(OPTIONS, late_sides=(64, 64), late_from=0.5)
+    by_step = Batches(Numbers(), options, seed=1, steps=10)
+    assert [side_of(by_step[step]) == 64 for step in (0, 4, 5, 9)] == [False, False, True, True]
+    clock = Value("d", 0.49)
+    by_clock = Batches(Numbers(), options, seed=1, done=clock)
+    assert side_of(by_clock[9]) < 64
+    clock.value = 0.5
+    assert side_of(by_clock[9]) == 64
+    assert side_of(Batches(Numbers(), options, seed=1)[10**6]) < 64
+
+
+# ---------------------------------------------------------------- SID
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> SidFrames:
+    """One scene with a single short exposure, one with three."""
+    folder = tmp_path_factory.mktemp("sid")
+    rng = np.random.default_rng(9)
+    for index in range(2):
+        coarse = rng.integers(20, 235, (24, 32, 3)).astype(np.uint8)
+        iio.imwrite(folder / f"{index}.png", coarse.repeat(4, 0).repeat(4, 1))
+    options = TreeOptions(SimulateOptions(seed=2), ratios=(100, 250, 300), split="train")
+    simulate_tree([folder], folder / "tree", options)
+    path = folder / "tree" / "Sony_train_list.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[2:]))
+    return SidFrames.open(folder / "tree", "sony", "train")
+
+
+def places(square: NDArray[np.float32], picture: NDArray[np.uint16]) -> list[tuple[slice, slice]]:
+    """Where in a picture a square of it lies."""
+    wanted = np.rint(square.transpose(1, 2, 0) * 65535)
+    size = len(wanted)
+    corners = np.argwhere((picture == wanted[0, 0]).all(2)).tolist()
+    found = [(slice(y, y + size), slice(x, x + size)) for y, x in corners]
+    return [place for place in found if np.array_equal(picture[place], wanted)]
+
+
+def test_a_crop_is_a_piece_of_the_frame_prepared_as_any_photo(frames: SidFrames) -> None:
+    """Found by its target, the same piece of the mosaic gives the same network input."""
+    crops = SidCrops(frames)
+    turns = set()
+    for seed in range(6):
+        for pair in crops.pairs(np.random.default_rng(seed), count=2, side=16):
+            assert pair.planes.shape == (4, 16, 16)
+            assert pair.target.shape == (3, 32, 32)
+            assert pair.planes.dtype == pair.target.dtype == np.float32
+            matches = []
+            for index, turn in product(range(len(frames)), TURNS):
+                frame, truth = frames.frame(index)
+                for place in places(pair.target, turn.apply(truth)):
+                    piece = replace(frame, mosaic=turn.apply(frame.mosaic)[place])
+                    planes = prepare(piece, frames.pairs[index].ratio).planes
+                    matches.append(np.array_equal(planes, pair.planes))
+                    turns.add(turn)
+            assert sum(matches) == 1  # the exposures of one scene share their truth
+    assert len(turns) > 3
+
+
+def test_crops_of_a_photo_share_its_exposure(
+    frames: SidFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert opened(frames, monkeypatch, draws=1, count=5).total() == 1
+
+
+def test_scenes_are_drawn_evenly_then_their_exposures(
+    frames: SidFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many short exposures a scene has."""
+    assert SidCrops(frames).scenes == 2
+    assert [pair.scene for pair in frames.pairs] == ["00001"] + 3 * ["00002"]
+    drawn = opened(frames, monkeypatch, draws=400, count=1)
+    assert set(drawn) == {0, 1, 2, 3}
+    assert drawn[0] == pytest.approx(200, abs=50)  # five sigma
+    for index in (1, 2, 3):
+        assert drawn[index] == pytest.approx(400 / 6, abs=38)
+
+
+def opened(
+    frames: SidFrames, monkeypatch: pytest.MonkeyPatch, *, draws: int, count: int, side: int = 2
+) -> Counter[int]:
+    """How often each frame is opened for crops."""
+    crops = SidCrops(frames)
+    indices: Counter[int] = Counter()
+    plain = SidFrames.frame.__get__(frames)
+
+    def frame(index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
+        indices[index] += 1
+        return plain(index)
+
+    monkeypatch.setattr(frames, "frame", frame)
+    rng = np.random.default_rng(1)
+    for _ in range(draws):
+        crops.pairs(rng, count=count, side=side)
+    return indices
+
+
+def test_the_largest_side_fits_and_the_next_does_not(frames: SidFrames) -> None:
+    crops = SidCrops(frames)
+    largest = crops.largest_side()
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        (pair,) = crops.pairs(rng, count=1, side=largest)
+        assert pair.planes.shape == (4, largest, largest)
+    with pytest.raises(DataError, match=r"No photo is 98 photosites high and wide"):
+        crops.pairs(rng, count=1, side=largest + 1)
+
+
+@pytest.fixture(scope="module")
+def mixed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sizes on each list, and the first is neither the smallest nor the largest."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(4)
+    for split in ("train", "val"):
+        for index, size in enumerate([(72, 90), (48, 140), (130, 110)]):
+            path = folder / split / f"{index}.png"
+            path.parent.mkdir(exist_ok=True)
+            iio.imwrite(path, rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+        options = TreeOptions(ratios=(100, 300), split=split)
+        simulate_tree([folder / split], folder / "tree", options)
+    return folder / "tree"
+
+
+def test_frames_too_small_for_a_crop_are_passed_over(
+    mixed_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = SidFrames.open(mixed_tree, "sony", "train")
+    sizes = [frames.size(index) for index in range(6)]
+    assert sizes == [(72, 90)] * 2 + [(48, 140)] * 2 + [(130, 110)] * 2
+    crops = SidCrops(frames)
+    assert crops.largest_side() == 54
+    for side, fitting in ((54, {4, 5}), (35, {0, 1, 4, 5}), (36, {4, 5}), (23, set(range(6)))):
+        drawn = opened(frames, monkeypatch, draws=60, count=2, side=side)
+        assert set(drawn) == fitting
+    with pytest.raises(DataError, match=r"as crops of 55 packed px need"):
+        crops.pairs(np.random.default_rng(0), count=1, side=55)
+
+
+def test_a_tree_of_several_sizes_trains(mixed_tree: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        run=tmp_path / "run",
+        camera="sony",
+        data=mixed_tree,
+        width=4,
+        steps=6,
+        sides=(32, 48),
+        crops_per_photo=2,
+        workers=0,
+        device="cpu",
+    )
+    assert np.isfinite(train(config).validation_psnr)
+
+
+def test_workers_map_the_frames_for_themselves(frames: SidFrames) -> None:
+    batches = Batches(SidCrops(frames), replace(OPTIONS, sides=(8, 16)), seed=3)
+    for step, batch in enumerate(load(batches, range(4), workers=2)):
+        assert same(batch, batches[step])

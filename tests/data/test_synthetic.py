@@ -1,0 +1,428 @@
+"""Nights made of photographs: what a network sees is what a file of that night would give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gia_cli.data import synthetic
+from gia_cli.data.augment import TURNS, GivenBalance, Pair, Turn
+from gia_cli.data.cache import ArrayCache
+from gia_cli.data.synthetic import PLAIN_NIGHTS as PLAIN
+from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
+from gia_cli.errors import DataError
+from gia_cli.imaging.color import bt709_encode, srgb_decode
+from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
+from gia_cli.raw.packing import prepare
+from gia_cli.raw.reader import read_raw
+from gia_cli.raw.writer import write_arw, write_raf
+from gia_cli.simulation.photo import CAMERAS, CameraName, daylight_gains, draw_scene, median_gains
+
+#: What three plain nights of the seeds 0 to 2 tell, on which weights have been validated so far.
+PLAIN_FACTS = [
+    [0.49788, 0.52584, 0.65804, 0.18602],
+    [0.50848, 0.54, 0.33931, 0.22321],
+    [0.70629, 0.51727, 0.23506, 0.55469],
+]
+CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
+cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
+
+
+def write_photos(folder: Path, count: int, size: tuple[int, int] = (60, 84)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(8)
+    for index in range(count):
+        pixels = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        iio.imwrite(folder / f"{index:02d}.png", pixels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> ArrayCache:
+    """Three photographs of 60x84 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    return open_photos([write_photos(folder / "photos", 3)], folder / "cache")
+
+
+def nights(
+    photos: ArrayCache, camera: CameraName, options: NightOptions | None = None
+) -> PhotoNights:
+    return PhotoNights(photos, photos.keys, camera, options)
+
+
+class Spy:
+    """Notes with what a function is called, and what it returns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.results: list[Any] = []
+        self._plain = getattr(synthetic, name)
+        monkeypatch.setattr(synthetic, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append((args, kwargs))
+        self.results.append(self._plain(*args, **kwargs))
+        return self.results[-1]
+
+
+# ---------------------------------------------------------------- a night
+
+
+@pytest.mark.parametrize("seed", range(4))
+@cameras
+def test_a_night_is_what_its_file_would_be(
+    photos: ArrayCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    camera: CameraName,
+    seed: int,
+) -> None:
+    """The same DN, written as the camera's RAW file and read as any photo: the same planes."""
+    spy = Spy(monkeypatch, "expose")
+    pairs = nights(photos, camera).pairs(np.random.default_rng(seed), count=2, side=12)
+    for pair, dn, (_, options) in zip(pairs, spy.results, spy.calls, strict=True):
+        path = tmp_path / "night"
+        (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn)
+        planes = prepare(read_raw(path), options["ratio"]).planes
+        assert np.array_equal(planes, pair.planes)
+
+
+@cameras
+def test_planes_and_targets_have_their_shapes_and_range(
+    photos: ArrayCache, camera: CameraName
+) -> None:
+    factor = PACK_FACTOR[CAMERAS[camera].kind]
+    for pair in nights(photos, camera).pairs(np.random.default_rng(2), count=3, side=14):
+        assert pair.planes.shape == ({2: 4, 3: 9}[factor], 14, 14)
+        assert pair.target.shape == (3, 14 * factor, 14 * factor)
+        for array in (pair.planes, pair.target):
+            assert array.dtype == np.float32
+            assert array.flags.c_contiguous
+            assert array.min() >= 0
+            assert array.max() <= 1
+
+
+@cameras
+def test_crops_of_a_night_share_light_ratio_and_sensor(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
+) -> None:
+    """Or one global vector could not describe them all."""
+    exposed, filtered = Spy(monkeypatch, "expose"), Spy(monkeypatch, "mosaic_from_linear")
+    source = nights(photos, camera)
+    drawn = []
+    for seed in range(8):
+        exposed.calls.clear()
+        filtered.calls.clear()
+        source.pairs(np.random.default_rng(seed), count=4, side=4)
+        circumstances = {
+            (kwargs["ratio"], kwargs["iso"], kwargs["noise"], args[2])
+            for (args, _), (_, kwargs) in zip(filtered.calls, exposed.calls, strict=True)
+        }
+        assert len(exposed.calls) == 4
+        assert len(circumstances) == 1
+        drawn.append(circumstances.pop())
+    assert len(set(drawn)) == 8
+
+
+@cameras
+def test_the_facts_are_those_of_the_night(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
+) -> None:
+    """Each from what the night was made of: the light, the noise, the ratio."""
+    exposed, filtered = Spy(monkeypatch, "expose"), Spy(monkeypatch, "mosaic_from_linear")
+    source = nights(photos, camera, replace(PLAIN, wb_sigma=0.2))
+    red, _, blue = median_gains(camera)
+    for seed in range(5):
+        pair, again = source.pairs(np.random.default_rng(seed), count=2, side=8)
+        assert np.array_equal(pair.facts, again.facts)
+        light, drawn = filtered.calls[-1][0][2], exposed.calls[-1][1]
+        assert (pair.facts[1] > 0.5) == (light[0] > red)
+        assert (pair.facts[2] > 0.5) == (light[2] > blue)
+        black = np.mean(drawn["noise"].black_error)
+        assert (pair.facts[0] > 0.5) == (black > 0)
+        scale = 8 * drawn["ratio"] / (CAMERAS[camera].white - CAMERAS[camera].black)
+        assert pair.facts[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
+
+
+def test_a_light_that_is_given_rightly_is_no_news_and_a_wrong_one_is(photos: ArrayCache) -> None:
+    options = replace(PLAIN, wb_sigma=0.2)
+
+    def facts(balance: GivenBalance) -> NDArray[np.float32]:
+        source = PhotoNights(photos, photos.keys, "ILCE-7SM2", options, balance)
+        made = [source.pairs(np.random.default_rng(i), count=1, side=8)[0] for i in range(6)]
+        return np.array([pair.facts[1:3] for pair in made])
+
+    assert facts(GivenBalance(wrong_share=0)) == pytest.approx(0.5, abs=1e-6)
+
+    class TooRed(GivenBalance):
+        def draw(
+            self, as_shot: NDArray[np.floating], rng: np.random.Generator
+        ) -> NDArray[np.float32]:
+            return (as_shot * (1.2, 1, 1)).astype(np.float32)
+
+    told = facts(TooRed())
+    assert told[:, 0] == pytest.approx(0.5 - 1.5 * np.log(1.2), abs=1e-5)
+    assert told[:, 1] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
+    photo = photos.array(photos.keys[0], "linear")
+    source = nights(photos, "ILCE-7SM2")
+    place = ((3, 5), TURNS[0])
+    first, second = source.night(photo, np.random.default_rng(1), [place, place], side=8)
+    assert np.array_equal(first.target, second.target)
+    assert not np.array_equal(first.planes, second.planes)  # each photosite has noise of its own
+
+
+def test_a_night_is_a_function_of_the_generator(photos: ArrayCache) -> None:
+    source = nights(photos, "X-T2")
+
+    def make(seed: int) -> list[Pair]:
+        return source.pairs(np.random.default_rng(seed), count=2, side=8)
+
+    for first, second in zip(make(4), make(4), strict=True):
+        assert np.array_equal(first.planes, second.planes)
+        assert np.array_equal(first.target, second.target)
+    assert not np.array_equal(make(4)[0].planes, make(5)[0].planes)
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+@cameras
+def test_without_gain_the_target_is_the_photograph(
+    photos: ArrayCache, camera: CameraName, turn: Turn
+) -> None:
+    photo = photos.array(photos.keys[1], "linear")
+    source = nights(photos, camera, PLAIN)
+    (pair,) = source.night(photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
+    size = pair.target.shape[1]
+    piece = turn.apply(np.asarray(photo[7 : 7 + size, 11 : 11 + size]).astype(np.float32))
+    assert np.allclose(pair.target.transpose(1, 2, 0), bt709_encode(piece), atol=1e-6)
+
+
+def test_the_gain_makes_scenes_darker_and_brighter(photos: ArrayCache) -> None:
+    photo = photos.array(photos.keys[1], "linear")
+    places = [((0, 0), TURNS[0])]
+
+    def target(stops: float) -> NDArray[np.float32]:
+        source = nights(photos, "ILCE-7SM2", replace(PLAIN, gain_stops=(stops, stops)))
+        return source.night(photo, np.random.default_rng(0), places, side=8)[0].target
+
+    linear = np.asarray(photo[:16, :16]).astype(np.float32).transpose(2, 0, 1)
+    for stops in (-1.0, 0.0, 1.0):
+        wanted = bt709_encode(np.minimum(linear * np.float32(2**stops), 1))
+        assert np.allclose(target(stops), wanted, atol=1e-6)
+
+
+@cameras
+def test_some_lights_lie_between_lamps_and_daylight(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
+) -> None:
+    """On the line between the scene's own and daylight, in logarithms."""
+    filtered = Spy(monkeypatch, "mosaic_from_linear")
+    photo = photos.array(photos.keys[0], "linear")
+    for share in (0.0, 1.0):
+        source = nights(photos, camera, replace(PLAIN, daylight_share=share))
+        for seed in range(40):
+            source.night(photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
+    lights = np.log([args[2] for args, _ in filtered.calls])
+    lamps, between = lights[:40, [0, 2]], lights[40:, [0, 2]]
+    scenes = np.log([draw_scene(camera, np.random.default_rng(s)).wb for s in range(40)])
+    assert np.allclose(lamps, scenes[:, [0, 2]])
+    daylight = np.log(np.array(daylight_gains(camera))[[0, 2]])
+    way = (between - lamps) / (daylight - lamps)
+    assert np.allclose(way[:, 0], way[:, 1])
+    assert 0 <= way.min() < 0.15 and 0.85 < way.max() <= 1
+
+
+def test_plain_nights_stay_the_same_ones(photos: ArrayCache) -> None:
+    """Validation scores of one version are on the nights of another: whatever else is drawn."""
+    source = nights(photos, "ILCE-7SM2", PLAIN)
+    drawn = [source.pairs(np.random.default_rng(seed), count=1, side=8)[0] for seed in range(3)]
+    told = np.array([pair.facts for pair in drawn])
+    assert told == pytest.approx(np.array(PLAIN_FACTS), abs=1e-4)
+
+
+def test_photographs_are_developed_in_more_than_one_way(photos: ArrayCache) -> None:
+    """The target is the photograph with another saturation and contrast, and the same for all."""
+    photo = photos.array(photos.keys[1], "linear")
+    source = nights(photos, "ILCE-7SM2", replace(PLAIN, saturation_sigma=0.2, contrast_sigma=0.2))
+    place = ((0, 0), TURNS[0])
+    linear = np.asarray(photo[:16, :16]).astype(np.float32)
+    seen = []
+    for seed in range(4):
+        first, second = source.night(photo, np.random.default_rng(seed), [place, place], side=8)
+        assert np.array_equal(first.target, second.target)
+        seen.append(first.target)
+        assert not np.allclose(first.target.transpose(1, 2, 0), bt709_encode(linear), atol=0.01)
+    assert not np.allclose(seen[0], seen[1], atol=0.01)
+
+
+def ratios(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, options: NightOptions
+) -> NDArray[np.float64]:
+    spy = Spy(monkeypatch, "expose")
+    source = nights(photos, "ILCE-7SM2", options)
+    for seed in range(150):
+        source.pairs(np.random.default_rng(seed), count=1, side=1)
+    return np.array([kwargs["ratio"] for _, kwargs in spy.calls])
+
+
+def test_plain_nights_have_sids_ratios(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(ratios(photos, monkeypatch, PLAIN).tolist()) == {100, 250, 300}
+
+
+def test_free_ratios_fill_the_range(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = ratios(photos, monkeypatch, replace(PLAIN, free_ratio_share=1, lowest_ratio=20))
+    assert drawn.min() >= 20
+    assert drawn.max() <= 300
+    middle = np.sqrt(20 * 300)  # log-uniform: half of the nights on either side
+    assert 45 < (drawn < middle).sum() < 105
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@cameras
+def test_the_largest_side_can_be_had_and_no_larger(photos: ArrayCache, camera: CameraName) -> None:
+    source = nights(photos, camera)
+    largest = source.largest_side()
+    assert largest * PACK_FACTOR[source.camera.kind] == 60
+    (pair,) = source.pairs(np.random.default_rng(0), count=1, side=largest)
+    assert pair.planes.shape[1:] == (largest, largest)
+    with pytest.raises(DataError, match="No photograph is"):
+        source.pairs(np.random.default_rng(0), count=1, side=largest + 2)
+
+
+def test_photographs_too_small_for_a_crop_are_passed_over(tmp_path: Path) -> None:
+    write_photos(tmp_path / "a small", 2, (24, 90))
+    write_photos(tmp_path / "b large", 1, (48, 48))
+    photos = open_photos([tmp_path], tmp_path / "cache")
+    source = nights(photos, "ILCE-7SM2", PLAIN)
+    (large,) = (key for key in photos.keys if "large" in key)
+    whole = bt709_encode(np.asarray(photos.array(large, "linear")).astype(np.float32))
+    for seed in range(8):
+        (pair,) = source.pairs(np.random.default_rng(seed), count=1, side=24)
+        assert np.allclose(np.sort(pair.target, axis=None), np.sort(whole, axis=None), atol=1e-6)
+
+
+# ---------------------------------------------------------------- photographs on disk
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["n" * 245, "\u6708" * 80, "a" + "\u00e9" * 120],
+    ids=["one byte", "three bytes", "two bytes"],
+)
+def test_names_as_long_as_file_systems_allow(tmp_path: Path, name: str) -> None:
+    """They are told apart however late they differ, and read as before where they are short."""
+    folder = tmp_path / name
+    write_photos(folder, 2)
+    for index in range(2):
+        (folder / f"{index:02d}.png").rename(folder / f"{name[:-1]}{index}.png")
+    photos = open_photos([folder], tmp_path / "cache")
+    assert len(set(photos.keys)) == 2
+    for key in photos.keys:
+        assert key.startswith(f"{name[:20]}")
+        assert len(key.encode()) <= 80 + 2 + 80 + 9
+        photos.array(key, "linear")
+
+
+def test_short_names_are_kept_whole(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 1)
+    (key,) = open_photos([folder], tmp_path / "cache").keys
+    assert key.startswith("photos__00-")
+
+
+def test_photographs_are_kept_in_linear_light(photos: ArrayCache, tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 1)
+    pixels = iio.imread(folder / "00.png")
+    found = open_photos([folder], tmp_path / "cache")
+    (key,) = found.keys
+    linear = found.array(key, "linear")
+    assert linear.dtype == np.float16
+    assert np.allclose(linear, srgb_decode(pixels / 255), atol=5e-4)
+    assert found.facts(key)["size"] == [60, 84]
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted"), [(1500, (4, 1500)), (1501, (2, 750)), (3001, (1, 1000))]
+)
+def test_large_photographs_are_shrunk_as_little_as_needed(
+    tmp_path: Path, width: int, wanted: tuple[int, int]
+) -> None:
+    write_photos(tmp_path / "photos", 1, (4, width))
+    photos = open_photos([tmp_path / "photos"], tmp_path / "cache")
+    assert photos.array(photos.keys[0], "linear").shape == (*wanted, 3)
+
+
+def test_photographs_of_one_name_in_several_folders_stay_apart(tmp_path: Path) -> None:
+    folders = [write_photos(tmp_path / name / "x", 2) for name in ("a", "b")]
+    photos = open_photos(folders, tmp_path / "cache")
+    assert len(photos.keys) == len(set(photos.keys)) == 4
+
+
+def test_all_broken_photographs_are_named(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 4)
+    for name in ("00.png", "02.png"):
+        (folder / name).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"2 files.*00\.png.*02\.png") as caught:
+        open_photos([folder], tmp_path / "cache")
+    assert caught.value.exit_code == 70
+
+
+# ---------------------------------------------------------------- the split
+
+
+class Keys(ArrayCache):
+    """A cache of nothing but names."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(Path("nowhere"), {f"{index:04d}": {} for index in reversed(range(count))})
+
+
+@pytest.mark.parametrize("count", [8, 15, 16, 17, 24, 100, 1000])
+def test_no_photograph_is_both_trained_and_validated_on(count: int) -> None:
+    photos = Keys(count)
+    training, validation = split_photos(photos)
+    assert not set(training) & set(validation)
+    assert sorted(training + validation) == sorted(photos.keys)
+    assert len(validation) == pytest.approx(count / 16, abs=1)
+    assert validation
+
+
+def test_validation_is_spread_evenly_over_the_names() -> None:
+    _, validation = split_photos(Keys(160))
+    places = [int(key) for key in validation]
+    assert set(np.diff(places).tolist()) == {16}
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_few_photographs_serve_for_both(count: int) -> None:
+    training, validation = split_photos(Keys(count))
+    assert training == validation == sorted(Keys(count).keys)
+
+
+@cameras
+def test_balanced_planes_make_a_grey_scene_grey(tmp_path: Path, camera: CameraName) -> None:
+    """What the network is given is the night's own light, however that was drawn."""
+    (tmp_path / "grey").mkdir()
+    iio.imwrite(tmp_path / "grey" / "grey.png", np.full((192, 192, 3), 120, np.uint8))
+    photos = open_photos([tmp_path / "grey"], tmp_path / "cache")
+    options = replace(PLAIN, wb_sigma=0.3)
+    means = []
+    for balance in (GivenBalance(wrong_share=0), None):
+        source = PhotoNights(photos, photos.keys, camera, options, balance)
+        pairs = [source.pairs(np.random.default_rng(i), count=1, side=32)[0] for i in range(6)]
+        colors = np.array(PLANE_COLORS[CAMERAS[camera].kind])
+        for pair in pairs:
+            by_color = [pair.planes[colors == color].mean() for color in range(3)]
+            means.append(by_color[0] / by_color[1])
+    balanced, plain = np.array(means[:6]), np.array(means[6:])
+    assert np.abs(balanced - 1).max() < 0.25  # noise, clipped at black, lifts all channels
+    assert np.abs(plain - 1).min() > 0.25

@@ -1,0 +1,592 @@
+"""Many files: planning, one result for each, failures that stop nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gia_cli.enhance.batch import (
+    PICTURE,
+    BatchOptions,
+    FileResult,
+    Job,
+    Product,
+    plan_jobs,
+    run_jobs,
+)
+from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
+from gia_cli.enhance.exposure import ExposureRequest
+from gia_cli.errors import (
+    EmptyFileError,
+    FileMissingError,
+    GiaError,
+    Interrupted,
+    NotRawError,
+    OutOfMemoryError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+)
+from gia_cli.progress import SILENT
+
+MakePhoto = Callable[..., Path]
+
+
+def run(inputs: list[Path], enhancer: Enhancer, **options: Any) -> list[FileResult]:
+    chosen = BatchOptions(**({"request": ExposureRequest(ratio=100)} | options))
+    return run_jobs(plan_jobs(inputs, chosen), enhancer, chosen, progress=SILENT)
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+# ---------------------------------------------------------------- planning
+
+
+def test_outputs_lie_beside_the_photos_by_default(tmp_path: Path) -> None:
+    (job,) = plan_jobs([tmp_path / "a.ARW"], BatchOptions())
+    assert job == Job(tmp_path / "a.ARW", (tmp_path / "a_gia.tif",))
+    (job,) = plan_jobs([tmp_path / "a.ARW"], BatchOptions(format="png"))
+    assert job.targets == (tmp_path / "a_gia.png",)
+
+
+def test_folders_give_their_raw_files_and_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path / "b.arw", tmp_path / "a.RAF", tmp_path / "note.txt", tmp_path / "._b.arw")
+    touch(tmp_path / "sub" / "c.dng", tmp_path / "a.jpg")
+    names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions())]
+    assert names == ["a.RAF", "b.arw"]
+    names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions(recursive=True))]
+    assert sorted(names) == ["a.RAF", "b.arw", "c.dng"]
+
+
+def test_an_output_folder_keeps_subfolders(tmp_path: Path) -> None:
+    touch(tmp_path / "card" / "x" / "a.ARW", tmp_path / "card" / "y" / "a.ARW")
+    options = BatchOptions(out_dir=tmp_path / "out", recursive=True)
+    targets = {job.targets[0] for job in plan_jobs([tmp_path / "card"], options)}
+    assert targets == {tmp_path / "out" / "x" / "a_gia.tif", tmp_path / "out" / "y" / "a_gia.tif"}
+
+
+def test_photos_of_one_name_get_outputs_of_two(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "a.RAF", tmp_path / "b.ARW")
+    names = [job.targets[0].name for job in plan_jobs([tmp_path], BatchOptions())]
+    assert names == ["a_arw_gia.tif", "a_raf_gia.tif", "b_gia.tif"]
+
+
+def test_photos_of_one_name_in_two_folders_are_refused_one_output_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "x" / "a.ARW", tmp_path / "y" / "a.ARW")
+    options = BatchOptions(out_dir=tmp_path / "out")
+    with pytest.raises(UsageError, match="2 photos"):
+        plan_jobs([tmp_path / "x" / "a.ARW", tmp_path / "y" / "a.ARW"], options)
+
+
+def test_a_photo_named_twice_is_worked_on_once(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW")
+    assert len(plan_jobs([tmp_path / "a.ARW", tmp_path / "a.ARW", tmp_path], BatchOptions())) == 1
+
+
+def test_patterns_are_expanded(tmp_path: Path) -> None:
+    touch(tmp_path / "a1.ARW", tmp_path / "a2.ARW", tmp_path / "b.ARW")
+    names = [job.source.name for job in plan_jobs([tmp_path / "a*.ARW"], BatchOptions())]
+    assert names == ["a1.ARW", "a2.ARW"]
+    with pytest.raises(UsageError, match="Nothing matches"):
+        plan_jobs([tmp_path / "z*.ARW"], BatchOptions())
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    touch(tmp_path / "[x].ARW")
+    (job,) = plan_jobs([tmp_path / "[x].ARW"], BatchOptions())
+    assert job.source.name == "[x].ARW"
+
+
+def test_brackets_name_an_output_for_each_ratio(tmp_path: Path) -> None:
+    options = BatchOptions(request=ExposureRequest(brackets=(50, 62.5)), output=tmp_path / "o.png")
+    (job,) = plan_jobs([tmp_path / "a.ARW"], options)
+    assert [target.name for target in job.targets] == ["o_x50.png", "o_x62.5.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"output": Path("o.tif"), "out_dir": Path("d")}, "not both"),
+        ({"output": Path("o.jpg")}, "o.jpg"),
+        ({"output": Path("o.png"), "format": "tif"}, "not a tif file"),
+        ({"output": Path()}, "is a folder"),
+    ],
+)
+def test_contradicting_options_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan_jobs([Path("a.ARW")], BatchOptions(**options))
+
+
+def test_one_output_for_several_photos_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "b.ARW")
+    with pytest.raises(UsageError, match="2 photos"):
+        plan_jobs([tmp_path], BatchOptions(output=tmp_path / "o.tif"))
+
+
+def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.ARW")
+    with pytest.raises(UsageError, match="--recursive"):
+        plan_jobs([tmp_path], BatchOptions())
+
+
+# ---------------------------------------------------------------- running
+
+
+def test_bad_files_stop_nothing_and_are_named(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    good = [make_arw(f"card/{name}.ARW") for name in "adf"]
+    (tmp_path / "card" / "b.ARW").write_bytes(b"")
+    (tmp_path / "card" / "c.ARW").write_text("not a photo, only its name says so\n" * 99)
+    gone = tmp_path / "card" / "gone.ARW"
+    results = run([tmp_path / "card", gone], enhancer, out_dir=tmp_path / "out")
+    states = {result.source.name: result.status for result in results}
+    assert states == {
+        "a.ARW": "written",
+        "b.ARW": "failed",
+        "c.ARW": "failed",
+        "d.ARW": "written",
+        "f.ARW": "written",
+        "gone.ARW": "failed",
+    }
+    errors = [type(result.error) for result in results if result.error]
+    assert errors == [EmptyFileError, NotRawError, FileMissingError]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{path.stem}_gia.tif" for path in good}
+
+
+def test_a_batch_gives_the_same_pictures_as_single_runs(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photos = [make_arw(f"{seed}.ARW", seed=seed) for seed in range(3)]
+    results = run(photos, enhancer, out_dir=tmp_path / "batch")
+    for photo, result in zip(photos, results, strict=True):
+        single = tmp_path / "single.tif"
+        enhancer.enhance(photo, ratio=100).save(single)
+        assert result.outputs[0].read_bytes() == single.read_bytes()
+
+
+def test_existing_outputs(make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path) -> None:
+    photo, target = make_arw(), tmp_path / "night_gia.tif"
+    target.write_bytes(b"precious")
+    (result,) = run([photo], enhancer)
+    assert isinstance(result.error, OutputExistsError)
+    assert target.read_bytes() == b"precious"
+    (result,) = run([photo], enhancer, on_exists="skip")
+    assert (result.status, target.read_bytes()) == ("skipped", b"precious")
+    (result,) = run([photo], enhancer, on_exists="overwrite")
+    assert result.status == "written"
+    assert target.read_bytes()[:4] == b"II*\0"
+
+
+def test_skipping_makes_only_the_missing_brackets(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photo, request = make_arw(), ExposureRequest(brackets=(10, 20))
+    (tmp_path / "night_gia_x10.tif").write_bytes(b"kept")
+    (result,) = run([photo], enhancer, request=request, on_exists="skip")
+    assert [path.name for path in result.outputs] == ["night_gia_x20.tif"]
+    assert (tmp_path / "night_gia_x10.tif").read_bytes() == b"kept"
+
+
+def test_a_missing_output_folder_is_told_before_the_work(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enhancer, "prepare", None)
+    (result,) = run([make_arw()], enhancer, output=tmp_path / "nowhere" / "o.tif")
+    assert isinstance(result.error, OutputError)
+    assert "nowhere" in str(result.error)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+def test_an_output_folder_that_cannot_be_made(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    (result,) = run([make_arw()], enhancer, out_dir=tmp_path / "file" / "out")
+    assert isinstance(result.error, OutputError)
+
+
+def test_a_failing_write_fails_its_photo_alone(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+
+    def write(result: Enhanced, target: Path) -> None:
+        if target.name.startswith("b"):
+            raise OutputError("The disk is full.")
+        result.save(target)
+
+    product = Product(name=lambda target: target, write=write)
+    options = BatchOptions(out_dir=tmp_path / "out", products=(product,))
+    heard: list[str] = []
+    results = run_jobs(
+        plan_jobs(photos, options),
+        enhancer,
+        options,
+        progress=SILENT,
+        on_result=lambda result: heard.append(result.source.name),
+    )
+    assert [result.status for result in results] == ["written", "failed", "written"]
+    assert heard == ["a.ARW", "b.ARW", "c.ARW"]
+
+
+def test_a_bug_in_one_photo_is_reported_as_one(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [make_arw(f"{name}.ARW") for name in "ab"]
+    genuine = enhancer.compute
+
+    def fail_first(prepared: Prepared, **kwargs: Any) -> Computed:
+        if prepared.frame.path.name == "a.ARW":
+            raise ZeroDivisionError("a bug")
+        return genuine(prepared, **kwargs)
+
+    monkeypatch.setattr(enhancer, "compute", fail_first)
+    first, second = run(photos, enhancer, out_dir=tmp_path / "out")
+    assert first.error is not None
+    assert type(first.error) is GiaError
+    assert "ZeroDivisionError" in str(first.error)
+    assert "report it" in str(first.error)
+    assert second.status == "written"
+
+
+def test_ctrl_c_leaves_whole_files_only(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    genuine = enhancer.compute
+
+    def interrupt_second(prepared: Prepared, **kwargs: Any) -> Computed:
+        if prepared.frame.path.name == "b.ARW":
+            raise KeyboardInterrupt
+        return genuine(prepared, **kwargs)
+
+    monkeypatch.setattr(enhancer, "compute", interrupt_second)
+    with pytest.raises(Interrupted, match="of 3 photos"):
+        run(photos, enhancer, out_dir=tmp_path / "out")
+    written = list((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == ["a_gia.tif"]
+    monkeypatch.undo()
+    enhancer.enhance(photos[0], ratio=100).save(tmp_path / "again.tif")
+    assert written[0].read_bytes() == (tmp_path / "again.tif").read_bytes()
+
+
+def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:
+    assert run_jobs([], enhancer, BatchOptions(), progress=SILENT) == []
+
+
+NOTES = Product(
+    name=lambda target: target.with_suffix(".txt"),
+    write=lambda result, path: path.write_text(result.comment) and None,
+)
+
+
+def test_every_product_of_a_picture_heeds_what_exists(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photo, note, picture = make_arw(), tmp_path / "night_gia.txt", tmp_path / "night_gia.tif"
+    note.write_text("precious")
+    (result,) = run([photo], enhancer, products=(PICTURE, NOTES))
+    assert isinstance(result.error, OutputExistsError)
+    assert not picture.exists()
+    (result,) = run([photo], enhancer, products=(PICTURE, NOTES), on_exists="skip")
+    assert result.outputs == [picture]
+    assert note.read_text() == "precious"
+    note.unlink()
+    made = picture.stat().st_mtime_ns
+    (result,) = run([photo], enhancer, products=(PICTURE, NOTES), on_exists="skip")
+    assert result.outputs == [note]
+    assert picture.stat().st_mtime_ns == made
+
+
+def test_skipping_runs_the_network_for_missing_brackets_only(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    request = ExposureRequest(brackets=(10, 20, 40))
+    (tmp_path / "night_gia_x20.tif").write_bytes(b"kept")
+    (result,) = run([make_arw()], enhancer, request=request, on_exists="skip")
+    assert [choice.ratio for choice in result.choices] == [10, 40]
+
+
+def test_what_was_written_before_a_failure_is_reported(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    def write(result: Enhanced, target: Path) -> None:
+        if "x20" in target.name:
+            raise OutputError("The disk is full.")
+        result.save(target)
+
+    product = Product(name=lambda target: target, write=write)
+    request = ExposureRequest(brackets=(10, 20))
+    (result,) = run([make_arw()], enhancer, request=request, products=(product,))
+    assert result.status == "failed"
+    assert [path.name for path in result.outputs] == ["night_gia_x10.tif"]
+
+
+def test_a_pattern_that_matches_folders_looks_into_them(tmp_path: Path) -> None:
+    touch(tmp_path / "day1" / "a.ARW", tmp_path / "day2" / "b.ARW")
+    names = [job.source.name for job in plan_jobs([tmp_path / "day*"], BatchOptions())]
+    assert names == ["a.ARW", "b.ARW"]
+
+
+def test_a_photo_found_twice_is_worked_on_once(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.ARW")
+    options = BatchOptions(out_dir=tmp_path / "out", recursive=True)
+    assert len(plan_jobs([tmp_path, tmp_path / "sub" / "a.ARW"], options)) == 1
+
+
+def test_a_name_that_the_system_refuses_fails_alone(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    results = run([make_arw(), tmp_path / ("x" * 300 + ".ARW")], enhancer, out_dir=tmp_path / "o")
+    assert [result.status for result in results] == ["written", "failed"]
+
+
+# ---------------------------------------------------------------- overlapping
+
+
+PATIENCE = 60  # seconds that nobody waits unless something is wrong
+
+
+class Watched:
+    """An enhancer's steps, with events for each photo and a place to interfere."""
+
+    def __init__(self, enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: dict[str, threading.Event] = {}
+        self.alive: set[str] = set()
+        self.before_reading: Callable[[str], None] = lambda name: None
+        self.before_computing: Callable[[str, int], None] = lambda name, reserved: None
+        self.before_developing: Callable[[str], None] = lambda name: None
+        self.before_writing: Callable[[str], None] = lambda name: None
+        self.product = Product(name=lambda target: target, write=self._write)
+        self._prepare, self._compute = enhancer.prepare, enhancer.compute
+        develop = Computed.develop
+
+        def developing(computed: Computed) -> Enhanced:
+            self.before_developing(computed.frame.path.stem)
+            return develop(computed)
+
+        monkeypatch.setattr(enhancer, "prepare", self._preparing)
+        monkeypatch.setattr(enhancer, "compute", self._computing)
+        monkeypatch.setattr(Computed, "develop", developing)
+
+    def has(self, event: str) -> threading.Event:
+        return self.events.setdefault(event, threading.Event())
+
+    def wait_for(self, event: str) -> None:
+        assert self.has(event).wait(PATIENCE), event
+
+    def _preparing(self, source: Path, *args: Any, **kwargs: Any) -> Iterator[Prepared]:
+        self.before_reading(source.stem)
+        for prepared in self._prepare(source, *args, **kwargs):
+            self.alive.add(source.stem)
+            weakref.finalize(prepared.frame.mosaic, self.alive.discard, source.stem)
+            self.has(f"read {source.stem}").set()
+            yield prepared
+
+    def _computing(self, prepared: Prepared, *, reserved: int = 0, **kwargs: Any) -> Computed:
+        self.before_computing(prepared.frame.path.stem, reserved)
+        return self._compute(prepared, reserved=reserved, **kwargs)
+
+    def _write(self, picture: Enhanced, target: Path) -> None:
+        self.before_writing(picture.frame.path.stem)
+        picture.save(target)
+        self.has(f"written {picture.frame.path.stem}").set()
+
+
+@pytest.fixture
+def watched(enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(enhancer, monkeypatch)
+
+
+def test_the_next_is_read_and_the_last_is_written_while_the_network_works(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    """Each of the three waits for another: one after the other they would wait forever."""
+
+    def reading(name: str) -> None:
+        if name == "c":
+            watched.wait_for("computing b")
+
+    def computing(name: str, reserved: int) -> None:
+        watched.has(f"computing {name}").set()
+        if name == "b":
+            watched.wait_for("read c")
+            watched.wait_for("written a")
+
+    def developing(name: str) -> None:
+        if name == "a":
+            watched.wait_for("computing b")
+
+    watched.before_reading, watched.before_computing = reading, computing
+    watched.before_developing = developing
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.error for result in results] == [None] * 3
+    assert [result.source for result in results] == photos
+    stages = {"decode", "exposure", "pack", "load", "network", "colour", "write"}
+    assert all(set(result.stages) == stages for result in results)
+
+
+@pytest.mark.parametrize("stage", ["reading", "computing", "developing", "writing"])
+def test_a_failure_at_any_stage_fails_its_photo_alone(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path, stage: str
+) -> None:
+    def fail(name: str, *_: Any) -> None:
+        if name == "b":
+            raise OutputError("as planned")
+
+    setattr(watched, f"before_{stage}", fail)
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.status for result in results] == ["written", "failed", "written"]
+    assert str(results[1].error) == "as planned"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_gia.tif", "c_gia.tif"}
+
+
+def test_no_more_than_three_photos_are_held(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    """Failed ones are let go of too, although their errors are kept."""
+
+    def at_most(count: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while len(watched.alive) > count and time.monotonic() < deadline:
+            time.sleep(0.001)  # a thread may still be on its way out of the photo's last step
+        assert len(watched.alive) <= count, watched.alive
+
+    def reading(name: str) -> None:
+        at_most(2)  # this one will be the third
+
+    def computing(name: str, reserved: int) -> None:
+        at_most(3)
+        if name in "bc":
+            raise ZeroDivisionError("a bug")
+
+    def save(picture: Enhanced, target: Path) -> None:
+        at_most(3)
+        try:
+            assert picture.frame.path.stem != "e"
+            picture.save(target)
+        except AssertionError as error:
+            raise OutputError("as planned") from error
+
+    watched.before_reading, watched.before_computing = reading, computing
+    photos = [make_arw(f"{name}.ARW") for name in "abcdefg"]
+    product = Product(name=lambda target: target, write=save)
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(product,))
+    failed = {result.source.stem: type(result.error) for result in results if result.error}
+    assert failed == {"b": GiaError, "c": GiaError, "e": OutputError}
+    at_most(0)
+
+
+def test_where_memory_is_short_the_network_waits_for_its_neighbours(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, bool]] = []
+
+    def reading(name: str) -> None:
+        if name == "c":
+            watched.wait_for("refused b")
+
+    def computing(name: str, reserved: int) -> None:
+        calls.append((name, reserved > 0))
+        if name == "b" and reserved:
+            watched.has("refused b").set()
+            raise OutOfMemoryError("Three are too many.")
+        if name == "b":
+            watched.wait_for("read c")
+            assert watched.has("written a").is_set()
+            assert "c" not in watched.alive  # it is read anew
+
+    watched.before_reading, watched.before_computing = reading, computing
+    watched.before_developing = lambda name: watched.wait_for("refused b") if name == "a" else None
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.error for result in results] == [None] * 3
+    assert [call for call in calls if call[0] == "b"] == [("b", True), ("b", False)]
+
+
+def test_interrupted_in_the_midst_it_finishes_what_is_being_written(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    def computing(name: str, reserved: int) -> None:
+        if name == "b":
+            watched.wait_for("writing a")
+            watched.has("interrupted").set()
+            raise KeyboardInterrupt
+
+    def writing(name: str) -> None:
+        watched.has(f"writing {name}").set()
+        watched.wait_for("interrupted")
+
+    watched.before_computing, watched.before_writing = computing, writing
+    photos = [make_arw(f"{name}.ARW") for name in "abcd"]
+    with pytest.raises(Interrupted, match="after 1 of 4 photos"):
+        run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_gia.tif"]
+    assert not watched.has("read d").is_set()
+
+
+def test_brackets_are_written_while_the_next_is_computed(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    computed: list[str] = []
+
+    def computing(name: str, reserved: int) -> None:
+        computed.append(name)
+        if len(computed) == 2:
+            watched.has("second").set()
+            watched.wait_for("written night")
+
+    watched.before_computing = computing
+    watched.before_developing = lambda name: watched.wait_for("second")
+    request = ExposureRequest(brackets=(10, 20, 40))
+    (result,) = run([make_arw()], enhancer, request=request, products=(watched.product,))
+    assert [choice.ratio for choice in result.choices] == [10, 20, 40]
+    names = [f"night_gia_x{ratio}.tif" for ratio in (10, 20, 40)]
+    assert [path.name for path in result.outputs] == names
+
+
+def test_a_listener_that_fails_ends_the_batch(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    """Its failure is no photo's."""
+
+    def on_result(result: FileResult) -> None:
+        raise BrokenPipeError
+
+    options = BatchOptions(request=ExposureRequest(ratio=100), out_dir=tmp_path / "out")
+    jobs = plan_jobs([make_arw(f"{name}.ARW") for name in "abc"], options)
+    with pytest.raises(BrokenPipeError):
+        run_jobs(jobs, enhancer, options, progress=SILENT, on_result=on_result)
+
+
+def test_a_listeners_failure_is_not_lost_behind_a_photo_that_cannot_be_read(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+
+    def on_result(result: FileResult) -> None:
+        heard.append(result.source.name)
+        if len(heard) == 1:
+            raise BrokenPipeError
+
+    junk = tmp_path / "b.ARW"
+    junk.write_bytes(b"no photo" * 1000)
+    options = BatchOptions(request=ExposureRequest(ratio=100), out_dir=tmp_path / "out")
+    jobs = plan_jobs([make_arw("a.ARW"), junk], options)
+    with pytest.raises(BrokenPipeError):
+        run_jobs(jobs, enhancer, options, progress=SILENT, on_result=on_result)

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+import gia_cli
+from gia_cli.errors import DamagedFileError
+from gia_cli.raw.exif import RAF_MAGIC, ShotInfo, exif_entries, read_shot
+from gia_cli.raw.tiff import (
+    ASCII,
+    EXIF_IFD,
+    LONG,
+    RATIONAL,
+    SHORT,
+    ByteOrder,
+    Entry,
+    Ref,
+    build,
+)
+from gia_cli.raw.writer import write_arw, write_dng, write_raf
+
+MOSAIC = np.full((24, 24), 2000, np.uint16)
+SHOT = ShotInfo(
+    lens="FE 35mm F1.4 ZA",
+    exposure_s=1 / 30,
+    iso=25600,
+    aperture=1.4,
+    focal_mm=35.0,
+    taken="2026:02:03 23:59:58",
+)
+CAMERAS: dict[str, tuple[Callable[..., None], str, str]] = {
+    "arw": (write_arw, "SONY", "ILCE-7SM2"),
+    "raf": (write_raf, "FUJIFILM", "X-T2"),
+    "dng": (write_dng, "Make of DNG", "Model 1"),
+}
+
+
+def _tiff(shot: ShotInfo, order: ByteOrder = "<", *more: Entry) -> bytes:
+    """A TIFF with a camera's tags and no picture."""
+    return build(
+        {
+            "ifd0": [
+                Entry(0x010F, ASCII, shot.make or ""),
+                Entry(0x0110, ASCII, shot.model or ""),
+                Entry(EXIF_IFD, LONG, Ref("exif")),
+            ],
+            "exif": exif_entries(replace(shot, make=None, model=None), *more),
+        },
+        order=order,
+    )
+
+
+def _read(folder: Path, data: bytes) -> ShotInfo:
+    (folder / "photo").write_bytes(data)
+    return read_shot(folder / "photo")
+
+
+# ---------------------------------------------------------------- what our own writers write
+
+
+@pytest.mark.parametrize("kind", CAMERAS)
+def test_what_was_written_is_read_back(tmp_path: Path, kind: str) -> None:
+    write, make, model = CAMERAS[kind]
+    shot = replace(SHOT, make=make, model=model)
+    write(tmp_path / "photo", MOSAIC, shot=shot)
+    assert read_shot(tmp_path / "photo") == shot
+
+
+@pytest.mark.parametrize("kind", CAMERAS)
+@pytest.mark.parametrize("missing", ["lens", "exposure_s", "iso", "aperture", "focal_mm", "taken"])
+def test_what_was_not_written_is_none(tmp_path: Path, kind: str, missing: str) -> None:
+    write, make, model = CAMERAS[kind]
+    shot = replace(SHOT, make=make, model=model, **{missing: None})
+    write(tmp_path / "photo", MOSAIC, shot=shot)
+    assert read_shot(tmp_path / "photo") == shot
+
+
+@pytest.mark.parametrize("kind", CAMERAS)
+@pytest.mark.parametrize("iso", [50, 65534, 65535, 65536, 102400, 409600, 3276800])
+def test_iso_survives_beyond_16_bits(tmp_path: Path, kind: str, iso: int) -> None:
+    write = CAMERAS[kind][0]
+    write(tmp_path / "photo", MOSAIC, shot=replace(SHOT, iso=iso))
+    assert read_shot(tmp_path / "photo").iso == iso
+
+
+@pytest.mark.parametrize("exposure", [1 / 32000, 1 / 8000, 1 / 3, 0.1, 0.4, 1.3, 10.0, 30.0, 900.0])
+def test_exposure_times_survive_exactly(tmp_path: Path, exposure: float) -> None:
+    shot = ShotInfo(make="A", model="B", exposure_s=exposure)
+    assert _read(tmp_path, _tiff(shot)) == shot
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_byte_orders_read_alike(tmp_path: Path, order: ByteOrder) -> None:
+    shot = replace(SHOT, make="NIKON CORPORATION", model="NIKON D850")
+    assert _read(tmp_path, _tiff(shot, order)) == shot
+
+
+def test_a_jpeg_is_read_too(tmp_path: Path) -> None:
+    app1 = b"Exif\0\0" + _tiff(replace(SHOT, make="A", model="B"))
+    picture: bytes = iio.imwrite("<bytes>", np.zeros((8, 8, 3), np.uint8), extension=".jpg")
+    data = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + picture[2:]
+    assert _read(tmp_path, data) == replace(SHOT, make="A", model="B")
+
+
+# ---------------------------------------------------------------- details of the tags
+
+
+def test_the_original_date_wins_over_the_files_date(tmp_path: Path) -> None:
+    ifd0 = [Entry(0x0132, ASCII, "2020:01:01 00:00:00")]
+    assert _read(tmp_path, build({"ifd0": ifd0})).taken == "2020:01:01 00:00:00"
+    blocks = {
+        "ifd0": [*ifd0, Entry(EXIF_IFD, LONG, Ref("exif"))],
+        "exif": [Entry(0x9003, ASCII, "2019:12:31 23:59:59")],
+    }
+    assert _read(tmp_path, build(blocks)).taken == "2019:12:31 23:59:59"
+
+
+def test_exif_tags_in_the_first_directory_count(tmp_path: Path) -> None:
+    entries = [Entry(0x829A, RATIONAL, (1, 4)), Entry(0x8827, SHORT, 400)]
+    shot = _read(tmp_path, build({"ifd0": entries}))
+    assert (shot.exposure_s, shot.iso) == (0.25, 400)
+
+
+def test_text_is_stripped_of_padding(tmp_path: Path) -> None:
+    entries = [Entry(0x010F, ASCII, "  Canon \0\0\0"), Entry(0x0110, ASCII, "   ")]
+    shot = _read(tmp_path, build({"ifd0": entries}))
+    assert (shot.make, shot.model) == ("Canon", None)
+
+
+@pytest.mark.parametrize("value", [(0, 1), (1, 0), (0, 0)])
+def test_numbers_that_mean_nothing_are_none(tmp_path: Path, value: tuple[int, int]) -> None:
+    entries = [Entry(tag, RATIONAL, value) for tag in (0x829A, 0x829D, 0x920A)]
+    blocks = {
+        "ifd0": [Entry(EXIF_IFD, LONG, Ref("exif"))],
+        "exif": [*entries, Entry(0x8827, SHORT, 0)],
+    }
+    assert _read(tmp_path, build(blocks)) == ShotInfo()
+
+
+def test_an_overflowing_iso_without_a_longer_field_stays(tmp_path: Path) -> None:
+    entries = [Entry(0x8827, SHORT, 65535)]
+    assert _read(tmp_path, build({"ifd0": entries})).iso == 65535
+
+
+# ---------------------------------------------------------------- other containers
+
+
+@pytest.mark.parametrize(
+    ("magic", "order"), [(b"IIRO", "<"), (b"IIRS", "<"), (b"MMOR", ">"), (b"IIU\0", "<")]
+)
+def test_olympus_and_panasonic_hide_behind_another_magic(
+    tmp_path: Path, magic: bytes, order: ByteOrder
+) -> None:
+    shot = replace(SHOT, make="OLYMPUS CORPORATION", model="E-M1MarkII")
+    assert _read(tmp_path, magic + _tiff(shot, order)[4:]) == shot
+
+
+def test_a_cr3_keeps_its_exif_in_two_boxes(tmp_path: Path) -> None:
+    def box(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", 8 + len(data)) + name + data
+
+    cmt1 = build({"ifd0": [Entry(0x010F, ASCII, "Canon"), Entry(0x0110, ASCII, "Canon EOS R5")]})
+    cmt2 = build({"ifd0": exif_entries(SHOT)})
+    head = box(b"ftyp", b"crx \0\0\0\1crx isom")
+    moov = box(b"moov", box(b"uuid", b"\x85" * 16 + box(b"CMT1", cmt1) + box(b"CMT2", cmt2)))
+    shot = _read(tmp_path, head + moov + box(b"mdat", b"\0" * 100))
+    assert shot == replace(SHOT, make="Canon", model="Canon EOS R5")
+    assert _read(tmp_path, head + box(b"mdat", b"\0" * 100)) == ShotInfo()
+
+
+def _heap(records: list[tuple[int, bytes]]) -> bytes:
+    """A CIFF heap: data, then the table of records, then the table's offset."""
+    data, table = b"", struct.pack("<H", len(records))
+    for tag, content in records:
+        table += struct.pack("<HII", tag, len(content), len(data))
+        data += content
+    return data + table + struct.pack("<I", len(data))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_crw_names_its_camera_in_a_heap(tmp_path: Path, depth: int) -> None:
+    heap = _heap([(0x0805, b"comment"), (0x080A, b"Canon\0Canon EOS 10D\0\0\0")])
+    for level in range(depth):
+        heap = _heap([(0x2005, b"\0" * 50), (0x2804 if level % 2 else 0x300A, heap)])
+    data = b"II" + struct.pack("<I", 26) + b"HEAPCCDR" + b"\0" * 12 + heap
+    shot = _read(tmp_path, data)
+    assert shot == ShotInfo(make="Canon", model="Canon EOS 10D")
+
+
+def test_a_broken_crw_is_an_unknown_camera(tmp_path: Path) -> None:
+    heap = _heap([(0x300A, _heap([(0x080A, b"Canon\0Canon EOS 10D\0")]))])
+    whole = b"II" + struct.pack("<I", 26) + b"HEAPCCDR" + b"\0" * 12 + heap
+    known = _read(tmp_path, whole)
+    assert known.model == "Canon EOS 10D"
+    inner_heap_ends = 26 + len(_heap([(0x080A, b"Canon\0Canon EOS 10D\0")]))
+    for length in range(14, len(whole)):
+        # Cut right there, the inner heap is a whole file.
+        expected = known if length == inner_heap_ends else ShotInfo()
+        assert _read(tmp_path, whole[:length]) == expected
+    looping = b"II" + struct.pack("<I", 26) + b"HEAPCCDR" + b"\0" * 12
+    looping += struct.pack("<HHII", 1, 0x300A, 16, 0) + struct.pack("<I", 0)
+    assert _read(tmp_path, looping) == ShotInfo()
+
+
+# ---------------------------------------------------------------- junk
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"x", b"hello, world" * 30, b"II*\0", b"\xff\xd8\xff\xe1", b"GIF89a" + b"\0" * 100],
+    ids=["empty", "byte", "text", "tiff", "jpeg", "gif"],
+)
+def test_junk_gives_an_empty_shot(tmp_path: Path, data: bytes) -> None:
+    assert _read(tmp_path, data) == ShotInfo()
+
+
+def test_random_bytes_give_an_empty_shot(tmp_path: Path, rng: np.random.Generator) -> None:
+    for length in (10, 100, 1000, 10000):
+        assert _read(tmp_path, rng.bytes(length)) == ShotInfo()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_flipped_and_missing_bytes_never_raise(
+    tmp_path: Path, order: ByteOrder, rng: np.random.Generator
+) -> None:
+    whole = _tiff(replace(SHOT, make="A", model="B"), order)
+    seen = set()
+    for _ in range(60):
+        broken = bytearray(whole)
+        for at in rng.integers(8, len(whole), 3):
+            broken[at] = rng.integers(0, 256)
+        seen.add(_read(tmp_path, bytes(broken[: int(rng.integers(8, len(whole) + 1))])))
+    assert len(seen) > 3
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_shot(tmp_path / "nowhere.arw")
+
+
+def test_a_truncated_raf_is_damaged(tmp_path: Path) -> None:
+    write_raf(tmp_path / "photo.raf", MOSAIC)
+    whole = (tmp_path / "photo.raf").read_bytes()
+    jpeg_at, jpeg_length = struct.unpack_from(">II", whole, 84)
+    jpeg_end = jpeg_at + jpeg_length
+    assert _read(tmp_path, whole[:jpeg_end]).model == "X-T2"
+    for length in (len(RAF_MAGIC), 40, 84, 91, 92, jpeg_at, jpeg_at + 20, jpeg_end - 1):
+        with pytest.raises(DamagedFileError) as caught:
+            _read(tmp_path, whole[:length])
+        assert caught.value.exit_code == 14
+        assert str(tmp_path / "photo") in caught.value.message
+
+
+def test_exifread_says_nothing_about_a_file_it_does_not_know(tmp_path: Path) -> None:
+    """In a process of its own: pytest's log handlers would keep logging's last resort silent."""
+    (tmp_path / "photo").write_bytes(b"not a photo at all" * 10)
+    script = (
+        "import sys, pathlib, gia_cli.raw.exif as e; print(e.read_shot(pathlib.Path(sys.argv[1])))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "photo")],
+        env={**os.environ, "PYTHONPATH": str(Path(gia_cli.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == repr(ShotInfo())
+    assert answer.stderr == ""
+
+
+# ---------------------------------------------------------------- ShotInfo
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "camera"),
+    [
+        ("SONY", "ILCE-7SM2", "SONY ILCE-7SM2"),
+        ("NIKON CORPORATION", "NIKON D850", "NIKON D850"),
+        ("Canon", "Canon EOS R5", "Canon EOS R5"),
+        ("FUJIFILM", "X-T2", "FUJIFILM X-T2"),
+        ("samsung", "SAMSUNG NX1", "SAMSUNG NX1"),
+        ("SONY", None, "SONY"),
+        (None, "X100", "X100"),
+        (None, None, "unknown camera"),
+        (" ", "X100", "X100"),
+        ("", "", "unknown camera"),
+    ],
+)
+def test_a_camera_is_named_without_its_make_twice(
+    make: str | None, model: str | None, camera: str
+) -> None:
+    assert ShotInfo(make=make, model=model).camera == camera
+
+
+def test_or_else_fills_only_what_is_missing() -> None:
+    whole = replace(SHOT, make="A", model="B")
+    other = ShotInfo("C", "D", "E", 1.0, 2, 3.0, 4.0, "F")
+    assert whole.or_else(other) == whole
+    assert ShotInfo().or_else(other) == other
+    assert whole.or_else(ShotInfo()) == whole
+    for f in fields(ShotInfo):
+        gap: Any = replace(whole, **{f.name: None})
+        assert gap.or_else(other) == replace(whole, **{f.name: getattr(other, f.name)})
+        assert gap.or_else(whole) == whole
+
+
+def test_exif_entries_hold_what_is_known_and_the_callers_own() -> None:
+    bare = {entry.tag for entry in exif_entries(ShotInfo())}
+    assert bare == {0x9000}
+    full = exif_entries(SHOT, Entry(0x9286, ASCII, "mine"))
+    tags = [entry.tag for entry in full]
+    assert len(set(tags)) == len(tags)
+    assert {0x829A, 0x829D, 0x8827, 0x8832, 0x9003, 0x920A, 0xA434, 0x9286} <= set(tags)

@@ -1,0 +1,84 @@
+"""Several processes: who each is, what they agree on, and that a restart meets only itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.distributed import TCPStore
+
+from gia_cli.training.distributed import Ranks, process_group, ranks_from_environment
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with process_group(torch.device("cpu")) as ranks:
+        assert ranks == Ranks()
+        assert ranks.is_first
+        ranks.wait()
+        assert ranks.mean(3.5) == 3.5
+        assert ranks.from_first(2.5) == 2.5
+        assert ranks.any(True)
+        assert not ranks.any(False)
+
+
+def test_torchrun_tells_each_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(VARIABLES, ("3", "4", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    ranks = ranks_from_environment()
+    assert (ranks.rank, ranks.world, ranks.local) == (3, 4, 1)
+    assert not ranks.is_first
+
+
+_SCRIPT = """
+import torch
+from gia_cli.training.distributed import process_group
+for _ in range(2):  # as when a table's rows are trained one after another
+    with process_group(torch.device("cpu")) as ranks:
+        own = float(ranks.rank + 1)
+        print(ranks.mean(own), ranks.from_first(own), ranks.any(own == 2), ranks.any(False))
+        ranks.wait()
+"""
+
+
+def start(rank: int, attempt: int, store: TCPStore) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo needs a POSIX system here")
+def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
+    """As under torchrun, one store outlives the attempt; the second rank comes first to it."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in (0, 1):
+        second = start(1, attempt, store)
+        time.sleep(3)
+        first = start(0, attempt, store)
+        for process in (first, second):
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            assert out.split() == ["1.5", "1.0", "True", "False"] * 2

@@ -1,0 +1,657 @@
+"""The losses, against reference libraries, plain loops and their own definitions."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_msssim
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from gia_cli.errors import (
+    UsageError,
+    WeightsCorruptError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from gia_cli.training import losses
+from gia_cli.training.losses import (
+    Loss,
+    VggFeatures,
+    joint_loss,
+    l1,
+    l2,
+    load_vgg,
+    make_loss,
+    ms_ssim,
+    ssim,
+    standard_ms_ssim,
+    zamir_loss,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIMILARITIES: list[Loss] = [ssim, ms_ssim, standard_ms_ssim]
+
+
+def pictures(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Smooth shapes with texture on them, different in each channel, in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    count, channels, height, width = shape
+    coarse = torch.rand(
+        count, channels, -(-height // 8), -(-width // 8), generator=generator, dtype=dtype
+    )
+    smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (smooth + 0.2 * (torch.rand(shape, generator=generator, dtype=dtype) - 0.5)).clamp(0, 1)
+
+
+def noisy(target: Tensor, sigma: float, seed: int = 2) -> Tensor:
+    """A picture with noise on it, not clipped, as the network's output is not."""
+    generator = torch.Generator().manual_seed(seed)
+    return target + sigma * torch.randn(target.shape, generator=generator, dtype=target.dtype)
+
+
+# ---------------------------------------------------------------- what all of them share
+
+
+@pytest.mark.parametrize("loss", [l1, joint_loss])
+def test_losses_of_equal_pictures_are_zero(loss: Loss) -> None:
+    target = pictures(2, 3, 64, 48)
+    assert loss(target.clone(), target).shape == ()
+    assert abs(loss(target.clone(), target).item()) < 1e-6
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_similarity_of_equal_pictures_is_one(similarity: Loss) -> None:
+    target = pictures(2, 3, 192, 176)
+    assert similarity(target.clone(), target).shape == ()
+    assert similarity(target.clone(), target).item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+def test_symmetric(function: Loss) -> None:
+    target = pictures(2, 3, 176, 176)
+    picture = noisy(target, 0.1)
+    forth, back = function(picture, target), function(target, picture)
+    assert forth.item() == pytest.approx(back.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_similarity_stays_in_bounds(similarity: Loss) -> None:
+    target = pictures(1, 3, 176, 176)
+    lowest = -1 if similarity is ssim else 0
+    for picture in (
+        1 - target,
+        noisy(target, 3.0),
+        target * 0,
+        target * 0 + 1,
+        -target,
+        5 * target,
+    ):
+        assert lowest <= similarity(picture, target).item() < 1
+    assert ms_ssim(1 - target, target) > 0
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+def test_more_noise_is_worse(function: Loss) -> None:
+    target = pictures(1, 3, 192, 192)
+    values = [function(noisy(target, sigma), target).item() for sigma in (0.0, 0.02, 0.05, 0.2, 1)]
+    ordered = sorted(values, reverse=function in SIMILARITIES)
+    assert values == ordered
+    assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+def test_a_batch_is_the_mean_of_its_images(function: Loss) -> None:
+    target = pictures(3, 3, 176, 192)
+    picture = torch.cat([noisy(target[n : n + 1], 0.05 * 3**n) for n in range(3)])
+    each = [function(picture[n : n + 1], target[n : n + 1]).item() for n in range(3)]
+    assert function(picture, target).item() == pytest.approx(np.mean(each), abs=1e-6)
+    assert np.ptp(each) > 0.05
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+def test_memory_layout_does_not_matter(function: Loss) -> None:
+    target = pictures(2, 3, 176, 192)
+    picture = noisy(target, 0.1)
+    planes = function(picture, target)
+    pixels = function(picture.to(memory_format=torch.channels_last), target)
+    assert planes.item() == pytest.approx(pixels.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+def test_half_precision_and_autocast_compute_in_fp32(function: Loss) -> None:
+    target = pictures(1, 3, 176, 176).bfloat16()
+    picture = noisy(target.float(), 0.01).bfloat16()
+    wide = function(picture.float(), target.float())
+    assert torch.equal(function(picture, target), wide)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = function(picture.float(), target.float())
+    assert torch.equal(under_autocast, wide)
+    assert wide.dtype == torch.float32
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+@pytest.mark.parametrize("shape", [(1, 3, 192, 176), (2, 1, 192, 192), (3, 192, 192)])
+def test_shapes_that_would_broadcast_are_refused(function: Loss, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        function(torch.zeros(2, 3, 192, 192), torch.zeros(shape))
+    with pytest.raises(ValueError, match="one shape"):
+        function(torch.zeros(3, 192, 192), torch.zeros(3, 192, 192))
+
+
+@pytest.mark.parametrize("function", [*SIMILARITIES, l1, joint_loss])
+def test_nan_is_not_hidden(function: Loss) -> None:
+    target = pictures(1, 3, 176, 176)
+    picture = target.clone()
+    picture[0, 1, 90, 90] = torch.nan
+    assert function(picture, target).isnan()
+
+
+# ---------------------------------------------------------------- reference libraries
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 77), (11, 30)])
+@pytest.mark.parametrize("sigma", [0.02, 0.3])
+def test_ssim_agrees_with_the_libraries(size: tuple[int, int], sigma: float) -> None:
+    target = pictures(2, 3, *size)
+    picture = noisy(target, sigma)
+    own = ssim(picture, target).item()
+    assert own == pytest.approx(pytorch_msssim.ssim(picture, target, data_range=1).item(), abs=1e-5)
+    from_skimage = [
+        structural_similarity(
+            one.numpy(),
+            other.numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            channel_axis=0,
+        )
+        for one, other in zip(picture.double(), target.double(), strict=True)
+    ]
+    assert own == pytest.approx(np.mean(from_skimage), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(176, 176), (192, 256)])
+@pytest.mark.parametrize("sigma", [0.02, 0.3])
+def test_standard_ms_ssim_agrees_with_pytorch_msssim(size: tuple[int, int], sigma: float) -> None:
+    target = pictures(2, 3, *size)
+    picture = noisy(target, sigma)
+    expected = pytorch_msssim.ms_ssim(picture, target, data_range=1)
+    assert standard_ms_ssim(picture, target).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_standard_ms_ssim_cuts_negative_similarities() -> None:
+    target = pictures(1, 3, 176, 176)
+    expected = pytorch_msssim.ms_ssim(1 - target, target, data_range=1)
+    assert standard_ms_ssim(1 - target, target).item() == expected.item() == 0
+
+
+def test_metrics_refuse_what_is_too_small_for_them() -> None:
+    with pytest.raises(ValueError, match="10x64 px"):
+        ssim(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))
+    with pytest.raises(ValueError, match="175x192 px"):
+        standard_ms_ssim(torch.zeros(1, 3, 175, 192), torch.zeros(1, 3, 175, 192))
+
+
+# ---------------------------------------------------------------- the paper's form, by loops
+
+
+def plain_similarities(
+    x: NDArray[np.float64], y: NDArray[np.float64], window: int, sigma: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Luminance and contrast-structure of each window of one plane, as the formulas read."""
+    offsets = np.arange(window) - (window - 1) / 2
+    weights = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    shape = (x.shape[0] - window + 1, x.shape[1] - window + 1)
+    luminance, contrast = np.empty(shape), np.empty(shape)
+    for at in np.ndindex(shape):
+        a, b = (p[at[0] : at[0] + window, at[1] : at[1] + window] for p in (x, y))
+        mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
+        variance_a = (weights * (a - mean_a) ** 2).sum()
+        variance_b = (weights * (b - mean_b) ** 2).sum()
+        covariance = (weights * (a - mean_a) * (b - mean_b)).sum()
+        luminance[at] = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+        contrast[at] = (2 * covariance + 0.03**2) / (variance_a + variance_b + 0.03**2)
+    return luminance, contrast
+
+
+def halved(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows, cols = plane.shape[0] // 2, plane.shape[1] // 2
+    return plane[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2).mean(axis=(1, 3))
+
+
+def plain_ms_ssim(
+    x: NDArray[np.float64], y: NDArray[np.float64], scales: int, window: int, sigma: float
+) -> float:
+    """Equations 3 to 6 for one plane."""
+    product = 1.0
+    for scale in range(scales):
+        luminance, contrast = plain_similarities(x, y, window, sigma)
+        mean = (luminance * contrast if scale == scales - 1 else contrast).mean()
+        product *= mean if mean >= 0.01 else 0.0001 / (0.02 - mean)
+        x, y = halved(x), halved(y)
+    return product
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "window", "sigma"),
+    [((24, 28), 1, 5, 1.0), ((25, 31), 2, 5, 1.5), ((24, 30), 3, 3, 0.8), ((23, 23), 2, 11, 1.5)],
+)
+@pytest.mark.parametrize("kind", ["noisy", "negative"])
+def test_ms_ssim_equals_plain_loops(
+    size: tuple[int, int], scales: int, window: int, sigma: float, kind: str
+) -> None:
+    target = pictures(2, 2, *size, dtype=torch.float64)
+    picture = noisy(target, 0.1) if kind == "noisy" else noisy(1.1 - target, 0.02)
+    planes = zip(picture.flatten(0, 1).numpy(), target.flatten(0, 1).numpy(), strict=True)
+    expected = np.mean([plain_ms_ssim(x, y, scales, window, sigma) for x, y in planes])
+    own = ms_ssim(picture, target, scales=scales, window=window, sigma=sigma)
+    assert own.item() == pytest.approx(expected, rel=1e-9)
+    assert own.dtype == torch.float64
+
+
+def test_ms_ssim_of_five_scales_is_a_product_of_means() -> None:
+    """The default, from pytorch-msssim's own parts: cs of four scales, ssim of the fifth."""
+    target = pictures(1, 1, 192, 192)
+    picture = noisy(target, 0.05)
+    expected = 1.0
+    kernel = _fspecial_gauss_1d(11, 1.5)[None]
+    x, y = picture, target
+    for scale in range(5):
+        whole, contrast = _ssim(x, y, 1.0, kernel)
+        expected *= (whole if scale == 4 else contrast).item()
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    assert 0.05 < expected < 0.95
+    assert ms_ssim(picture, target).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_luminance_counts_at_the_coarsest_scale_only() -> None:
+    target = 0.5 + 0.1 * pictures(1, 3, 192, 192)
+    luminance = 1 - ms_ssim(target + 0.2, target)
+    assert luminance > 0.01
+    single = 1 - ssim(target + 0.2, target)  # contrast and structure are those of the target
+    assert luminance.item() == pytest.approx(single.item(), rel=0.02)
+
+
+# ---------------------------------------------------------------- gradients
+
+SMALL: dict[str, Any] = {"scales": 2, "window": 3, "sigma": 0.8}
+
+
+def factors_of(picture: Tensor, target: Tensor) -> Tensor:
+    return losses._similarities(picture, target, **SMALL)
+
+
+@pytest.mark.parametrize("kind", ["noisy", "negative", "flat"])
+def test_ms_ssim_gradients(kind: str) -> None:
+    target = pictures(1, 2, 7, 8, dtype=torch.float64)
+    picture = {"noisy": noisy(target, 0.1), "negative": 1 - target, "flat": target * 0 + 0.4}[kind]
+    picture, target = picture.requires_grad_(), target.requires_grad_()
+    if kind == "negative":
+        assert (factors_of(picture, target) < 0).all()
+    assert torch.autograd.gradcheck(lambda x, y: ms_ssim(x, y, **SMALL), (picture, target))
+
+
+def test_positive_gradients_across_the_floor() -> None:
+    values = torch.tensor([-1, -0.3, 0, 0.005, 0.0099, 0.0101, 0.02, 0.03, 1], dtype=torch.float64)
+    values.requires_grad_()
+    assert torch.autograd.gradcheck(losses._positive, values, eps=1e-7)
+    bent = losses._positive(values)
+    assert (bent.diff() > 0).all()
+    assert bent.min() > 0
+    assert torch.equal(bent[5:], values[5:])
+    at_the_floor = torch.tensor([0.01], dtype=torch.float64, requires_grad=True)
+    losses._positive(at_the_floor).backward()
+    assert at_the_floor.grad is not None
+    assert at_the_floor.grad.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("loss", [l1, ssim, joint_loss])
+def test_other_gradients(loss: Loss) -> None:
+    target = pictures(1, 1, 11, 12, dtype=torch.float64)
+    picture = noisy(target, 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), picture)
+
+
+def test_a_negative_picture_is_pulled_towards_its_target() -> None:
+    """Two negative scales must not reward each other, nor silence the gradient."""
+    target = pictures(1, 3, 64, 64, dtype=torch.float64)
+    picture = (1 - target).requires_grad_()
+    factors = losses._similarities(picture, target, 3, 11, 1.5)
+    assert (factors < 0).all()
+    value = ms_ssim(picture, target)
+    value.backward()
+    assert picture.grad is not None
+    assert (picture.grad * (target - picture)).sum() > 0
+    with torch.no_grad():
+        step = 1e-3 * picture.grad / picture.grad.abs().max()
+        assert ms_ssim(picture + step, target) > value
+
+
+def test_equal_and_black_pictures_have_finite_gradients() -> None:
+    target = pictures(1, 3, 48, 48)
+    for like in (target, torch.zeros_like(target)):
+        picture = like.clone().requires_grad_()
+        joint_loss(picture, like).backward()
+        assert picture.grad is not None
+        assert picture.grad.isfinite().all()
+
+
+def test_minimising_the_joint_loss_restores_a_picture() -> None:
+    target = pictures(1, 3, 44, 44)
+    picture = noisy(target, 0.3).requires_grad_()
+    before = joint_loss(picture, target).item()
+    optimiser = torch.optim.Adam([picture], lr=0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = joint_loss(picture, target)
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.1 * before
+
+
+# ---------------------------------------------------------------- small crops
+
+
+@pytest.mark.parametrize(
+    ("size", "scales"),
+    [((176, 300), 5), ((175, 300), 4), ((88, 88), 4), ((64, 32), 2), ((22, 22), 2), ((21, 40), 1)],
+)
+def test_small_crops_use_the_scales_that_fit(size: tuple[int, int], scales: int) -> None:
+    target = pictures(1, 3, *size)
+    picture = noisy(target, 0.05)
+    values = [ms_ssim(picture, target, scales=n).item() for n in range(1, 7)]
+    assert len(set(values)) == scales
+    assert ms_ssim(picture, target).item() == values[scales - 1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (10, 10), (11, 11)])
+def test_tiny_crops_cut_the_window(size: tuple[int, int]) -> None:
+    target = pictures(2, 3, *size)
+    assert ms_ssim(target, target).item() == pytest.approx(1, abs=1e-6)
+    assert joint_loss(noisy(target, 0.3), target) > 0.01
+
+
+@pytest.mark.parametrize("wrong", [{"scales": 0}, {"window": 0}])
+def test_no_scale_or_window_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="too few"):
+        ms_ssim(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64), **wrong)
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_l1_is_the_mean_absolute_difference() -> None:
+    picture = torch.tensor([0.0, 0.5, 1.25, -0.25]).view(1, 1, 2, 2)
+    target = torch.tensor([0.5, 0.5, 1.0, 0.0]).view(1, 1, 2, 2)
+    assert l1(picture, target).item() == 0.25
+
+
+def test_l2_is_the_mean_squared_difference() -> None:
+    picture = torch.tensor([0.0, 0.5, 1.25, -0.25]).view(1, 1, 2, 2)
+    target = torch.tensor([0.5, 0.5, 1.0, 0.0]).view(1, 1, 2, 2)
+    assert l2(picture, target).item() == (0.25 + 0.0625 + 0.0625) / 4
+    assert make_loss("l2") is l2
+
+
+def test_joint_loss_weights_l1_with_gamma() -> None:
+    target = pictures(2, 3, 64, 64)
+    picture = noisy(target, 0.1)
+    absolute, structure = l1(picture, target).item(), 1 - ms_ssim(picture, target).item()
+    for gamma in (0, 0.3, 1):
+        expected = gamma * absolute + (1 - gamma) * structure
+        assert joint_loss(picture, target, gamma).item() == pytest.approx(expected, abs=1e-6)
+    expected = 0.84 * absolute + 0.16 * structure
+    assert joint_loss(picture, target).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_make_loss_by_name() -> None:
+    assert make_loss("l1") is l1
+    assert make_loss("joint") is joint_loss
+
+
+def test_make_loss_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+    wrong: Any = "l3"
+    with pytest.raises(UsageError, match=r"no loss 'l3'.*l1, l2, joint and zamir"):
+        make_loss(wrong)
+    with pytest.raises(UsageError, match=r"needs --vgg FILE.*vgg16-397923af\.pth"):
+        make_loss("zamir")
+    with pytest.raises(UsageError, match="'joint' uses no VGG"):
+        make_loss("joint", vgg=tmp_path / "vgg.pth")
+
+
+# ---------------------------------------------------------------- perceptual features
+
+LAYERS = {"features.0": (64, 3), "features.2": (64, 64), "features.5": (128, 64)}
+LAYERS |= {"features.7": (128, 128)}
+
+
+def vgg_tensors() -> dict[str, Tensor]:
+    """Made-up weights under torchvision's names, and some of the layers that are not used."""
+    generator = torch.Generator().manual_seed(5)
+    tensors = {}
+    for name, (out, into) in LAYERS.items():
+        weight = torch.randn(out, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5
+        tensors[f"{name}.weight"] = weight
+        tensors[f"{name}.bias"] = 0.1 * torch.randn(out, generator=generator)
+    tensors["features.10.weight"] = torch.zeros(2, 2, 3, 3)
+    tensors["classifier.0.weight"] = torch.zeros(2, 2)
+    return tensors
+
+
+@pytest.fixture
+def vgg_file(tmp_path: Path) -> Path:
+    path = tmp_path / "vgg.pth"
+    torch.save(vgg_tensors(), path)
+    return path
+
+
+def plain_features(picture: Tensor) -> Tensor:
+    """VGG's relu2_2 as the paper's table reads."""
+    state = vgg_tensors()
+
+    def conv(name: str, x: Tensor) -> Tensor:
+        return F.relu(F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1))
+
+    mean = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[None, :, None, None]
+    x = conv("features.2", conv("features.0", (picture - mean) / std))
+    return conv("features.7", conv("features.5", F.max_pool2d(x, kernel_size=2, stride=2)))
+
+
+def test_features_equal_a_plain_implementation(vgg_file: Path) -> None:
+    picture = noisy(pictures(2, 3, 24, 32), 0.2)
+    found = load_vgg(vgg_file)(picture)
+    assert found.shape == (2, 128, 12, 16)
+    assert found.std() > 0.1
+    torch.testing.assert_close(found, plain_features(picture))
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors", "half"])
+def test_weights_load_from_each_kind_of_file(tmp_path: Path, kind: str) -> None:
+    tensors, path = vgg_tensors(), tmp_path / "vgg.pth"
+    if kind == "safetensors":
+        path = tmp_path / "vgg.safetensors"
+        safetensors.torch.save_file(tensors, path)
+    elif kind == "half":
+        torch.save({name: tensor.half() for name, tensor in tensors.items()}, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    loaded = load_vgg(path).state_dict()
+    assert loaded.keys() == {f"{name}.{part}" for name in LAYERS for part in ("weight", "bias")}
+    for name, tensor in loaded.items():
+        assert tensor.dtype == torch.float32
+        tolerance = 1e-3 if kind == "half" else 0
+        torch.testing.assert_close(tensor, tensors[name], rtol=tolerance, atol=tolerance)
+
+
+def test_features_are_frozen(vgg_file: Path) -> None:
+    features = load_vgg(vgg_file)
+    assert not features.training
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+    before = {name: tensor.clone() for name, tensor in features.state_dict().items()}
+    picture = pictures(1, 3, 16, 16).requires_grad_()
+    features(picture).sum().backward()
+    assert picture.grad is not None
+    assert picture.grad.abs().max() > 0
+    after = features.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_features_move_to_the_pictures_device() -> None:
+    features = VggFeatures()
+    found = features(torch.zeros(1, 3, 16, 16, device="meta"))
+    assert found.device.type == "meta"
+    assert features.mean.device.type == "meta"
+
+
+def test_features_take_other_precisions(vgg_file: Path) -> None:
+    features, picture = load_vgg(vgg_file), pictures(1, 3, 16, 16)
+    expected = features(picture)
+    torch.testing.assert_close(features(picture.double()), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = features(picture)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+
+
+def test_zamir_loss_is_the_weighted_sum(vgg_file: Path) -> None:
+    target = pictures(2, 3, 32, 32)
+    picture = noisy(target, 0.1)
+    loss = make_loss("zamir", vgg=vgg_file)
+    perceptual = (plain_features(picture) - plain_features(target)).square().mean()
+    expected = 0.35 * l1(picture, target) + 0.6 * (1 - ms_ssim(picture, target))
+    expected = expected + 0.05 * perceptual
+    assert loss(picture, target).shape == ()
+    assert loss(picture, target).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss(target.clone(), target).item() == pytest.approx(0, abs=1e-6)
+    alone = zamir_loss(picture, target, load_vgg(vgg_file), (0, 0, 1))
+    assert alone.item() == pytest.approx(perceptual.item(), rel=1e-5)
+    assert alone > 0.01
+
+
+def test_zamir_loss_trains(vgg_file: Path) -> None:
+    target = pictures(1, 3, 16, 16)
+    picture = noisy(target, 0.2).requires_grad_()
+    loss = make_loss("zamir", vgg=vgg_file)
+    before = loss(picture, target)
+    before.backward()
+    assert picture.grad is not None
+    assert picture.grad.isfinite().all()
+    with torch.no_grad():
+        assert loss(picture - 0.01 * picture.grad.sign(), target) < before
+
+
+# ---------------------------------------------------------------- files of weights
+
+
+def named_by_digest(path: Path) -> Path:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(path.with_name(f"vgg16-{digest[:8]}.pth"))
+
+
+def test_a_digest_in_the_name_is_checked(vgg_file: Path) -> None:
+    path = named_by_digest(vgg_file)
+    load_vgg(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsCorruptError, match=path.stem[-8:]) as caught:
+        load_vgg(path)
+    assert "Download it again" in str(caught.value)
+
+
+def test_another_file_under_torchvisions_name_is_refused(vgg_file: Path) -> None:
+    path = vgg_file.rename(vgg_file.with_name("vgg16-397923af.pth"))
+    with pytest.raises(WeightsCorruptError, match="its name says 397923af"):
+        make_loss("zamir", vgg=path)
+
+
+@pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "vgg16-397923af.pth"])
+def test_a_missing_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsNotFoundError, match=f"{name}.*No such file.*--vgg"):
+        make_loss("zamir", vgg=tmp_path / name)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(WeightsNotFoundError):
+        load_vgg(tmp_path)
+
+
+def test_a_disk_that_fails_is_no_wrong_file(
+    vgg_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(WeightsNotFoundError, match="Input/output error"):
+        load_vgg(vgg_file)
+
+
+@pytest.mark.parametrize("name", ["vgg.pth", "vgg.pt", "vgg.safetensors"])
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x80\x02]q\x00.", b"PK\x03\x04" + bytes(99)])
+def test_other_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(WeightsMismatchError, match=name) as caught:
+        load_vgg(path)
+    assert "vgg16-397923af.pth" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_truncated_files_are_refused(tmp_path: Path, kind: str, part: float) -> None:
+    path = tmp_path / f"vgg.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    if kind == "safetensors":
+        safetensors.torch.save_file(vgg_tensors(), path)
+    else:
+        torch.save(vgg_tensors(), path, _use_new_zipfile_serialization=kind == "zip")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    with pytest.raises(WeightsError):
+        load_vgg(path)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    path = tmp_path / "vgg.pth"
+    torch.save({"features.0.weight": Trap()}, path)
+    with pytest.raises(WeightsMismatchError):
+        load_vgg(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"features.7.bias": None}, "features.7.bias is missing"),
+        ({"features.7.bias": 3}, "features.7.bias is missing"),
+        ({"features.2.weight": torch.zeros(64, 64, 1, 1)}, r"shape \(64, 64, 1, 1\), not \(64, 64"),
+        ({"features.5.bias": torch.full((128,), torch.nan)}, "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "vgg.pth"
+    tensors = {key: value for key, value in (vgg_tensors() | change).items() if value is not None}
+    torch.save(tensors, path)
+    with pytest.raises(WeightsMismatchError, match=problem):
+        load_vgg(path)
