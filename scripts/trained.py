@@ -37,4 +37,6 @@ def training_nights(info: WeightsInfo, folders: list[Path], cache: Path) -> Phot
     photos = open_photos(folders, cache)
     balance = GivenBalance() if info.config.white_balance == "as-shot" else None
     camera = CAMERA_OF["sony" if info.config.cfa == "bayer" else "fuji"]
-    return PhotoNights(photos, split_photos(photos)[0], camera, balance=balance, floor=info.config.input_floor)
+    return PhotoNights(
+        photos, split_photos(photos)[0], camera, balance=balance, floor=info.config.input_floor
+    )

@@ -1,0 +1,549 @@
+"""Fuse a network's picture with what the sensor measured, scale by scale.
+
+A network guesses; the amplified mosaic is a measurement, noisy but unbiased. Averaged over some
+photosites it knows colour and brightness of a place better than any network, and the less it has
+to be amplified, the smaller these places are. So the residual ``measured - predicted`` is split into
+bands, from single photosites to the whole frame, and a share of each is added to the picture: the
+share that makes the expected error least (Wiener 1949), which depends on how noisy the measurement
+is there. At high ratios only the coarse bands count, at low ratios all of them, and the picture
+converges to an ordinary converter's; its finest band is demosaicing by residual interpolation
+(Kiku et al. 2013).
+
+What the shares are is learned from simulated scenes (`ShareCounter`) and stored with the weights,
+since it depends on how good the network is.
+
+All in linear light. "Camera RGB" is white-balanced: ``raw * gains``, white is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
+
+#: Bands: single photosites, then cells of 1, 2, 4, ... 128 packed pixels a side, each beside what
+#: the next coarser one says.
+LEVELS = 9
+#: Noise of a packed pixel, in BT.709 code values, at which the shares are stated ...
+NOISE_KNOTS: NDArray[np.float64] = np.logspace(-3, 0.5, 15)
+#: ... and what a usual error of the black level is there, in the same unit.
+BLACK_KNOTS: NDArray[np.float64] = np.logspace(-3, -0.5, 6)
+
+# Linear luminance of sRGB; the rest of a colour is its chroma.
+_LUMINANCE = XYZ_FROM_SRGB[1].astype(np.float32)
+# From this camera value on a place may be clipped, in the measurement or in the picture.
+_BRIGHTEST = 0.92
+# Least luminance of a place, for the slope of the curve: noise below it is not told from black.
+_DARKEST = 1e-3
+# A black level error of this size is usual, as a share of white - black: 1.6 DN of 14 bits, the RMS
+# of the A7S II's over its ISO settings (Feng et al. 2022).
+BLACK_SIGMA = 1e-4
+_SMOOTHING = 0.7  # knots; over which the shares are pooled
+# Error of a network's picture that is common to all dark places, in code values (measured).
+_COMMON_ERROR = 0.006
+_TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
+_SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a sensor measured, amplified and balanced, and how noisy that is."""
+
+    sites: NDArray[np.float32] = field(repr=False)
+    """(H, W) float32; ``(raw - black) / (white - black) * ratio * gain`` of the photosite's colour,
+    clipped neither at black nor at white."""
+    kind: CfaKind
+    phase: tuple[int, int]
+    """As `RawFrame.phase`."""
+    to_camera: NDArray[np.float64]
+    """(3, 3); linear sRGB to camera RGB, rows sum to 1."""
+    slope: NDArray[np.float64]
+    """(3,); noise variance of a photosite of each colour: this much for each unit of signal ..."""
+    constant: NDArray[np.float64]
+    """(3,); ... and this much in the dark."""
+    black_sigma: NDArray[np.float64]
+    """(3,); what a usual black level error is in each colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How much of each band to add to a picture, by noise and black level error at a place."""
+
+    luminance: NDArray[np.float32]
+    """(LEVELS, noise knots, black knots) in [0, 1]."""
+    chroma: NDArray[np.float32]
+    """(LEVELS, noise knots, black knots) in [0, 1]."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {
+            name: np.round(table, 3).tolist()
+            for name, table in (("luminance", self.luminance), ("chroma", self.chroma))
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Shares:
+        """Read a table that was stored beside weights.
+
+        Raises
+        ------
+        ValueError
+            Another shape, or numbers that are no shares.
+        """
+        tables = [np.asarray(values[name], np.float32) for name in ("luminance", "chroma")]
+        for table in tables:
+            if table.shape != _TABLE or not ((table >= 0) & (table <= 1)).all():
+                raise ValueError("not a table of shares")
+        return cls(*tables)
+
+
+def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> None:
+    """Add to a picture what the sensor knows better; in its place.
+
+    Parameters
+    ----------
+    picture : (3, H, W) float32
+        BT.709-encoded, as the network gave it.
+    measured : Measurement
+    shares : Shares
+    """
+    linear = bt709_decode(np.clip(picture, 0, 1))
+    residual = Residual(linear, measured)
+    correction = residual.correction(shares)
+    linear += _enlarged(correction, linear.shape[1:], PACK_FACTOR[measured.kind])
+    fine = residual.finest(shares)
+    if fine is not None:
+        linear += fine
+    picture[:] = bt709_encode(linear)
+
+
+# ---------------------------------------------------------------- the bands of the residual
+
+
+class Residual:
+    """The residual of a picture against a measurement, as a pyramid.
+
+    Parameters
+    ----------
+    linear : (3, H, W) float32
+        The picture in linear sRGB.
+    measured : Measurement
+    """
+
+    def __init__(self, linear: NDArray[np.float32], measured: Measurement) -> None:
+        self.measured = measured
+        self._linear = linear
+        self._to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
+        self._sites, self._valid = _site_residual(linear, measured)
+        sums, counts, bright = _cells(self._sites, self._valid, linear, measured)
+        self._offset = _black_offset(sums, counts, bright, measured)
+        sums -= counts * self._offset[:, None, None]
+        self.noise = [np.empty(0)]
+        self._slopes = [np.empty(0)]
+        means, brightness = [], bright
+        levels = [(sums, counts)]
+        for _ in range(LEVELS - 2):
+            levels.append((_halved(levels[-1][0]), _halved(levels[-1][1])))
+        self._brightness = [bright]
+        for _ in range(LEVELS - 2):
+            brightness = _halved_mean(self._brightness[-1])
+            self._brightness.append(brightness)
+        coarser: NDArray[np.float32] | None = None
+        for total, count in reversed(levels):
+            mean = total / np.maximum(count, 1)
+            fill = np.zeros_like(mean) if coarser is None else _doubled(coarser, mean.shape[1:])
+            coarser = np.where(count > 0, mean, fill)
+            means.append(coarser)
+        #: Camera RGB residual of each level of cells, finest first.
+        self.means: list[NDArray[np.float32]] = means[::-1]
+
+    def bands(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield level, band (3, h, w) in linear sRGB and its (h, w) brightness, coarsest first."""
+        for level in range(LEVELS - 1, 0, -1):
+            band = self.means[level - 1]
+            if level < LEVELS - 1:
+                band = band - _doubled(self.means[level], band.shape[1:])
+            yield level, _through(self._to_srgb, band), self._brightness[level - 1]
+
+    def correction(self, shares: Shares) -> NDArray[np.float32]:
+        """Sum the shares of all bands of cells: (3, h, w) linear sRGB, at packed resolution."""
+        total: NDArray[np.float32] | None = None
+        for level, band, brightness in self.bands():
+            share_y, share_c = self._shares_at(level, brightness, shares)
+            part = _weighted(band, share_y, share_c)
+            total = part if total is None else part + _doubled(total, part.shape[1:])
+        assert total is not None
+        return total
+
+    def finest(self, shares: Shares) -> NDArray[np.float32] | None:
+        """Return the share of what single photosites say beside their cell; None for nothing.
+
+        Returns
+        -------
+        (3, H, W) linear sRGB or None
+        """
+        share_y, share_c = self._shares_at(0, self._brightness[0], shares)
+        if max(share_y.max(), share_c.max()) < _SMALLEST_SHARE:
+            return None
+        band = self.finest_band()
+        scale = PACK_FACTOR[self.measured.kind]
+        both = np.stack([share_y, share_c])
+        share_y, share_c = _enlarged(both, band.shape[1:], scale)
+        return _weighted(band, share_y, share_c)
+
+    def finest_band(self) -> NDArray[np.float32]:
+        """Interpolate the photosites' residual, beside that of their cells: (3, H, W) linear sRGB."""
+        shape = self._sites.shape
+        scale = PACK_FACTOR[self.measured.kind]
+        colors = _interpolated(self._sites, self._valid, self.measured)
+        colors -= self._offset[:, None, None]
+        coarse = _enlarged(self.means[0], shape, scale)
+        known = np.isfinite(colors)
+        band = np.where(known, colors - coarse, 0)
+        return _through(self._to_srgb, band)
+
+    def places(
+        self, brightness: NDArray[np.float32]
+    ) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
+        """Where the shares' tables are read at a luminance: for luminance, and for chroma.
+
+        Returns
+        -------
+        two pairs of arrays like `brightness`
+            Places among `NOISE_KNOTS` and among `BLACK_KNOTS`.
+        """
+        slope = slope_of_decode(brightness)
+        level = np.maximum(brightness, 0)
+        black = _place(BLACK_KNOTS, self.measured.black_sigma.mean() / slope)
+        return tuple(
+            (_place(NOISE_KNOTS, np.sqrt(gain * level + constant) / slope), black)
+            for gain, constant in _packed_noise(self.measured)
+        )
+
+    def _shares_at(
+        self, level: int, brightness: NDArray[np.float32], shares: Shares
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        luminance, chroma = self.places(brightness)
+        return (
+            _looked_up(shares.luminance[level], *luminance),
+            _looked_up(shares.chroma[level], *chroma),
+        )
+
+
+def slope_of_decode(brightness: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Linear light for each BT.709 code value at a linear brightness: errors' unit there."""
+    level = np.maximum(brightness, _DARKEST)
+    encoded = bt709_encode(level)
+    step = np.float32(1e-3)
+    slope: NDArray[np.float32] = (bt709_decode(encoded + step) - bt709_decode(encoded)) / step
+    return np.maximum(slope, 1 / 4.5)
+
+
+def _place(knots: NDArray[np.float64], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Find where values lie between knots that are evenly spaced in logarithm, as an index."""
+    first, step = np.log(knots[0]), np.log(knots[1] / knots[0])
+    place = (np.log(np.maximum(values, 1e-9)) - first) / step
+    clipped: NDArray[np.float32] = np.clip(place, 0, len(knots) - 1).astype(np.float32)
+    return clipped
+
+
+def _looked_up(
+    table: NDArray[np.float32], row: NDArray[np.float32], col: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Interpolate a table bilinearly."""
+    rows, cols = table.shape
+    low_row, low_col = (
+        np.minimum(place.astype(np.int32), length - 2)
+        for place, length in ((row, rows), (col, cols))
+    )
+    right, down = col - low_col, row - low_row
+    flat, at = table.ravel(), low_row * cols + low_col
+    upper = flat[at] + right * (flat[at + 1] - flat[at])
+    lower = flat[at + cols] + right * (flat[at + cols + 1] - flat[at + cols])
+    found: NDArray[np.float32] = upper + down * (lower - upper)
+    return found
+
+
+def _weighted(
+    band: NDArray[np.float32], share_y: NDArray[np.float32], share_c: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Take one share of a band's luminance and another of its chroma."""
+    luminance = np.tensordot(_LUMINANCE, band, axes=1)
+    weighted: NDArray[np.float32] = share_c * band + (share_y - share_c) * luminance
+    return weighted
+
+
+def _packed_noise(measured: Measurement) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Noise variance of a packed pixel's luminance and chroma: for each unit of light, and dark.
+
+    Chroma's is that of one channel's deviation from the luminance, mean of the three.
+    """
+    pattern = CANONICAL[measured.kind]
+    scale = PACK_FACTOR[measured.kind]
+    counts = np.bincount(pattern.ravel(), minlength=3) * scale**2 / pattern.size
+    to_srgb = np.linalg.inv(measured.to_camera)
+    weight_y = (XYZ_FROM_SRGB[1] @ to_srgb) ** 2 / counts
+    weight_c = ((to_srgb - XYZ_FROM_SRGB[1] @ to_srgb) ** 2).mean(axis=0) / counts
+    return tuple(  # type: ignore[return-value]
+        (float(weight @ measured.slope), float(weight @ measured.constant))
+        for weight in (weight_y, weight_c)
+    )
+
+
+# ---------------------------------------------------------------- from photosites to cells
+
+
+def _color_cell(measured: Measurement) -> NDArray[np.uint8]:
+    """Colours of the period from the first photosite on."""
+    dy, dx = measured.phase
+    return np.roll(CANONICAL[measured.kind], (-dy, -dx), axis=(0, 1))
+
+
+def _site_residual(
+    linear: NDArray[np.float32], measured: Measurement
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Measured less predicted at each photosite, and where neither may be clipped."""
+    cell = _color_cell(measured)
+    period = len(cell)
+    to_camera = measured.to_camera.astype(np.float32)
+    residual = np.empty_like(measured.sites)
+    valid = np.empty(measured.sites.shape, np.bool_)
+    for dy in range(period):
+        for dx in range(period):
+            place = (slice(dy, None, period), slice(dx, None, period))
+            seen = linear[(slice(None), *place)]
+            predicted = np.tensordot(to_camera[cell[dy, dx]], seen, axes=1)
+            residual[place] = measured.sites[place] - predicted
+            valid[place] = (predicted < _BRIGHTEST) & (seen.max(axis=0) < _BRIGHTEST)
+    return residual, valid
+
+
+def _cells(
+    residual: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    linear: NDArray[np.float32],
+    measured: Measurement,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Sum the valid photosites of each colour in each packed pixel, and count them.
+
+    Returns
+    -------
+    sums, counts : (3, h, w)
+    brightness : (h, w)
+        Mean luminance of the picture.
+    """
+    scale = PACK_FACTOR[measured.kind]
+    cell = _color_cell(measured)
+    period = len(cell)
+    height, width = residual.shape
+    shape = -(-height // scale), -(-width // scale)
+    sums, counts = np.zeros((2, 3, *shape), np.float32)
+    light, number = np.zeros((2, *shape), np.float32)
+    for dy in range(period):
+        for dx in range(period):
+            source = (slice(dy, None, period), slice(dx, None, period))
+            target = tuple(slice(at // scale, None, period // scale) for at in (dy, dx))
+            is_valid = valid[source]
+            rows, cols = is_valid.shape
+            color = cell[dy, dx]
+            sums[(color, *target)][:rows, :cols] += np.where(is_valid, residual[source], 0)
+            counts[(color, *target)][:rows, :cols] += is_valid
+            light[target][:rows, :cols] += np.tensordot(
+                _LUMINANCE, linear[(slice(None), *source)], axes=1
+            )
+            number[target][:rows, :cols] += 1
+    return sums, counts, light / number
+
+
+def _black_offset(
+    sums: NDArray[np.float32],
+    counts: NDArray[np.float32],
+    brightness: NDArray[np.float32],
+    measured: Measurement,
+) -> NDArray[np.float32]:
+    """Estimate the black level's error, (3,) in camera RGB, from the dark places' residual.
+
+    The black level is off by one number in DN, which the picture's errors are not: those grow with
+    the light. So the dark places tell it best. It is held back as far as the picture's own errors
+    there might be what is seen (the mean of a normal posterior around no error).
+    """
+    weight = 1 / slope_of_decode(brightness) ** 2
+    seen = (counts > 0) * weight
+    total = seen.sum(axis=(1, 2), dtype=np.float64)
+    means = (sums / np.maximum(counts, 1) * seen).sum(axis=(1, 2), dtype=np.float64)
+    unit = measured.black_sigma
+    found, trust = 0.0, 0.0
+    for color in range(3):
+        if total[color] <= 0 or unit[color] <= 0:
+            continue
+        error = _COMMON_ERROR**2 * (counts[color] > 0).sum() / total[color]
+        found += means[color] / total[color] * unit[color] / error
+        trust += unit[color] ** 2 / error
+    return (unit * found / (1 + trust)).astype(np.float32)
+
+
+def _interpolated(
+    residual: NDArray[np.float32], valid: NDArray[np.bool_], measured: Measurement
+) -> NDArray[np.float32]:
+    """Interpolate each colour's residual between its valid photosites; NaN where none is near."""
+    cell = _color_cell(measured)
+    period = len(cell)
+    height, width = residual.shape
+    kernel = _KERNELS[measured.kind]
+    found = np.empty((3, height, width), np.float32)
+    for color in range(3):
+        mask = np.zeros((height, width), np.float32)
+        for dy, dx in zip(*np.nonzero(cell == color), strict=True):
+            place = (slice(dy, None, period), slice(dx, None, period))
+            mask[place] = valid[place]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[color] = _blurred(residual * mask, kernel) / _blurred(mask, kernel)
+    return found
+
+
+_KERNELS: dict[CfaKind, NDArray[np.float32]] = {
+    "bayer": np.array([1, 2, 1], np.float32) / 4,
+    "xtrans": np.array([1, 4, 6, 4, 1], np.float32) / 16,
+}
+
+
+def _blurred(plane: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Separable convolution; nothing lies beyond the border."""
+    reach = len(kernel) // 2
+    for axis in (0, 1):
+        pad = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
+        padded = np.pad(plane, pad)
+        length = plane.shape[axis]
+        plane = sum(
+            weight * padded[(slice(None),) * axis + (slice(i, i + length),)]
+            for i, weight in enumerate(kernel)
+        )  # type: ignore[assignment]
+    return plane
+
+
+# ---------------------------------------------------------------- pyramids
+
+
+def _halved(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum 2x2 blocks of the last two axes; an odd last row or column stays alone."""
+    height, width = field.shape[-2:]
+    pad = [(0, 0)] * (field.ndim - 2) + [(0, height % 2), (0, width % 2)]
+    padded = np.pad(field, pad)
+    rows = padded[..., ::2, :] + padded[..., 1::2, :]
+    total: NDArray[np.float32] = rows[..., ::2] + rows[..., 1::2]
+    return total
+
+
+def _halved_mean(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _halved(field) / _halved(np.ones_like(field))
+
+
+def _doubled(field: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Interpolate (..., h, w) bilinearly to (..., H, W) of about twice the size."""
+    return _enlarged(field, shape, 2)
+
+
+def _enlarged(
+    field: NDArray[np.float32], shape: tuple[int, ...], factor: int
+) -> NDArray[np.float32]:
+    """Interpolate (..., h, w) bilinearly to (..., H, W), `factor` pixels for each cell's side."""
+    for axis, length in ((-2, shape[0]), (-1, shape[1])):
+        cells = field.shape[axis]
+        at = (np.arange(length) + 0.5) / factor - 0.5
+        low = np.floor(at).astype(int)
+        share = (at - low).astype(np.float32)
+        first, second = (np.clip(low + step, 0, cells - 1) for step in (0, 1))
+        if axis == -2:
+            share = share[:, None]
+        field = np.take(field, first, axis) * (1 - share) + np.take(field, second, axis) * share
+    return field
+
+
+def _through(matrix: NDArray[np.float32], field: NDArray[np.float32]) -> NDArray[np.float32]:
+    changed: NDArray[np.float32] = np.tensordot(matrix, field, axes=1).astype(np.float32)
+    return changed
+
+
+# ---------------------------------------------------------------- learning the shares
+
+
+class ShareCounter:
+    """Learns the shares from scenes whose truth is known.
+
+    The share that makes the squared error least is the regression of the truth's band on the
+    measured one, taken in groups of like noise; errors count in code values.
+    """
+
+    def __init__(self) -> None:
+        shape = (2, *_TABLE)
+        self._both = np.zeros(shape)
+        self._own = np.zeros(shape)
+
+    def add(
+        self, picture: NDArray[np.float32], truth: NDArray[np.float32], measured: Measurement
+    ) -> None:
+        """Count a scene; both pictures (3, H, W), BT.709-encoded."""
+        linear = bt709_decode(np.clip(picture, 0, 1))
+        residual = Residual(linear, measured)
+        wanted = bt709_decode(truth) - linear
+        scale = PACK_FACTOR[measured.kind]
+        height, width = (side // scale for side in wanted.shape[1:])
+        packed = (
+            wanted[:, : height * scale, : width * scale]
+            .reshape(3, height, scale, width, scale)
+            .mean(axis=(2, 4))
+        )
+        means = [packed]
+        for _ in range(LEVELS - 2):
+            means.append(_halved_mean(means[-1]))
+        for level, band, brightness in residual.bands():
+            true = means[level - 1]
+            if level < LEVELS - 1:
+                true = true - _doubled(means[level], true.shape[1:])
+            rows, cols = true.shape[1:]
+            self._count(level, band[:, :rows, :cols], true, brightness[:rows, :cols], residual)
+        fine = residual.finest_band()
+        true = wanted - _enlarged(packed, wanted.shape[1:], scale)
+        bright = _enlarged(residual._brightness[0], wanted.shape[1:], scale)
+        self._count(0, fine, true, bright, residual)
+
+    def _count(
+        self,
+        level: int,
+        band: NDArray[np.float32],
+        true: NDArray[np.float32],
+        brightness: NDArray[np.float32],
+        residual: Residual,
+    ) -> None:
+        weight = 1 / slope_of_decode(brightness) ** 2
+        for kind, (noise, black) in enumerate(residual.places(brightness)):
+            group = np.rint(noise).astype(int) * len(BLACK_KNOTS) + np.rint(black).astype(int)
+            parts = []
+            for field in (band, true):
+                luminance = np.tensordot(_LUMINANCE, field, axes=1)
+                parts.append(luminance[None] if kind == 0 else field - luminance)
+            measured, truth = parts
+            for table, product in ((self._both, truth * measured), (self._own, measured**2)):
+                summed = (product.sum(axis=0) * weight).ravel()
+                table[kind, level] += np.bincount(
+                    group.ravel(), summed, minlength=table[kind, level].size
+                ).reshape(_TABLE[1:])
+
+    def shares(self) -> Shares:
+        """Return what was learned: each knot from the scenes around it, the nearest most."""
+        both, own = self._both, self._own
+        knots = np.stack(np.indices(_TABLE[1:]), axis=-1).reshape(-1, 2).astype(float)
+        distance = np.square(knots[:, None] - knots[None]).sum(axis=-1)
+        # Wide tails, so that a knot that no scene came near gets the nearest ones' share.
+        nearness = np.exp(-distance / (2 * _SMOOTHING**2)) + 1e-6 / (1 + distance**3)
+        # By its own size, or the noisiest places would outweigh all others.
+        scale = own.reshape(2, LEVELS, -1).max(axis=-1).clip(1e-12)[..., None]
+        smooth = [(table.reshape(2, LEVELS, -1) / scale) @ nearness for table in (both, own)]
+        share = np.clip(smooth[0] / smooth[1].clip(1e-30), 0, 1).astype(np.float32)
+        return Shares(*share.reshape(2, *_TABLE))
