@@ -2,12 +2,12 @@
 
 A network guesses; the amplified mosaic is a measurement, noisy but unbiased. Averaged over some
 photosites it knows colour and brightness of a place better than any network, and the less it has
-to be amplified, the smaller these places are. So the residual ``measured - predicted`` is split into
-bands, from single photosites to the whole frame, and a share of each is added to the picture: the
-share that makes the expected error least (Wiener 1949), which depends on how noisy the measurement
-is there. At high ratios only the coarse bands count, at low ratios all of them, and the picture
-converges to an ordinary converter's; its finest band is demosaicing by residual interpolation
-(Kiku et al. 2013).
+to be amplified, the smaller these places are. So the residual, measured less predicted, is split
+into bands, from single photosites to the whole frame, and a share of each is added to the picture:
+the share that makes the expected error least (Wiener 1949), which depends on how noisy the
+measurement is there. At high ratios only the coarse bands count, at low ratios all of them, and the
+picture converges to an ordinary converter's; its finest band is demosaicing by residual
+interpolation (Kiku et al. 2013).
 
 What the shares are is learned from simulated scenes (`ShareCounter`) and stored with the weights,
 since it depends on how good the network is.
@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
+from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, camera_from_srgb
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, align, pack, plane_values
+from gia_cli.raw.noise_estimate import estimate_noise
+from gia_cli.raw.reader import RawFrame
+from gia_cli.runtime import in_threads
 
 #: Bands: single photosites, then cells of 1, 2, 4, ... 128 packed pixels a side, each beside what
 #: the next coarser one says.
@@ -46,21 +49,26 @@ _DARKEST = 1e-3
 BLACK_SIGMA = 1e-4
 _SMOOTHING = 0.7  # knots; over which the shares are pooled
 # Error of a network's picture that is common to all dark places, in code values (measured).
-_COMMON_ERROR = 0.006
+_COMMON_ERROR = 0.012
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
+_BAND_PIXELS = 1 << 17  # worked on at once
+_STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is estimated from
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a sensor measured, amplified and balanced, and how noisy that is."""
+    """What a sensor measured, how it is amplified and balanced, and how noisy it is then."""
 
-    sites: NDArray[np.float32] = field(repr=False)
-    """(H, W) float32; ``(raw - black) / (white - black) * ratio * gain`` of the photosite's colour,
-    clipped neither at black nor at white."""
+    mosaic: NDArray[np.uint16] = field(repr=False)
+    """(H, W) uint16, DN."""
     kind: CfaKind
-    phase: tuple[int, int]
-    """As `RawFrame.phase`."""
+    colors: NDArray[np.uint8]
+    """(p, p); colour of each place of the cell, from the mosaic's first photosite on."""
+    black: NDArray[np.float32]
+    """(p, p); DN."""
+    scale: NDArray[np.float32]
+    """(p, p); camera RGB for each DN above black."""
     to_camera: NDArray[np.float64]
     """(3, 3); linear sRGB to camera RGB, rows sum to 1."""
     slope: NDArray[np.float64]
@@ -69,6 +77,61 @@ class Measurement:
     """(3,); ... and this much in the dark."""
     black_sigma: NDArray[np.float64]
     """(3,); what a usual black level error is in each colour."""
+
+
+def measure(
+    frame: RawFrame,
+    ratio: float,
+    gains: NDArray[np.floating],
+    xyz_to_camera: NDArray[np.floating],
+    noise: tuple[float, float] | None = None,
+) -> Measurement:
+    """Describe what a frame measured of the picture that a network makes of it.
+
+    Parameters
+    ----------
+    frame : RawFrame
+    ratio, gains
+        As `prepare` got them.
+    xyz_to_camera : (3, 3)
+        Colour matrix of the camera that the network's picture is in.
+    noise : (gain, variance), optional
+        As `estimate_noise` returns them, DN per electron and DN^2; estimated by default.
+    """
+    gain, variance = noise or _estimated_noise(frame)
+    period = len(CANONICAL[frame.kind])
+    colors = np.roll(CANONICAL[frame.kind], [-shift for shift in frame.phase], axis=(0, 1))
+    span = frame.white - frame.black
+    scale = (ratio * np.asarray(gains, np.float64)[colors] / span).astype(np.float32)
+    assert scale.shape == (period, period)
+    of_color = np.array([scale[colors == color].mean() for color in range(3)], np.float64)
+    whole = ratio * np.asarray(gains, np.float64)
+    return Measurement(
+        mosaic=frame.mosaic,
+        kind=frame.kind,
+        colors=colors,
+        black=frame.black,
+        scale=scale,
+        to_camera=camera_from_srgb(xyz_to_camera),
+        slope=gain * of_color,
+        constant=variance * of_color**2,
+        black_sigma=BLACK_SIGMA * whole,
+    )
+
+
+def _estimated_noise(frame: RawFrame) -> tuple[float, float]:
+    """Estimate a frame's noise from some strips of it."""
+    period = len(CANONICAL[frame.kind])
+    strips = []
+    height, width = (side // period * period for side in frame.mosaic.shape)
+    rows = min(_STRIP_ROWS, height)
+    for start in np.unique(np.linspace(0, height - rows, _STRIPS).astype(int) // period * period):
+        strips.append(frame.mosaic[start : start + rows, :width])
+    joined = np.concatenate(strips)
+    aligned, _ = align(joined, frame.phase, frame.kind)
+    planes = pack(aligned, frame.kind, np.float32)
+    planes -= plane_values(frame.black, frame.kind, frame.phase)[:, None, None]
+    return estimate_noise(planes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +169,9 @@ class Shares:
 def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> None:
     """Add to a picture what the sensor knows better; in its place.
 
+    Works in bands of rows, in threads. Beside the picture it holds some 30 bytes a photosite of a
+    Bayer mosaic, less for X-Trans.
+
     Parameters
     ----------
     picture : (3, H, W) float32
@@ -113,55 +179,82 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
     measured : Measurement
     shares : Shares
     """
-    linear = bt709_decode(np.clip(picture, 0, 1))
-    residual = Residual(linear, measured)
+    residual = Residual(picture, measured)
     correction = residual.correction(shares)
-    linear += _enlarged(correction, linear.shape[1:], PACK_FACTOR[measured.kind])
-    fine = residual.finest(shares)
-    if fine is not None:
-        linear += fine
-    picture[:] = bt709_encode(linear)
+    finest = residual.finest_shares(shares)
+    shape, scale = picture.shape[1:], PACK_FACTOR[measured.kind]
+    # A band's neighbours are read before they are changed: the finest band looks beyond its own.
+    borders = residual.borders() if finest is not None else {}
+
+    def change(rows: slice) -> None:
+        linear = _decoded(picture[:, rows])
+        added = _enlarged(correction, shape, scale, rows)
+        if finest is not None:
+            band = residual.finest_band(rows, linear, borders)
+            added += _weighted(band, *_enlarged(finest, shape, scale, rows))
+        picture[:, rows] = bt709_encode(np.maximum(linear + added, 0))
+
+    for _ in in_threads(change, residual.rows()):
+        pass
+
+
+def _decoded(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    return bt709_decode(np.clip(picture, 0, 1))
 
 
 # ---------------------------------------------------------------- the bands of the residual
 
 
 class Residual:
-    """The residual of a picture against a measurement, as a pyramid.
+    """What was measured less what a picture predicts, as a pyramid.
 
     Parameters
     ----------
-    linear : (3, H, W) float32
-        The picture in linear sRGB.
+    picture : (3, H, W) float32
+        BT.709-encoded.
     measured : Measurement
     """
 
-    def __init__(self, linear: NDArray[np.float32], measured: Measurement) -> None:
+    def __init__(self, picture: NDArray[np.float32], measured: Measurement) -> None:
         self.measured = measured
-        self._linear = linear
+        self._picture = picture
         self._to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
-        self._sites, self._valid = _site_residual(linear, measured)
-        sums, counts, bright = _cells(self._sites, self._valid, linear, measured)
+        scale = PACK_FACTOR[measured.kind]
+        shape = tuple(-(-side // scale) for side in measured.mosaic.shape)
+        sums, counts = np.zeros((2, 3, *shape), np.float32)
+        bright = np.empty(shape, np.float32)
+
+        def count(rows: slice) -> None:
+            linear = _decoded(picture[:, rows])
+            cells = slice(rows.start // scale, -(-rows.stop // scale))
+            parts = _cells(*_site_residual(linear, measured, rows), linear, measured)
+            sums[:, cells], counts[:, cells], bright[cells] = parts
+
+        for _ in in_threads(count, self.rows()):
+            pass
         self._offset = _black_offset(sums, counts, bright, measured)
         sums -= counts * self._offset[:, None, None]
-        self.noise = [np.empty(0)]
-        self._slopes = [np.empty(0)]
-        means, brightness = [], bright
         levels = [(sums, counts)]
-        for _ in range(LEVELS - 2):
-            levels.append((_halved(levels[-1][0]), _halved(levels[-1][1])))
         self._brightness = [bright]
         for _ in range(LEVELS - 2):
-            brightness = _halved_mean(self._brightness[-1])
-            self._brightness.append(brightness)
-        coarser: NDArray[np.float32] | None = None
-        for total, count in reversed(levels):
-            mean = total / np.maximum(count, 1)
-            fill = np.zeros_like(mean) if coarser is None else _doubled(coarser, mean.shape[1:])
-            coarser = np.where(count > 0, mean, fill)
-            means.append(coarser)
+            levels.append((_halved(levels[-1][0]), _halved(levels[-1][1])))
+            self._brightness.append(_halved_mean(self._brightness[-1]))
         #: Camera RGB residual of each level of cells, finest first.
-        self.means: list[NDArray[np.float32]] = means[::-1]
+        self.means: list[NDArray[np.float32]] = []
+        while levels:  # coarsest first; what is done with is given back
+            total, number = levels.pop()
+            mean = np.divide(total, number, out=total, where=number > 0)
+            if self.means:
+                mean = np.where(number > 0, mean, _doubled(self.means[0], mean.shape[1:]))
+            self.means.insert(0, mean)
+
+    def rows(self) -> Iterator[slice]:
+        """Cut the frame into bands of whole cells of the filter array."""
+        height, width = self.measured.mosaic.shape
+        period = len(self.measured.colors)
+        step = max(_BAND_PIXELS // width // period, 1) * period
+        for start in range(0, height, step):
+            yield slice(start, min(start + step, height))
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
         """Yield level, band (3, h, w) in linear sRGB and its (h, w) brightness, coarsest first."""
@@ -181,32 +274,51 @@ class Residual:
         assert total is not None
         return total
 
-    def finest(self, shares: Shares) -> NDArray[np.float32] | None:
-        """Return the share of what single photosites say beside their cell; None for nothing.
+    def finest_shares(self, shares: Shares) -> NDArray[np.float32] | None:
+        """Look up the shares of what single photosites say: (2, h, w); None for nothing."""
+        found = np.stack(self._shares_at(0, self._brightness[0], shares))
+        return found if found.max() >= _SMALLEST_SHARE else None
 
-        Returns
-        -------
-        (3, H, W) linear sRGB or None
+    def borders(self) -> dict[int, NDArray[np.float32]]:
+        """Copy the picture's rows around each border between bands, by the border's row."""
+        period = len(self.measured.colors)
+        return {
+            rows.stop: self._picture[:, max(rows.stop - period, 0) : rows.stop + period].copy()
+            for rows in self.rows()
+        }
+
+    def finest_band(
+        self,
+        rows: slice,
+        linear: NDArray[np.float32],
+        borders: dict[int, NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
+        """Interpolate what photosites say beside their packed pixel: (3, rows, W), linear sRGB.
+
+        Parameters
+        ----------
+        rows : slice
+            One of `rows`.
+        linear : (3, rows, W)
+            The picture there.
+        borders : dict
+            From `borders`.
         """
-        share_y, share_c = self._shares_at(0, self._brightness[0], shares)
-        if max(share_y.max(), share_c.max()) < _SMALLEST_SHARE:
-            return None
-        band = self.finest_band()
-        scale = PACK_FACTOR[self.measured.kind]
-        both = np.stack([share_y, share_c])
-        share_y, share_c = _enlarged(both, band.shape[1:], scale)
-        return _weighted(band, share_y, share_c)
-
-    def finest_band(self) -> NDArray[np.float32]:
-        """Interpolate the photosites' residual, beside that of their cells: (3, H, W) linear sRGB."""
-        shape = self._sites.shape
-        scale = PACK_FACTOR[self.measured.kind]
-        colors = _interpolated(self._sites, self._valid, self.measured)
+        period = len(self.measured.colors)
+        height, width = self.measured.mosaic.shape
+        first, last = max(rows.start - period, 0), min(rows.stop + period, height)
+        pieces = [linear]
+        if first < rows.start:
+            pieces.insert(0, _decoded(borders[rows.start][:, :period]))
+        if last > rows.stop:
+            pieces.append(_decoded(borders[rows.stop][:, -(last - rows.stop) :]))
+        around = np.concatenate(pieces, axis=1)
+        sites, valid = _site_residual(around, self.measured, slice(first, last))
+        colors = _interpolated(sites, valid, self.measured)
+        colors = colors[:, rows.start - first : rows.stop - first]
         colors -= self._offset[:, None, None]
-        coarse = _enlarged(self.means[0], shape, scale)
-        known = np.isfinite(colors)
-        band = np.where(known, colors - coarse, 0)
-        return _through(self._to_srgb, band)
+        coarse = _enlarged(self.means[0], (height, width), PACK_FACTOR[self.measured.kind], rows)
+        return _through(self._to_srgb, np.where(np.isfinite(colors), colors - coarse, 0))
 
     def places(
         self, brightness: NDArray[np.float32]
@@ -245,7 +357,7 @@ def slope_of_decode(brightness: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(slope, 1 / 4.5)
 
 
-def _place(knots: NDArray[np.float64], values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _place(knots: NDArray[np.float64], values: NDArray[np.floating]) -> NDArray[np.float32]:
     """Find where values lie between knots that are evenly spaced in logarithm, as an index."""
     first, step = np.log(knots[0]), np.log(knots[1] / knots[0])
     place = (np.log(np.maximum(values, 1e-9)) - first) / step
@@ -299,27 +411,25 @@ def _packed_noise(measured: Measurement) -> tuple[tuple[float, float], tuple[flo
 # ---------------------------------------------------------------- from photosites to cells
 
 
-def _color_cell(measured: Measurement) -> NDArray[np.uint8]:
-    """Colours of the period from the first photosite on."""
-    dy, dx = measured.phase
-    return np.roll(CANONICAL[measured.kind], (-dy, -dx), axis=(0, 1))
-
-
 def _site_residual(
-    linear: NDArray[np.float32], measured: Measurement
+    linear: NDArray[np.float32], measured: Measurement, rows: slice
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Measured less predicted at each photosite, and where neither may be clipped."""
-    cell = _color_cell(measured)
-    period = len(cell)
+    """Measured less predicted at each photosite of some rows, and where neither may be clipped.
+
+    What may be clipped is told by the picture, not by the photosite: noise would choose.
+    """
+    period = len(measured.colors)
     to_camera = measured.to_camera.astype(np.float32)
-    residual = np.empty_like(measured.sites)
-    valid = np.empty(measured.sites.shape, np.bool_)
+    mosaic = measured.mosaic[rows]
+    residual = np.empty(mosaic.shape, np.float32)
+    valid = np.empty(mosaic.shape, np.bool_)
     for dy in range(period):
         for dx in range(period):
             place = (slice(dy, None, period), slice(dx, None, period))
             seen = linear[(slice(None), *place)]
-            predicted = np.tensordot(to_camera[cell[dy, dx]], seen, axes=1)
-            residual[place] = measured.sites[place] - predicted
+            predicted = np.tensordot(to_camera[measured.colors[dy, dx]], seen, axes=1)
+            site = (mosaic[place] - measured.black[dy, dx]) * measured.scale[dy, dx]
+            residual[place] = site - predicted
             valid[place] = (predicted < _BRIGHTEST) & (seen.max(axis=0) < _BRIGHTEST)
     return residual, valid
 
@@ -339,7 +449,7 @@ def _cells(
         Mean luminance of the picture.
     """
     scale = PACK_FACTOR[measured.kind]
-    cell = _color_cell(measured)
+    cell = measured.colors
     period = len(cell)
     height, width = residual.shape
     shape = -(-height // scale), -(-width // scale)
@@ -392,7 +502,7 @@ def _interpolated(
     residual: NDArray[np.float32], valid: NDArray[np.bool_], measured: Measurement
 ) -> NDArray[np.float32]:
     """Interpolate each colour's residual between its valid photosites; NaN where none is near."""
-    cell = _color_cell(measured)
+    cell = measured.colors
     period = len(cell)
     height, width = residual.shape
     kernel = _KERNELS[measured.kind]
@@ -408,65 +518,71 @@ def _interpolated(
 
 
 _KERNELS: dict[CfaKind, NDArray[np.float32]] = {
-    "bayer": np.array([1, 2, 1], np.float32) / 4,
-    "xtrans": np.array([1, 4, 6, 4, 1], np.float32) / 16,
+    "bayer": np.array([0.25, 0.5, 0.25], np.float32),
+    "xtrans": np.array([0.0625, 0.25, 0.375, 0.25, 0.0625], np.float32),
 }
 
 
 def _blurred(plane: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """Separable convolution; nothing lies beyond the border."""
     reach = len(kernel) // 2
-    for axis in (0, 1):
-        pad = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
-        padded = np.pad(plane, pad)
-        length = plane.shape[axis]
-        plane = sum(
-            weight * padded[(slice(None),) * axis + (slice(i, i + length),)]
-            for i, weight in enumerate(kernel)
-        )  # type: ignore[assignment]
+    height, width = plane.shape
+    padded = np.pad(plane, ((reach, reach), (0, 0)))
+    plane = np.zeros_like(plane)
+    for step, weight in enumerate(kernel):
+        plane += weight * padded[step : step + height]
+    padded = np.pad(plane, ((0, 0), (reach, reach)))
+    plane = np.zeros_like(plane)
+    for step, weight in enumerate(kernel):
+        plane += weight * padded[:, step : step + width]
     return plane
 
 
 # ---------------------------------------------------------------- pyramids
 
 
-def _halved(field: NDArray[np.float32]) -> NDArray[np.float32]:
+def _halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum 2x2 blocks of the last two axes; an odd last row or column stays alone."""
-    height, width = field.shape[-2:]
-    pad = [(0, 0)] * (field.ndim - 2) + [(0, height % 2), (0, width % 2)]
-    padded = np.pad(field, pad)
+    height, width = cells.shape[-2:]
+    pad = [(0, 0)] * (cells.ndim - 2) + [(0, height % 2), (0, width % 2)]
+    padded = np.pad(cells, pad)
     rows = padded[..., ::2, :] + padded[..., 1::2, :]
     total: NDArray[np.float32] = rows[..., ::2] + rows[..., 1::2]
     return total
 
 
-def _halved_mean(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    return _halved(field) / _halved(np.ones_like(field))
+def _halved_mean(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _halved(cells) / _halved(np.ones_like(cells))
 
 
-def _doubled(field: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _doubled(cells: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Interpolate (..., h, w) bilinearly to (..., H, W) of about twice the size."""
-    return _enlarged(field, shape, 2)
+    return _enlarged(cells, shape, 2)
 
 
 def _enlarged(
-    field: NDArray[np.float32], shape: tuple[int, ...], factor: int
+    cells: NDArray[np.float32], shape: tuple[int, ...], factor: int, rows: slice | None = None
 ) -> NDArray[np.float32]:
-    """Interpolate (..., h, w) bilinearly to (..., H, W), `factor` pixels for each cell's side."""
-    for axis, length in ((-2, shape[0]), (-1, shape[1])):
-        cells = field.shape[axis]
-        at = (np.arange(length) + 0.5) / factor - 0.5
+    """Interpolate (..., h, w) bilinearly to (..., H, W), or to some rows of that.
+
+    A cell is `factor` pixels a side; beyond the centres of the outermost ones they go on evenly.
+    """
+    spans = (range(shape[0])[rows] if rows else range(shape[0])), range(shape[1])
+    for axis, span in zip((-2, -1), spans, strict=True):
+        at = (np.array(span) + 0.5) / factor - 0.5
         low = np.floor(at).astype(int)
         share = (at - low).astype(np.float32)
-        first, second = (np.clip(low + step, 0, cells - 1) for step in (0, 1))
+        last = cells.shape[axis] - 1
+        first, second = (np.clip(low + step, 0, last) for step in (0, 1))
         if axis == -2:
             share = share[:, None]
-        field = np.take(field, first, axis) * (1 - share) + np.take(field, second, axis) * share
-    return field
+        lower = np.take(cells, first, axis)
+        cells = lower + (np.take(cells, second, axis) - lower) * share
+    return cells
 
 
-def _through(matrix: NDArray[np.float32], field: NDArray[np.float32]) -> NDArray[np.float32]:
-    changed: NDArray[np.float32] = np.tensordot(matrix, field, axes=1).astype(np.float32)
+def _through(matrix: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    changed: NDArray[np.float32] = np.tensordot(matrix, values, axes=1).astype(np.float32)
     return changed
 
 
@@ -489,16 +605,13 @@ class ShareCounter:
         self, picture: NDArray[np.float32], truth: NDArray[np.float32], measured: Measurement
     ) -> None:
         """Count a scene; both pictures (3, H, W), BT.709-encoded."""
-        linear = bt709_decode(np.clip(picture, 0, 1))
-        residual = Residual(linear, measured)
+        residual = Residual(picture, measured)
+        linear = _decoded(picture)
         wanted = bt709_decode(truth) - linear
         scale = PACK_FACTOR[measured.kind]
         height, width = (side // scale for side in wanted.shape[1:])
-        packed = (
-            wanted[:, : height * scale, : width * scale]
-            .reshape(3, height, scale, width, scale)
-            .mean(axis=(2, 4))
-        )
+        whole = wanted[:, : height * scale, : width * scale]
+        packed = whole.reshape(3, height, scale, width, scale).mean(axis=(2, 4))
         means = [packed]
         for _ in range(LEVELS - 2):
             means.append(_halved_mean(means[-1]))
@@ -508,10 +621,12 @@ class ShareCounter:
                 true = true - _doubled(means[level], true.shape[1:])
             rows, cols = true.shape[1:]
             self._count(level, band[:, :rows, :cols], true, brightness[:rows, :cols], residual)
-        fine = residual.finest_band()
-        true = wanted - _enlarged(packed, wanted.shape[1:], scale)
-        bright = _enlarged(residual._brightness[0], wanted.shape[1:], scale)
-        self._count(0, fine, true, bright, residual)
+        borders = residual.borders()
+        for rows in residual.rows():
+            fine = residual.finest_band(rows, linear[:, rows], borders)
+            true = wanted[:, rows] - _enlarged(packed, wanted.shape[1:], scale, rows)
+            bright = _enlarged(residual._brightness[0], wanted.shape[1:], scale, rows)
+            self._count(0, fine, true, bright, residual)
 
     def _count(
         self,
@@ -525,9 +640,9 @@ class ShareCounter:
         for kind, (noise, black) in enumerate(residual.places(brightness)):
             group = np.rint(noise).astype(int) * len(BLACK_KNOTS) + np.rint(black).astype(int)
             parts = []
-            for field in (band, true):
-                luminance = np.tensordot(_LUMINANCE, field, axes=1)
-                parts.append(luminance[None] if kind == 0 else field - luminance)
+            for values in (band, true):
+                luminance = np.tensordot(_LUMINANCE, values, axes=1)
+                parts.append(luminance[None] if kind == 0 else values - luminance)
             measured, truth = parts
             for table, product in ((self._both, truth * measured), (self._own, measured**2)):
                 summed = (product.sum(axis=0) * weight).ravel()
@@ -538,7 +653,7 @@ class ShareCounter:
     def shares(self) -> Shares:
         """Return what was learned: each knot from the scenes around it, the nearest most."""
         both, own = self._both, self._own
-        knots = np.stack(np.indices(_TABLE[1:]), axis=-1).reshape(-1, 2).astype(float)
+        knots = np.indices(_TABLE[1:]).reshape(2, -1).T.astype(float)
         distance = np.square(knots[:, None] - knots[None]).sum(axis=-1)
         # Wide tails, so that a knot that no scene came near gets the nearest ones' share.
         nearness = np.exp(-distance / (2 * _SMOOTHING**2)) + 1e-6 / (1 + distance**3)
