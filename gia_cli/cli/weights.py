@@ -82,6 +82,58 @@ def weights_export(
     terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {out / row['file']}")
 
 
+@weights_app.command("calibrate")
+def weights_calibrate(
+    weights: Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")],
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the calibrated weights.", show_default=False)
+    ],
+    photos: Annotated[
+        list[Path],
+        typer.Option(
+            "--photos",
+            metavar="FOLDER",
+            help="Photographs to simulate scenes of; may be repeated.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
+    ] = Path("weights"),
+    scenes: Annotated[
+        int | None,
+        typer.Option("--scenes", metavar="N", help="Default: 150.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the scenes.", show_default=False)
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Where decoded photographs are kept (default: as gia train).",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace weights of that name.")
+    ] = False,
+) -> None:
+    """Learn how far to trust the sensor beside the network, for weights that follow the balance."""
+    from gia_cli.cli.console import Terminal
+    from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
+
+    options = given(scenes=scenes, seed=seed, cache=cache)
+    config = CalibrateConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
+    terminal = Terminal()
+    with terminal:
+        row = calibrate(config, terminal)
+    path = out / row["file"]
+    terminal.line(str(path))
+    terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {path}")
+
+
 @weights_app.command("quantize")
 def weights_quantize(
     weights: Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,20 @@ PLAIN_NIGHTS = NightOptions(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedScene:
+    """A short exposure as the sensor recorded it, and the picture that should come of it."""
+
+    frame: RawFrame
+    ratio: float
+    gains: NDArray[np.float32] | None
+    """(3,) float32; white balance that the network is given; None for one that infers it."""
+    target: NDArray[np.float32] = field(repr=False)
+    """(3, H, W) float32 in [0, 1], BT.709-encoded."""
+    facts: NDArray[np.float32] = field(repr=False)
+    """(FACTS,) float32; see `night_facts`."""
+
+
 class PhotoNights:
     """Photographs, held open on disk, and the nights that can be made of them.
 
@@ -176,6 +190,13 @@ class PhotoNights:
         DataError
             No photograph is that large.
         """
+        return [self._pair(scene) for scene in self.scenes(rng, count=count, side=side)]
+
+    def scenes(self, rng: np.random.Generator, *, count: int, side: int) -> list[RecordedScene]:
+        """Draw as `pairs` does, but return what the sensor recorded.
+
+        Parameters and errors as for `pairs`.
+        """
         size = side * PACK_FACTOR[self.camera.kind]
         fitting = np.flatnonzero(self._shortest >= size)
         if not len(fitting):
@@ -184,7 +205,7 @@ class PhotoNights:
             )
         odds = self._odds[fitting] / self._odds[fitting].sum()
         photo = self.photos.array(self.keys[int(rng.choice(fitting, p=odds))], "linear")
-        return self.night(
+        return self.record(
             photo,
             rng,
             [(draw_corner(photo.shape, size, rng), draw_turn(rng)) for _ in range(count)],
@@ -199,18 +220,33 @@ class PhotoNights:
         *,
         side: int,
     ) -> list[Pair]:
+        """Photograph some places of a scene; see `record`."""
+        return [self._pair(scene) for scene in self.record(photo, rng, places, side=side)]
+
+    def _pair(self, scene: RecordedScene) -> Pair:
+        packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
+        return Pair(packed.planes, scene.target, scene.facts)
+
+    def record(
+        self,
+        photo: NDArray[np.float16],
+        rng: np.random.Generator,
+        places: list[tuple[tuple[int, int], Turn]],
+        *,
+        side: int,
+    ) -> list[RecordedScene]:
         """Photograph some places of a scene in one night: the same light, ratio, ISO and gain."""
-        scene = draw_scene(self.camera_name, rng)
+        drawn = draw_scene(self.camera_name, rng)
         options = self.options
-        ratio = scene.ratio
+        ratio = drawn.ratio
         if rng.random() < options.free_ratio_share:
             ratio = float(np.exp(rng.uniform(np.log(options.lowest_ratio), np.log(300))))
-        iso = scene.iso
+        iso = drawn.iso
         if options.free_iso_share and rng.random() < options.free_iso_share:
             iso = int(rng.choice(iso_settings(self.camera_name)))
         gain = np.float32(2 ** rng.uniform(*options.gain_stops))
         blown = np.float32(2 ** rng.uniform(0, options.highlight_stops))
-        red, blue = self._draw_light(scene.wb, rng)
+        red, blue = self._draw_light(drawn.wb, rng)
         style = Style.draw(options.saturation_sigma, options.contrast_sigma, rng)
         noise = self.camera.noise(iso, rng)
         light = np.array([red, 1, blue])
@@ -224,17 +260,18 @@ class PhotoNights:
             facts = night_facts(noise, amplification, None)
             rebalance = _matrix(self.camera, gains / light)
         size = side * PACK_FACTOR[self.camera.kind]
-        pairs = []
+        recorded = []
         for (top, left), turn in places:
             linear = turn.apply(photo[top : top + size, left : left + size]).astype(np.float32)
             linear = gain * style.apply(_unclipped(linear, blown))
             mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
             dn = expose(mosaic, self.camera, ratio=ratio, iso=iso, rng=rng, noise=noise)
-            planes = prepare(as_if_read(dn, self.camera), ratio, gains, self._floor).planes
             shown = linear if rebalance is None else linear @ rebalance
             target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
-            pairs.append(Pair(planes, np.ascontiguousarray(target), facts))
-        return pairs
+            frame = as_if_read(dn, self.camera)
+            scene = RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), facts)
+            recorded.append(scene)
+        return recorded
 
     def _draw_light(self, usual: WhiteBalance, rng: np.random.Generator) -> tuple[float, float]:
         """Draw the gains of red and blue: around a scene's own or between those and daylight's."""

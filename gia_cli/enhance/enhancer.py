@@ -22,6 +22,7 @@ from gia_cli._version import __version__
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera
+from gia_cli.imaging.fusion import fuse, measure
 from gia_cli.imaging.writer import BAND_PIXELS, bands, develop, write_image
 from gia_cli.inference.engine import (
     Engine,
@@ -56,6 +57,8 @@ class Prepared:
 
     frame: RawFrame
     mosaic: PackedMosaic
+    gains: NDArray[np.float32] | None
+    """Factors for R, G and B that the planes were multiplied by; see `camera_gains`."""
     choice: RatioChoice
     weights: WeightsInfo
     seconds: dict[str, float]
@@ -321,7 +324,7 @@ class Enhancer:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
             with _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, choice, weights, seconds)
+            yield Prepared(photo, mosaic, gains, choice, weights, seconds)
             seconds = {}
 
     def compute(
@@ -352,6 +355,10 @@ class Enhancer:
                     raise
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
                 picture = infer(engine, prepared.mosaic, options, progress)
+        with _timed(seconds, "fusion"):
+            fuse_measured(
+                picture, prepared.frame, prepared.choice.ratio, prepared.gains, prepared.weights
+            )
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
             with _timed(seconds, "colour"):
@@ -491,6 +498,32 @@ def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] |
         return None
     gains = neutral_gains(own, np.asarray(training))
     return None if np.abs(gains - 1).max() < _SAME_NEUTRAL else gains
+
+
+def fuse_measured(
+    picture: NDArray[np.float32],
+    frame: RawFrame,
+    ratio: float,
+    gains: NDArray[np.float32] | None,
+    weights: WeightsInfo,
+) -> None:
+    """Fuse a network's picture with what the sensor measured; in its place.
+
+    Nothing happens for weights that come without shares, or that infer the light: without gains a
+    measurement has no colours to compare.
+
+    Parameters
+    ----------
+    picture : (3, H, W) float32
+        BT.709-encoded.
+    frame, ratio, gains
+        As `prepare` got them.
+    weights : WeightsInfo
+    """
+    xyz_to_camera = CAMERA_MATRICES.get(weights.camera or "")
+    if weights.fusion is None or gains is None or xyz_to_camera is None:
+        return
+    fuse(picture, measure(frame, ratio, gains, np.array(xyz_to_camera)), weights.fusion)
 
 
 def camera_colors(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float64] | None:

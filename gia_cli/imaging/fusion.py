@@ -145,9 +145,11 @@ class Shares:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
+        tables = {"luminance": self.luminance, "chroma": self.chroma}
+        # A line of whole per cents for each level: a manifest is also read by people.
         return {
-            name: np.round(table, 3).tolist()
-            for name, table in (("luminance", self.luminance), ("chroma", self.chroma))
+            name: [" ".join(f"{100 * share:.0f}" for share in level.ravel()) for level in table]
+            for name, table in tables.items()
         }
 
     @classmethod
@@ -159,10 +161,13 @@ class Shares:
         ValueError
             Another shape, or numbers that are no shares.
         """
-        tables = [np.asarray(values[name], np.float32) for name in ("luminance", "chroma")]
-        for table in tables:
-            if table.shape != _TABLE or not ((table >= 0) & (table <= 1)).all():
-                raise ValueError("not a table of shares")
+        tables = []
+        for name in ("luminance", "chroma"):
+            levels = [[float(share) / 100 for share in level.split()] for level in values[name]]
+            table = np.array(levels, np.float32).reshape(_TABLE)
+            if not ((table >= 0) & (table <= 1)).all():
+                raise ValueError("shares lie between 0 and 100 %")
+            tables.append(table)
         return cls(*tables)
 
 

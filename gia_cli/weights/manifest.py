@@ -25,6 +25,7 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import NetConfig, WhiteBalanceMode, build
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
 
@@ -71,6 +72,8 @@ class WeightsInfo:
     licence: str | None
     training: dict[str, Any]
     """Data, recipe and what else is known of the training."""
+    fusion: Shares | None = None
+    """How much of each band of the measured residual is added to the picture; None: nothing."""
     quantised_from: Original | None = None
     """Of int8 weights, which only OpenVINO runs; None for all others."""
 
@@ -109,6 +112,7 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
         raise WeightsMismatchError(
             f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
         )
+    fusion = row.get("fusion")
     return WeightsInfo(
         name=row["name"],
         path=folder / row["file"],
@@ -121,6 +125,7 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
         size=row["bytes"],
         licence=row.get("licence"),
         training=row.get("training", {}),
+        fusion=None if fusion is None else Shares.from_json(fusion),
         quantised_from=None if original is None else Original(**original),
     )
 
@@ -616,6 +621,7 @@ def save_quantised(
         "neutral_wb": original.neutral_wb,
         "licence": original.licence,
         "training": original.training,
+        **({} if original.fusion is None else {"fusion": original.fusion.to_json()}),
         "quantised_from": {"name": original.name, "sha256": _digest(original)},
         **metadata,
     }
