@@ -22,7 +22,7 @@ from gia_cli._version import __version__
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera
-from gia_cli.imaging.fusion import fuse, measure
+from gia_cli.imaging.fusion import fuse, measure, whiten
 from gia_cli.imaging.writer import BAND_PIXELS, bands, develop, write_image
 from gia_cli.inference.engine import (
     Engine,
@@ -359,6 +359,8 @@ class Enhancer:
             fuse_measured(
                 picture, prepared.frame, prepared.choice.ratio, prepared.gains, prepared.weights
             )
+            if weights.config.white_balance == "as-shot":
+                whiten(picture, prepared.frame)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
             with _timed(seconds, "colour"):

@@ -48,8 +48,10 @@ _DARKEST = 1e-3
 # of the A7S II's over its ISO settings (Feng et al. 2022).
 BLACK_SIGMA = 1e-4
 _SMOOTHING = 0.7  # knots; over which the shares are pooled
-# Error of a network's picture that is common to all dark places, in code values (measured).
+# Error of a network's picture that is common to all places, in code values, beside one that grows
+# with the light (measured).
 _COMMON_ERROR = 0.012
+_CAST_SIGMA = 0.1
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
 _BAND_PIXELS = 1 << 17  # worked on at once
 _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is estimated from
@@ -201,6 +203,32 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
 
     for _ in in_threads(change, residual.rows()):
         pass
+
+
+def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
+    """Make white what saturated the sensor, whatever the white balance; in its place.
+
+    Nothing is known there but that it was bright. Only places are changed where all photosites of a
+    packed pixel are at the white level: there a RAW converter shows white too.
+
+    Parameters
+    ----------
+    picture : (3, H, W) float32
+        BT.709-encoded.
+    frame : RawFrame
+    """
+    period, scale = len(frame.white), PACK_FACTOR[frame.kind]
+    if frame.mosaic.max() < frame.white.min():
+        return
+    saturated = np.empty(frame.mosaic.shape, np.bool_)
+    for dy in range(period):
+        for dx in range(period):
+            place = (slice(dy, None, period), slice(dx, None, period))
+            saturated[place] = frame.mosaic[place] >= frame.white[dy, dx]
+    height, width = (side // scale * scale for side in saturated.shape)
+    cells = saturated[:height, :width].reshape(height // scale, scale, width // scale, scale)
+    whole = cells.all(axis=(1, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
+    np.maximum(picture[:, :height, :width], whole, out=picture[:, :height, :width])
 
 
 def _decoded(picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -482,25 +510,37 @@ def _black_offset(
     brightness: NDArray[np.float32],
     measured: Measurement,
 ) -> NDArray[np.float32]:
-    """Estimate the black level's error, (3,) in camera RGB, from the dark places' residual.
+    """Estimate the black level's error, (3,) in camera RGB, from the residual over the frame.
 
-    The black level is off by one number in DN, which the picture's errors are not: those grow with
-    the light. So the dark places tell it best. It is held back as far as the picture's own errors
-    there might be what is seen (the mean of a normal posterior around no error).
+    The black level is off by one number in DN, the same in light and dark; what else is wrong with
+    a picture, such as its light, grows with the brightness. So a line is laid through the residual
+    over brightness, one slope for each colour and one intercept for all, by what is usual of both
+    (the mean of a normal posterior). Dark places weigh most: a picture errs by so many code values,
+    which are least linear light there.
     """
     weight = 1 / slope_of_decode(brightness) ** 2
-    seen = (counts > 0) * weight
-    total = seen.sum(axis=(1, 2), dtype=np.float64)
-    means = (sums / np.maximum(counts, 1) * seen).sum(axis=(1, 2), dtype=np.float64)
     unit = measured.black_sigma
-    found, trust = 0.0, 0.0
+    normal, right = np.diag([1.0, *[_CAST_SIGMA**-2] * 3]), np.zeros(4)
     for color in range(3):
-        if total[color] <= 0 or unit[color] <= 0:
+        seen = np.where(counts[color] > 0, weight, 0)
+        places = np.count_nonzero(seen)
+        if not places:
             continue
-        error = _COMMON_ERROR**2 * (counts[color] > 0).sum() / total[color]
-        found += means[color] / total[color] * unit[color] / error
-        trust += unit[color] ** 2 / error
-    return (unit * found / (1 + trust)).astype(np.float32)
+        seen = seen / (_COMMON_ERROR**2 * places)
+        residual = sums[color] / np.maximum(counts[color], 1)
+        # Moments of (1, brightness) and the residual: sums over millions of places, in float64.
+        of_one, of_light, of_square, of_rest, of_both = (
+            float((seen * values).sum(dtype=np.float64))
+            for values in (1, brightness, brightness**2, residual, residual * brightness)
+        )
+        u, k = unit[color], color + 1
+        normal[0, 0] += u * u * of_one
+        normal[0, k] = normal[k, 0] = u * of_light
+        normal[k, k] += of_square
+        right[0] += u * of_rest
+        right[k] += of_both
+    error = np.linalg.solve(normal, right)[0]
+    return (unit * error).astype(np.float32)
 
 
 def _interpolated(

@@ -1,0 +1,222 @@
+"""Fusion: the measurement mends what it knows, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gia_cli.data.synthetic import as_if_read
+from gia_cli.imaging import fusion
+from gia_cli.imaging.color import bt709_decode, bt709_encode
+from gia_cli.imaging.fusion import (
+    BLACK_KNOTS,
+    LEVELS,
+    NOISE_KNOTS,
+    Measurement,
+    Residual,
+    ShareCounter,
+    Shares,
+    fuse,
+    measure,
+    whiten,
+)
+from gia_cli.raw.cfa import CANONICAL
+from gia_cli.raw.reader import RawFrame
+from gia_cli.simulation.photo import CAMERAS, CameraName, mosaic_from_linear
+
+CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
+cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
+GAINS = np.array([2.0, 1.0, 2.4], np.float32)
+RATIO = 20.0
+NOISE = (1e-3, 1e-3)
+
+
+def shares(value: float, first: int = 0) -> Shares:
+    table = np.zeros((LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS)), np.float32)
+    table[first:] = value
+    return Shares(table, table.copy())
+
+
+def smooth_scene(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Linear sRGB, (H, W, 3), that changes slowly and is nowhere near white."""
+    rows, cols = np.mgrid[: shape[0], : shape[1]] / 96
+    waves = [np.sin(rng.uniform(1, 3) * rows + rng.uniform(1, 3) * cols) for _ in range(3)]
+    return (0.25 + 0.1 * np.stack(waves, axis=2)).astype(np.float32)
+
+
+def record(linear: NDArray[np.float32], camera: CameraName, *, black_error: float = 0) -> RawFrame:
+    """The frame that a sensor without noise records; DN are whole numbers, as they are in files."""
+    of = CAMERAS[camera]
+    mosaic = mosaic_from_linear(linear, of, (2.0, 1.0, float(GAINS[2])))
+    dn = np.rint(mosaic * (of.white - of.black) / RATIO + of.black + black_error)
+    return as_if_read(np.clip(dn, 0, of.white).astype(np.uint16), of)
+
+
+def measured(frame: RawFrame, camera: CameraName) -> Measurement:
+    return measure(frame, RATIO, GAINS, np.array(CAMERAS[camera].matrix), NOISE)
+
+
+def encoded(linear: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(bt709_encode(linear).transpose(2, 0, 1))
+
+
+@cameras
+@pytest.mark.parametrize("size", [(180, 252), (187, 259)])
+def test_a_wrong_picture_becomes_the_measured_one(
+    camera: CameraName, size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    linear = smooth_scene(rng, size)
+    wrong = encoded((linear * (0.8, 1.1, 0.9)).astype(np.float32))
+    before = np.abs(wrong - encoded(linear)).mean()
+    fuse(wrong, measured(record(linear, camera), camera), shares(1))
+    off = np.abs(wrong - encoded(linear))
+    assert off.max() < 0.02 and off.mean() < 0.15 * before
+
+
+@cameras
+def test_without_shares_nothing_changes(camera: CameraName, rng: np.random.Generator) -> None:
+    linear = smooth_scene(rng, (96, 144))
+    picture = encoded((linear * 0.7).astype(np.float32))
+    before = picture.copy()
+    fuse(picture, measured(record(linear, camera), camera), shares(0))
+    np.testing.assert_allclose(picture, before, atol=2e-6)
+
+
+@cameras
+def test_the_phase_of_the_filter_array_is_heeded(
+    camera: CameraName, rng: np.random.Generator
+) -> None:
+    linear = smooth_scene(rng, (192, 240))
+    frame = record(linear, camera)
+    cut = replace(frame, mosaic=frame.mosaic[1:, 2:], phase=(1, 2))
+    picture = encoded((linear[1:, 2:] * (0.8, 1.1, 0.9)).astype(np.float32))
+    fuse(picture, measured(cut, camera), shares(1))
+    np.testing.assert_allclose(picture, encoded(linear[1:, 2:]), atol=0.02)
+
+
+@cameras
+def test_bands_of_rows_leave_no_trace(
+    camera: CameraName, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = smooth_scene(rng, (150, 120))
+    what = measured(record(linear, camera), camera)
+    pictures = []
+    for pixels in (1 << 30, 12 * 120):
+        monkeypatch.setattr(fusion, "_BAND_PIXELS", pixels)
+        rng = np.random.default_rng(1)
+        picture = encoded((linear * rng.uniform(0.9, 1.1, (150, 120, 1))).astype(np.float32))
+        fuse(picture, what, shares(0.7))
+        pictures.append(picture)
+    np.testing.assert_allclose(*pictures, atol=1e-6)
+
+
+@cameras
+def test_coarse_shares_leave_detail_alone(camera: CameraName, rng: np.random.Generator) -> None:
+    linear = smooth_scene(rng, (192, 192))
+    detail = rng.normal(0, 0.02, (192, 192, 1)).astype(np.float32)
+    picture = encoded(linear * (1 + detail))
+    before = bt709_decode(picture)
+    fuse(picture, measured(record(linear, camera), camera), shares(1, first=6))
+    change = bt709_decode(picture) - before
+    assert np.abs(np.diff(change, axis=1)).max() < 0.1 * np.abs(np.diff(before, axis=1)).max()
+
+
+@cameras
+def test_the_black_level_error_is_found_in_dark_places(
+    camera: CameraName, rng: np.random.Generator
+) -> None:
+    linear = smooth_scene(rng, (192, 240)) ** 3
+    error = 2.0
+    what = measured(record(linear, camera, black_error=error), camera)
+    residual = Residual(encoded(linear), what)
+    of = CAMERAS[camera]
+    expected = error * RATIO * GAINS / (of.white - of.black)
+    np.testing.assert_allclose(residual._offset, expected, rtol=0.35)
+    # And the picture, which was right, stays right.
+    picture = encoded(linear)
+    fuse(picture, what, shares(1))
+    off = np.abs(bt709_decode(picture) - linear.transpose(2, 0, 1)).mean()
+    assert off < 0.4 * expected.mean()
+
+
+def test_a_bright_scene_is_no_black_level_error(rng: np.random.Generator) -> None:
+    """A picture that is 10 % too bright everywhere is not told that black is off by as much."""
+    linear = smooth_scene(rng, (192, 240))
+    residual = Residual(
+        encoded((1.1 * linear).astype(np.float32)),
+        measured(record(linear, "ILCE-7SM2"), "ILCE-7SM2"),
+    )
+    assert np.abs(residual._offset).max() < 0.1 * 0.1 * linear.mean()
+
+
+@cameras
+def test_what_may_be_clipped_does_not_count(camera: CameraName, rng: np.random.Generator) -> None:
+    linear = smooth_scene(rng, (192, 192))
+    lamp = linear.copy()
+    lamp[60:132, 60:132] = 3  # the sensor has room for it, the picture has not
+    picture = encoded(np.minimum(lamp, 1))
+    before = picture.copy()
+    fuse(picture, measured(record(lamp, camera), camera), shares(1))
+    np.testing.assert_allclose(picture[:, 72:120, 72:120], before[:, 72:120, 72:120], atol=0.02)
+    np.testing.assert_allclose(picture[:, :40], before[:, :40], atol=0.02)
+
+
+def test_shares_follow_the_errors(rng: np.random.Generator) -> None:
+    """A picture without errors gets nothing; a wrong one gets what a clean measurement says."""
+    linear = smooth_scene(rng, (512, 512))
+    frame = record(linear, "ILCE-7SM2")
+    noisy = replace(
+        frame,
+        mosaic=np.rint(frame.mosaic + rng.normal(0, 30, frame.mosaic.shape)).astype(np.uint16),
+    )
+    truth = encoded(linear)
+    right, wrong = ShareCounter(), ShareCounter()
+    matrix = np.array(CAMERAS["ILCE-7SM2"].matrix)
+    right.add(truth, truth, measure(noisy, RATIO, GAINS, matrix))
+    for seed in range(3):
+        cast = np.random.default_rng(seed).uniform(0.7, 1.3, 3)
+        off = encoded((linear * cast).astype(np.float32))
+        wrong.add(off, truth, measure(frame, RATIO, GAINS, matrix, NOISE))
+    assert right.shares().chroma[1:7].max() < 0.1
+    assert wrong.shares().chroma[-1].min() > 0.9
+
+
+def test_shares_are_kept_in_words_that_people_can_read() -> None:
+    table = np.random.default_rng(0).uniform(0, 1, (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS)))
+    kept = Shares(table.astype(np.float32), (table / 2).astype(np.float32))
+    again = Shares.from_json(kept.to_json())
+    np.testing.assert_allclose(again.luminance, kept.luminance, atol=0.006)
+    np.testing.assert_allclose(again.chroma, kept.chroma, atol=0.006)
+
+
+@pytest.mark.parametrize("spoilt", ["101", "-1", "nan", "x", "1 2"])
+def test_a_spoilt_table_is_refused(spoilt: str) -> None:
+    values = shares(0.5).to_json()
+    first, *rest = values["chroma"]
+    values["chroma"] = [spoilt + first[first.index(" ") :], *rest]
+    with pytest.raises(ValueError):
+        Shares.from_json(values)
+
+
+@cameras
+def test_what_saturated_the_sensor_is_white(camera: CameraName, rng: np.random.Generator) -> None:
+    of = CAMERAS[camera]
+    frame = record(smooth_scene(rng, (60, 72)), camera)
+    mosaic = frame.mosaic.copy()
+    mosaic[12:24, 18:42] = of.white
+    mosaic[40, 40] = of.white  # a single hot photosite is no lamp
+    picture = np.full((3, 60, 72), 0.5, np.float32)
+    whiten(picture, replace(frame, mosaic=mosaic))
+    assert (picture[:, 12:24, 18:42] == 1).all()
+    assert picture.sum() == 0.5 * picture.size + 0.5 * 3 * 12 * 24
+
+
+def test_cells_know_their_colors() -> None:
+    for camera in CAMERA_NAMES:
+        frame = record(np.full((24, 24, 3), 0.2, np.float32), camera)
+        shifted = replace(frame, phase=(1, 1))
+        canonical = CANONICAL[frame.kind]
+        assert measured(shifted, camera).colors[0, 0] == canonical[1, 1]
