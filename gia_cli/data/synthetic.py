@@ -203,7 +203,9 @@ class PhotoNights:
             raise DataError(
                 f"No photograph is {size} pixels high and wide, as crops of {side} packed px need."
             )
-        odds = self._odds[fitting] / self._odds[fitting].sum()
+        odds = None  # all alike, which is drawn otherwise
+        if self.options.source_power != 1:
+            odds = self._odds[fitting] / self._odds[fitting].sum()
         photo = self.photos.array(self.keys[int(rng.choice(fitting, p=odds))], "linear")
         return self.record(
             photo,
@@ -245,7 +247,9 @@ class PhotoNights:
         if options.free_iso_share and rng.random() < options.free_iso_share:
             iso = int(rng.choice(iso_settings(self.camera_name)))
         gain = np.float32(2 ** rng.uniform(*options.gain_stops))
-        blown = np.float32(2 ** rng.uniform(0, options.highlight_stops))
+        blown = np.float32(1)
+        if options.highlight_stops:
+            blown = np.float32(2 ** rng.uniform(0, options.highlight_stops))
         red, blue = self._draw_light(drawn.wb, rng)
         style = Style.draw(options.saturation_sigma, options.contrast_sigma, rng)
         noise = self.camera.noise(iso, rng)

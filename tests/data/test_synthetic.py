@@ -15,13 +15,14 @@ from gia_cli.data import synthetic
 from gia_cli.data.augment import TURNS, GivenBalance, Pair, Turn
 from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import PLAIN_NIGHTS as PLAIN
-from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, split_photos
+from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
-from gia_cli.imaging.color import bt709_encode, srgb_decode
+from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw
 from gia_cli.raw.writer import write_arw, write_raf
+from gia_cli.simulation.noise import iso_settings
 from gia_cli.simulation.photo import CAMERAS, CameraName, daylight_gains, draw_scene, median_gains
 
 #: What three plain nights of the seeds 0 to 2 tell, on which weights have been validated so far.
@@ -150,25 +151,119 @@ def test_the_facts_are_those_of_the_night(
         assert pair.facts[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
 
 
-def test_a_light_that_is_given_rightly_is_no_news_and_a_wrong_one_is(photos: ArrayCache) -> None:
-    options = replace(PLAIN, wb_sigma=0.2)
+def test_of_a_light_that_is_given_nothing_is_asked(photos: ArrayCache) -> None:
+    source = PhotoNights(photos, photos.keys, "ILCE-7SM2", PLAIN, GivenBalance())
+    plain = nights(photos, "ILCE-7SM2", PLAIN)
+    for seed in range(3):
+        facts = source.pairs(np.random.default_rng(seed), count=1, side=8)[0].facts
+        assert np.isnan(facts[1:3]).all()
+        expected = plain.pairs(np.random.default_rng(seed), count=1, side=8)[0].facts
+        assert facts[[0, 3]] == pytest.approx(expected[[0, 3]])
 
-    def facts(balance: GivenBalance) -> NDArray[np.float32]:
-        source = PhotoNights(photos, photos.keys, "ILCE-7SM2", options, balance)
-        made = [source.pairs(np.random.default_rng(i), count=1, side=8)[0] for i in range(6)]
-        return np.array([pair.facts[1:3] for pair in made])
 
-    assert facts(GivenBalance(wrong_share=0)) == pytest.approx(0.5, abs=1e-6)
+class Doubled(GivenBalance):
+    """Gains of red and blue that are another light's, always the same ones."""
 
-    class TooRed(GivenBalance):
-        def draw(
-            self, as_shot: NDArray[np.floating], rng: np.random.Generator
-        ) -> NDArray[np.float32]:
-            return (as_shot * (1.2, 1, 1)).astype(np.float32)
+    def draw(self, light: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
+        return (light * (1.5, 1, 0.8)).astype(np.float32)
 
-    told = facts(TooRed())
-    assert told[:, 0] == pytest.approx(0.5 - 1.5 * np.log(1.2), abs=1e-5)
-    assert told[:, 1] == pytest.approx(0.5, abs=1e-6)
+
+@cameras
+def test_the_target_is_what_a_converter_makes_with_the_gains(
+    photos: ArrayCache, camera: CameraName
+) -> None:
+    right = PhotoNights(photos, photos.keys, camera, PLAIN, GivenBalance(changed_share=0))
+    other = PhotoNights(photos, photos.keys, camera, PLAIN, Doubled())
+    to_camera = camera_from_srgb(np.array(CAMERAS[camera].matrix))
+    for seed in range(3):
+        shown, turned = (
+            source.pairs(np.random.default_rng(seed), count=1, side=8)[0].target
+            for source in (right, other)
+        )
+        in_camera = np.tensordot(to_camera, bt709_decode(shown), axes=1)
+        in_camera *= np.array([1.5, 1, 0.8])[:, None, None]
+        expected = np.clip(np.tensordot(np.linalg.inv(to_camera), in_camera, axes=1), 0, 1)
+        np.testing.assert_allclose(bt709_decode(turned), expected, atol=2e-4)
+
+
+@cameras
+def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraName) -> None:
+    (tmp_path / "lamp").mkdir()
+    iio.imwrite(tmp_path / "lamp" / "lamp.png", np.full((96, 96, 3), 255, np.uint8))
+    photos = open_photos([tmp_path / "lamp"], tmp_path / "cache")
+    source = PhotoNights(photos, photos.keys, camera, PLAIN, Doubled())
+    place = [((0, 0), TURNS[0])]
+    dim = source.night(
+        photos.array(photos.keys[0], "linear"), np.random.default_rng(0), place, side=8
+    )
+    assert dim[0].target[2].max() < 0.95  # as white paint would be
+    source = PhotoNights(
+        photos, photos.keys, camera, replace(PLAIN, highlight_stops=3), Doubled(), None
+    )
+    whitest = max(
+        float(source.pairs(np.random.default_rng(seed), count=1, side=8)[0].target.min())
+        for seed in range(8)
+    )
+    assert whitest > 0.999
+
+
+def test_what_lies_below_black_is_kept_if_so_asked(photos: ArrayCache) -> None:
+    clipped, kept = (
+        PhotoNights(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=floor).pairs(
+            np.random.default_rng(2), count=1, side=24
+        )[0]
+        for floor in (0, None)
+    )
+    assert clipped.planes.min() == 0 and kept.planes.min() < 0
+    assert np.array_equal(np.maximum(kept.planes, 0), clipped.planes)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> ArrayCache:
+    """Nine photographs of one source, one of another, two of a third."""
+    folder = tmp_path_factory.mktemp("sources")
+    folders = [write_photos(folder / name, n) for name, n in (("many", 9), ("one", 1), ("two", 2))]
+    return open_photos(folders, folder / "cache")
+
+
+def test_whole_sources_are_kept_for_validation(sources: ArrayCache) -> None:
+    training, validation = split_photos(sources, ["one", "two"])
+    assert {source_of(key) for key in training} == {"many"} and len(training) == 9
+    assert {source_of(key) for key in validation} == {"one", "two"} and len(validation) == 3
+    own = PhotoNights(sources, validation, "ILCE-7SM2", PLAIN).by_source()
+    assert {name: len(nights) for name, nights in own.items()} == {"one": 1, "two": 2}
+
+
+@pytest.mark.parametrize("kept", [["none"], ["many", "one", "two"]])
+def test_an_impossible_split_by_source_is_refused(sources: ArrayCache, kept: list[str]) -> None:
+    with pytest.raises(DataError, match=r"folder named none|All photographs"):
+        split_photos(sources, kept)
+
+
+@pytest.mark.parametrize(
+    ("power", "share"), [(1.0, 9 / 12), (0.5, 3 / (3 + 1 + 2**0.5)), (0, 1 / 3)]
+)
+def test_sources_are_drawn_by_their_size_to_a_power(
+    sources: ArrayCache, monkeypatch: pytest.MonkeyPatch, power: float, share: float
+) -> None:
+    drawn: list[str] = []
+    array = sources.array
+    monkeypatch.setattr(
+        sources, "array", lambda key, name: (drawn.append(source_of(key)), array(key, name))[1]
+    )
+    options = replace(PLAIN, source_power=power)
+    source = PhotoNights(sources, sources.keys, "ILCE-7SM2", options)
+    for seed in range(400):
+        source.pairs(np.random.default_rng(seed), count=1, side=1)
+    assert drawn.count("many") / 400 == pytest.approx(share, abs=0.07)
+
+
+def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch, "expose")
+    source = nights(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))
+    for seed in range(300):
+        source.pairs(np.random.default_rng(seed), count=1, side=1)
+    assert {kwargs["iso"] for _, kwargs in spy.calls} == set(iso_settings("ILCE-7SM2"))
 
 
 def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
@@ -416,7 +511,7 @@ def test_balanced_planes_make_a_grey_scene_grey(tmp_path: Path, camera: CameraNa
     photos = open_photos([tmp_path / "grey"], tmp_path / "cache")
     options = replace(PLAIN, wb_sigma=0.3)
     means = []
-    for balance in (GivenBalance(wrong_share=0), None):
+    for balance in (GivenBalance(changed_share=0), None):
         source = PhotoNights(photos, photos.keys, camera, options, balance)
         pairs = [source.pairs(np.random.default_rng(i), count=1, side=32)[0] for i in range(6)]
         colors = np.array(PLANE_COLORS[CAMERAS[camera].kind])
