@@ -225,8 +225,9 @@ def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
         for dx in range(period):
             place = (slice(dy, None, period), slice(dx, None, period))
             saturated[place] = frame.mosaic[place] >= frame.white[dy, dx]
-    height, width = (side // scale * scale for side in saturated.shape)
-    cells = saturated[:height, :width].reshape(height // scale, scale, width // scale, scale)
+    rows, cols = (side // scale for side in saturated.shape)
+    height, width = rows * scale, cols * scale
+    cells = saturated[:height, :width].reshape(rows, scale, cols, scale)
     whole = cells.all(axis=(1, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
     np.maximum(picture[:, :height, :width], whole, out=picture[:, :height, :width])
 
@@ -539,8 +540,8 @@ def _black_offset(
         normal[k, k] += of_square
         right[0] += u * of_rest
         right[k] += of_both
-    error = np.linalg.solve(normal, right)[0]
-    return (unit * error).astype(np.float32)
+    offset: NDArray[np.float32] = (unit * np.linalg.solve(normal, right)[0]).astype(np.float32)
+    return offset
 
 
 def _interpolated(
