@@ -225,7 +225,7 @@ def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
         for dx in range(period):
             place = (slice(dy, None, period), slice(dx, None, period))
             saturated[place] = frame.mosaic[place] >= frame.white[dy, dx]
-    rows, cols = (side // scale for side in saturated.shape)
+    rows, cols = saturated.shape[0] // scale, saturated.shape[1] // scale
     height, width = rows * scale, cols * scale
     cells = saturated[:height, :width].reshape(rows, scale, cols, scale)
     whole = cells.all(axis=(1, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
