@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from gia_cli.enhance.batch import FileResult, Product
 
 
+def _complete_white_balance(incomplete: str) -> list[str]:
+    from gia_cli.enhance.white_balance import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
+
+
 @app.command()
 def enhance(
     inputs: Annotated[
@@ -97,12 +103,15 @@ def enhance(
     max_ratio: MaxRatio = None,
     weights: Weights = None,
     white_balance: Annotated[
-        Literal["as-shot", "learned"] | None,
+        str | None,
         typer.Option(
             "--white-balance",
-            help="Weights that are given the photo's white balance, or that infer the light "
-            "(default: the first that fit, see gia weights list).",
+            metavar="NAME|KELVIN|R,G,B",
+            help="as-shot, daylight, cloudy, shade, tungsten, fluorescent, flash; a temperature: "
+            "3200K, with tint 3200K,5; or gains: 2.1,1,1.5. learned: the network infers the light "
+            "(default: what the first weights that fit take, see gia weights list).",
             show_default=False,
+            autocompletion=_complete_white_balance,
         ),
     ] = None,
     device: Device = "auto",
@@ -238,6 +247,7 @@ def _file_report(result: FileResult) -> dict[str, Any]:
             for choice in result.choices
         ],
         "weights": result.weights,
+        "white_balance": result.white_balance,
         "seconds": round(result.seconds, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in result.stages.items()},
         "error": error_report(error),
