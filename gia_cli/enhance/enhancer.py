@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
+from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
@@ -37,8 +39,11 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
 from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.raw.turns import Turn, turn_frame
 from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
 from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights, shipped_quantised
+
+Quality = Literal["normal", "best"]
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
@@ -58,10 +63,19 @@ class Prepared:
     mosaic: PackedMosaic
     choice: RatioChoice
     weights: WeightsInfo
+    gains: NDArray[np.float32] | None
+    """(3,) float32; factors for R, G and B that `mosaic` has, as `camera_gains` found them."""
     white_balance: str
     """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
     seconds: dict[str, float]
     """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+
+    def packed(self, turn: Turn) -> PackedMosaic:
+        """Pack the photo, turned: everything else is as in `mosaic`."""
+        if turn == Turn():
+            return self.mosaic
+        turned = turn_frame(self.frame, turn)
+        return prepare(turned, self.choice.ratio, self.gains, self.weights.config.input_floor)
 
     @property
     def reading_bytes(self) -> int:
@@ -85,6 +99,7 @@ class Computed:
     weights: WeightsInfo
     white_balance: str
     """As in `Prepared`."""
+    quality: Quality
     seconds: dict[str, float]
 
     def develop(self) -> Enhanced:
@@ -92,7 +107,15 @@ class Computed:
         seconds = dict(self.seconds)
         with _timed(seconds, "colour"):
             image = develop(self.picture, self.frame.flip)
-        return Enhanced(image, self.frame, self.choice, self.weights, self.white_balance, seconds)
+        return Enhanced(
+            image,
+            self.frame,
+            self.choice,
+            self.weights,
+            self.white_balance,
+            self.quality,
+            seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +130,7 @@ class Enhanced:
     weights: WeightsInfo
     white_balance: str
     """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
+    quality: Quality
     seconds: dict[str, float]
     """Wall-clock time of each stage."""
 
@@ -118,6 +142,7 @@ class Enhanced:
             f"gia {__version__}; weights {self.weights.name} ({digest}); "
             f"ratio {self.choice.ratio:.4g} ({self.choice.rule}); "
             f"white balance {self.white_balance}"
+            + ("; quality best" if self.quality == "best" else "")
         )
 
     def save(self, path: str | Path) -> None:
@@ -162,6 +187,8 @@ class Enhancer:
     prefer_int8 : bool
         Run the int8 weights that ship beside the chosen ones, if these ship too, where that can be;
         not for a runtime of another precision than fp32.
+    quality : "normal" or "best"
+        One picture, or the mean of eight; see `from_weights`.
     """
 
     def __init__(
@@ -173,7 +200,11 @@ class Enhancer:
         engine: EngineName = "auto",
         *,
         prefer_int8: bool = False,
+        quality: Quality = "normal",
     ) -> None:
+        if quality not in get_args(Quality):
+            raise UsageError(f"The quality is normal or best, not '{quality}'.")
+        self.quality = quality
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -205,6 +236,7 @@ class Enhancer:
         max_memory: int | str | None = None,
         white_balance: str | Sequence[float] | WhiteBalance | None = None,
         engine: EngineName = "auto",
+        quality: Quality = "normal",
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -230,6 +262,9 @@ class Enhancer:
             default the first weights of the manifest, as shot if they are given the balance.
         engine : "auto", "torch" or "openvino"
             What computes: by default OpenVINO on a CPU where it can, else torch.
+        quality : "normal" or "best"
+            best: the mean of eight pictures, of the mosaic turned and mirrored, which takes 8 times
+            the time; see `infer_turned`.
 
         Raises
         ------
@@ -240,7 +275,9 @@ class Enhancer:
         runtime = choose_runtime(device, precision, engine)
         # Whoever asks for tiles wants the whole frame's picture: int8's rounding depends on them.
         prefer = precision == "auto" and tile is None
-        return cls(weights, runtime, options, white_balance, engine, prefer_int8=prefer)
+        return cls(
+            weights, runtime, options, white_balance, engine, prefer_int8=prefer, quality=quality
+        )
 
     def enhance(
         self,
@@ -336,7 +373,7 @@ class Enhancer:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
             with _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, choice, weights, words, seconds)
+            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
             seconds = {}
 
     def compute(
@@ -361,12 +398,12 @@ class Enhancer:
         options = replace(self.options, reserved=reserved)
         with _timed(seconds, "network"):
             try:
-                picture = infer(engine, prepared.mosaic, options, progress)
+                picture = self._infer(engine, prepared, options, progress)
             except RuntimeError as error:  # OpenVINO has no narrower ones
                 if weights is prepared.weights:
                     raise
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
-                picture = infer(engine, prepared.mosaic, options, progress)
+                picture = self._infer(engine, prepared, options, progress)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
             with _timed(seconds, "colour"):
@@ -377,8 +414,17 @@ class Enhancer:
             prepared.choice,
             weights,
             prepared.white_balance,
+            self.quality,
             seconds,
         )
+
+    def _infer(
+        self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
+    ) -> NDArray[np.float32]:
+        if self.quality == "normal":
+            return infer(engine, prepared.mosaic, options, progress)
+        height, width = prepared.frame.mosaic.shape
+        return infer_turned(engine, prepared.packed, (height, width), options, progress)
 
     def weights_for(self, kind: CfaKind) -> WeightsInfo:
         """Say which weights enhance the photos of a kind, without opening them.

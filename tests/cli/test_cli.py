@@ -228,6 +228,19 @@ def test_the_white_balance_is_reported(make_arw: MakePhoto, tmp_path: Path) -> N
     assert "white balance 3200 K, tint +5" in comment
 
 
+def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Path) -> None:
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    common = ["enhance", make_arw(), "--weights", tmp_path / "own.safetensors", "--device", "cpu"]
+    for quality in ("normal", "best"):
+        out = tmp_path / f"{quality}.tif"
+        assert gia(*common, "--quality", quality, "-o", out).exit_code == 0
+    normal, best = (tifffile.imread(tmp_path / f"{name}.tif") for name in ("normal", "best"))
+    assert best.shape == normal.shape
+    assert not np.array_equal(best, normal)
+    assert gia(*common, "--quality", "superb").exit_code == 2
+    assert "8 times the time" in " ".join(gia("enhance", "--help").stdout.split())
+
+
 def test_every_white_balance_is_in_the_help() -> None:
     words = gia("enhance", "--help").stdout
     assert all(name in words for name in NAMES)
