@@ -148,6 +148,16 @@ class ExposureError(GiaError):
     hint = "Give the amplification yourself with --ratio N."
 
 
+# ---------------------------------------------------------------- white balance
+
+
+class WhiteBalanceError(GiaError):
+    """The white balance asked for cannot be worked out for this camera."""
+
+    exit_code = 31
+    hint = "Give the gains themselves with --white-balance R,G,B, or take as-shot."
+
+
 # ---------------------------------------------------------------- weights
 
 

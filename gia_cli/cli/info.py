@@ -24,6 +24,7 @@ def info(
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.enhance.exposure import choose_ratios, describe_shot
+    from gia_cli.enhance.white_balance import photo_light
     from gia_cli.errors import WeightsError
     from gia_cli.raw.reader import read_raw
 
@@ -37,6 +38,7 @@ def info(
             raise
         chosen = f"none: {error.message}"
     height, width = frame.mosaic.shape
+    light = photo_light(frame.as_shot_wb, frame)
     facts: dict[str, Any] = {
         "file": str(photo),
         "camera": shot.camera,
@@ -50,6 +52,8 @@ def info(
         "black_level": sorted({float(level) for level in frame.black.flat}),
         "white_level": sorted({float(level) for level in frame.white.flat}),
         "as_shot_white_balance": [round(float(gain), 4) for gain in frame.as_shot_wb],
+        "as_shot_temperature_k": None if light is None else round(light.kelvin),
+        "as_shot_tint": None if light is None else round(light.tint, 1),
         "daylight_white_balance": None
         if frame.daylight_wb is None
         else [round(float(gain), 4) for gain in frame.daylight_wb],

@@ -1,8 +1,7 @@
 """Random crops, flips and transposes that keep the phase of the colour filter array.
 
-A flipped mosaic starts in another phase, and a network knows one. So a crop is taken a period
-larger, turned, and cut to where the canonical phase begins: geometry stays true, unlike with
-flipped planes, whose colours would sit on the wrong side of their cell.
+A turned mosaic starts in another phase (`turn_frame`), and a network knows one. So a crop is taken
+a period larger, turned, and cut to where the canonical phase begins.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 
 from gia_cli.data.facts import unknown_facts
 from gia_cli.imaging.color import XYZ_FROM_SRGB
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, find_phase
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
+from gia_cli.raw.turns import TURNS, Turn, turn_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,6 @@ class Pair:
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
     facts: NDArray[np.float32] = field(default_factory=unknown_facts, repr=False)
     """(FACTS,) float32: what the vector should tell of the photo; see `night_facts`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One of the eight ways to lay a square: flips first, then the transpose."""
-
-    flip_rows: bool = False
-    flip_cols: bool = False
-    transpose: bool = False
-
-    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Turn the first two axes; a view."""
-        array = array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_cols else 1]
-        return array.swapaxes(0, 1) if self.transpose else array
-
-
-#: All eight.
-TURNS = [Turn(bool(i & 1), bool(i & 2), bool(i & 4)) for i in range(8)]
 
 
 def draw_turn(rng: np.random.Generator) -> Turn:
@@ -143,30 +125,27 @@ def crop(
     if size % period:
         raise ValueError(f"{side} packed px are no whole number of periods")
     rows, cols = (slice(start, start + size + period) for start in (top, left))
-    mosaic = turn.apply(frame.mosaic[rows, cols])
-    if mosaic.shape != (size + period, size + period):
+    square = _cut(frame, rows, cols)
+    if square.mosaic.shape != (size + period, size + period):
         raise ValueError("the crop does not lie within the frame")
-    at = np.ix_(*((np.arange(start, start + 2 * period)) % period for start in (top, left)))
-    colors = turn.apply(_cell(frame)[at])
-    phase = find_phase(colors, kind)
-    assert phase is not None  # a turned Bayer or X-Trans array is one again
-    y, x = (-shift % period for shift in phase)
+    turned = turn_frame(square, turn)
+    y, x = (-shift % period for shift in turned.phase)
     inner = (slice(y, y + size), slice(x, x + size))
-    levels = [
-        turn.apply(level[at])[y : y + period, x : x + period]
-        for level in (frame.black, frame.white)
-    ]
-    turned = replace(
-        frame, mosaic=mosaic[inner], phase=(0, 0), black=levels[0], white=levels[1], flip=0
-    )
-    return turned, turn.apply(target[rows, cols])[inner]
+    return _cut(turned, *inner), turn.apply(target[rows, cols])[inner]
 
 
-def _cell(frame: RawFrame) -> NDArray[np.uint8]:
-    """Colours of the frame's own cell, from its first photosite on."""
-    canonical = CANONICAL[frame.kind]
+def _cut(frame: RawFrame, rows: slice, cols: slice) -> RawFrame:
+    """Cut a mosaic, with the phase and the levels of its new first photosite."""
+    y, x = rows.start, cols.start
     dy, dx = frame.phase
-    return np.roll(canonical, (-dy, -dx), axis=(0, 1))
+    period = len(frame.black)
+    return replace(
+        frame,
+        mosaic=frame.mosaic[rows, cols],
+        phase=((dy + y) % period, (dx + x) % period),
+        black=np.roll(frame.black, (-y, -x), axis=(0, 1)),
+        white=np.roll(frame.white, (-y, -x), axis=(0, 1)),
+    )
 
 
 def draw_corner(shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int]:

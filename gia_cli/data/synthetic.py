@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.data.augment import GivenBalance, Pair, Style, Turn, draw_corner, draw_turn
+from gia_cli.data.augment import GivenBalance, Pair, Style, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
@@ -27,6 +27,7 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
+from gia_cli.raw.turns import Turn
 from gia_cli.simulation.noise import iso_settings
 from gia_cli.simulation.photo import (
     CAMERAS,

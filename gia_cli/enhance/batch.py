@@ -88,6 +88,8 @@ class FileResult:
     outputs: list[Path] = field(default_factory=list)
     choices: list[RatioChoice] = field(default_factory=list)
     weights: str | None = None
+    white_balance: str | None = None
+    """In words, such as "3200 K, tint +5"."""
     seconds: float = 0.0
     """From the photo's turn at the network until its last file is written."""
     stages: dict[str, float] = field(default_factory=dict)
@@ -394,6 +396,7 @@ def _compute(
             computed = enhancer.compute(prepared, progress=progress)
         result.choices.append(computed.choice)
         result.weights = computed.weights.name
+        result.white_balance = computed.white_balance
     return computed
 
 

@@ -10,16 +10,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
+from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
+from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera
 from gia_cli.imaging.fusion import fuse, measure, whiten
@@ -33,13 +36,15 @@ from gia_cli.inference.engine import (
     require_openvino,
 )
 from gia_cli.inference.run import InferOptions, infer
-from gia_cli.nets import WhiteBalanceMode
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
 from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.raw.turns import Turn, turn_frame
 from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
 from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights, shipped_quantised
+
+Quality = Literal["normal", "best"]
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005
@@ -57,12 +62,21 @@ class Prepared:
 
     frame: RawFrame
     mosaic: PackedMosaic
-    gains: NDArray[np.float32] | None
-    """Factors for R, G and B that the planes were multiplied by; see `camera_gains`."""
     choice: RatioChoice
     weights: WeightsInfo
+    gains: NDArray[np.float32] | None
+    """(3,) float32; factors for R, G and B that `mosaic` has, as `camera_gains` found them."""
+    white_balance: str
+    """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
     seconds: dict[str, float]
     """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+
+    def packed(self, turn: Turn) -> PackedMosaic:
+        """Pack the photo, turned: everything else is as in `mosaic`."""
+        if turn == Turn():
+            return self.mosaic
+        turned = turn_frame(self.frame, turn)
+        return prepare(turned, self.choice.ratio, self.gains, self.weights.config.input_floor)
 
     @property
     def reading_bytes(self) -> int:
@@ -84,6 +98,9 @@ class Computed:
     frame: RawFrame
     choice: RatioChoice
     weights: WeightsInfo
+    white_balance: str
+    """As in `Prepared`."""
+    quality: Quality
     seconds: dict[str, float]
 
     def develop(self) -> Enhanced:
@@ -91,7 +108,15 @@ class Computed:
         seconds = dict(self.seconds)
         with _timed(seconds, "colour"):
             image = develop(self.picture, self.frame.flip)
-        return Enhanced(image, self.frame, self.choice, self.weights, seconds)
+        return Enhanced(
+            image,
+            self.frame,
+            self.choice,
+            self.weights,
+            self.white_balance,
+            self.quality,
+            seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +129,9 @@ class Enhanced:
     choice: RatioChoice
     """The amplification ratio and the rule that chose it."""
     weights: WeightsInfo
+    white_balance: str
+    """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
+    quality: Quality
     seconds: dict[str, float]
     """Wall-clock time of each stage."""
 
@@ -113,7 +141,9 @@ class Enhanced:
         digest = (self.weights.sha256 or "unverified")[:12]
         return (
             f"gia {__version__}; weights {self.weights.name} ({digest}); "
-            f"ratio {self.choice.ratio:.4g} ({self.choice.rule})"
+            f"ratio {self.choice.ratio:.4g} ({self.choice.rule}); "
+            f"white balance {self.white_balance}"
+            + ("; quality best" if self.quality == "best" else "")
         )
 
     def save(self, path: str | Path) -> None:
@@ -151,13 +181,15 @@ class Enhancer:
         Device and precision.
     options : InferOptions
         Tiles and memory.
-    white_balance : "learned" or "as-shot", optional
-        What the network is told of the light; see `find_weights`.
+    white_balance : str, three floats or WhiteBalance, optional
+        What to make neutral; see `from_weights`.
     engine : "auto", "torch" or "openvino"
         What computes; see `open_engine`.
     prefer_int8 : bool
         Run the int8 weights that ship beside the chosen ones, if these ship too, where that can be;
         not for a runtime of another precision than fp32.
+    quality : "normal" or "best"
+        One picture, or the mean of eight; see `from_weights`.
     """
 
     def __init__(
@@ -165,21 +197,27 @@ class Enhancer:
         weights: str | Path | None,
         runtime: Runtime,
         options: InferOptions,
-        white_balance: WhiteBalanceMode | None = None,
+        white_balance: str | Sequence[float] | WhiteBalance | None = None,
         engine: EngineName = "auto",
         *,
         prefer_int8: bool = False,
+        quality: Quality = "normal",
     ) -> None:
+        if quality not in get_args(Quality):
+            raise UsageError(f"The quality is normal or best, not '{quality}'.")
+        self.quality = quality
         self.runtime = runtime
         self.options = options
         self.engine = engine
         self._weights = weights
-        self._white_balance = white_balance
+        # A wrong word should fail before the first photo is read,
+        self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
+        self._mode = None if self._white_balance is None else self._white_balance.mode
         self._prefers_int8 = prefer_int8 and runtime.dtype == "float32" and engine != "torch"
         self._found: dict[CfaKind, WeightsInfo] = {}
         self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
-        # A wrong name should fail before the first photo is read, and so should an engine.
-        info = None if weights is None else find_weights(weights, white_balance=white_balance)
+        # and so should a wrong name, and an engine.
+        info = None if weights is None else find_weights(weights, white_balance=self._mode)
         config = None if info is None else info.config
         if engine == "openvino":
             require_openvino(runtime, config)
@@ -197,8 +235,9 @@ class Enhancer:
         precision: Precision = "auto",
         tile: int | None = None,
         max_memory: int | str | None = None,
-        white_balance: WhiteBalanceMode | None = None,
+        white_balance: str | Sequence[float] | WhiteBalance | None = None,
         engine: EngineName = "auto",
+        quality: Quality = "normal",
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -216,11 +255,17 @@ class Enhancer:
             Tile side in photosites; by default the whole frame if memory allows.
         max_memory : int (bytes) or str ("1500MB"), optional
             Most memory that the process should hold.
-        white_balance : "learned" or "as-shot", optional
-            Choose among the shipped weights those that infer the light, or those that are given the
-            photo's white balance; by default the first of the manifest.
+        white_balance : str or three floats, optional
+            "as-shot" (what the camera chose), "daylight", "cloudy", "shade", "tungsten",
+            "fluorescent", "flash", a temperature in kelvin ("3200K"), with a tint ("3200K,5"), or
+            gains for red, green and blue ("2.1,1,1.5" or a tuple). These take weights that are
+            given the white balance; "learned" takes those that infer the light themselves. By
+            default the first weights of the manifest, as shot if they are given the balance.
         engine : "auto", "torch" or "openvino"
             What computes: by default OpenVINO on a CPU where it can, else torch.
+        quality : "normal" or "best"
+            best: the mean of eight pictures, of the mosaic turned and mirrored, which takes 8 times
+            the time; see `infer_turned`.
 
         Raises
         ------
@@ -231,7 +276,9 @@ class Enhancer:
         runtime = choose_runtime(device, precision, engine)
         # Whoever asks for tiles wants the whole frame's picture: int8's rounding depends on them.
         prefer = precision == "auto" and tile is None
-        return cls(weights, runtime, options, white_balance, engine, prefer_int8=prefer)
+        return cls(
+            weights, runtime, options, white_balance, engine, prefer_int8=prefer, quality=quality
+        )
 
     def enhance(
         self,
@@ -259,7 +306,8 @@ class Enhancer:
 
         Raises
         ------
-        RawError, ExposureError, WeightsError, DeviceError, OutOfMemoryError, UsageError
+        RawError, ExposureError, WhiteBalanceError, WeightsError, DeviceError, OutOfMemoryError,
+        UsageError
         """
         if ratio is not None and exposure is not None:
             raise UsageError("Give a ratio or an exposure request, not both.", hint="")
@@ -309,7 +357,7 @@ class Enhancer:
 
         Raises
         ------
-        RawError, ExposureError, WeightsNotFoundError, NoWeightsForCfaError
+        RawError, ExposureError, WhiteBalanceError, WeightsNotFoundError, NoWeightsForCfaError
         """
         seconds: dict[str, float] = {}
         if not isinstance(photo, RawFrame):
@@ -318,13 +366,15 @@ class Enhancer:
         with _timed(seconds, "exposure"):
             weights = self._chosen_for(photo.kind)
             choices = choose_ratios(photo, request)
-            gains = _camera_gains(photo, weights, progress)
+            balance = self._white_balance or WhiteBalance(weights.config.white_balance)
+            gains = _camera_gains(photo, weights, balance, progress)
+            words = balance.describe(photo)
             _tell_of_colors(photo, weights, progress)
         for choice in choices:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
             with _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, gains, choice, weights, seconds)
+            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
             seconds = {}
 
     def compute(
@@ -349,12 +399,12 @@ class Enhancer:
         options = replace(self.options, reserved=reserved)
         with _timed(seconds, "network"):
             try:
-                picture = infer(engine, prepared.mosaic, options, progress)
+                picture = self._infer(engine, prepared, options, progress)
             except RuntimeError as error:  # OpenVINO has no narrower ones
                 if weights is prepared.weights:
                     raise
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
-                picture = infer(engine, prepared.mosaic, options, progress)
+                picture = self._infer(engine, prepared, options, progress)
         with _timed(seconds, "fusion"):
             fuse_measured(
                 picture, prepared.frame, prepared.choice.ratio, prepared.gains, prepared.weights
@@ -365,7 +415,23 @@ class Enhancer:
         if matrix is not None:
             with _timed(seconds, "colour"):
                 recolor(picture, matrix)
-        return Computed(picture, prepared.frame, prepared.choice, weights, seconds)
+        return Computed(
+            picture,
+            prepared.frame,
+            prepared.choice,
+            weights,
+            prepared.white_balance,
+            self.quality,
+            seconds,
+        )
+
+    def _infer(
+        self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
+    ) -> NDArray[np.float32]:
+        if self.quality == "normal":
+            return infer(engine, prepared.mosaic, options, progress)
+        height, width = prepared.frame.mosaic.shape
+        return infer_turned(engine, prepared.packed, (height, width), options, progress)
 
     def weights_for(self, kind: CfaKind) -> WeightsInfo:
         """Say which weights enhance the photos of a kind, without opening them.
@@ -390,7 +456,7 @@ class Enhancer:
     def _chosen_for(self, kind: CfaKind) -> WeightsInfo:
         """Find what was asked for; in int8 only if that was, too."""
         if kind not in self._found:
-            info = find_weights(self._weights, kind, self._white_balance)
+            info = find_weights(self._weights, kind, self._mode)
             self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
         return self._found[kind]
 
@@ -446,16 +512,17 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
 
 
 def _camera_gains(
-    frame: RawFrame, weights: WeightsInfo, progress: Progress
+    frame: RawFrame, weights: WeightsInfo, balance: WhiteBalance, progress: Progress
 ) -> NDArray[np.float32] | None:
-    """Bring another camera to the training camera's neutral, and say so."""
-    gains = camera_gains(frame, weights)
+    """Balance a photo, or bring another camera to the training camera's neutral, and say so."""
+    gains = camera_gains(frame, weights, balance)
     if gains is None:
         return None
-    red, _, blue = gains
+    red, green, blue = gains
     if weights.config.white_balance == "as-shot":
         progress.detail(
-            f"{frame.path.name}: white balance as shot: red x{red:.2f}, blue x{blue:.2f}"
+            f"{frame.path.name}: white balance {balance.describe(frame)}: "
+            f"red x{red / green:.2f}, blue x{blue / green:.2f}"
         )
     else:
         basis = "as-shot" if frame.daylight_wb is None else "daylight"
@@ -475,11 +542,14 @@ def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -
         )
 
 
-def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] | None:
+def camera_gains(
+    frame: RawFrame, weights: WeightsInfo, balance: WhiteBalance | None = None
+) -> NDArray[np.float32] | None:
     """Find the factors for R, G and B that bring a photo to what the weights were trained on.
 
-    Weights for balanced planes get the photo's own white balance, which makes every camera's
-    neutral alike. For the others a photo is brought to the neutral of their camera.
+    Weights for balanced planes get the white balance that was asked for, by default the photo's
+    own, which makes every camera's neutral alike. For the others a photo is brought to the neutral
+    of their camera.
 
     A camera whose daylight multipliers LibRaw does not know is brought there by the photo's own
     white balance: what the camera called neutral then looks to the network like a grey card in the
@@ -490,9 +560,14 @@ def camera_gains(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float32] |
     -------
     (3,) float32 or None
         None when they are the same camera, or when the weights do not say what theirs was.
+
+    Raises
+    ------
+    WhiteBalanceError
+        The white balance asked for cannot be worked out for this camera.
     """
     if weights.config.white_balance == "as-shot":
-        return usable_gains(frame.as_shot_wb)
+        return usable_gains((balance or WhiteBalance("as-shot")).gains_for(frame))
     own, training = frame.daylight_wb, weights.daylight_wb
     if own is None:
         own, training = frame.as_shot_wb, weights.neutral_wb

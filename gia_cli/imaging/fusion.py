@@ -220,12 +220,12 @@ def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
     period, scale = len(frame.white), PACK_FACTOR[frame.kind]
     if frame.mosaic.max() < frame.white.min():
         return
-    saturated = np.empty(frame.mosaic.shape, np.bool_)
+    saturated: NDArray[np.bool_] = np.empty(frame.mosaic.shape, np.bool_)
     for dy in range(period):
         for dx in range(period):
             place = (slice(dy, None, period), slice(dx, None, period))
             saturated[place] = frame.mosaic[place] >= frame.white[dy, dx]
-    rows, cols = saturated.shape[0] // scale, saturated.shape[1] // scale
+    rows, cols = len(saturated) // scale, len(saturated[0]) // scale
     height, width = rows * scale, cols * scale
     cells = saturated[:height, :width].reshape(rows, scale, cols, scale)
     whole = cells.all(axis=(1, 3)).repeat(scale, axis=0).repeat(scale, axis=1)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from typer.testing import CliRunner, Result
 
 from gia_cli._version import __version__
 from gia_cli.cli import app
+from gia_cli.enhance.white_balance import NAMES
+from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_dng
 from gia_cli.weights.manifest import find_weights, save_weights, shipped_quantised
 from tests.networks import DEFAULT, lively, small
@@ -125,6 +128,9 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--tile", "0"], "--tile must be positive"),
         (["--max-memory", "lots"], "is not a size"),
         (["--max-ratio", "0"], "--max-ratio must be"),
+        (["--white-balance", "3200"], "such as 3200K"),
+        (["--white-balance", "900K"], "between 1667 and 15000 K"),
+        (["--white-balance", "1,0,1"], "three positive gains"),
         (["-o", "x.jpg"], ".tif, .tiff and .png"),
         (["-o", "x.tif", "--out-dir", "d"], "not both"),
     ],
@@ -208,6 +214,38 @@ def test_a_white_balance_that_no_weights_have_is_told(make_raf: MakePhoto) -> No
     assert "--weights" in result.stderr
 
 
+def test_the_white_balance_is_reported(make_arw: MakePhoto, tmp_path: Path) -> None:
+    config = replace(small("gia-net"), white_balance="as-shot")
+    save_weights(tmp_path / "own.safetensors", lively(config), camera="ILCE-7SM2")
+    options = ["--weights", tmp_path / "own.safetensors", "--white-balance", "3200K,5"]
+    result = gia("enhance", make_arw(), "--json", "-v", *options)
+    assert result.exit_code == 0, result.output
+    assert "white balance 3200 K, tint +5: red x" in result.stderr
+    (file,) = json.loads(result.stdout)["files"]
+    assert file["white_balance"] == "3200 K, tint +5"
+    with tifffile.TiffFile(file["outputs"][0]) as tiff:
+        comment = str(tiff.pages[0].tags["ExifTag"].value["UserComment"])
+    assert "white balance 3200 K, tint +5" in comment
+
+
+def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Path) -> None:
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    common = ["enhance", make_arw(), "--weights", tmp_path / "own.safetensors", "--device", "cpu"]
+    for quality in ("normal", "best"):
+        out = tmp_path / f"{quality}.tif"
+        assert gia(*common, "--quality", quality, "-o", out).exit_code == 0
+    normal, best = (tifffile.imread(tmp_path / f"{name}.tif") for name in ("normal", "best"))
+    assert best.shape == normal.shape
+    assert not np.array_equal(best, normal)
+    assert gia(*common, "--quality", "superb").exit_code == 2
+    assert "8 times the time" in " ".join(gia("enhance", "--help").stdout.split())
+
+
+def test_every_white_balance_is_in_the_help() -> None:
+    words = gia("enhance", "--help").stdout
+    assert all(name in words for name in NAMES)
+
+
 def test_unknown_weights_and_missing_devices(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "--weights", "nothing")
     assert result.exit_code == 41
@@ -240,6 +278,17 @@ def test_info_as_json(make_raf: MakePhoto) -> None:
     assert facts["size"] == [144, 96]
     assert facts["weights"].startswith("gia-fuji")
     assert facts["ratio"] >= 1
+    assert 2000 < facts["as_shot_temperature_k"] < 8000
+    assert abs(facts["as_shot_tint"]) < 150
+
+
+def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
+    path, zeros = tmp_path / "unknown.dng", ((0.0, 0.0, 0.0),) * 3
+    write_dng(path, np.full((64, 64), 600), matrix=zeros, shot=ShotInfo(make="No", model="Box"))
+    facts = json.loads(gia("info", path, "--json").stdout)
+    assert facts["as_shot_temperature_k"] is None
+    assert facts["as_shot_tint"] is None
+    assert "as shot tint" in gia("info", path).stdout
 
 
 def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:

@@ -9,10 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli.data.augment import (
-    TURNS,
     GivenBalance,
     Style,
-    Turn,
     crop,
     draw_corner,
     draw_turn,
@@ -21,6 +19,7 @@ from gia_cli.data.augment import (
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame
+from gia_cli.raw.turns import TURNS, Turn
 
 SIZE = 60
 

@@ -16,13 +16,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gia_cli.data.augment import TURNS, Pair
+from gia_cli.data.augment import Pair
 from gia_cli.data.batches import Batch, Batches, CropOptions, SidCrops, load
 from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
+from gia_cli.raw.turns import TURNS
 from gia_cli.simulation.photo import SimulateOptions, TreeOptions, simulate_tree
 from gia_cli.training.loop import TrainConfig, train
 

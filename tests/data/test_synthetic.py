@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli.data import synthetic
-from gia_cli.data.augment import TURNS, GivenBalance, Pair, Turn
+from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import PLAIN_NIGHTS as PLAIN
 from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, source_of, split_photos
@@ -21,6 +21,7 @@ from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, 
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw
+from gia_cli.raw.turns import TURNS, Turn
 from gia_cli.raw.writer import write_arw, write_raf
 from gia_cli.simulation.noise import iso_settings
 from gia_cli.simulation.photo import CAMERAS, CameraName, daylight_gains, draw_scene, median_gains
