@@ -405,11 +405,10 @@ class Enhancer:
                     raise
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
                 picture = self._infer(engine, prepared, options, progress)
-        with _timed(seconds, "fusion"):
-            fuse_measured(
-                picture, prepared.frame, prepared.choice.ratio, prepared.gains, prepared.weights
-            )
-            if weights.config.white_balance == "as-shot":
+        if weights.config.white_balance == "as-shot":
+            with _timed(seconds, "fusion"):
+                ratio = prepared.choice.ratio
+                fuse_measured(picture, prepared.frame, ratio, prepared.gains, prepared.weights)
                 whiten(picture, prepared.frame)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
