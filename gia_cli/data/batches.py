@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX
 from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
-from gia_cli.imaging.color import A7S2_MATRIX, XT2_MATRIX, bt709_through, rebalance_matrix
+from gia_cli.imaging.color import bt709_through, rebalance_matrix
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import prepare, usable_gains
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CameraName, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair, Style, Turn, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
@@ -31,8 +32,6 @@ from gia_cli.simulation.noise import iso_settings
 from gia_cli.simulation.photo import (
     CAMERAS,
     CameraModel,
-    CameraName,
-    WhiteBalance,
     daylight_gains,
     draw_scene,
     expose,

@@ -22,22 +22,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import A7S2_MATRIX, ENDINGS, XT2_MATRIX, CameraName, WhiteBalance
 from gia_cli.errors import DataError, GiaError, OutputError, OutputExistsError, UsageError
 from gia_cli.files import atomic_file, make_folder
-from gia_cli.imaging.color import (
-    A7S2_MATRIX,
-    XT2_MATRIX,
-    XYZ_FROM_SRGB,
-    camera_from_srgb,
-    srgb_decode,
-    srgb_encode,
-)
+from gia_cli.imaging.color import XYZ_FROM_SRGB, camera_from_srgb, srgb_decode, srgb_encode
 from gia_cli.imaging.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CANONICAL, CfaKind
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RAW_SUFFIXES
 from gia_cli.raw.writer import write_arw, write_raf
+from gia_cli.sid_layout import (
+    FAMILIES,
+    MOST_SCENES,
+    SPLIT_DIGITS,
+    Split,
+    list_path,
+    plan_path,
+    split_of,
+    time_name,
+)
 from gia_cli.simulation.manifest import Picture, TreePlan, look_at, read_plan, write_plan
 from gia_cli.simulation.noise import (
     SensorNoise,
@@ -48,21 +52,10 @@ from gia_cli.simulation.noise import (
     sony_a7s2,
 )
 
-CameraName = Literal["ILCE-7SM2", "X-T2"]
 OnExists = Literal["error", "skip", "overwrite"]
-Split = Literal["train", "val", "test"]
 Status = Literal["written", "skipped", "failed"]
-WhiteBalance = tuple[float, float, float]
 
-#: What a file of each camera ends in.
-ENDINGS: dict[CameraName, str] = {"ILCE-7SM2": ".ARW", "X-T2": ".RAF"}
-#: SID's folder for each camera.
-FAMILIES: dict[CameraName, str] = {"ILCE-7SM2": "Sony", "X-T2": "Fuji"}
-#: First digit of SID's scene numbers.
-SPLIT_DIGITS: dict[Split, int] = {"train": 0, "test": 1, "val": 2}
 
-_SPLITS: dict[str, Split] = {str(digit): split for split, digit in SPLIT_DIGITS.items()}
-_MOST_SCENES = 9999  # SID's names have four more digits
 _LEAST_DEALT = 3  # pictures from which on no list with a share stays empty
 _LEAST_SIDE = 24  # photosites; LibRaw takes smaller files for broken ones
 _XTRANS_RENDER_SIDE = 512  # photosites; LibRaw's X-Trans demosaicing works in tiles of that side
@@ -733,7 +726,7 @@ def _check_tree(options: TreeOptions) -> None:
         raise UsageError("--test-share and --val-share are more than 1 together.", hint=_HELP)
     sid_ratios = sorted({ratio for scene in _sid_scenes() for ratio in scene.ratios})
     ratios = options.ratios or sid_ratios
-    times = [_time_name(options.night.long_exposure_s / ratio) for ratio in ratios]
+    times = [time_name(options.night.long_exposure_s / ratio) for ratio in ratios]
     if len(set(times)) < len(times) or "0s" in times:
         raise UsageError(
             f"The ratios {', '.join(f'{ratio:g}' for ratio in ratios)} cannot be told apart by the "
@@ -743,18 +736,6 @@ def _check_tree(options: TreeOptions) -> None:
 
 
 # ---------------------------------------------------------------- its plan
-
-
-def plan_path(tree: Path, family: str) -> Path:
-    """Where the plan of a camera's simulated nights lies in a tree: ``Sony_simulation.json``.
-
-    Parameters
-    ----------
-    tree : Path
-    family : "Sony" or "Fuji"
-        The camera's name in SID: a tree may hold nights of both.
-    """
-    return tree / f"{family}_simulation.json"
 
 
 def _plan_path(tree: Path, options: TreeOptions) -> Path:
@@ -831,10 +812,10 @@ def _plan(
                 changed.append(index)
             pictures[place] = replace(found[index], scene=pictures[place].scene)
             _check_list(sources[index], pictures[place], options)
-    if len(pictures) + len(new) > _MOST_SCENES:
+    if len(pictures) + len(new) > MOST_SCENES:
         raise UsageError(
             f"{len(pictures) + len(new)} pictures are more than SID's names can number "
-            f"({_MOST_SCENES}).",
+            f"({MOST_SCENES}).",
             hint="Make several trees.",
         )
     for index, scene in zip(new, _new_numbers(len(new), known, options), strict=True):
@@ -853,15 +834,11 @@ def _plan(
     )
 
 
-def _split_of(scene: str) -> Split:
-    return _SPLITS[scene[0]]
-
-
 def _check_list(photo: Path, picture: Picture, options: TreeOptions) -> None:
     """Refuse to lay a picture on a second list: what is trained on must not be measured on."""
-    if options.split not in ("auto", _split_of(picture.scene)):
+    if options.split not in ("auto", split_of(picture.scene)):
         raise UsageError(
-            f"{photo} is on the tree's {_split_of(picture.scene)} list already, as scene "
+            f"{photo} is on the tree's {split_of(picture.scene)} list already, as scene "
             f"{picture.scene}.",
             hint="Leave it out, or choose another --out.",
         )
@@ -871,7 +848,7 @@ def _new_numbers(count: int, known: TreePlan, options: TreeOptions) -> list[str]
     """Give new pictures their scenes' numbers, on the lists that they are dealt to."""
     highest = dict.fromkeys(SPLIT_DIGITS, 0)
     for picture in known.pictures:
-        split = _split_of(picture.scene)
+        split = split_of(picture.scene)
         highest[split] = max(highest[split], int(picture.scene[1:]))
     numbers = []
     for split in _deal(count, options, known):
@@ -884,12 +861,12 @@ def _deal(count: int, options: TreeOptions, known: TreePlan) -> list[Split]:
     """Deal new pictures out, at random, so that the whole tree has its exact shares."""
     if options.split != "auto":
         return [options.split] * count
-    dealt = Counter(_split_of(picture.scene) for picture in known.pictures)
+    dealt = Counter(split_of(picture.scene) for picture in known.pictures)
     tests, vals = _shares(count + dealt.total(), options)
     tests = min(max(tests - dealt["test"], 0), count)
     vals = min(max(vals - dealt["val"], 0), count - tests)
     splits: list[Split] = ["train"] * count
-    seed = [options.night.seed, _MOST_SCENES, *([dealt.total()] if dealt else [])]
+    seed = [options.night.seed, MOST_SCENES, *([dealt.total()] if dealt else [])]
     order = np.random.default_rng(seed).permutation(count)
     for place, index in enumerate(order[: tests + vals].tolist()):
         splits[index] = "test" if place < tests else "val"
@@ -918,17 +895,17 @@ def _plan_scene(
     shorts, shot_ratios = [], []
     for shot in range(options.burst):
         for ratio in ratios:
-            time = _time_name(night.long_exposure_s / ratio)
+            time = time_name(night.long_exposure_s / ratio)
             shorts.append(folder / "short" / f"{number}_{shot:02d}_{time}{ending}")
             shot_ratios.append(ratio)
-    long = folder / "long" / f"{number}_00_{_time_name(night.long_exposure_s)}{ending}"
+    long = folder / "long" / f"{number}_00_{time_name(night.long_exposure_s)}{ending}"
     scene = NightScene(
         options.iso or nearest_iso(night.camera, drawn.iso),
         ratios[0],
         _scaled(options.wb or _translated(drawn.wb, night.camera)),
     )
     result = Simulated(photo, scene, tuple(shorts), tuple(shot_ratios), long)
-    return _PlannedScene(result, _split_of(number), rng)
+    return _PlannedScene(result, split_of(number), rng)
 
 
 # ---------------------------------------------------------------- what is there already
@@ -1049,17 +1026,12 @@ def _simulate_scene(
     return result
 
 
-def _time_name(seconds: float) -> str:
-    """Write an exposure time as SID's names do: 10s, 0.1s, 0.04s, 0.033s."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
-
-
 def _list_paths(tree: Path, options: TreeOptions) -> dict[Split, Path]:
     """Find the lists that this run writes: all three, or the one that all pictures go to."""
     family = FAMILIES[options.night.camera]
     splits: list[Split] = ["train", "val", "test"]
     chosen = splits if options.split == "auto" else [options.split]
-    return {split: tree / f"{family}_{split}_list.txt" for split in chosen}
+    return {split: list_path(tree, family, split) for split in chosen}
 
 
 def _make_folders(folders: set[Path]) -> None:
@@ -1079,7 +1051,7 @@ def _write_lists(
     failed = {result.long for result in results if result.error}
     whole: dict[Split, list[Simulated]] = {split: [] for split in lists}
     for place, picture in enumerate(plan.pictures):
-        if (split := _split_of(picture.scene)) in whole:
+        if (split := split_of(picture.scene)) in whole:
             scene = _plan_scene(tree / picture.path, place, picture.scene, tree, options).result
             if scene.long not in failed and all(path.exists() for path in scene.files):
                 whole[split].append(scene)

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gia_cli._version import __version__
+from gia_cli.cameras import CAMERA_OF, KINDS, CameraFamily, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches, CropOptions, SidCrops, Source, load
 from gia_cli.data.facts import FACTS
-from gia_cli.data.sid import KINDS, open_splits
+from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import (
     PLAIN_NIGHTS,
     PhotoNights,
@@ -55,7 +56,7 @@ from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import DeviceName, Precision, cache_folder, keep_freed_memory, resolve
-from gia_cli.simulation.photo import CameraName, WhiteBalance, daylight_gains, median_gains
+from gia_cli.simulation.photo import daylight_gains, median_gains
 from gia_cli.training.distributed import Ranks, process_group
 from gia_cli.training.initialise import VECTOR_GAIN, fit_the_vector, initialise, open_the_way_up
 from gia_cli.training.log import TrainLog, read_log, write_panel
@@ -71,14 +72,12 @@ from gia_cli.weights.manifest import (
     weights_path,
 )
 
-CameraFamily = Literal["sony", "fuji"]
 RecipeName = Literal["small", "small-on", "paper", "paper-as-printed"]
 
 #: Key, of a run's configuration and of the weights' training, of whether the vector does.
 TELLS_FACTS = "tells_facts"
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
-CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
 
 _SKIPS = 4
 _FIT_NIGHTS, _FIT_CROPS, _FIT_SIDE = 600, 2, 128

@@ -16,6 +16,7 @@ import pytest
 import rawpy
 from numpy.typing import NDArray
 
+from gia_cli.cameras import ENDINGS, CameraName, WhiteBalance
 from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
 from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
 from gia_cli.imaging.color import bt709_encode, camera_from_srgb, srgb_decode
@@ -27,13 +28,10 @@ from gia_cli.simulation.manifest import read_plan
 from gia_cli.simulation.noise import SensorNoise, iso_settings
 from gia_cli.simulation.photo import (
     CAMERAS,
-    ENDINGS,
-    CameraName,
     NightScene,
     Simulated,
     SimulateOptions,
     TreeOptions,
-    WhiteBalance,
     daylight_gains,
     draw_scene,
     expose,
@@ -1058,7 +1056,7 @@ def test_trees_need_pictures_and_room(
         simulate_tree([tmp_path / "gone"], tmp_path / "tree")
     with pytest.raises(OutputError, match="Cannot make the folder"):
         simulate_tree([day], day)
-    monkeypatch.setattr("gia_cli.simulation.photo._MOST_SCENES", 0)
+    monkeypatch.setattr("gia_cli.simulation.photo.MOST_SCENES", 0)
     with pytest.raises(UsageError, match="more than SID's names can number"):
         simulate_tree([day], tmp_path / "tree")
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gia_cli.cameras import CameraName
 from gia_cli.data.batches import SidCrops
 from gia_cli.errors import (
     DataError,
@@ -38,7 +39,7 @@ from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode, build
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
-from gia_cli.simulation.photo import CameraName, median_gains
+from gia_cli.simulation.photo import median_gains
 from gia_cli.training import loop as training
 from gia_cli.training.initialise import VECTOR_GAIN, initialise, open_the_way_up
 from gia_cli.training.log import CURVES, read_log
