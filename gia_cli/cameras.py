@@ -11,6 +11,8 @@ from gia_cli.errors import UsageError
 
 CameraFamily = Literal["sony", "fuji"]
 CameraName = Literal["ILCE-7SM2", "X-T2"]
+#: Either name, as options take it.
+AnyCameraName = Literal["sony", "fuji", "ILCE-7SM2", "X-T2"]
 WhiteBalance = tuple[float, float, float]
 
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gia_cli._version import __version__
+from gia_cli.cameras import AnyCameraName, camera_name
 from gia_cli.cli.app import (
     Json,
     OnExists,
@@ -57,7 +58,7 @@ def simulate(
         bool, typer.Option("--sid", help="Make a data set with SID's names, folders and lists.")
     ] = False,
     camera: Annotated[
-        Literal["ILCE-7SM2", "X-T2"],
+        AnyCameraName,
         typer.Option("--camera", help="Sony A7S II (Bayer, ARW) or Fujifilm X-T2 (X-Trans, RAF)."),
     ] = "ILCE-7SM2",
     ratio: Annotated[
@@ -185,7 +186,7 @@ def simulate(
     from gia_cli.simulation.photo import SimulateOptions, TreeOptions
 
     night = SimulateOptions(
-        camera=camera,
+        camera=camera_name(camera),
         long_exposure_s=long_exposure,
         aperture=aperture,
         shrink=shrink,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gia_cli.cameras import AnyCameraName, camera_family
 from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, seconds
 from gia_cli.errors import UsageError
 
@@ -31,7 +32,7 @@ def train(
         ),
     ] = Path("runs/gia"),
     camera: Annotated[
-        Literal["sony", "fuji"],
+        AnyCameraName,
         typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
     ] = "sony",
     data: Annotated[
@@ -257,7 +258,7 @@ def train(
     }
     config = TrainConfig(
         run=run,
-        camera=camera,
+        camera=camera_family(camera),
         data=data,
         photos=tuple(photos or ()),
         recipe=recipe,
