@@ -58,6 +58,7 @@ TESTED_BY = {
     "cli.info": "cli/test_cli.py",
     "cli.train": "cli/test_cli.py",
     "cli.weights": "cli/test_cli.py",
+    "data.crops": "data/test_batches.py",
     "inference.openvino_graph": "inference/test_openvino_engine.py",
     "inference.quiet_openvino": "inference/test_engine.py",
     "nets.blocks": "nets/test_nets.py",

@@ -15,7 +15,8 @@ from gia_cli.errors import UsageError
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
     from gia_cli.paper import TableName
-    from gia_cli.training.loop import TrainConfig, TrainResult
+    from gia_cli.training.config import TrainConfig
+    from gia_cli.training.loop import TrainResult
 
 _HELP = "See 'gia train --help'."
 
@@ -248,7 +249,7 @@ def train(
         raise UsageError("--row names a row of a table: which? Give --table.", hint=_HELP)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.training.loop import TrainConfig
+    from gia_cli.training.config import TrainConfig
 
     changes = {
         "lr": lr,
