@@ -25,7 +25,8 @@ from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.photo import Simulated, SimulateOptions, TreeOptions
+    from gia_cli.simulation.dataset import TreeOptions
+    from gia_cli.simulation.photo import Simulated, SimulateOptions
 
 
 _SIMULATE_HELP = "See 'gia simulate --help'."
@@ -183,7 +184,8 @@ def simulate(
         _check_one_photo(inputs)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.photo import SimulateOptions, TreeOptions
+    from gia_cli.simulation.dataset import TreeOptions
+    from gia_cli.simulation.photo import SimulateOptions
 
     night = SimulateOptions(
         camera=camera_name(camera),
@@ -266,7 +268,7 @@ def _simulate_tree(
     *,
     as_json: bool,
 ) -> None:
-    from gia_cli.simulation.photo import simulate_tree
+    from gia_cli.simulation.dataset import simulate_tree
 
     results: list[Simulated] = []
     lists: tuple[Path, ...] = ()

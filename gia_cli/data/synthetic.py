@@ -29,7 +29,7 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.simulation.noise import iso_settings
-from gia_cli.simulation.photo import (
+from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,
     daylight_gains,

@@ -16,7 +16,7 @@ from gia_cli.errors import RunError
 from gia_cli.files import atomic_file, lock, make_folder
 from gia_cli.nets import NetConfig, build
 from gia_cli.progress import Progress
-from gia_cli.simulation.photo import daylight_gains, median_gains
+from gia_cli.simulation.sensor import daylight_gains, median_gains
 from gia_cli.training.config import TELLS_FACTS, Recipe
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import read_log

@@ -35,7 +35,7 @@ from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
-from gia_cli.simulation.photo import median_gains
+from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
 from gia_cli.training.config import HELP, TELLS_FACTS, Recipe, TrainConfig
 from gia_cli.training.distributed import Ranks

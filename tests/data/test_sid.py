@@ -26,7 +26,8 @@ from gia_cli.progress import Silent
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
 from gia_cli.sid_layout import Split
-from gia_cli.simulation.photo import SimulateOptions, TreeOptions, simulate_tree
+from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.photo import SimulateOptions
 
 SUMMARY = Path(__file__).parent / "sid_lists.txt"
 LISTS = ["Sony_train", "Sony_val", "Sony_test", "Fuji_train", "Fuji_val", "Fuji_test"]

@@ -23,7 +23,7 @@ from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw
 from gia_cli.raw.writer import write_arw, write_raf
-from gia_cli.simulation.photo import CAMERAS, daylight_gains, draw_scene, median_gains
+from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
 #: What three plain nights of the seeds 0 to 2 tell, on which weights have been validated so far.
 PLAIN_FACTS = [

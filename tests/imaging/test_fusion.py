@@ -26,7 +26,7 @@ from gia_cli.imaging.fusion import (
 )
 from gia_cli.raw.cfa import CANONICAL
 from gia_cli.raw.reader import RawFrame
-from gia_cli.simulation.photo import CAMERAS, mosaic_from_linear
+from gia_cli.simulation.sensor import CAMERAS, mosaic_from_linear
 
 CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
 cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)

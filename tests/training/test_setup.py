@@ -20,7 +20,7 @@ from gia_cli.nets import WhiteBalanceMode, build
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS
-from gia_cli.simulation.photo import median_gains
+from gia_cli.simulation.sensor import median_gains
 from gia_cli.training import setup
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.loop import train
