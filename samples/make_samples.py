@@ -15,13 +15,8 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gia_cli.simulation.photo import (
-    ENDINGS,
-    CameraName,
-    SimulateOptions,
-    WhiteBalance,
-    simulate_photo,
-)
+from gia_cli.cameras import ENDINGS, CameraName, WhiteBalance
+from gia_cli.simulation.photo import SimulateOptions, simulate_photo
 
 #: White balance gains: for the Sony the medians of SID's scenes.
 LIGHTS: dict[CameraName, WhiteBalance] = {"ILCE-7SM2": (2.02, 1.0, 2.46), "X-T2": (1.70, 1.0, 2.30)}

@@ -21,7 +21,7 @@ from gia_cli.data.synthetic import as_if_read, open_photos, split_photos
 from gia_cli.enhance.exposure import block_brightness
 from gia_cli.raw.cfa import CANONICAL
 from gia_cli.runtime import cache_folder
-from gia_cli.simulation.photo import CAMERAS, draw_scene, expose, mosaic_from_linear
+from gia_cli.simulation.sensor import CAMERAS, draw_scene, expose, mosaic_from_linear
 
 PERCENTILES = (50.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8, 99.9, 99.95)
 CAMERA = "ILCE-7SM2"

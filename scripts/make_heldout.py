@@ -16,8 +16,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from gia_cli.cameras import CameraName
 from gia_cli.cli.console import Terminal
-from gia_cli.simulation.photo import CameraName, SimulateOptions, TreeOptions, simulate_tree
+from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.photo import SimulateOptions
 
 RATIOS = (100.0, 250.0, 300.0)
 #: Tree to the photographs' folder, camera and seed.

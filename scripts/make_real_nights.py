@@ -21,7 +21,7 @@ from gia_cli.raw.cfa import unpack
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.raw.writer import write_dng
-from gia_cli.simulation.photo import CAMERAS, draw_scene, expose
+from gia_cli.simulation.sensor import CAMERAS, draw_scene, expose
 
 CAMERA = CAMERAS["ILCE-7SM2"]
 LONG_S = 30.0

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from gia_cli.raw.writer import A_SHOT, write_arw
-from gia_cli.simulation.photo import night
+from gia_cli.simulation.sensor import night
 
 WB = (2.02, 1.0, 2.46)
 

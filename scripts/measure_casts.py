@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli import Enhancer
-from gia_cli.data.sid import KINDS, SidPair, read_list
+from gia_cli.cameras import KINDS
+from gia_cli.data.sid import SidPair, read_list
 from gia_cli.evaluation.evaluate import NetworkSystem, Truths, read_pair
 from gia_cli.imaging.color import bt709_decode, bt709_encode, lab_from_srgb
 from gia_cli.metrics.fidelity import psnr

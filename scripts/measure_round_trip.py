@@ -23,10 +23,11 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import ENDINGS, CameraName
 from gia_cli.imaging.photos import read_photo
 from gia_cli.raw.reader import render
 from gia_cli.simulation.noise import iso_settings
-from gia_cli.simulation.photo import ENDINGS, CameraName, SimulateOptions, simulate_photo
+from gia_cli.simulation.photo import SimulateOptions, simulate_photo
 
 _BLOCK = 12
 _MARGIN = 24  # pixels: whole cells of either camera

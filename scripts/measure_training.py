@@ -22,7 +22,7 @@ VARIANTS: dict[str, tuple[str, int]] = {
     "as gia trains": ("", 1),
     "NCHW, not channels_last": ("torch.channels_last = torch.contiguous_format", 1),
     "denormals kept": ("torch.set_flush_denormal = lambda mode: True", 1),
-    "freed memory returned": ("training.keep_freed_memory = lambda: None", 1),
+    "freed memory returned": ("setup.keep_freed_memory = lambda: None", 1),
     "crops in the same process": ("", 0),
     "two workers": ("", 2),
 }
@@ -32,6 +32,7 @@ import sys
 from pathlib import Path
 import torch
 from gia_cli.training import loop as training
+from gia_cli.training import setup
 from gia_cli.training.log import read_log
 photos, cache, run, side, workers = sys.argv[1:]
 {lines}

@@ -26,8 +26,8 @@ from trained import arguments, load_gia_net, training_nights
 from gia_cli.nets import LEVELS, build
 from gia_cli.nets.blocks import LEAKY_SLOPE
 from gia_cli.nets.unet import GiaNet
+from gia_cli.training.config import TELLS_FACTS
 from gia_cli.training.initialise import ridge
-from gia_cli.training.loop import TELLS_FACTS
 from gia_cli.weights.manifest import save_weights
 
 SIDE = 96  # packed pixels of a night's crop

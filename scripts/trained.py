@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gia_cli.cameras import CAMERA_OF
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.synthetic import PhotoNights, open_photos, split_photos
 from gia_cli.nets.unet import GiaNet
 from gia_cli.runtime import cache_folder
-from gia_cli.training.loop import CAMERA_OF
 from gia_cli.weights.manifest import WeightsInfo, find_weights, load_network
 
 

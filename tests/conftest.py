@@ -14,7 +14,9 @@ from PIL import Image
 
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
-from gia_cli.simulation.photo import SimulateOptions, TreeOptions, night, simulate_tree
+from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.sensor import night
 
 WB = (2.02, 1.0, 2.46)
 

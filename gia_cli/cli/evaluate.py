@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from gia_cli.cameras import AnyCameraName, camera_family
 from gia_cli.cli.app import Device, Engine, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
@@ -59,7 +60,7 @@ def evaluate(
         ),
     ] = None,
     camera: Annotated[
-        Literal["sony", "fuji"],
+        AnyCameraName,
         typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
     ] = "sony",
     protocol: Annotated[
@@ -193,7 +194,7 @@ def evaluate(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     config = EvalConfig(
         data=data,
-        camera=camera,
+        camera=camera_family(camera),
         out=out,
         split=split,
         protocol=protocol,

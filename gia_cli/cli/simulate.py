@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gia_cli._version import __version__
+from gia_cli.cameras import AnyCameraName, camera_name
 from gia_cli.cli.app import (
     Json,
     OnExists,
@@ -24,7 +25,8 @@ from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.photo import Simulated, SimulateOptions, TreeOptions
+    from gia_cli.simulation.dataset import TreeOptions
+    from gia_cli.simulation.photo import Simulated, SimulateOptions
 
 
 _SIMULATE_HELP = "See 'gia simulate --help'."
@@ -57,7 +59,7 @@ def simulate(
         bool, typer.Option("--sid", help="Make a data set with SID's names, folders and lists.")
     ] = False,
     camera: Annotated[
-        Literal["ILCE-7SM2", "X-T2"],
+        AnyCameraName,
         typer.Option("--camera", help="Sony A7S II (Bayer, ARW) or Fujifilm X-T2 (X-Trans, RAF)."),
     ] = "ILCE-7SM2",
     ratio: Annotated[
@@ -182,10 +184,11 @@ def simulate(
         _check_one_photo(inputs)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.photo import SimulateOptions, TreeOptions
+    from gia_cli.simulation.dataset import TreeOptions
+    from gia_cli.simulation.photo import SimulateOptions
 
     night = SimulateOptions(
-        camera=camera,
+        camera=camera_name(camera),
         long_exposure_s=long_exposure,
         aperture=aperture,
         shrink=shrink,
@@ -265,7 +268,7 @@ def _simulate_tree(
     *,
     as_json: bool,
 ) -> None:
-    from gia_cli.simulation.photo import simulate_tree
+    from gia_cli.simulation.dataset import simulate_tree
 
     results: list[Simulated] = []
     lists: tuple[Path, ...] = ()

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gia_cli.cameras import AnyCameraName, camera_family
 from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, seconds
 from gia_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
     from gia_cli.paper import TableName
-    from gia_cli.training.loop import TrainConfig, TrainResult
+    from gia_cli.training.config import TrainConfig
+    from gia_cli.training.loop import TrainResult
 
 _HELP = "See 'gia train --help'."
 
@@ -31,7 +33,7 @@ def train(
         ),
     ] = Path("runs/gia"),
     camera: Annotated[
-        Literal["sony", "fuji"],
+        AnyCameraName,
         typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
     ] = "sony",
     data: Annotated[
@@ -247,7 +249,7 @@ def train(
         raise UsageError("--row names a row of a table: which? Give --table.", hint=_HELP)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.training.loop import TrainConfig
+    from gia_cli.training.config import TrainConfig
 
     changes = {
         "lr": lr,
@@ -257,7 +259,7 @@ def train(
     }
     config = TrainConfig(
         run=run,
-        camera=camera,
+        camera=camera_family(camera),
         data=data,
         photos=tuple(photos or ()),
         recipe=recipe,

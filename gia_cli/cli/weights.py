@@ -74,7 +74,7 @@ def weights_export(
 ) -> None:
     """Write a run's weights as fp16 safetensors, and their row into the folder's manifest."""
     from gia_cli.cli.console import Terminal
-    from gia_cli.training.loop import export_run
+    from gia_cli.training.run_folder import export_run
 
     row = export_run(run, name, out, data_note=data_note, licence=licence, overwrite=overwrite)
     terminal = Terminal()

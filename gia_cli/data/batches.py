@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from typing import Protocol
 
@@ -20,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX
 from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
+from gia_cli.data.crops import CropOptions
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
-from gia_cli.imaging.color import A7S2_MATRIX, XT2_MATRIX, bt709_through, rebalance_matrix
+from gia_cli.imaging.color import bt709_through, rebalance_matrix
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import prepare, usable_gains
 
@@ -54,37 +55,6 @@ class Source(Protocol):
 
     def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
         """Draw one photo and `count` crops of `side` packed px from it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CropOptions:
-    """Shape of a batch."""
-
-    photos: int
-    """Photos of a batch."""
-    crops: int
-    """Crops of each photo; they share one global vector."""
-    sides: tuple[int, int]
-    """Smallest and largest side of a crop in packed pixels, drawn anew for every batch."""
-    multiple: int
-    """Sides are multiples of this."""
-    late_sides: tuple[int, int] | None = None
-    """Sides towards the end, when there is little left to learn from small crops."""
-    late_from: float = 0.7
-    """Share of the run after which `late_sides` hold."""
-
-    def draw_side(self, rng: np.random.Generator, done: float) -> int:
-        """Draw a side for a batch when the share `done` of the run is behind it."""
-        is_late = self.late_sides is not None and done >= self.late_from
-        lowest, highest = self.late_sides if is_late and self.late_sides else self.sides
-        return self.multiple * int(
-            rng.integers(-(-lowest // self.multiple), highest // self.multiple + 1)
-        )
-
-    @property
-    def largest(self) -> int:
-        """The largest side that may be drawn."""
-        return max(self.sides[1], self.late_sides[1] if self.late_sides else 0)
 
 
 class SidCrops:

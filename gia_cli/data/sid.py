@@ -17,31 +17,28 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import KINDS, CameraFamily
 from gia_cli.data.cache import ArrayCache, Decoded, unusable
 from gia_cli.errors import DataError, FileMissingError, GiaError
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
-from gia_cli.simulation.photo import Split, plan_path
+from gia_cli.sid_layout import (
+    EXPOSURE_FILE,
+    HIGHEST_RATIO,
+    MISALIGNED,
+    Split,
+    family_name,
+    list_path,
+    plan_path,
+)
 
-Camera = Literal["sony", "fuji"]
 Protocol = Literal["all", "clean", "00", "clean-00"]
 
-#: SID amplifies no further, however short the exposure.
-HIGHEST_RATIO = 300.0
-#: Sony test scenes whose long exposure does not lie on the short ones (README of SID, August 2018).
-MISALIGNED = frozenset({"10034", "10045", "10172"})
 
 _CACHE_NAME = ".gia-cache"
 _RECIPE = "SID, LibRaw's BT.709 rendering unrotated, 1"
-#: Colour filter array of each camera.
-KINDS: dict[Camera, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
-# "./Sony/short/00001_00_0.04s.ARW"
-_FILE = re.compile(
-    r"(?:\./)?(?P<path>(?P<family>Sony|Fuji)/(?P<length>short|long)/"
-    r"(?P<scene>\d+)_(?P<burst>\d+)_(?P<seconds>\d+(?:\.\d+)?)s\.\w+)"
-)
 # Names have the dial's times in milliseconds; EXIF may have the true ones, 32 s where the dial says
 # 30. What is mixed up differs by more: 0.04 s from 0.033 s by a fifth.
 _NAME_ROUNDING_S = 0.0005
@@ -57,7 +54,7 @@ _MISSING_HINT = "Fetch what is missing, or take its lines off the list."
 class SidPair:
     """A line of a list: a short exposure, and the long one of the same scene."""
 
-    camera: Camera
+    camera: CameraFamily
     scene: str
     """Five digits; the first tells the list: 0 training, 1 test, 2 validation."""
     burst: str
@@ -76,7 +73,7 @@ class SidPair:
         return min(self.long_s / self.short_s, HIGHEST_RATIO)
 
 
-def read_list(tree: Path, camera: Camera, split: Split) -> list[SidPair]:
+def read_list(tree: Path, camera: CameraFamily, split: Split) -> list[SidPair]:
     """Read one of SID's lists; the files that it names are not looked at.
 
     Parameters
@@ -96,7 +93,7 @@ def read_list(tree: Path, camera: Camera, split: Split) -> list[SidPair]:
     DataError
         No such list, an empty one, or a line that is not understood.
     """
-    path = _list_path(tree, camera, split)
+    path = list_path(tree, family_name(camera), split)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -186,7 +183,7 @@ class SidFrames:
     def open(
         cls,
         tree: Path,
-        camera: Camera,
+        camera: CameraFamily,
         split: Split,
         *,
         protocol: Protocol = "all",
@@ -298,7 +295,7 @@ class SidFrames:
 
 def open_splits(
     tree: Path,
-    camera: Camera,
+    camera: CameraFamily,
     splits: Sequence[Split],
     *,
     protocol: Protocol = "all",
@@ -333,27 +330,18 @@ def open_splits(
 # ---------------------------------------------------------------- lists
 
 
-def _pairs(tree: Path, camera: Camera, split: Split, protocol: Protocol) -> list[SidPair]:
+def _pairs(tree: Path, camera: CameraFamily, split: Split, protocol: Protocol) -> list[SidPair]:
     """Read a list and choose from it; refuse if nothing is left."""
     pairs = select(read_list(tree, camera, split), protocol)
     if not pairs:
-        name = _list_path(tree, camera, split)
+        name = list_path(tree, family_name(camera), split)
         raise DataError(f"{name} names no photo of the protocol '{protocol}'.", hint=_HINT)
     return pairs
 
 
-def _family(camera: Camera) -> str:
-    """Name a camera as SID's lists and folders do."""
-    return camera.capitalize()
-
-
-def _list_path(tree: Path, camera: Camera, split: Split) -> Path:
-    return tree / f"{_family(camera)}_{split}_list.txt"
-
-
-def _list_hint(tree: Path, camera: Camera, split: Split) -> str:
+def _list_hint(tree: Path, camera: CameraFamily, split: Split) -> str:
     """Say how a list comes to be there, or to name something."""
-    if plan_path(tree, _family(camera)).is_file():
+    if plan_path(tree, family_name(camera)).is_file():
         model = " --camera X-T2" if camera == "fuji" else ""
         return (
             f"The tree is simulated: 'gia simulate MORE-PICTURES --sid --out {tree} --split {split}"
@@ -365,15 +353,15 @@ def _list_hint(tree: Path, camera: Camera, split: Split) -> str:
     return there + _HINT
 
 
-def _parse(line: str, tree: Path, camera: Camera) -> SidPair | None:
+def _parse(line: str, tree: Path, camera: CameraFamily) -> SidPair | None:
     """Understand a line: two files and, behind them, perhaps ``ISO200 F8``; None if it is not."""
     short_name, long_name, *facts = [*line.split(), "", ""]
-    short, long = _FILE.fullmatch(short_name), _FILE.fullmatch(long_name)
+    short, long = EXPOSURE_FILE.fullmatch(short_name), EXPOSURE_FILE.fullmatch(long_name)
     if short is None or long is None or short["scene"] != long["scene"]:
         return None
     if (short["length"], long["length"]) != ("short", "long"):
         return None
-    if {short["family"], long["family"]} != {_family(camera)}:
+    if {short["family"], long["family"]} != {family_name(camera)}:
         return None
     short_s, long_s = float(short["seconds"]), float(long["seconds"])
     if short_s <= 0 or long_s <= 0:
@@ -430,7 +418,7 @@ def _decoder(pairs: list[SidPair]) -> Callable[[Path], Decoded]:
 def _decode_short(path: Path, pair: SidPair) -> Decoded:
     frame = read_raw(path)
     if frame.kind != KINDS[pair.camera]:
-        raise DataError(f"{path} is no photo of SID's {_family(pair.camera)} camera.")
+        raise DataError(f"{path} is no photo of SID's {family_name(pair.camera)} camera.")
     _check_time(path, frame.shot, pair.short_s)
     return Decoded(arrays={"mosaic": frame.mosaic}, facts=_facts(frame))
 

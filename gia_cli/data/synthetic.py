@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CameraName, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair, Style, draw_corner, draw_turn
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
@@ -29,11 +30,9 @@ from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import Turn
 from gia_cli.simulation.noise import iso_settings
-from gia_cli.simulation.photo import (
+from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,
-    CameraName,
-    WhiteBalance,
     daylight_gains,
     draw_scene,
     expose,

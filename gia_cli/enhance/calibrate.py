@@ -19,7 +19,7 @@ from gia_cli.inference.run import infer
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import prepare
 from gia_cli.runtime import Runtime, cache_folder
-from gia_cli.simulation.photo import CAMERAS
+from gia_cli.simulation.sensor import CAMERAS
 from gia_cli.weights.manifest import (
     find_weights,
     list_in_manifest,

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
+from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
-from gia_cli.imaging.color import CAMERA_MATRICES, bt709_through, colors_of_another_camera
+from gia_cli.imaging.color import bt709_through, colors_of_another_camera
 from gia_cli.imaging.fusion import fuse, measure, whiten
 from gia_cli.imaging.writer import BAND_PIXELS, bands, develop, write_image
 from gia_cli.inference.engine import (

@@ -21,16 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
-from gia_cli.data.sid import (
-    KINDS,
-    Camera,
-    SidPair,
-    read_list,
-    require_files,
-    select,
-    with_exif_times,
-)
+from gia_cli.cameras import KINDS, CameraFamily
 from gia_cli.data.sid import Protocol as SidProtocol
+from gia_cli.data.sid import SidPair, read_list, require_files, select, with_exif_times
 from gia_cli.enhance.enhancer import Enhancer, choose_runtime
 from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
 from gia_cli.errors import DataError, GiaError, UsageError
@@ -52,7 +45,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
-from gia_cli.simulation.photo import Split
+from gia_cli.sid_layout import Split
 from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights
 
 RatioMode = Literal["known", "auto", "picture"]
@@ -74,7 +67,7 @@ class EvalConfig:
 
     data: Path
     """A tree with SID's names and lists."""
-    camera: Camera
+    camera: CameraFamily
     out: Path
     """Folder of the results; the same one resumes."""
     split: Split = "test"

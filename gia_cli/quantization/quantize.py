@@ -19,7 +19,7 @@ from gia_cli.inference.engine import FP32_LEVELS, require_openvino, require_quan
 from gia_cli.nets import LEVELS
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
-from gia_cli.simulation.photo import CAMERAS
+from gia_cli.simulation.sensor import CAMERAS
 from gia_cli.weights.manifest import (
     WeightsInfo,
     find_weights,

@@ -15,8 +15,8 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import A7S2_MATRIX
 from gia_cli.files import atomic_file
-from gia_cli.imaging.color import A7S2_MATRIX
 from gia_cli.raw.cfa import RGGB, XTRANS
 from gia_cli.raw.exif import RAF_MAGIC, ShotInfo, exif_entries
 from gia_cli.raw.tiff import (

@@ -29,6 +29,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CameraName
+
 EldCamera = Literal["CanonEOS5D4", "CanonEOS70D", "CanonEOS700D", "NikonD850", "SonyA7S2"]
 
 # Feng et al. scatter the gain by this much, evenly: flat fields give it no better.
@@ -150,12 +152,12 @@ def eld_camera(name: EldCamera, iso: float, rng: np.random.Generator) -> SensorN
     )
 
 
-def iso_settings(camera: Literal["ILCE-7SM2", "X-T2"]) -> list[int]:
+def iso_settings(camera: CameraName) -> list[int]:
     """ISO settings at which a camera's noise is known, ascending."""
     return [int(row[0]) for row in _calibration()[camera]["rows"]]
 
 
-def nearest_iso(camera: Literal["ILCE-7SM2", "X-T2"], iso: float) -> int:
+def nearest_iso(camera: CameraName, iso: float) -> int:
     """Find the camera's ISO setting nearest to a number, in stops."""
     return min(iso_settings(camera), key=lambda setting: abs(log(setting / iso)))
 
@@ -167,7 +169,7 @@ def _calibration() -> dict[str, Any]:
     return table
 
 
-def _nearest_row(camera: Literal["ILCE-7SM2", "X-T2"], iso: float) -> list[float]:
+def _nearest_row(camera: CameraName, iso: float) -> list[float]:
     setting = nearest_iso(camera, iso)
     rows: list[list[float]] = _calibration()[camera]["rows"]
     return next(row for row in rows if row[0] == setting)

@@ -16,16 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.errors import UsageError
+from gia_cli.training.config import LossName
 from gia_cli.weights.pretrained import Origin, fit_tensors, read_tensors
 
-LossName = Literal["l1", "l2", "joint", "zamir"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 #: Weight of L1 in the joint loss (GIA-Net).

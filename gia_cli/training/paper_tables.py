@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gia_cli.data.batches import CropOptions
+from gia_cli.data.crops import CropOptions
 from gia_cli.errors import UsageError
 from gia_cli.paper import PaperRow, TableName, paper_table
 from gia_cli.progress import SILENT, Progress
+from gia_cli.training.config import RECIPES, TrainConfig
 from gia_cli.training.distributed import ranks_from_environment
-from gia_cli.training.loop import RECIPES, TrainConfig, TrainResult, export_run, train
+from gia_cli.training.loop import TrainResult, train
+from gia_cli.training.run_folder import export_run
 
 WEIGHTS = "weights"
 _HELP = "See 'gia train --help'."

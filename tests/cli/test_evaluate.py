@@ -140,6 +140,7 @@ def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
         (["--isp", "libraw", "--ratio", "blind"], 2, "--ratio takes known, auto, picture"),
         (["--weights", "nobody"], 41, "no weights 'nobody'"),
         (["--isp", "libraw", "--camera", "fuji"], 70, "no list"),
+        (["--isp", "libraw", "--camera", "X-T2"], 70, "no list"),
     ],
 )
 def test_mistakes_are_told(

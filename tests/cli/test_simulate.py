@@ -318,16 +318,17 @@ def test_no_pictures_exit_with_70(tmp_path: Path) -> None:
 def test_ctrl_c_exits_with_130_and_reports(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from gia_cli.simulation import dataset
     from gia_cli.simulation import photo as simulate
 
-    once = simulate._simulate_scene
+    once = dataset._simulate_scene
 
     def second_is_interrupted(*args: object) -> simulate.Simulated:
         if any(tmp_path.rglob("*.ARW")):
             raise KeyboardInterrupt
         return once(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(simulate, "_simulate_scene", second_is_interrupted)
+    monkeypatch.setattr(dataset, "_simulate_scene", second_is_interrupted)
     result = gia(pictures, "--sid", "-o", tmp_path / "tree", "--json")
     assert result.exit_code == 130
     assert json.loads(result.stdout)["written"] == 1

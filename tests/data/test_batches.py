@@ -17,15 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from gia_cli.data.augment import Pair
-from gia_cli.data.batches import Batch, Batches, CropOptions, SidCrops, load
+from gia_cli.data.batches import Batch, Batches, SidCrops, load
+from gia_cli.data.crops import CropOptions
 from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS
-from gia_cli.simulation.photo import SimulateOptions, TreeOptions, simulate_tree
-from gia_cli.training.loop import TrainConfig, train
+from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.training.config import TrainConfig
+from gia_cli.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

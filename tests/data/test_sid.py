@@ -17,22 +17,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CameraFamily, CameraName
 from gia_cli.data import sid
-from gia_cli.data.sid import (
-    Camera,
-    Protocol,
-    SidFrames,
-    SidPair,
-    open_splits,
-    read_list,
-    select,
-)
+from gia_cli.data.sid import Protocol, SidFrames, SidPair, open_splits, read_list, select
 from gia_cli.errors import DataError, FileMissingError, OutputError, RawError
 from gia_cli.imaging.color import bt709_encode
 from gia_cli.progress import Silent
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
-from gia_cli.simulation.photo import CameraName, SimulateOptions, Split, TreeOptions, simulate_tree
+from gia_cli.sid_layout import Split
+from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.photo import SimulateOptions
 
 SUMMARY = Path(__file__).parent / "sid_lists.txt"
 LISTS = ["Sony_train", "Sony_val", "Sony_test", "Fuji_train", "Fuji_val", "Fuji_test"]
@@ -111,7 +106,7 @@ def test_the_rebuilt_lists_are_the_published_ones_to_the_byte(published: Path, n
     ],
 )
 def test_each_protocol_has_as_many_pairs_as_published(
-    published: Path, camera: Camera, split: Split, counts: tuple[int, ...]
+    published: Path, camera: CameraFamily, split: Split, counts: tuple[int, ...]
 ) -> None:
     pairs = read_list(published, camera, split)
     protocols: list[Protocol] = ["all", "clean", "00", "clean-00"]
@@ -124,7 +119,7 @@ def test_each_protocol_has_as_many_pairs_as_published(
      ("fuji", "train", 135), ("fuji", "val", 17), ("fuji", "test", 41)],
 )  # fmt: skip
 def test_each_list_has_as_many_scenes_and_ratios_as_published(
-    published: Path, camera: Camera, split: Split, scenes: int
+    published: Path, camera: CameraFamily, split: Split, scenes: int
 ) -> None:
     pairs = read_list(published, camera, split)
     assert len({pair.scene for pair in pairs}) == scenes

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CameraName
 from gia_cli.data import synthetic
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.cache import ArrayCache
@@ -24,7 +25,7 @@ from gia_cli.raw.reader import read_raw
 from gia_cli.raw.turns import TURNS, Turn
 from gia_cli.raw.writer import write_arw, write_raf
 from gia_cli.simulation.noise import iso_settings
-from gia_cli.simulation.photo import CAMERAS, CameraName, daylight_gains, draw_scene, median_gains
+from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
 #: What three plain nights of the seeds 0 to 2 tell, on which weights have been validated so far.
 PLAIN_FACTS = [

@@ -20,7 +20,7 @@ from gia_cli.evaluation.classical import (
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.raw.reader import read_raw, render_truth
 from gia_cli.raw.writer import write_arw
-from gia_cli.simulation.photo import night
+from gia_cli.simulation.sensor import night
 
 
 def noisy(clean: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:

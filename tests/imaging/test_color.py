@@ -11,9 +11,8 @@ import skimage.color
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX
 from gia_cli.imaging.color import (
-    A7S2_MATRIX,
-    XT2_MATRIX,
     XYZ_FROM_SRGB,
     bt709_decode,
     bt709_encode,

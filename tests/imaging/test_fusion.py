@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CameraName
 from gia_cli.data.synthetic import as_if_read
 from gia_cli.imaging import fusion
 from gia_cli.imaging.color import bt709_decode, bt709_encode
@@ -25,7 +26,7 @@ from gia_cli.imaging.fusion import (
 )
 from gia_cli.raw.cfa import CANONICAL
 from gia_cli.raw.reader import RawFrame
-from gia_cli.simulation.photo import CAMERAS, CameraName, mosaic_from_linear
+from gia_cli.simulation.sensor import CAMERAS, mosaic_from_linear
 
 CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
 cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)

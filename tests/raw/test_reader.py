@@ -16,6 +16,7 @@ import rawpy
 import tifffile
 from numpy.typing import NDArray
 
+from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX
 from gia_cli.errors import (
     DamagedFileError,
     EmptyFileError,
@@ -31,7 +32,7 @@ from gia_cli.errors import (
     UnsupportedCfaError,
     UnsupportedCompressionError,
 )
-from gia_cli.imaging.color import A7S2_MATRIX, XT2_MATRIX, srgb_decode
+from gia_cli.imaging.color import srgb_decode
 from gia_cli.imaging.writer import orient
 from gia_cli.raw.cfa import (
     PLANE_COLORS,

@@ -14,7 +14,7 @@ from gia_cli.errors import UsageError
 from gia_cli.paper import paper_table
 from gia_cli.progress import Silent
 from gia_cli.training import paper_tables as ablation
-from gia_cli.training.loop import TrainConfig
+from gia_cli.training.config import TrainConfig
 from gia_cli.training.paper_tables import RowResult, row_config, train_table
 from gia_cli.weights.manifest import list_weights
 

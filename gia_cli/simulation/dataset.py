@@ -1,0 +1,547 @@
+"""Many pictures to a data set with SID's folders, names and lists, which can be gone on with."""
+
+from __future__ import annotations
+
+import filecmp
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+
+from gia_cli.cameras import ENDINGS, WhiteBalance
+from gia_cli.errors import DataError, GiaError, OutputError, UsageError
+from gia_cli.files import atomic_file, make_folder
+from gia_cli.imaging.photos import find_photos
+from gia_cli.progress import SILENT, Progress
+from gia_cli.sid_layout import (
+    FAMILIES,
+    MOST_SCENES,
+    SPLIT_DIGITS,
+    Split,
+    list_path,
+    plan_path,
+    split_of,
+    time_name,
+)
+from gia_cli.simulation.manifest import Picture, TreePlan, look_at, read_plan, write_plan
+from gia_cli.simulation.noise import nearest_iso
+from gia_cli.simulation.photo import (
+    HELP,
+    XTRANS_RENDER_SIDE,
+    Simulated,
+    SimulateOptions,
+    check_options,
+    check_range,
+    existing,
+    looked_up,
+    photograph,
+    picture_mosaic,
+)
+from gia_cli.simulation.sensor import CAMERAS, NightScene, scaled, sid_scenes, translated
+
+_LEAST_DEALT = 3  # pictures from which on no list with a share stays empty
+_FOREIGN_HINT = (
+    "So it is not known which pictures the tree was made of: choose another --out, or "
+    "--on-exists overwrite to make it anew."
+)
+_MOST_NAMED = 5  # pictures in a message
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """How `gia simulate --sid` makes a data set of pictures."""
+
+    night: SimulateOptions = field(default_factory=SimulateOptions)
+    """Its ratio, ISO and white balance are not used."""
+    ratios: tuple[float, ...] | None = None
+    """Ratios of each scene's short exposures; by default those of the SID scene that is drawn."""
+    iso: int | None = None
+    """By default the drawn scene's."""
+    wb: WhiteBalance | None = None
+    """By default the drawn scene's."""
+    burst: int = 1
+    """Short exposures at each ratio, with the names `_00_`, `_01_`, ..."""
+    split: Literal["auto", "train", "val", "test"] = "auto"
+    """The list that the pictures go to; "auto" deals them out."""
+    test_share: float = 0.22
+    """Share of the tree's pictures on the test list; SID has 50 of 231 Sony scenes there."""
+    val_share: float = 0.09
+    """Share on the validation list; SID has 20 of 231."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedTree:
+    """What became of the pictures, and the lists that name the files."""
+
+    results: list[Simulated]
+    lists: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedScene:
+    """One picture's place in the tree and the night that it is to become."""
+
+    result: Simulated
+    """As it will be if all goes well."""
+    split: Split
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """The tree's plan, and what this run makes of it."""
+
+    plan: TreePlan
+    scenes: list[_PlannedScene]
+    """One for each picture of this run."""
+    new: list[_PlannedScene]
+    """Those of them that the plan did not know."""
+    changed: list[_PlannedScene]
+    """Those whose picture is no longer the one that the plan knew."""
+
+
+def simulate_tree(
+    inputs: list[Path],
+    tree: Path,
+    options: TreeOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    on_result: Callable[[Simulated], None] = lambda result: None,
+) -> SimulatedTree:
+    """Make a data set with SID's folders, names and lists from pictures.
+
+    The camera's folder (``Sony`` or ``Fuji``) gets ``short/00001_00_0.1s.ARW``, the scene's number,
+    the number in its burst and the exposure time, and ``long/00001_00_10s.ARW``. Scene numbers
+    start with 0 on the training list, 1 on the test list and 2 on the validation list. The lists
+    (``Sony_train_list.txt``, ...) lie in `tree` itself, and so does its plan
+    (``Sony_simulation.json``, see `treeplan`): which picture became which scene, and how.
+
+    With `on_exists` "skip" the tree goes on as the plan has it: what an interrupted run left out is
+    made, and pictures that the plan does not know get new numbers and are dealt out so that the
+    whole tree has its shares. In a tree without a plan, files are only kept if this run would have
+    written the same, byte for byte. With "overwrite" the files and lists of the plan that is there
+    are removed, and all begins anew.
+
+    Parameters
+    ----------
+    inputs : list of Path
+        Pictures, and folders of them.
+    tree : Path
+        Made if it is not there.
+    options : TreeOptions, optional
+    progress : Progress
+    on_result : function
+        Hears of each picture when its files are written, or it has failed.
+
+    Returns
+    -------
+    SimulatedTree
+        One result for each picture, failures among them. The lists name all scenes of the plan
+        whose files are there.
+
+    Raises
+    ------
+    UsageError
+        Options that make no sense, or are not those of the tree's plan; a picture that is on
+        another list already; more than 9,999 pictures.
+    DataError
+        No picture at all; a plan that cannot be read; files of which the plan does not know, or
+        whose pictures have changed since.
+    OutputExistsError
+        Something that is to be written is there, and `on_exists` is "error".
+    OutputError
+        The folders, lists or the plan cannot be written.
+    """
+    options = options or TreeOptions()
+    _check_tree(options)
+    photos, lists = find_photos(inputs), _list_paths(tree, options)
+    if options.night.on_exists == "error":
+        existing(lists.values(), "error")
+    known = _known_plan(tree, options)
+    planned = _plan(photos, tree, options, known, progress)
+    wanted = [path for scene in planned.scenes for path in scene.result.files]
+    if options.night.on_exists == "overwrite":
+        _clear(tree, options, [*lists.values(), *wanted], progress)
+    else:
+        existing(wanted, options.night.on_exists)
+        _refuse_changed(planned.changed)
+        _refuse_foreign(planned.new, options.night, progress)
+    _make_folders({path.parent for path in wanted})
+    if planned.plan != known:  # before the first file is: an interrupted run can be taken up
+        write_plan(_plan_path(tree, options), planned.plan)
+    results = []
+    for number, scene in enumerate(planned.scenes, start=1):
+        progress.photo(scene.result.source.name, number, len(planned.scenes))
+        results.append(_simulate_scene(scene, options.night, progress))
+        on_result(results[-1])
+    _write_lists(lists, planned.plan, tree, options, results, progress)
+    return SimulatedTree(results, tuple(lists.values()))
+
+
+def _check_tree(options: TreeOptions) -> None:
+    scene = replace(options.night, wb=options.wb)
+    check_options(scene if options.iso is None else replace(scene, iso=options.iso))
+    for ratio in options.ratios or ():
+        check_range("--ratios", ratio, 1.001, 100_000)  # at 1 a short exposure were a long one
+    check_range("--burst", options.burst, 1, 99)
+    for option, share in (("--test-share", options.test_share), ("--val-share", options.val_share)):
+        check_range(option, share, 0, 1)
+    if options.test_share + options.val_share > 1:
+        raise UsageError("--test-share and --val-share are more than 1 together.", hint=HELP)
+    sid_ratios = sorted({ratio for scene in sid_scenes() for ratio in scene.ratios})
+    ratios = options.ratios or sid_ratios
+    times = [time_name(options.night.long_exposure_s / ratio) for ratio in ratios]
+    if len(set(times)) < len(times) or "0s" in times:
+        raise UsageError(
+            f"The ratios {', '.join(f'{ratio:g}' for ratio in ratios)} cannot be told apart by the "
+            f"exposure times in SID's names: {', '.join(times)}.",
+            hint="Names hold milliseconds; give other --ratios or a longer --long-exposure.",
+        )
+
+
+# ---------------------------------------------------------------- its plan
+
+
+def _plan_path(tree: Path, options: TreeOptions) -> Path:
+    return plan_path(tree, FAMILIES[options.night.camera])
+
+
+def _plan_options(options: TreeOptions) -> dict[str, Any]:
+    """Find what the files of a scene depend on, beside its picture; as JSON gives it back."""
+    night = options.night
+    return {
+        "seed": night.seed,
+        "ratios": None if options.ratios is None else list(options.ratios),
+        "iso": options.iso,
+        "wb": None if options.wb is None else list(scaled(options.wb)),
+        "burst": options.burst,
+        "long-exposure": night.long_exposure_s,
+        "aperture": night.aperture,
+        "ev": night.ev,
+        "shrink": night.shrink,
+        "clean-long": night.clean_long,
+    }
+
+
+def _known_plan(tree: Path, options: TreeOptions) -> TreePlan:
+    """Read the plan of a tree that is to be gone on with; an empty one where all begins anew."""
+    own = _plan_options(options)
+    known = None
+    if options.night.on_exists != "overwrite":
+        known = read_plan(_plan_path(tree, options))
+    if known is None:
+        return TreePlan(own)
+    differing = [
+        f"--{name} {_option_text(known.options.get(name))}, not {_option_text(own.get(name))}"
+        for name in own | known.options
+        if own.get(name) != known.options.get(name)
+    ]
+    if differing:
+        raise UsageError(
+            f"{tree} was made with other options: {'; '.join(differing)}.",
+            hint="Give the tree's own options to go on with it, another --out for another tree, "
+            "or --on-exists overwrite to make it anew.",
+        )
+    return known
+
+
+def _option_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ",".join(f"{number:g}" for number in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "as drawn" if value is None else str(value)
+
+
+def _plan(
+    photos: list[Path], tree: Path, options: TreeOptions, known: TreePlan, progress: Progress
+) -> _Planned:
+    """Find the pictures on the plan, and give those that are new a number, a list and a night."""
+    looks: dict[str, tuple[Path, Picture]] = {}  # by path: a picture may be named in two ways
+    progress.stage("looking at the pictures", len(photos))
+    for photo in photos:
+        look = look_at(photo, tree)
+        looks.setdefault(look.path, (photo, look))
+        progress.advance()
+    sources, found = zip(*looks.values(), strict=True)
+    places = known.places(found)
+    pictures = [*known.pictures]
+    new = [index for index, place in enumerate(places) if place is None]
+    changed = []
+    for index, place in enumerate(places):
+        if place is not None:
+            if pictures[place].digest != found[index].digest:
+                changed.append(index)
+            pictures[place] = replace(found[index], scene=pictures[place].scene)
+            _check_list(sources[index], pictures[place], options)
+    if len(pictures) + len(new) > MOST_SCENES:
+        raise UsageError(
+            f"{len(pictures) + len(new)} pictures are more than SID's names can number "
+            f"({MOST_SCENES}).",
+            hint="Make several trees.",
+        )
+    for index, scene in zip(new, _new_numbers(len(new), known, options), strict=True):
+        places[index] = len(pictures)
+        pictures.append(replace(found[index], scene=scene))
+    scenes = [
+        _plan_scene(source, place, pictures[place].scene, tree, options)
+        for source, place in zip(sources, places, strict=True)
+        if place is not None
+    ]
+    return _Planned(
+        plan=replace(known, pictures=tuple(pictures)),
+        scenes=scenes,
+        new=[scenes[index] for index in new],
+        changed=[scenes[index] for index in changed],
+    )
+
+
+def _check_list(photo: Path, picture: Picture, options: TreeOptions) -> None:
+    """Refuse to lay a picture on a second list: what is trained on must not be measured on."""
+    if options.split not in ("auto", split_of(picture.scene)):
+        raise UsageError(
+            f"{photo} is on the tree's {split_of(picture.scene)} list already, as scene "
+            f"{picture.scene}.",
+            hint="Leave it out, or choose another --out.",
+        )
+
+
+def _new_numbers(count: int, known: TreePlan, options: TreeOptions) -> list[str]:
+    """Give new pictures their scenes' numbers, on the lists that they are dealt to."""
+    highest = dict.fromkeys(SPLIT_DIGITS, 0)
+    for picture in known.pictures:
+        split = split_of(picture.scene)
+        highest[split] = max(highest[split], int(picture.scene[1:]))
+    numbers = []
+    for split in _deal(count, options, known):
+        highest[split] += 1
+        numbers.append(f"{SPLIT_DIGITS[split]}{highest[split]:04d}")
+    return numbers
+
+
+def _deal(count: int, options: TreeOptions, known: TreePlan) -> list[Split]:
+    """Deal new pictures out, at random, so that the whole tree has its exact shares."""
+    if options.split != "auto":
+        return [options.split] * count
+    dealt = Counter(split_of(picture.scene) for picture in known.pictures)
+    tests, vals = _shares(count + dealt.total(), options)
+    tests = min(max(tests - dealt["test"], 0), count)
+    vals = min(max(vals - dealt["val"], 0), count - tests)
+    splits: list[Split] = ["train"] * count
+    seed = [options.night.seed, MOST_SCENES, *([dealt.total()] if dealt else [])]
+    order = np.random.default_rng(seed).permutation(count)
+    for place, index in enumerate(order[: tests + vals].tolist()):
+        splits[index] = "test" if place < tests else "val"
+    return splits
+
+
+def _shares(count: int, options: TreeOptions) -> tuple[int, int]:
+    """Count the test and the validation pictures; of three pictures on, no share is nothing."""
+    shares = options.test_share, options.val_share
+    least = [int(count >= _LEAST_DEALT and share > 0) for share in shares]
+    tests, vals = (max(round(share * count), few) for share, few in zip(shares, least, strict=True))
+    most = count - int(count >= _LEAST_DEALT and sum(shares) < 1)
+    tests = min(tests, most - least[1])
+    return tests, min(vals, most - tests)
+
+
+def _plan_scene(
+    photo: Path, place: int, number: str, tree: Path, options: TreeOptions
+) -> _PlannedScene:
+    night, ending = options.night, ENDINGS[options.night.camera]
+    # A generator of its own for each picture: its night does not hang on the others'.
+    rng = np.random.default_rng([night.seed, place])
+    drawn = sid_scenes()[int(rng.integers(len(sid_scenes())))]
+    ratios = options.ratios or tuple(sorted(set(drawn.ratios)))
+    folder = tree / FAMILIES[night.camera]
+    shorts, shot_ratios = [], []
+    for shot in range(options.burst):
+        for ratio in ratios:
+            time = time_name(night.long_exposure_s / ratio)
+            shorts.append(folder / "short" / f"{number}_{shot:02d}_{time}{ending}")
+            shot_ratios.append(ratio)
+    long = folder / "long" / f"{number}_00_{time_name(night.long_exposure_s)}{ending}"
+    scene = NightScene(
+        options.iso or nearest_iso(night.camera, drawn.iso),
+        ratios[0],
+        scaled(options.wb or translated(drawn.wb, night.camera)),
+    )
+    result = Simulated(photo, scene, tuple(shorts), tuple(shot_ratios), long)
+    return _PlannedScene(result, split_of(number), rng)
+
+
+# ---------------------------------------------------------------- what is there already
+
+
+def _refuse_changed(changed: list[_PlannedScene]) -> None:
+    """Refuse to keep files of what a picture was before it changed."""
+    stale = [scene.result for scene in changed if existing(scene.result.files, "skip")]
+    if stale:
+        names = ", ".join(str(result.source) for result in stale[:_MOST_NAMED])
+        more = f" and {len(stale) - _MOST_NAMED} more" if stale[_MOST_NAMED:] else ""
+        raise DataError(
+            f"The tree was made of other pictures of the names {names}{more}.",
+            hint="Bring the pictures back as they were, give the new ones other names, or make "
+            "the tree anew with --on-exists overwrite.",
+        )
+
+
+def _refuse_foreign(
+    scenes: list[_PlannedScene], options: SimulateOptions, progress: Progress
+) -> None:
+    """Refuse files that no plan knows, unless they are what would be written now.
+
+    A tree of an earlier version has no plan, and a name tells nothing of the picture behind it.
+    """
+    there = [scene for scene in scenes if existing(scene.result.files, "skip")]
+    if there:
+        progress.stage("comparing with what is there", len(there))
+    for scene in there:
+        for path in _foreign_files(scene, options):
+            raise DataError(
+                f"{path} is there already, and is not what {scene.result.source} becomes with "
+                "these options.",
+                hint=_FOREIGN_HINT,
+            )
+        progress.advance()
+
+
+def _foreign_files(scene: _PlannedScene, options: SimulateOptions) -> list[Path]:
+    """Make a scene's files again, elsewhere, and find those that are there and differ."""
+    result = scene.result
+    there = existing(result.files, "skip")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        again = replace(
+            result,
+            shorts=tuple(folder / path.name for path in result.shorts),
+            long=folder / result.long.name,
+            kept=tuple(folder / path.name for path in result.files if path not in there),
+        )
+        anew = replace(options, on_exists="overwrite")
+        made = _simulate_scene(replace(scene, result=again, rng=deepcopy(scene.rng)), anew, SILENT)
+        if made.error:
+            return list(there)
+        return [path for path in there if not _same_bytes(path, folder / path.name)]
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:
+        return False
+
+
+def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progress) -> None:
+    """Remove what is to be made anew, and all else that the tree's old plan made.
+
+    All of it before the new plan is there: that must not vouch for files of the old one, should
+    this run be interrupted.
+    """
+    doomed = {path for path in wanted if path.exists()}
+    others = _made_by_plan(tree, options) - doomed
+    if others:
+        progress.note(f"{len(others)} other files of the tree's old plan are removed.")
+    for path in doomed | others:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot remove {path}: {error.strerror or error}.") from error
+
+
+def _made_by_plan(tree: Path, options: TreeOptions) -> set[Path]:
+    """Find the exposures and lists of a tree's plan, whatever its options were."""
+    old = None
+    with suppress(DataError):  # a plan that cannot be read is overwritten
+        old = read_plan(_plan_path(tree, options))
+    if old is None:
+        return set()
+    folder, ending = tree / FAMILIES[options.night.camera], ENDINGS[options.night.camera]
+    numbers = {picture.scene for picture in old.pictures}
+    found = {path for path in folder.glob(f"*/*{ending}") if path.name.split("_")[0] in numbers}
+    lists = _list_paths(tree, replace(options, split="auto")).values()
+    return found | {path for path in lists if path.exists()}
+
+
+# ---------------------------------------------------------------- its files
+
+
+def _simulate_scene(
+    planned: _PlannedScene, options: SimulateOptions, progress: Progress
+) -> Simulated:
+    """Write one picture's files; what goes wrong with it must not cost the others theirs."""
+    result = planned.result
+    try:
+        result = looked_up(result, options)
+        if result.status == "skipped":
+            return result
+        mosaic = picture_mosaic(result.source, result.scene.wb, options)
+        if CAMERAS[options.camera].kind == "xtrans" and min(mosaic.shape) < XTRANS_RENDER_SIDE:
+            raise DataError(
+                f"{result.source} is too small: LibRaw, which renders the ground truth, needs "
+                f"{XTRANS_RENDER_SIDE} X-Trans photosites a side, not {min(mosaic.shape)}.",
+                hint="Use a larger picture, or a smaller --shrink.",
+            )
+        photograph(mosaic, result, options, planned.rng, progress)
+    except GiaError as error:
+        return replace(result, status="failed", error=error)
+    return result
+
+
+def _list_paths(tree: Path, options: TreeOptions) -> dict[Split, Path]:
+    """Find the lists that this run writes: all three, or the one that all pictures go to."""
+    family = FAMILIES[options.night.camera]
+    splits: list[Split] = ["train", "val", "test"]
+    chosen = splits if options.split == "auto" else [options.split]
+    return {split: list_path(tree, family, split) for split in chosen}
+
+
+def _make_folders(folders: set[Path]) -> None:
+    for folder in sorted(folders):
+        make_folder(folder, "--out")
+
+
+def _write_lists(
+    lists: dict[Split, Path],
+    plan: TreePlan,
+    tree: Path,
+    options: TreeOptions,
+    results: list[Simulated],
+    progress: Progress,
+) -> None:
+    """Name all scenes of the plan that are whole, whichever run made them."""
+    failed = {result.long for result in results if result.error}
+    whole: dict[Split, list[Simulated]] = {split: [] for split in lists}
+    for place, picture in enumerate(plan.pictures):
+        if (split := split_of(picture.scene)) in whole:
+            scene = _plan_scene(tree / picture.path, place, picture.scene, tree, options).result
+            if scene.long not in failed and all(path.exists() for path in scene.files):
+                whole[split].append(scene)
+    for split, path in lists.items():
+        _write_list(path, tree, whole[split], options.night)
+    empty = [split for split, scenes in whole.items() if not scenes]
+    if empty:
+        progress.note(
+            f"The tree has no scene for its list{'s' if empty[1:] else ''} {' and '.join(empty)}: "
+            "give it more pictures, with --on-exists skip, and --split to choose the list."
+        )
+
+
+def _write_list(path: Path, tree: Path, results: list[Simulated], options: SimulateOptions) -> None:
+    """Write one of SID's lists: short, long, ISO and f-number, separated by blanks."""
+    lines = []
+    for result in results:
+        facts = f"ISO{result.scene.iso} F{options.aperture:g}"
+        long = result.long.relative_to(tree).as_posix()
+        for short in result.shorts:
+            lines.append(f"./{short.relative_to(tree).as_posix()} ./{long} {facts}\n")
+    with atomic_file(path) as file:
+        file.write("".join(sorted(lines)).encode("ascii"))

@@ -1,0 +1,129 @@
+"""Heads and losses that only training needs; the shipped networks have none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gia_cli.nets.base import Network, group_mean
+from gia_cli.nets.unet import GiaNet
+from gia_cli.training.initialise import VECTOR_GAIN
+
+_EVEN_BLOCK = 16  # packed pixels a side
+
+
+class DepthHeads(nn.Module):
+    """Training-only 1x1 convolutions that read the picture off each coarse level of the decoder.
+
+    Under a mean loss at the end alone the deep levels get gradients a million times smaller than
+    the first layer's, and the shallow skips have answered long before they join in. Asked directly
+    for the target averaged over their cells, they must carry its colour and brightness. The shipped
+    network has no such heads.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of each level, deepest first; see `Network.depth_widths`.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Conv2d(width, 3, 1) for width in widths)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Features of each level, deepest first, to (N, 3, h, w) pictures."""
+        return [head(level) for head, level in zip(self.heads, levels, strict=True)]
+
+
+def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
+    """Mean absolute error of coarse pictures against the target averaged over their cells."""
+    errors = []
+    for picture in pictures:
+        cell = target.shape[2] // picture.shape[2]
+        errors.append(F.l1_loss(picture.float(), F.avg_pool2d(target, cell)))
+    return torch.stack(errors).mean()
+
+
+def evenness_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
+    """Mean absolute deviation of sub-pixels' errors, averaged over blocks, from their own mean.
+
+    The last layer has weights of its own for each sub-pixel; where their errors differ in the mean,
+    flat areas show a pattern, too faint for a loss that sees pixels one by one. Blocks are of 16 x
+    16 packed pixels; what is left of a crop at its right and bottom does not count.
+
+    Parameters
+    ----------
+    picture, target : (N, 3, H, W)
+    factor : int
+        Side of a packed pixel in pixels.
+    """
+    errors = F.pixel_unshuffle(picture.float() - target, factor)
+    means = F.avg_pool2d(errors, min(_EVEN_BLOCK, *errors.shape[2:]))
+    by_sub_pixel = means.reshape(len(means), -1, factor * factor, *means.shape[2:])
+    unevenness: Tensor = (by_sub_pixel - by_sub_pixel.mean(dim=2, keepdim=True)).abs().mean()
+    return unevenness
+
+
+def _with_facts(vector: Tensor, facts: Tensor) -> Tensor:
+    """Put known facts, (N, FACTS), in the place of the vector's first numbers."""
+    count = facts.shape[1]
+    truth = ((facts - 0.5) / VECTOR_GAIN).to(vector)
+    told = torch.where(truth.isnan(), vector[:, :count], truth)
+    return torch.cat([told, vector[:, count:]], dim=1)
+
+
+def facts_loss(vector: Tensor, facts: Tensor) -> Tensor:
+    """Mean squared error of what the vector's first numbers tell of the facts of the night.
+
+    So the vector learns what it is for from the truth itself, and not from what little of it gets
+    through the noise of a picture's loss. Real photos' facts are unknown, and NaN: they do not
+    count.
+
+    Parameters
+    ----------
+    vector : (N, V)
+    facts : (N, FACTS)
+        See `night_facts`.
+    """
+    is_known = ~facts.isnan()
+    told = 0.5 + VECTOR_GAIN * vector[:, : facts.shape[1]].float()
+    errors = torch.where(is_known, told - facts.nan_to_num(), 0)
+    return errors.square().sum() / is_known.sum().clamp(min=1)
+
+
+class Trainee(nn.Module):
+    """A network with what only training needs; what DistributedDataParallel wraps.
+
+    Heads are for networks with coarse levels; the others get none.
+    """
+
+    def __init__(self, network: Network, *, with_heads: bool) -> None:
+        super().__init__()
+        self.network = network
+        has_heads = with_heads and network.depth_widths
+        self.heads = DepthHeads(network.depth_widths) if has_heads else None
+
+    def forward(
+        self, planes: Tensor, group: int, cut: int = 0, facts: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
+
+        A network with coarse levels goes without its top `cut` skips. The true `facts`, (N, FACTS),
+        go up instead of the vector's own, where they are given and known.
+        """
+        levels: list[Tensor] | None = [] if self.heads is not None else None
+        features = self.network.encode(planes)
+        for level in range(cut if self.network.depth_widths else 0):
+            features[level] = features[level] * 0  # not left out: every parameter has a gradient
+        vector = None
+        if isinstance(self.network, GiaNet):
+            vector = self.network.gia.vector(group_mean(features[-1], group))
+            told = vector if facts is None else _with_facts(vector, facts)
+            picture = self.network.decode(features, self.network.gia.spread(told), levels)
+        else:
+            picture = self.network.finish(features, group, levels)
+        depth = [] if self.heads is None or levels is None else self.heads(levels)
+        return picture, depth, vector

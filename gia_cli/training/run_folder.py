@@ -1,0 +1,213 @@
+"""The folder of a run: its configuration, checkpoint and lock, and the weights made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gia_cli.cameras import CAMERA_OF
+from gia_cli.errors import RunError
+from gia_cli.files import atomic_file, lock, make_folder
+from gia_cli.nets import NetConfig, build
+from gia_cli.progress import Progress
+from gia_cli.simulation.sensor import daylight_gains, median_gains
+from gia_cli.training.config import TELLS_FACTS, Recipe
+from gia_cli.training.distributed import Ranks
+from gia_cli.training.log import read_log
+from gia_cli.weights.manifest import list_in_manifest, refuse_to_replace, save_weights, weights_path
+
+CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
+
+
+def open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
+    """Read the folder's checkpoint, if there is one, and check that it is this run's."""
+    if not (run / CHECKPOINT).exists():
+        return None  # whatever was asked for before has left nothing to go on from
+    _check_same(run, read_config(run), asked, progress)
+    return read_checkpoint(run)
+
+
+def claim_run(run: Path, asked: dict[str, Any], ranks: Ranks) -> None:
+    """Write into the folder what runs there."""
+    if ranks.is_first:
+        with atomic_file(run / CONFIG) as file:
+            file.write(json.dumps(asked, indent=2).encode())
+    ranks.wait()
+
+
+@contextmanager
+def only_run_in(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep a second run out of the folder while this one is in it."""
+    if not ranks.is_first:
+        yield
+        return
+    make_folder(run, "--run")
+    with lock(run / LOCK) as is_ours:
+        if not is_ours:
+            raise RunError(f"Another process is training in {run}.", hint="Wait, or stop it.")
+        yield
+
+
+def _check_same(
+    run: Path, there: dict[str, Any], asked: dict[str, Any], progress: Progress
+) -> None:
+    """Refuse to go on with a run that was started otherwise; it may only become longer or shorter.
+
+    The version may differ, for a run of many hours outlives it; what an older one did not know of
+    is not compared, but what its recipe did not know of, it did not do. Data may have moved, but
+    must be the same.
+    """
+    there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
+    free = {"gia", "steps", "budget_s", "data", "recipe_name", TELLS_FACTS}
+    for name, old, new in _differences(there, asked):
+        if name.split(".")[0] not in free:
+            raise RunError(f"{run} holds another run: its {name} is {old}, not {new}.")
+    for name in ("steps", "budget_s", "data"):
+        if there.get(name) != asked[name]:
+            progress.note(f"{run}: {name} was {there.get(name)}, now {asked[name]}.")
+
+
+def _recipe_defaults() -> dict[str, Any]:
+    return {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
+
+
+def _differences(
+    there: dict[str, Any], asked: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs between two nested descriptions, by its full name."""
+    for name in there.keys() & asked.keys():
+        old, new = there[name], asked[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield prefix + name, old, new
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Read what a run was asked to be.
+
+    Raises
+    ------
+    RunError
+        The folder holds no run.
+    """
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run} is not the folder of a training run.", hint=f"It has no readable {CONFIG}."
+        ) from error
+    return config
+
+
+def read_checkpoint(run: Path) -> dict[str, Any]:
+    """Read a run's checkpoint onto the CPU; runs no code from it.
+
+    Raises
+    ------
+    RunError
+        None there, unreadable or damaged.
+    """
+    path = run / CHECKPOINT
+    try:
+        with path.open("rb") as file:
+            saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{run} has no checkpoint yet.", hint="Let it train for a while.") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}.", hint="") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # torch.load raises whatever its unpickler and zip reader meet
+        raise RunError(f"{path} is damaged.", hint="Remove it to start the run anew.") from error
+    return saved
+
+
+# ---------------------------------------------------------------- export
+
+
+def export_run(
+    run: Path,
+    name: str,
+    folder: Path,
+    *,
+    data_note: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the weights of a run's checkpoint, and their row into the folder's manifest.
+
+    Parameters
+    ----------
+    run : Path
+    name : str
+        Of the weights; the file is ``name.safetensors``.
+    folder : Path
+    data_note : str, optional
+        What the run was trained on; by default what its configuration says, folders by name only.
+    licence : str, optional
+    overwrite : bool
+        Replace weights of that name.
+
+    Returns
+    -------
+    dict
+        The manifest's row.
+
+    Raises
+    ------
+    RunError
+        No run, or no checkpoint yet.
+    OutputExistsError
+        Weights of that name are there.
+    UsageError
+        A name that is no file name.
+    """
+    path = weights_path(folder, name)
+    refuse_to_replace(path, overwrite=overwrite)
+    config = read_config(run)
+    saved = read_checkpoint(run)
+    network = build(NetConfig.from_json(config["network"]))
+    network.load_state_dict(saved["ema"])
+    scores = [
+        row for row in read_log(run) if "validation_psnr" in row and row["step"] <= saved["step"]
+    ]
+    camera = CAMERA_OF[config["camera"]]
+    training = {
+        "data": data_note or _data_names(config["data"]),
+        "recipe": {"name": config["recipe_name"], **config["recipe"]},
+        "nights": config.get("nights"),
+        "given_balance": config.get("given_balance"),
+        "init_from": config["init_from"],
+        "steps": saved["step"],
+        "hours": round(saved["elapsed_s"] / 3600, 2),
+        TELLS_FACTS: config.get(TELLS_FACTS, False),
+        "seed": config["seed"],
+        "validation_psnr": scores[-1]["validation_psnr"] if scores else None,
+        "validated_on": config.get("validation", "other photos"),
+        "gia": config["gia"],
+    }
+    make_folder(folder, "--out")
+    row = save_weights(
+        path,
+        network,
+        camera=camera,
+        daylight_wb=[round(gain, 6) for gain in daylight_gains(camera)],
+        neutral_wb=[round(gain, 6) for gain in median_gains(camera)],
+        licence=licence,
+        training=training,
+    )
+    list_in_manifest(folder, row)
+    return row
+
+
+def _data_names(data: str | list[str]) -> str:
+    """Name folders without the path of somebody's machine."""
+    paths = [data] if isinstance(data, str) else data
+    return ", ".join(Path(path).name for path in paths)

@@ -1,0 +1,156 @@
+"""Training-only heads and losses: the depth's gradient, the vector's facts, sub-pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets.unet import GiaNet
+from gia_cli.training.auxiliary import Trainee, depth_loss, evenness_loss, facts_loss
+from gia_cli.training.initialise import VECTOR_GAIN, initialise, open_the_way_up
+from tests.networks import UNETS, lively, small
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_depth_heads_give_the_depth_a_gradient() -> None:
+    """The point of them: gradients of the bottleneck many times those without."""
+    torch.manual_seed(1)
+    planes, target = torch.rand(2, 4, 32, 32), torch.rand(2, 3, 64, 64)
+    trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
+    initialise(trainee)
+    norms = []
+    for weight in (0.0, 1.0):
+        trainee.zero_grad()
+        picture, depth, _ = trainee(planes, 2)
+        loss = (picture - target).abs().mean() + weight * depth_loss(depth, target)
+        loss.backward()
+        gradient = trainee.network.encoder[4][0].weight.grad
+        assert gradient is not None
+        norms.append(float(gradient.norm()))
+    assert norms[1] > 3 * norms[0] > 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
+    trainee = Trainee(build(small(name)), with_heads=True)
+    assert Trainee(trainee.network, with_heads=False).heads is None
+    picture, depth, _ = trainee(torch.rand(2, 4, 32, 48), 2)
+    assert picture.shape == (2, 3, 64, 96)
+    if name in UNETS:
+        assert [tuple(x.shape[1:]) for x in depth] == [(3, 2 << n, 3 << n) for n in range(4)]
+    else:
+        assert trainee.heads is None
+        assert depth == []
+
+
+def test_a_cut_skip_is_heard_no_more_and_all_parameters_learn() -> None:
+    """With all skips cut, what the upper levels see does not matter."""
+    torch.manual_seed(1)
+    planes = torch.rand(1, 4, 64, 64)
+    trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
+    initialise(trainee)
+    picture, depth, _ = trainee(planes, 1, 4)
+    picture.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in trainee.network.parameters())
+    assert not torch.allclose(picture, trainee(planes, 1)[0], atol=1e-3)
+    plain = trainee.network.encode
+
+    def noisy(x: torch.Tensor) -> list[torch.Tensor]:
+        *skips, bottleneck = plain(x)
+        return [*(skip + torch.randn_like(skip) for skip in skips), bottleneck]
+
+    trainee.network.encode = noisy  # type: ignore[method-assign]
+    assert torch.allclose(picture, trainee(planes, 1, 4)[0], atol=1e-5)
+    assert not torch.allclose(picture, trainee(planes, 1, 3)[0], atol=1e-3)
+    assert len(depth) == 4
+
+
+def test_the_vector_is_asked_only_for_what_is_known() -> None:
+    told = torch.tensor([[0.2, 0.5, 0.1, 0.9, 7.0], [0.4, 0.3, 0.6, 0.0, 7.0]])
+    vector = (told - 0.5) / VECTOR_GAIN
+    facts = told[:, :4] + torch.tensor([0.1, 0.2, 0.3, 0.4])
+    assert float(facts_loss(vector, facts)) == pytest.approx(0.3 / 4)
+    facts[0] = torch.nan
+    facts[1, 3] = torch.nan
+    assert float(facts_loss(vector, facts)) == pytest.approx(0.14 / 3)
+    leaf = vector.clone().requires_grad_()
+    facts_loss(leaf, torch.full_like(facts, torch.nan)).backward()
+    assert leaf.grad is not None
+    assert not leaf.grad.any()
+
+
+def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
+    network = lively(replace(small("gia-net"), width=12))
+    assert isinstance(network, GiaNet)
+    trainee = Trainee(network, with_heads=False)
+    planes = torch.rand(2, 4, 32, 32)
+    own, _, vector = trainee(planes, 2)
+    told = 0.5 + VECTOR_GAIN * vector[:, :4].detach()
+    torch.testing.assert_close(trainee(planes, 2, 0, told)[0], own, rtol=0, atol=1e-4)
+    assert torch.equal(trainee(planes, 2, 0, torch.full((2, 4), torch.nan))[0], own)
+    other, _, still = trainee(planes, 2, 0, told + 0.5)
+    assert not torch.allclose(other, own, atol=1e-3)
+    assert torch.equal(still, vector)  # what it is asked for is its own
+
+
+def test_the_vector_learns_the_facts() -> None:
+    """A few nights can be learned by heart, through shrink and the way down."""
+    torch.manual_seed(3)
+    planes, facts = torch.rand(6, 4, 32, 32) * torch.rand(6, 1, 1, 1), torch.rand(3, 4)
+    facts = facts.repeat_interleave(2, 0)
+    network = build(replace(small("gia-net"), width=12))
+    assert isinstance(network, GiaNet)
+    initialise(network)
+    open_the_way_up(network, 4)
+    trainee = Trainee(network, with_heads=False)
+    optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(60):
+        _, _, vector = trainee(planes, 2)
+        loss = facts_loss(vector, facts)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 3
+    deepest = network.encoder[4].get_submodule("0").get_parameter("weight")
+    assert deepest.grad is not None
+    assert deepest.grad.any()
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_pattern_of_sub_pixels_is_uneven_and_an_error_of_all_is_not(factor: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    side = 32 * factor
+    target = torch.rand(2, 3, side, side, generator=generator)
+    smooth = torch.linspace(0, 1, side)[None, None, :, None].expand_as(target)
+    assert float(evenness_loss(target, target, factor)) == 0
+    assert float(evenness_loss(target + 0.1, target, factor)) < 1e-7
+    assert float(evenness_loss(target + 0.1 * smooth, target, factor)) < 0.1 * factor / side
+    pattern = torch.zeros_like(target)
+    pattern[..., ::factor, ::factor] = 0.1
+    cells = factor * factor
+    expected = 2 * 0.1 * (cells - 1) / cells**2
+    assert float(evenness_loss(target + pattern, target, factor)) == pytest.approx(
+        expected, rel=1e-4
+    )
+    noise = 0.1 * torch.randn(target.shape, generator=generator)
+    assert float(evenness_loss(target + noise, target, factor)) < 0.1 / 16
+
+
+def test_even_the_smallest_crops_have_blocks() -> None:
+    target = torch.zeros(1, 3, 16, 16)
+    picture = target.clone()
+    picture[..., ::2, ::2] = 1
+    assert float(evenness_loss(picture, target, 2)) == pytest.approx(0.375)
+
+
+def test_depth_loss_is_zero_for_the_averaged_target() -> None:
+    target = torch.rand(1, 3, 96, 96)
+    exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in (16, 8, 4, 2)]
+    assert float(depth_loss(exact, target)) == pytest.approx(0, abs=1e-6)
+    assert float(depth_loss([x + 0.1 for x in exact], target)) == pytest.approx(0.1, abs=1e-5)

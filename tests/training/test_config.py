@@ -1,0 +1,50 @@
+"""What can be asked of a run: nonsense is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gia_cli.errors import UsageError
+from gia_cli.training.config import RECIPES, TrainConfig
+from gia_cli.training.loop import draw_cut
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_going_on_keeps_the_skips_from_the_first_step_on() -> None:
+    recipe = RECIPES["small-on"]
+    for done in (0.0, 0.5):
+        cuts = [draw_cut(recipe, 0, step, done) > 0 for step in range(4000)]
+        assert np.mean(cuts) == pytest.approx(recipe.cut_share, abs=0.02)
+    assert recipe.crops.photos > RECIPES["small"].crops.photos
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"photos": ()}, "either --data TREE or --photos"),
+        ({"data": Path("tree")}, "either --data TREE or --photos"),
+        ({"budget_s": 5.0}, "not both"),
+        ({"steps": 0}, "--steps must be positive"),
+        ({"width": -1}, "--width must be positive"),
+        ({"network": "vgg"}, "no network 'vgg'"),
+        ({"workers": -1}, "--workers"),
+        ({"changes": {"lr": 0.0}}, "--lr must be positive"),
+        ({"changes": {"facts_weight": -0.1}}, "--facts-weight must not be negative"),
+        ({"changes": {"evenness_weight": -1.0}}, "--evenness-weight must not be negative"),
+        ({"changes": {"facts_weight": float("nan")}}, "--facts-weight must not be negative"),
+        ({"sides": (64, 32)}, "--sides"),
+        ({"sides": (20, 20)}, "holds no multiple of 16"),
+        ({"sides": (520, 540), "recipe": "paper"}, "holds no multiple of 32"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_nonsense_is_refused(config: TrainConfig, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        replace(config, **change)
+    assert caught.value.exit_code == 2

@@ -1,0 +1,212 @@
+"""What a run starts from: weights, data, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from gia_cli.cameras import CameraName
+from gia_cli.data.batches import SidCrops
+from gia_cli.errors import DataError, DivergedError, Interrupted, OutputError, UsageError
+from gia_cli.nets import WhiteBalanceMode, build
+from gia_cli.nets.unet import GiaNet
+from gia_cli.progress import Silent
+from gia_cli.raw.cfa import PLANE_COLORS
+from gia_cli.simulation.sensor import median_gains
+from gia_cli.training import setup
+from gia_cli.training.config import TrainConfig
+from gia_cli.training.loop import train
+from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
+from gia_cli.weights.manifest import find_weights, list_weights, load_network, save_weights
+from tests.networks import LEARNED, lively, small
+from tests.training.runs import StopAt, assert_equal, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OTHER: dict[WhiteBalanceMode, WhiteBalanceMode] = {"as-shot": "learned", "learned": "as-shot"}
+
+
+def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
+    train(config)
+    good = weights_of(config.run)
+    spoil = replace(config, run=config.run.with_name("spoiled"), changes={"lr": 1e30, "warmup": 0})
+    with pytest.raises(DivergedError) as caught:
+        train(replace(spoil, steps=100, checkpoint_every_s=0))
+    assert "--init-from" in str(caught.value)
+    assert all(x.isfinite().all() for x in good.values())
+    left = spoil.run / CHECKPOINT
+    if left.exists():
+        assert all(x.isfinite().all() for x in weights_of(spoil.run).values())
+
+
+def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config)
+    before = weights_of(config.run)
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Any]:
+        raise OutputError(f"Cannot write {path}: No space left on device.")
+        yield
+
+    monkeypatch.setattr(setup, "atomic_file", full)
+    with pytest.raises(OutputError, match="No space left"):
+        train(replace(config, steps=6))
+    monkeypatch.undo()
+    assert_equal(before, weights_of(config.run))
+
+
+def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> None:
+    train(replace(config, network="dncnn", steps=3))
+    saved = read_checkpoint(config.run)
+    statistics = [name for name in saved["ema"] if "running" in name or "tracked" in name]
+    assert len(statistics) == 45
+    for name in statistics:
+        assert torch.equal(saved["ema"][name], saved["trainee"][f"network.{name}"])
+    assert int(saved["ema"]["middle.0.1.num_batches_tracked"]) == 3
+    assert not torch.equal(saved["ema"]["to_rgb.bias"], saved["trainee"]["network.to_rgb.bias"])
+
+
+def test_the_way_up_is_opened_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What has learned to be heard is not put back, whatever runs lie between; else it begins."""
+    opened: list[str] = []
+    monkeypatch.setattr(setup, "_FIT_NIGHTS", 2)
+    true_open = setup.open_the_way_up
+
+    def spy(network: GiaNet, count: int) -> None:
+        opened.append(network.config.network)
+        true_open(network, count)
+
+    monkeypatch.setattr(setup, "open_the_way_up", spy)
+
+    def run(name: str, start: str | None = None, **changes: Any) -> bool:
+        init = None if start is None else str(tmp_path / f"{start}.safetensors")
+        asked = replace(config, width=12, steps=1, run=tmp_path / name, init_from=init, **changes)
+        opened.clear()
+        train(asked)
+        row = export_run(asked.run, name, tmp_path)
+        assert row["training"]["tells_facts"] == (name != "plain" and name != "sid")
+        return bool(opened)
+
+    assert not run("plain", recipe="small")
+    assert run("first", "plain", recipe="small-on")
+    assert not run("second", "first", recipe="small-on")
+    assert not run("between", "second", recipe="small")
+    assert not run("third", "between", recipe="small-on")
+    assert not run("sid", "third", recipe="small-on", network="sid-net")
+    assert run("again", "sid", recipe="small-on")
+
+
+def test_where_there_are_no_facts_nothing_is_opened(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = StopAt(10**9)
+    monkeypatch.setattr(setup, "open_the_way_up", lambda *args: pytest.fail("opened"))
+    narrow = replace(config, recipe="small-on", width=8, steps=1)
+    train(narrow, heard)
+    assert heard.notes[-1].endswith("the network is too narrow.")
+    monkeypatch.setattr(setup.PhotoNights, "knows_facts", False)  # as SID's photos
+    real = replace(narrow, width=12, run=config.run.with_name("real"))
+    train(real, heard)
+    assert heard.notes[-1].endswith("real photos' are unknown.")
+    assert read_config(real.run)["recipe"]["facts_weight"] == 0
+    assert SidCrops.knows_facts is False
+
+
+def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> None:
+    for info in list_weights():
+        if info.config.network == "gia-net" and info.quantised_from is None:
+            camera = "sony" if info.config.cfa == "bayer" else "fuji"
+            asked = replace(
+                config, camera=camera, recipe="small-on", width=None, init_from=info.name
+            )
+            assert not setup._starts_with_facts(asked) or info.training["tells_facts"]
+
+
+def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
+    listener = StopAt(1)
+    still = replace(config, width=None, init_from=LEARNED, changes={"lr": 1e-12})
+    with pytest.raises(Interrupted):
+        train(still, listener)
+    assert any(f"Starting from {LEARNED}" in note for note in listener.notes)
+    shipped = load_network(find_weights(LEARNED)).state_dict()
+    ours = read_checkpoint(config.run)["ema"]
+    assert all(torch.allclose(ours[name], shipped[name], atol=1e-6) for name in shipped)
+
+
+@pytest.mark.parametrize(("mode", "whose"), [("as-shot", "ILCE-7SM2"), ("learned", "X-T2")])
+def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
+    config: TrainConfig, tmp_path: Path, mode: WhiteBalanceMode, whose: CameraName
+) -> None:
+    """From a Sony's weights to a Fuji's network: a grey card of the usual light looks the same."""
+    donor = lively(replace(small("gia-net"), white_balance=OTHER[mode]))
+    gains = median_gains("ILCE-7SM2")
+    save_weights(tmp_path / "donor.safetensors", donor, camera="ILCE-7SM2", neutral_wb=gains)
+    asked = replace(
+        config, camera="fuji", white_balance=mode, init_from=str(tmp_path / "donor.safetensors")
+    )
+    network = build(replace(small("gia-net", "xtrans"), white_balance=mode))
+    setup._start_from(asked, network, Silent())
+    color = torch.tensor([0.2, 0.5, 0.3])
+    usual = torch.tensor(median_gains(whose))
+    first = []
+    for net in (donor, network):
+        seen = color * usual if net.config.white_balance == "as-shot" else color
+        flat = seen[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
+        first.append(net.encoder[0][0](flat)[..., 2, 2])  # type: ignore[union-attr, index]
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=2e-3)  # stored in fp16
+
+
+def test_a_recipe_without_epochs_wants_a_length(config: TrainConfig) -> None:
+    with pytest.raises(UsageError, match="How long"):
+        train(replace(config, steps=None))
+
+
+def test_all_broken_photographs_are_named_before_training(
+    config: TrainConfig, tmp_path: Path, photos: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.png").write_bytes((photos / "0.png").read_bytes())
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(b"nothing")
+    with pytest.raises(DataError) as caught:
+        train(replace(config, photos=(folder,)))
+    assert "a.jpg" in str(caught.value)
+    assert "b.jpg" in str(caught.value)
+    assert not (config.run / CHECKPOINT).exists()
+
+
+def test_photographs_too_small_for_any_crop_are_refused(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    iio.imwrite(tmp_path / "dot.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match="too small"):
+        train(replace(config, photos=(tmp_path / "dot.png",)))
+
+
+@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "avx512_f"])
+def test_a_cpu_trains_in_bf16_where_it_multiplies_in_it(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: str
+) -> None:
+    runs = {
+        precision: replace(config, run=tmp_path / precision, precision=precision)
+        for precision in ("auto", "fp32", "bf16")
+    }
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    losses = {name: train(run).loss for name, run in runs.items()}
+    weights = {name: weights_of(run.run) for name, run in runs.items()}
+    assert_equal(weights["auto"], weights["bf16" if "bf16" in able else "fp32"])
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
