@@ -190,6 +190,10 @@ class TrainConfig:
             raise UsageError(f"--workers must not be negative, not {self.workers}.", hint=HELP)
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must lie between 0 and 2^63, not {self.seed}.", hint=HELP)
+        if self.validation_sources and self.data is not None:
+            raise UsageError(
+                "--validate-on is for photographs; a data set has a list of its own.", hint=HELP
+            )
         if self.sides is not None:
             self._check_sides(*self.sides)
 

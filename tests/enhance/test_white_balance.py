@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli import ExposureRequest, read_raw
+from gia_cli.cameras import XT2_MATRIX
 from gia_cli.enhance.enhancer import Enhancer, camera_gains
 from gia_cli.enhance.white_balance import NAMES, PRESETS, WhiteBalance, photo_light
 from gia_cli.errors import UsageError, WeightsMismatchError, WhiteBalanceError
-from gia_cli.imaging.color import XT2_MATRIX
 from gia_cli.imaging.temperature import Light, light_of_gains
 from gia_cli.nets import NetConfig
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind

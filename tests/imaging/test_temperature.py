@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.errors import UsageError
-from gia_cli.imaging.color import CAMERA_MATRICES, XYZ_FROM_SRGB
+from gia_cli.imaging.color import XYZ_FROM_SRGB
 from gia_cli.imaging.temperature import (
     Light,
     black_body,

@@ -15,7 +15,14 @@ import torch
 
 from gia_cli.cameras import CameraName
 from gia_cli.data.batches import SidCrops
-from gia_cli.errors import DataError, DivergedError, Interrupted, OutputError, UsageError
+from gia_cli.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    OutputError,
+    RunError,
+    UsageError,
+)
 from gia_cli.nets import WhiteBalanceMode, build
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
@@ -23,6 +30,7 @@ from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training import setup
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
 from gia_cli.weights.manifest import find_weights, list_weights, load_network, save_weights
@@ -210,3 +218,65 @@ def test_a_cpu_trains_in_bf16_where_it_multiplies_in_it(
     assert_equal(weights["auto"], weights["bf16" if "bf16" in able else "fp32"])
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["bf16"] != losses["fp32"]
+
+
+# ---------------------------------------------------------------- sources, input below black
+
+
+@pytest.fixture
+def by_source(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """A run on photographs of three folders, two of them kept for validation."""
+    for index, name in enumerate(("much", "other", "third")):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        coarse = np.random.default_rng(index).integers(20, 235, (6, 6, 3))
+        photo = coarse.repeat(32, 0).repeat(32, 1).astype(np.uint8)
+        for number in range(3):
+            iio.imwrite(tmp_path / "own" / name / f"{number}.png", np.roll(photo, number * 7, 0))
+    return replace(
+        config, photos=(tmp_path / "own",), validation_sources=("other", "third"), steps=2
+    )
+
+
+def test_validation_is_reported_by_source(by_source: TrainConfig) -> None:
+    result = train(by_source)
+    (row,) = [row for row in read_log(by_source.run) if "validation_psnr" in row]
+    scores = [row["validation_psnr/other"], row["validation_psnr/third"]]
+    assert scores[0] != scores[1]
+    assert np.mean(scores) == pytest.approx(row["validation_psnr"], rel=1e-4)
+    assert row["validation_psnr"] == pytest.approx(result.validation_psnr, rel=1e-4)
+    assert (by_source.run / "validation" / "step-00000002.png").is_file()
+
+
+def test_a_source_that_is_not_there_is_refused(by_source: TrainConfig) -> None:
+    with pytest.raises(DataError, match="folder named nowhere") as caught:
+        train(replace(by_source, validation_sources=("nowhere",)))
+    assert "much, other, third" in str(caught.value.hint)
+
+
+def test_sources_are_for_photographs(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--validate-on"):
+        replace(config, photos=(), data=tmp_path, validation_sources=("x",))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asked", "floor"),
+    [
+        ("small", None, None),
+        ("small", True, 0),
+        ("paper", None, 0),
+        ("paper-as-printed", None, 0),
+        ("paper", False, None),
+    ],
+)
+def test_the_published_recipes_clip_at_black(
+    config: TrainConfig, recipe: Any, asked: bool | None, floor: int | None
+) -> None:
+    chosen = replace(config, recipe=recipe, clip_black=asked, sides=None)
+    assert chosen.net_config().input_floor == floor
+
+
+def test_the_floor_is_the_runs_and_its_weights(config: TrainConfig) -> None:
+    train(config)
+    assert export_run(config.run, "own", config.run / "weights")["config"]["input_floor"] is None
+    with pytest.raises(RunError, match="input_floor"):
+        train(replace(config, clip_black=True))
