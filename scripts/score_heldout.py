@@ -21,6 +21,7 @@ import numpy as np
 
 from gia_cli.cli.app import choices
 from gia_cli.cli.console import Terminal
+from gia_cli.enhance.enhancer import Quality
 from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, Report, Score, Summary, evaluate
 
 COLUMNS = (("psnr", "PSNR ↑", 2), ("ssim", "SSIM ↑", 3), ("delta_e", "ΔE00 ↓", 2))
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--pictures", action="append", default=[])
     parser.add_argument("--ratio", default="known")
     parser.add_argument("--balance-error", type=float, nargs="*", default=[0.0])
+    parser.add_argument("--quality", default="normal")
     parser.add_argument("--versus")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
@@ -90,6 +92,7 @@ def main() -> None:
         pictures=tuple(options.pictures),
         ratios=choices(options.ratio, "--ratio", get_args(RatioMode)),
         balance_errors=tuple(options.balance_error),
+        qualities=choices(options.quality, "--quality", get_args(Quality)),
         versus=options.versus,
         limit=options.limit,
     )

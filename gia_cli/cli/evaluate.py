@@ -122,6 +122,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    quality: Annotated[
+        str,
+        typer.Option(
+            "--quality",
+            metavar="normal,best",
+            help="best: the mean of eight renderings, eight times the time; each is a row.",
+        ),
+    ] = "normal",
     panel: Annotated[
         int,
         typer.Option("--panel", metavar="N", help="Also write panel.png with N photos."),
@@ -180,6 +188,7 @@ def evaluate(
     The same command resumes. Photos that fail are named, and leave exit code 3.
     """
     from gia_cli.cli.console import Terminal
+    from gia_cli.enhance.enhancer import Quality
     from gia_cli.evaluation.classical import ISP_NAMES
     from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, report_json
     from gia_cli.paper import paper_table
@@ -203,6 +212,7 @@ def evaluate(
         pictures=tuple(pictures or ()),
         ratios=choices(ratio, "--ratio", get_args(RatioMode)),
         balance_errors=_numbers(balance_error, "--balance-error"),
+        qualities=choices(quality, "--quality", get_args(Quality)),
         limit=limit,
         versus=versus,
         lpips_alex=lpips,

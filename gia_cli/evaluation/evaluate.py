@@ -24,7 +24,7 @@ from gia_cli._version import __version__
 from gia_cli.cameras import KINDS, CameraFamily
 from gia_cli.data.sid import Protocol as SidProtocol
 from gia_cli.data.sid import SidPair, read_list, require_files, select, with_exif_times
-from gia_cli.enhance.enhancer import Enhancer, choose_runtime
+from gia_cli.enhance.enhancer import Enhancer, Quality, choose_runtime
 from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
 from gia_cli.errors import DataError, GiaError, UsageError
 from gia_cli.evaluation.classical import (
@@ -85,6 +85,8 @@ class EvalConfig:
     """How far the photos' as-shot white balance is made wrong, in per cent: red's gain is times 1 +
     so much, and blue's divided by that. Several are rows of their own; they show what a network
     that is given the white balance loses where a camera errs."""
+    qualities: tuple[Quality, ...] = ("normal",)
+    """Rows of their own: as `Enhancer` renders by default, and as the mean of eight renderings."""
     limit: int | None = None
     """Evaluate only this many pairs, spread evenly over the list."""
     lpips_alex: Path | None = None
@@ -344,7 +346,8 @@ class NetworkSystem:
         balance_error: float = 0.0,
     ) -> None:
         error = f"balance off by {balance_error:+g} %" if balance_error else ""
-        self.name = f"{label}, {error}" if error else label
+        best = "quality best" if enhancer.quality == "best" else ""
+        self.name = ", ".join(part for part in (label, error, best) if part)
         self.network = info.config.network
         self.width = info.config.width
         self.ratio_mode = mode
@@ -353,8 +356,8 @@ class NetworkSystem:
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
         # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
-        spoilt = f" {error}" if error else ""
-        self.key = f"{__version__} {_STAGES} {digest[:16]} {enhancer.runtime}{engine}{spoilt}"
+        changes = "".join(f" {part}" for part in (error, best) if part)
+        self.key = f"{__version__} {_STAGES} {digest[:16]} {enhancer.runtime}{engine}{changes}"
         factor = 1 + balance_error / 100
         self._wrong = np.array([factor, 1, 1 / factor], np.float32)
 
@@ -475,9 +478,13 @@ def open_systems(config: EvalConfig) -> list[System]:
             info = find_quantised(info)
         # Not `from_weights`: whether int8 weights ship beside these must not decide their score.
         runtime = choose_runtime(config.device, config.precision, config.engine)
-        enhancer = Enhancer(info.path, runtime, InferOptions(), engine=config.engine)
+        enhancers = [
+            Enhancer(info.path, runtime, InferOptions(), engine=config.engine, quality=quality)
+            for quality in config.qualities
+        ]
         systems += [
             NetworkSystem(label or info.name, info, mode, enhancer, error)
+            for enhancer in enhancers
             for error in config.balance_errors
             for mode in config.ratios
         ]

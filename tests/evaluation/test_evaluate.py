@@ -232,6 +232,14 @@ def test_a_wrong_white_balance_is_a_row_of_its_own(
         replace(config, weights=(), balance_errors=(20.0,))
 
 
+def test_both_qualities_are_rows_of_their_own(config: EvalConfig) -> None:
+    report = evaluate(replace(config, isp=(), qualities=("normal", "best"), limit=1))
+    names = [summary.system for summary in report.summaries]
+    assert names == [DEFAULT, f"{DEFAULT}, quality best"]
+    first, second = (summary.means["psnr"].mean for summary in report.summaries)
+    assert first != second
+
+
 def test_a_wrong_white_balance_does_not_change_how_bright(config: EvalConfig) -> None:
     errors = replace(config, isp=(), ratios=("picture",), balance_errors=(0.0, 50.0))
     plain, off = open_systems(errors)
