@@ -28,7 +28,7 @@ from gia_cli.nets.blocks import LEAKY_SLOPE
 from gia_cli.nets.unet import GiaNet
 from gia_cli.training.config import TELLS_FACTS
 from gia_cli.training.initialise import ridge
-from gia_cli.weights.manifest import save_weights
+from gia_cli.weights.storage import save_weights
 
 SIDE = 96  # packed pixels of a night's crop
 PLACES = 256  # of a crop that a fit looks at, at most

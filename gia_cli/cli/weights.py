@@ -207,7 +207,8 @@ def weights_verify(
     from gia_cli.cli.console import Terminal
     from gia_cli.inference.engine import open_engine
     from gia_cli.runtime import Runtime
-    from gia_cli.weights.manifest import find_weights, list_weights, load_network
+    from gia_cli.weights.manifest import find_weights, list_weights
+    from gia_cli.weights.storage import load_network
 
     terminal = Terminal()
     chosen = [find_weights(name) for name in names] if names else list_weights()

@@ -40,7 +40,8 @@ from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
-from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights, shipped_quantised
+from gia_cli.weights.manifest import find_quantised, find_weights, shipped_quantised
+from gia_cli.weights.storage import WeightsInfo
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005

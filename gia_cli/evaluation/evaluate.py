@@ -46,7 +46,8 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
 from gia_cli.sid_layout import Split
-from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights
+from gia_cli.weights.manifest import find_quantised, find_weights
+from gia_cli.weights.storage import WeightsInfo
 
 RatioMode = Literal["known", "auto", "picture"]
 

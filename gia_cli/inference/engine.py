@@ -18,7 +18,7 @@ from gia_cli.errors import DeviceError, WeightsMismatchError
 from gia_cli.nets import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceKind, Runtime
-from gia_cli.weights.manifest import WeightsInfo
+from gia_cli.weights.storage import WeightsInfo
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
 FP32_LEVELS = 2

@@ -20,10 +20,9 @@ from gia_cli.nets import LEVELS
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulation.sensor import CAMERAS
-from gia_cli.weights.manifest import (
+from gia_cli.weights.manifest import find_weights, list_in_manifest
+from gia_cli.weights.storage import (
     WeightsInfo,
-    find_weights,
-    list_in_manifest,
     load_arrays,
     refuse_to_replace,
     save_quantised,

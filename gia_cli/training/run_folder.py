@@ -20,7 +20,8 @@ from gia_cli.simulation.sensor import daylight_gains, median_gains
 from gia_cli.training.config import TELLS_FACTS, Recipe
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import read_log
-from gia_cli.weights.manifest import list_in_manifest, refuse_to_replace, save_weights, weights_path
+from gia_cli.weights.manifest import list_in_manifest
+from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_path
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 from gia_cli._version import __version__
 from gia_cli.cli import app
 from gia_cli.raw.writer import write_dng
-from gia_cli.weights.manifest import find_weights, save_weights, shipped_quantised
+from gia_cli.weights.manifest import find_weights, shipped_quantised
+from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
 
 MakePhoto = Callable[..., Path]

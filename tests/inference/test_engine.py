@@ -17,7 +17,8 @@ from gia_cli.inference.engine import open_engine, require_openvino, sounds_like_
 from gia_cli.nets import NETWORKS, NetConfig, build
 from gia_cli.progress import Silent
 from gia_cli.runtime import Runtime
-from gia_cli.weights.manifest import WeightsInfo, find_weights, save_weights
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import WeightsInfo, save_weights
 
 CPU = Runtime("cpu", "float32")
 SAMPLE = Path(__file__).parents[2] / "samples" / "night.ARW"

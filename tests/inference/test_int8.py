@@ -28,15 +28,13 @@ from gia_cli.progress import Silent
 from gia_cli.raw.reader import read_raw
 from gia_cli.runtime import Runtime
 from gia_cli.weights import manifest as checkpoint
-from gia_cli.weights.manifest import (
+from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantised
+from gia_cli.weights.storage import (
     Original,
     WeightsInfo,
-    find_weights,
-    list_in_manifest,
     load_network,
     save_quantised,
     save_weights,
-    shipped_quantised,
 )
 from tests.inference.test_openvino_engine import (
     on_openvino,

@@ -19,7 +19,8 @@ from gia_cli.quantization.quantize import QuantizeConfig
 from gia_cli.raw.cfa import Alignment
 from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import Runtime
-from gia_cli.weights.manifest import find_weights, list_weights, load_arrays, save_weights
+from gia_cli.weights.manifest import find_weights, list_weights
+from gia_cli.weights.storage import load_arrays, save_weights
 from tests.data.test_synthetic import write_photos
 from tests.networks import lively
 

@@ -25,7 +25,8 @@ from gia_cli.training import setup
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
-from gia_cli.weights.manifest import find_weights, list_weights, load_network, save_weights
+from gia_cli.weights.manifest import find_weights, list_weights
+from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import LEARNED, lively, small
 from tests.training.runs import StopAt, assert_equal, weights_of
 
