@@ -60,7 +60,8 @@ TESTED_BY = {
     "cli.weights": "cli/test_cli.py",
     "data.crops": "data/test_batches.py",
     "inference.openvino_graph": "inference/test_openvino_engine.py",
-    "inference.quiet_openvino": "inference/test_engine.py",
+    "inference.plan": "inference/test_run.py",
+    "inference.quiet_openvino": "inference/test_select.py",
     "nets.blocks": "nets/test_nets.py",
     "nets.unet": "nets/test_nets.py",
     "quantization.openvino": "quantization/test_quantize.py",
@@ -74,8 +75,6 @@ CLIMB_UP = {
     ("metrics.fidelity", "training.losses"),  # SSIM: until there is a metrics/ssim.py
 }
 CIRCLES = [
-    # The protocol of engines and the choice of one: until there is an inference/select.py.
-    {"inference.engine", "inference.openvino_engine", "inference.torch_engine"},
     # NetConfig and the choice of a network: until NetConfig has a module of its own.
     {"nets", "nets.base", "nets.dncnn", "nets.ridnet", "nets.sgn", "nets.unet"},
 ]

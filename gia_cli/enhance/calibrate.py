@@ -14,8 +14,8 @@ from gia_cli.data.synthetic import PhotoNights, open_photos
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.imaging.fusion import ShareCounter, measure
-from gia_cli.inference.engine import open_engine
 from gia_cli.inference.run import infer
+from gia_cli.inference.select import open_engine
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import prepare
 from gia_cli.runtime import Runtime, cache_folder
