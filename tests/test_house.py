@@ -63,22 +63,12 @@ TESTED_BY = {
     "inference.plan": "inference/test_run.py",
     "inference.quiet_openvino": "inference/test_select.py",
     "nets.blocks": "nets/test_nets.py",
+    "nets.config": "nets/test_nets.py",
     "nets.unet": "nets/test_nets.py",
     "quantization.openvino": "quantization/test_quantize.py",
     "sid_layout": "data/test_sid.py",
 }
 UNTESTED = {"_version", "progress"}
-
-# --------------------------------------------------------------------------------------------
-# TO BE EMPTIED: imports that climb up, and circles, until the modules that they lie in are split.
-CLIMB_UP = {
-    ("metrics.fidelity", "training.losses"),  # SSIM: until there is a metrics/ssim.py
-}
-CIRCLES = [
-    # NetConfig and the choice of a network: until NetConfig has a module of its own.
-    {"nets", "nets.base", "nets.dncnn", "nets.ridnet", "nets.sgn", "nets.unet"},
-]
-# --------------------------------------------------------------------------------------------
 
 
 def module_name(path: Path) -> str:
@@ -147,7 +137,7 @@ def test_every_room_has_a_floor() -> None:
 def test_imports_climb_down_only(module: str) -> None:
     assert "gia_cli" not in imports(module), f"{module} imports the package's face"
     for other in own_imports(module):
-        if room(other) != room(module) and (module, other) not in CLIMB_UP:
+        if room(other) != room(module):
             assert floor(room(other)) < floor(room(module)), f"{module} imports {other}"
 
 
@@ -158,12 +148,7 @@ def test_no_import_runs_in_a_circle() -> None:
         for module in MODULES
         if module in below[module]
     }
-    assert circles == set(map(frozenset, CIRCLES))
-
-
-def test_what_is_to_be_emptied_is_not_empty_already() -> None:
-    for module, other in CLIMB_UP:
-        assert other in own_imports(module), f"{module} no longer imports {other}"
+    assert not circles
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -37,8 +37,9 @@ from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer, pad_to_stride
 from gia_cli.inference.select import obstacle_to_openvino
 from gia_cli.inference.torch_engine import TorchEngine
-from gia_cli.nets import NETWORKS, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NETWORKS
 from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.progress import SILENT, Progress, Silent
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind

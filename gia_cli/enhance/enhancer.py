@@ -35,7 +35,7 @@ from gia_cli.inference.select import (
     require_int8,
     require_openvino,
 )
-from gia_cli.nets import WhiteBalanceMode
+from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.

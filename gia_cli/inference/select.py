@@ -11,7 +11,7 @@ from typing import Literal
 
 from gia_cli.errors import DeviceError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
-from gia_cli.nets import NetConfig, NetName
+from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime
 from gia_cli.weights.storage import WeightsInfo

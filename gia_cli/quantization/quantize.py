@@ -17,7 +17,7 @@ from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.inference.engine import FP32_LEVELS
 from gia_cli.inference.select import require_openvino, require_quantizer
-from gia_cli.nets import LEVELS
+from gia_cli.nets.config import LEVELS
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulation.sensor import CAMERAS

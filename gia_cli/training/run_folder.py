@@ -14,7 +14,8 @@ import torch
 from gia_cli.cameras import CAMERA_OF
 from gia_cli.errors import RunError
 from gia_cli.files import atomic_file, lock, make_folder
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.progress import Progress
 from gia_cli.simulation.sensor import daylight_gains, median_gains
 from gia_cli.training.config import TELLS_FACTS, Recipe

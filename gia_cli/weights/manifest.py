@@ -22,7 +22,7 @@ from gia_cli.errors import (
     WeightsNotFoundError,
 )
 from gia_cli.imaging.fusion import Shares
-from gia_cli.nets import NetConfig, WhiteBalanceMode
+from gia_cli.nets.config import NetConfig, WhiteBalanceMode
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.weights.storage import METADATA_KEY, Original, WeightsInfo, digest_of
 

@@ -19,7 +19,8 @@ from gia_cli.errors import (
     WeightsNotFoundError,
 )
 from gia_cli.imaging.fusion import Shares
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 
 if TYPE_CHECKING:
     import numpy as np

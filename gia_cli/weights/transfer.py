@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.raw.cfa import PLANE_COLORS
 
 if TYPE_CHECKING:

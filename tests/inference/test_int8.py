@@ -24,7 +24,7 @@ from gia_cli.inference.openvino_graph import GRAPHS
 from gia_cli.inference.plan import InferOptions, plan
 from gia_cli.inference.run import infer
 from gia_cli.inference.select import open_engine
-from gia_cli.nets import NetName
+from gia_cli.nets.config import NetName
 from gia_cli.progress import Silent
 from gia_cli.raw.reader import read_raw
 from gia_cli.runtime import Runtime

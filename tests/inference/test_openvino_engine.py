@@ -21,8 +21,9 @@ from gia_cli.inference.openvino_engine import OpenVinoEngine
 from gia_cli.inference.plan import InferOptions, Plan, plan
 from gia_cli.inference.run import infer
 from gia_cli.inference.torch_engine import TorchEngine
-from gia_cli.nets import NetConfig, NetName, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import Alignment, CfaKind
 from gia_cli.raw.packing import PackedMosaic

@@ -27,8 +27,9 @@ from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions, Plan
 from gia_cli.inference.run import _retreat
 from gia_cli.inference.torch_engine import TorchEngine
-from gia_cli.nets import NETWORKS, NetConfig, NetName, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import Alignment, CfaKind
 from gia_cli.raw.exif import ShotInfo

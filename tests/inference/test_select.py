@@ -14,7 +14,8 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import DeviceError, WeightsCorruptError
 from gia_cli.inference import select
 from gia_cli.inference.select import open_engine, require_openvino
-from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.progress import Silent
 from gia_cli.runtime import Runtime
 from gia_cli.weights.manifest import find_weights

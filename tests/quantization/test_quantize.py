@@ -13,7 +13,7 @@ from gia_cli.cli import app
 from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
 from gia_cli.inference import select
 from gia_cli.inference.run import infer
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.quantization import quantize
 from gia_cli.quantization.quantize import QuantizeConfig
 from gia_cli.raw.cfa import Alignment

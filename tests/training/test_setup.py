@@ -16,7 +16,8 @@ import torch
 from gia_cli.cameras import CameraName
 from gia_cli.data.batches import SidCrops
 from gia_cli.errors import DataError, DivergedError, Interrupted, OutputError, UsageError
-from gia_cli.nets import WhiteBalanceMode, build
+from gia_cli.nets import build
+from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS

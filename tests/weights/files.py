@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.weights.manifest import MANIFEST
 from tests.networks import DEFAULT
 

@@ -22,7 +22,8 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.weights import manifest as checkpoint
 from gia_cli.weights.manifest import (
     ENVIRONMENT_VARIABLE,

@@ -23,8 +23,9 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.weights.manifest import MANIFEST, find_weights, list_weights
 from gia_cli.weights.storage import load_network, read_verified, save_weights
