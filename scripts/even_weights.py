@@ -18,7 +18,8 @@ from torch import Tensor
 from trained import arguments, load_gia_net, training_nights
 
 from gia_cli.nets.unet import GiaNet
-from gia_cli.weights.manifest import list_in_manifest, save_weights
+from gia_cli.weights.manifest import list_in_manifest
+from gia_cli.weights.storage import save_weights
 
 SIDE = 128  # packed pixels of a night's crop
 BLOCK = 16

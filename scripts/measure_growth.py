@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from gia_cli.inference.engine import open_engine
-from gia_cli.inference.run import InferOptions, infer, plan
+from gia_cli.inference.plan import InferOptions, plan
+from gia_cli.inference.run import infer
+from gia_cli.inference.select import open_engine
 from gia_cli.raw.cfa import Alignment
 from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import parse_size, peak_resident_bytes, resolve

@@ -23,12 +23,13 @@ from scipy.linalg import qr
 from torch import Tensor, nn
 from trained import arguments, load_gia_net, training_nights
 
-from gia_cli.nets import LEVELS, build
+from gia_cli.nets import build
 from gia_cli.nets.blocks import LEAKY_SLOPE
+from gia_cli.nets.config import LEVELS
 from gia_cli.nets.unet import GiaNet
 from gia_cli.training.config import TELLS_FACTS
 from gia_cli.training.initialise import ridge
-from gia_cli.weights.manifest import save_weights
+from gia_cli.weights.storage import save_weights
 
 SIDE = 96  # packed pixels of a night's crop
 PLACES = 256  # of a crop that a fit looks at, at most

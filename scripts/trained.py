@@ -10,7 +10,8 @@ from gia_cli.data.augment import GivenBalance
 from gia_cli.data.synthetic import PhotoNights, open_photos, split_photos
 from gia_cli.nets.unet import GiaNet
 from gia_cli.runtime import cache_folder
-from gia_cli.weights.manifest import WeightsInfo, find_weights, load_network
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import WeightsInfo, load_network
 
 
 def arguments(title: str, *, nights: int) -> argparse.ArgumentParser:

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.nets import NETWORKS, NetConfig, NetName, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network, frame_sum
 from gia_cli.nets.blocks import ChannelGate
+from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.nets.unet import GiaNet
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.weights.manifest import find_weights

@@ -32,11 +32,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from gia_cli._version import __version__
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import GiaError, UsageError
-from gia_cli.inference.engine import FP32_LEVELS, Engine, obstacle_to_openvino
-from gia_cli.inference.run import InferOptions, infer, pad_to_stride
+from gia_cli.inference.engine import FP32_LEVELS, Engine
+from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.run import infer, pad_to_stride
+from gia_cli.inference.select import obstacle_to_openvino
 from gia_cli.inference.torch_engine import TorchEngine
-from gia_cli.nets import NETWORKS, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NETWORKS
 from gia_cli.nets.unet import GiaModule, UNet
 from gia_cli.progress import SILENT, Progress, Silent
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind

@@ -104,7 +104,7 @@ def bench(
         measure_stages,
     )
     from gia_cli.cli.console import Terminal
-    from gia_cli.nets import NETWORKS
+    from gia_cli.nets.config import NETWORKS
     from gia_cli.raw.reader import read_raw
     from gia_cli.runtime import Precision
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gia_cli.evaluation.diagnose import Diagnosis
     from gia_cli.evaluation.evaluate import EvalConfig, Failure, Report
     from gia_cli.paper import PaperRow
-    from gia_cli.weights.manifest import WeightsInfo
+    from gia_cli.weights.storage import WeightsInfo
 
 
 @app.command("eval")

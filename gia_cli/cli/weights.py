@@ -205,9 +205,10 @@ def weights_verify(
 ) -> None:
     """Check the SHA-256 of weights, and that they fit their network."""
     from gia_cli.cli.console import Terminal
-    from gia_cli.inference.engine import open_engine
+    from gia_cli.inference.select import open_engine
     from gia_cli.runtime import Runtime
-    from gia_cli.weights.manifest import find_weights, list_weights, load_network
+    from gia_cli.weights.manifest import find_weights, list_weights
+    from gia_cli.weights.storage import load_network
 
     terminal = Terminal()
     chosen = [find_weights(name) for name in names] if names else list_weights()

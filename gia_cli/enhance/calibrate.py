@@ -14,20 +14,14 @@ from gia_cli.data.synthetic import PhotoNights, open_photos
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.imaging.fusion import ShareCounter, measure
-from gia_cli.inference.engine import open_engine
 from gia_cli.inference.run import infer
+from gia_cli.inference.select import open_engine
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import prepare
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulation.sensor import CAMERAS
-from gia_cli.weights.manifest import (
-    find_weights,
-    list_in_manifest,
-    load_network,
-    refuse_to_replace,
-    save_weights,
-    weights_path,
-)
+from gia_cli.weights.manifest import find_weights, list_in_manifest
+from gia_cli.weights.storage import load_network, refuse_to_replace, save_weights, weights_path
 
 _SIDE = 320  # packed pixels; the coarsest cells are 128
 _MULTIPLE = 16

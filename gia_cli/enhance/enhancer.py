@@ -28,22 +28,24 @@ from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import bt709_through, colors_of_another_camera
 from gia_cli.imaging.fusion import fuse, measure, whiten
 from gia_cli.imaging.writer import BAND_PIXELS, bands, develop, write_image
-from gia_cli.inference.engine import (
-    Engine,
+from gia_cli.inference.engine import Engine
+from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.run import infer
+from gia_cli.inference.select import (
     EngineName,
     obstacle_to_openvino,
     open_engine,
     require_int8,
     require_openvino,
 )
-from gia_cli.inference.run import InferOptions, infer
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
 from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
-from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights, shipped_quantised
+from gia_cli.weights.manifest import find_quantised, find_weights, shipped_quantised
+from gia_cli.weights.storage import WeightsInfo
 
 Quality = Literal["normal", "best"]
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.inference.engine import Engine
-from gia_cli.inference.run import InferOptions, infer
+from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.run import infer
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import PackedMosaic
 from gia_cli.raw.turns import TURNS, Turn

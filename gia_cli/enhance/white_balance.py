@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gia_cli.errors import UsageError, WhiteBalanceError
 from gia_cli.imaging.temperature import Light, gains_of_light, light_of_gains
-from gia_cli.nets import WhiteBalanceMode
+from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.raw.reader import RawFrame
 
 #: The lights that the names mean in Adobe's converters. Daylight is LibRaw's own where it has it.

@@ -33,7 +33,8 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.unet import UNet
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import PackedMosaic, prepare
-from gia_cli.weights.manifest import find_weights, load_network
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import load_network
 
 _CORNER = 128  # packed pixels of the tile whose vector the swap test gives to the whole frame
 

@@ -37,8 +37,8 @@ from gia_cli.evaluation.classical import (
 from gia_cli.files import atomic_file, make_folder
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import read_image, unorient
-from gia_cli.inference.engine import EngineName
-from gia_cli.inference.run import InferOptions
+from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.select import EngineName
 from gia_cli.metrics.fidelity import bootstrap_interval, psnr
 from gia_cli.metrics.suite import Measures
 from gia_cli.progress import SILENT, Progress
@@ -46,7 +46,8 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
 from gia_cli.sid_layout import Split
-from gia_cli.weights.manifest import WeightsInfo, find_quantised, find_weights
+from gia_cli.weights.manifest import find_quantised, find_weights
+from gia_cli.weights.storage import WeightsInfo
 
 RatioMode = Literal["known", "auto", "picture"]
 

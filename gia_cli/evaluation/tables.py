@@ -17,7 +17,7 @@ from gia_cli.errors import UsageError
 from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report
 from gia_cli.files import atomic_file
 from gia_cli.imaging.color import srgb16_from_bt709
-from gia_cli.nets import NETWORKS
+from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PUBLISHED_MEASURES, PaperRow
 from gia_cli.raw.reader import render
 

@@ -14,9 +14,9 @@ from gia_cli.errors import WeightsMismatchError
 from gia_cli.inference.engine import Meter, Split, sounds_like_no_memory
 from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind, available_cores
-from gia_cli.weights.manifest import WeightsInfo, load_arrays
+from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 # Until a wait returns, Ctrl-C must wait too.
 _WAIT_MS = 100

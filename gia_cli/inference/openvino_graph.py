@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from gia_cli.errors import WeightsMismatchError
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
-from gia_cli.nets import LEVELS, NetConfig
+from gia_cli.nets.config import LEVELS, NetConfig
 from gia_cli.tiling import round_up
 
 # Nodes and outputs: the package's own types are too loose to say more.

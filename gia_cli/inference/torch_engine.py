@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.inference.engine import Meter, sounds_like_no_memory
-from gia_cli.nets import NetConfig
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind, Runtime
-from gia_cli.weights.manifest import WeightsInfo, load_network
+from gia_cli.weights.storage import WeightsInfo, load_network
 
 # What networks state their memory for.
 _BYTES_FP32 = 4

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, lab_from_srgb
-from gia_cli.training.losses import STANDARD_EXPONENTS, WINDOW, gaussian, similarity_map
+from gia_cli.metrics.ssim import STANDARD_EXPONENTS, WINDOW, gaussian, similarity_map
 
 Picture = NDArray[np.floating]
 
@@ -121,7 +121,7 @@ def ms_ssim(picture: Picture, target: Picture) -> float:
     Five scales by 2x2 averages (an odd last row or column is dropped) with the published exponents
     0.0448, 0.2856, 0.3001, 0.2363, 0.1333; window and constants as `ssim`; luminance counts at the
     coarsest scale only. A negative mean of a scale counts as zero, as in pytorch-msssim. This is
-    `losses.standard_ms_ssim`, not the form with exponents 1 that GIA-Net trains with.
+    `ssim.standard_ms_ssim`, not the form with exponents 1 that GIA-Net trains with.
 
     Parameters
     ----------

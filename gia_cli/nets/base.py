@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 
 
 class Network(nn.Module):

@@ -8,15 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gia_cli.nets import NetConfig
 from gia_cli.nets.base import Network
-from gia_cli.nets.blocks import (
-    by_bands,
-    conv3x3,
-    in_sequence,
-    mosaic_picture,
-    shuffled_picture,
-)
+from gia_cli.nets.blocks import by_bands, conv3x3, in_sequence, mosaic_picture, shuffled_picture
+from gia_cli.nets.config import NetConfig
 
 DEPTH = 17
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gia_cli.nets import NetConfig
 from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import (
     ChannelGate,
@@ -21,6 +20,7 @@ from gia_cli.nets.blocks import (
     scale_channels,
     shuffled_picture,
 )
+from gia_cli.nets.config import NetConfig
 
 MODULES = 4
 # Rows that they see beyond their own: dilations 3 + 4 and the fusion's 1; two 3x3 convolutions each

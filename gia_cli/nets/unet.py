@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gia_cli.nets import LEVELS, NetConfig
 from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import (
     ChannelGate,
@@ -23,6 +22,7 @@ from gia_cli.nets.blocks import (
     scale_channels,
     shuffled_picture,
 )
+from gia_cli.nets.config import LEVELS, NetConfig
 
 
 class UNet(Network):

@@ -20,7 +20,7 @@ from gia_cli.inference.openvino_graph import FP32_LAYERS, GRAPHS, Weights, is_wi
 from gia_cli.inference.quiet_openvino import hidden
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 
 with hidden():
     import nncf

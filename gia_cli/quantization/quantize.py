@@ -15,15 +15,15 @@ from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import PhotoNights, open_photos
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
-from gia_cli.inference.engine import FP32_LEVELS, require_openvino, require_quantizer
-from gia_cli.nets import LEVELS
+from gia_cli.inference.engine import FP32_LEVELS
+from gia_cli.inference.select import require_openvino, require_quantizer
+from gia_cli.nets.config import LEVELS
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
 from gia_cli.simulation.sensor import CAMERAS
-from gia_cli.weights.manifest import (
+from gia_cli.weights.manifest import find_weights, list_in_manifest
+from gia_cli.weights.storage import (
     WeightsInfo,
-    find_weights,
-    list_in_manifest,
     load_arrays,
     refuse_to_replace,
     save_quantised,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gia_cli.cameras import KINDS, CameraFamily
 from gia_cli.data.crops import CropOptions
 from gia_cli.errors import UsageError
-from gia_cli.nets import NETWORKS, NetConfig, WhiteBalanceMode
+from gia_cli.nets.config import NETWORKS, NetConfig, WhiteBalanceMode
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import DeviceName, Precision
 

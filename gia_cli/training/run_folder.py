@@ -14,13 +14,15 @@ import torch
 from gia_cli.cameras import CAMERA_OF
 from gia_cli.errors import RunError
 from gia_cli.files import atomic_file, lock, make_folder
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.progress import Progress
 from gia_cli.simulation.sensor import daylight_gains, median_gains
 from gia_cli.training.config import TELLS_FACTS, Recipe
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import read_log
-from gia_cli.weights.manifest import list_in_manifest, refuse_to_replace, save_weights, weights_path
+from gia_cli.weights.manifest import list_in_manifest
+from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_path
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 

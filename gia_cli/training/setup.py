@@ -42,7 +42,9 @@ from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_the_vector, initialise, open_the_way_up
 from gia_cli.training.losses import make_loss
 from gia_cli.training.run_folder import CHECKPOINT, claim_run, open_run
-from gia_cli.weights.manifest import WeightsInfo, adopt, find_weights, load_network
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import WeightsInfo, load_network
+from gia_cli.weights.transfer import adopt
 
 _FIT_NIGHTS, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
 _FIT_STREAM = 2**31 + 2

@@ -26,7 +26,7 @@ from gia_cli.benchmark.speed import (
 )
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
-from gia_cli.nets import NETWORKS
+from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import paper_costs
 from gia_cli.runtime import Precision
 from tests.networks import DEFAULT, UNETS, lively, small

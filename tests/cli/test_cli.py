@@ -21,7 +21,8 @@ from gia_cli.cli import app
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_dng
-from gia_cli.weights.manifest import find_weights, save_weights, shipped_quantised
+from gia_cli.weights.manifest import find_weights, shipped_quantised
+from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
 
 MakePhoto = Callable[..., Path]

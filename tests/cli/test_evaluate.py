@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gia_cli.cli import app
-from gia_cli.nets import NetConfig, build
-from gia_cli.weights.manifest import list_in_manifest, save_weights
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
+from gia_cli.weights.manifest import list_in_manifest
+from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")

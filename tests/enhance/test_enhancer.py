@@ -14,20 +14,17 @@ from numpy.typing import NDArray
 import gia_cli
 from gia_cli import ExposureRequest
 from gia_cli.enhance.enhancer import Enhancer, camera_colors, camera_gains, recolor
-from gia_cli.errors import (
-    FileMissingError,
-    UsageError,
-    WeightsMismatchError,
-    WeightsNotFoundError,
-)
+from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.inference.run import infer
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import render
 from gia_cli.raw.writer import write_dng
-from gia_cli.weights.manifest import find_weights, save_weights
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, LEARNED
 
 MakePhoto = Callable[..., Path]

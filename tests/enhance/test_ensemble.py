@@ -14,16 +14,18 @@ from gia_cli import ExposureRequest
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.errors import UsageError
-from gia_cli.inference.engine import Engine, open_engine
+from gia_cli.inference.engine import Engine
 from gia_cli.inference.run import InferOptions, infer
-from gia_cli.nets import WhiteBalanceMode
+from gia_cli.inference.select import open_engine
+from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.raw.cfa import CANONICAL, CfaKind
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import PackedMosaic, prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS, Turn, turn_frame
 from gia_cli.runtime import resident_bytes, resolve
-from gia_cli.weights.manifest import find_weights, save_weights
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import save_weights
 from tests.networks import lively, small
 
 SHAPES: dict[CfaKind, tuple[int, int]] = {"bayer": (71, 94), "xtrans": (103, 130)}

@@ -20,7 +20,8 @@ from gia_cli.nets import NetConfig
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import prepare, usable_gains
 from gia_cli.raw.reader import RawFrame
-from gia_cli.weights.manifest import WeightsInfo, find_weights, save_weights
+from gia_cli.weights.manifest import WeightsInfo, find_weights
+from gia_cli.weights.storage import save_weights
 from tests.networks import lively, small
 
 MakePhoto = Callable[..., Path]

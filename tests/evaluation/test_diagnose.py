@@ -13,8 +13,10 @@ import torch
 
 from gia_cli.evaluation.diagnose import _OtherScene, diagnose
 from gia_cli.evaluation.evaluate import EvalConfig, Failure, evaluate
-from gia_cli.nets import NetConfig, build
-from gia_cli.weights.manifest import find_weights, load_network, save_weights
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import load_network, save_weights
 from tests.enhance.test_enhancer import OTHER_MATRIX
 from tests.networks import DEFAULT, LEARNED
 

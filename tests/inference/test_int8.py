@@ -17,26 +17,25 @@ from gia_cli.errors import DeviceError, WeightsError, WeightsMismatchError
 from gia_cli.evaluation.evaluate import EvalConfig, open_systems
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import unorient
-from gia_cli.inference import engine as engines
 from gia_cli.inference import run as infer_module
-from gia_cli.inference.engine import open_engine
+from gia_cli.inference import select
 from gia_cli.inference.openvino_engine import OpenVinoEngine
 from gia_cli.inference.openvino_graph import GRAPHS
-from gia_cli.inference.run import InferOptions, infer, plan
-from gia_cli.nets import NetName
+from gia_cli.inference.plan import InferOptions, plan
+from gia_cli.inference.run import infer
+from gia_cli.inference.select import open_engine
+from gia_cli.nets.config import NetName
 from gia_cli.progress import Silent
 from gia_cli.raw.reader import read_raw
 from gia_cli.runtime import Runtime
 from gia_cli.weights import manifest as checkpoint
-from gia_cli.weights.manifest import (
+from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantised
+from gia_cli.weights.storage import (
     Original,
     WeightsInfo,
-    find_weights,
-    list_in_manifest,
     load_network,
     save_quantised,
     save_weights,
-    shipped_quantised,
 )
 from tests.inference.test_openvino_engine import (
     on_openvino,
@@ -205,7 +204,7 @@ def test_int8_weights_run_on_openvino_alone(
     with pytest.raises(WeightsMismatchError, match="are int8") as refused:
         load_network(rounded)
     assert "'own'" in refused.value.hint
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="not installed"):
         open_engine(rounded, CPU)
 
@@ -249,7 +248,7 @@ def test_int8_weights_that_ship_are_what_a_cpu_runs(
     assert ran() == ran(engine="openvino") == ran(weights="own") == "own-int8"
     for otherwise in ({"precision": "fp32"}, {"engine": "torch"}):
         assert ran(**otherwise) == "own"
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
     assert ran() == "own"
 
 
@@ -349,7 +348,7 @@ def test_precision_int8_needs_openvino(
         Enhancer.from_weights(rounded.path, engine="torch")
     with pytest.raises(DeviceError, match="not in bfloat16"):
         Enhancer.from_weights(rounded.path, device="cpu", precision="bf16")
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="OpenVINO is not installed") as caught:
         Enhancer.from_weights(own.path, precision="int8")
     assert caught.value.hint

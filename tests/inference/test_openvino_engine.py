@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import OutOfMemoryError, WeightsMismatchError
 from gia_cli.inference import openvino_engine
+from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference.openvino_engine import OpenVinoEngine
-from gia_cli.inference.run import InferOptions, Plan, infer, plan
+from gia_cli.inference.plan import InferOptions, Plan, plan
+from gia_cli.inference.run import infer
 from gia_cli.inference.torch_engine import TorchEngine
-from gia_cli.nets import NetConfig, NetName, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import Alignment, CfaKind
 from gia_cli.raw.packing import PackedMosaic
@@ -38,8 +41,8 @@ TOLERANCE = 4e-5
 
 @pytest.fixture(autouse=True)
 def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: 10**12)
-    monkeypatch.setattr(infer_module, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 10**12)
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
 
 
 def arrays_of(network: Network) -> dict[str, NDArray[Any]]:
@@ -356,7 +359,7 @@ def test_a_later_photo_gets_the_plan_of_the_first(
     # What it does not take any more, the process holds.
     held = first_takes - engine.fixed_bytes
     assert held > 0
-    monkeypatch.setattr(infer_module, "resident_bytes", lambda: held)
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: held)
     later = plan(engine, mosaic, limit)
     assert (later.core, later.is_whole) == (first.core, first.is_whole)
     infer(engine, mosaic, limit)

@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gia_cli.errors import OutOfMemoryError, UsageError
+from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference.engine import Engine
-from gia_cli.inference.run import InferOptions, Plan, _retreat
+from gia_cli.inference.plan import InferOptions, Plan
+from gia_cli.inference.run import _retreat
 from gia_cli.inference.torch_engine import TorchEngine
-from gia_cli.nets import NETWORKS, NetConfig, NetName, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network
+from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import Alignment, CfaKind
 from gia_cli.raw.exif import ShotInfo
@@ -64,7 +67,7 @@ def infer(
 
 
 def plan(network: Network, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
-    return infer_module.plan(TorchEngine(network, runtime), mosaic, options)
+    return plan_module.plan(TorchEngine(network, runtime), mosaic, options)
 
 
 class Recorder:
@@ -141,8 +144,8 @@ def deviation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 @pytest.fixture(autouse=True)
 def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine: nothing is tiled unless a test asks for it."""
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
-    monkeypatch.setattr(infer_module, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
 
 
 # ---------------------------------------------------------------- the weights of these tests
@@ -724,7 +727,7 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
         return run(engine, *rest)
 
     monkeypatch.setattr(infer_module, "_run", fail_on_cuda)
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     progress = Recorder()
     picture = infer(network, mosaic, CUDA, progress=progress)
@@ -786,7 +789,7 @@ def test_free_memory_bounds_a_generous_limit(
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 500, 500)
     assert plan(network, mosaic, CPU, InferOptions(max_memory=PLENTY)).is_whole
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: 30_000_000)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 30_000_000)
     for limit in (None, PLENTY):
         assert not plan(network, mosaic, CPU, InferOptions(max_memory=limit)).is_whole
 
@@ -798,7 +801,7 @@ def test_what_the_process_holds_counts_against_the_limit(
     mosaic = photo(rng, "bayer", 500, 500)
     options = InferOptions(max_memory=400_000_000)
     assert plan(network, mosaic, CPU, options).is_whole
-    monkeypatch.setattr(infer_module, "resident_bytes", lambda: 360_000_000)
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 360_000_000)
     assert not plan(network, mosaic, CPU, options).is_whole
     assert plan(network, mosaic, CUDA, options).is_whole  # the host's memory is not the GPU's
 
@@ -809,13 +812,13 @@ def test_what_the_caller_reserves_counts_against_every_budget(
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 500, 500)
     reserved = InferOptions(reserved=360_000_000)
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: 400_000_000)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 400_000_000)
     assert plan(network, mosaic, CPU, InferOptions()).is_whole
     with pytest.raises(OutOfMemoryError, match="only room for tiles"):
         plan(network, mosaic, CPU, reserved)
     assert plan(network, mosaic, CUDA, reserved).is_whole
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: PLENTY)
-    monkeypatch.setattr(infer_module, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
     assert plan(network, mosaic, CPU, replace(reserved, max_memory=760_000_000)).is_whole
     with pytest.raises(OutOfMemoryError, match="only room for tiles"):
         plan(network, mosaic, CPU, replace(reserved, max_memory=400_000_000))
@@ -833,7 +836,7 @@ def test_half_precision_takes_larger_tiles(
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 500, 500)
     needed = network.bytes_per_pixel * mosaic.planes[0].size
-    monkeypatch.setattr(infer_module, "free_bytes", lambda *_: int(0.8 * needed))
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: int(0.8 * needed))
     assert plan(network, mosaic, CUDA, InferOptions()).is_whole
     assert not plan(network, mosaic, replace(CUDA, dtype="float32"), InferOptions()).is_whole
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gia_cli.inference.torch_engine import TorchEngine, _true_fp32
-from gia_cli.nets import NETWORKS, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NETWORKS
 from gia_cli.runtime import NumberFormat, Runtime
 from tests.networks import lively, small
 

@@ -27,7 +27,7 @@ from gia_cli.metrics.fidelity import (
     psnr,
     ssim,
 )
-from gia_cli.training.losses import standard_ms_ssim
+from gia_cli.metrics.ssim import standard_ms_ssim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

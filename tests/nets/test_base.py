@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gia_cli.nets import NETWORKS, build
+from gia_cli.nets import build
 from gia_cli.nets.base import Network, frame_sum
+from gia_cli.nets.config import NETWORKS
 from gia_cli.raw.cfa import CfaKind
 from tests.networks import (
     ALL,

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.nets import NETWORKS, NetConfig, NetName, build
+from gia_cli.nets import build
 from gia_cli.nets.blocks import by_bands
+from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.nets.unet import GiaModule, GiaNet, UNet
 from gia_cli.raw.cfa import CfaKind
 from tests.networks import ALL, CFAS, PLANES, SCALE, UNETS, lively, random_planes

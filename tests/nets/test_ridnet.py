@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gia_cli.nets import NETWORKS, build
+from gia_cli.nets import build
 from gia_cli.nets.blocks import mosaic_picture
+from gia_cli.nets.config import NETWORKS
 from gia_cli.raw.cfa import CfaKind
 from tests.networks import CFAS, PLANES, SCALE, lively, random_planes, small
 

@@ -11,15 +11,16 @@ from typer.testing import CliRunner, Result
 
 from gia_cli.cli import app
 from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
-from gia_cli.inference import engine as engines
+from gia_cli.inference import select
 from gia_cli.inference.run import infer
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.quantization import quantize
 from gia_cli.quantization.quantize import QuantizeConfig
 from gia_cli.raw.cfa import Alignment
 from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import Runtime
-from gia_cli.weights.manifest import find_weights, list_weights, load_arrays, save_weights
+from gia_cli.weights.manifest import find_weights, list_weights
+from gia_cli.weights.storage import load_arrays, save_weights
 from tests.data.test_synthetic import write_photos
 from tests.networks import lively
 
@@ -91,7 +92,7 @@ def night(folder: Path) -> PackedMosaic:
 def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     mosaic = night(folder)
     exact, rounded = (
-        infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
+        infer(select.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
         for name in ("own", "own-int8")
     )
     difference = np.sqrt(((rounded - exact) ** 2).mean()) / exact.std()
@@ -110,7 +111,7 @@ def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
     assert load_arrays(quantised)["encoder.1.0.weight"].dtype == np.int8
     mosaic = night(folder)
     exact, some, most = (
-        infer(engines.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
+        infer(select.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
         for name in ("own", "own-int8", "all-int8")
     )
     assert np.abs(some - exact).mean() < 0.7 * np.abs(most - exact).mean()
@@ -173,14 +174,14 @@ def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> Non
 
 
 def test_without_nncf_it_says_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "nncf" else name)
+    monkeypatch.setattr(select, "find_spec", lambda name: None if name == "nncf" else name)
     with pytest.raises(DeviceError, match="NNCF, which is not installed") as caught:
         quantize.quantize(asked(folder, name="other"))
     assert "gia-cli[quantize]" in caught.value.hint
 
 
 def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    monkeypatch.setattr(select, "find_spec", lambda name: name)
     for changes, words in (
         ({"name": "a/b"}, "no name for weights"),
         ({"samples": 0}, "--samples must be positive"),
@@ -199,7 +200,7 @@ def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_photographs_that_are_too_small_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    monkeypatch.setattr(select, "find_spec", lambda name: name)
     write_photos(tmp_path / "small", 1, (20, 24))
     with pytest.raises(DataError, match="too small"):
         quantize.quantize(asked(folder, name="no", photos=(tmp_path / "small",), cache=tmp_path))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.nets.unet import GiaNet
 from tests.networks import lively, small
 

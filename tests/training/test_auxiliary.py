@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.nets.unet import GiaNet
 from gia_cli.training.auxiliary import Trainee, depth_loss, evenness_loss, facts_loss
 from gia_cli.training.initialise import VECTOR_GAIN, initialise, open_the_way_up

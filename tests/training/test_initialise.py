@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gia_cli.nets import NETWORKS, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NETWORKS
 from gia_cli.nets.unet import GiaNet
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.training.initialise import VECTOR_GAIN, fit_the_vector, initialise, open_the_way_up

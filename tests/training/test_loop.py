@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
-from gia_cli.nets import NETWORKS
+from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import setup
 from gia_cli.training.auxiliary import facts_loss

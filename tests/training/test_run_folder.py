@@ -28,7 +28,8 @@ from gia_cli.training.run_folder import (
     read_checkpoint,
     read_config,
 )
-from gia_cli.weights.manifest import list_weights, load_network
+from gia_cli.weights.manifest import list_weights
+from gia_cli.weights.storage import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

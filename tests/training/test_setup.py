@@ -23,7 +23,8 @@ from gia_cli.errors import (
     RunError,
     UsageError,
 )
-from gia_cli.nets import WhiteBalanceMode, build
+from gia_cli.nets import build
+from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS
@@ -33,7 +34,8 @@ from gia_cli.training.config import TrainConfig
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
-from gia_cli.weights.manifest import find_weights, list_weights, load_network, save_weights
+from gia_cli.weights.manifest import find_weights, list_weights
+from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import LEARNED, lively, small
 from tests.training.runs import StopAt, assert_equal, weights_of
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.nets import NETWORKS, NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
-from gia_cli.weights.manifest import adopt
+from gia_cli.weights.transfer import adopt
 from tests.networks import UNETS, lively, small
 from tests.training.runs import assert_equal
 
