@@ -1,4 +1,4 @@
-"""gia: clean, bright, right-coloured pictures from RAW photos taken in near darkness.
+"""gia: clean, bright pictures from RAW photos taken in near darkness.
 
 The public names load on first use, so that ``import gia_cli`` stays cheap::
 

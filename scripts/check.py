@@ -1,4 +1,4 @@
-"""All checks of the project: style, types, tests, and the wheel used outside the checkout.
+"""All checks: style, types, tests, the documentation, and the wheel used outside the checkout.
 
     python scripts/check.py
 
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +27,17 @@ def main() -> None:
     run("mypy", [python, "-m", "mypy"])
     run("pytest", [python, "-m", "pytest", "-q", "--durations=10"])
     with tempfile.TemporaryDirectory() as folder:
+        check_documentation(Path(folder) / "site")
         check_wheel(Path(folder))
     print("All checks passed.")
+
+
+def check_documentation(site: Path) -> None:
+    """Build the documentation, where MkDocs is installed; a link that leads nowhere fails."""
+    if find_spec("mkdocs") is None:
+        print("--- mkdocs: not installed, left out")
+        return
+    run("mkdocs", [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)])
 
 
 def check_wheel(folder: Path) -> None:

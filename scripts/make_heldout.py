@@ -1,4 +1,4 @@
-"""Make the held-out nights that `docs/models.md` and the tables score: real ARW and RAF files.
+"""Make the held-out scenes that `docs/research/models.md` scores: real ARW and RAF files.
 
     python scripts/make_heldout.py KODAK LARGE OUT
 

@@ -1,7 +1,8 @@
-"""The README tells the truth: its commands, options, exit codes and its Python snippet."""
+"""The README tells the truth: its commands, options, models and its Python snippet."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 import gia_cli
-from gia_cli import errors
 from gia_cli.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -25,19 +25,21 @@ def block(marker: str) -> str:
     return after.split(FENCE)[1].split("\n", 1)[1]
 
 
-def all_errors() -> dict[int, type[errors.GiaError]]:
-    found = {}
-    pending = [errors.GiaError]
-    while pending:
-        kind = pending.pop()
-        found[kind.exit_code] = kind
-        pending += kind.__subclasses__()
-    return found
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def test_exit_codes_are_those_of_the_errors() -> None:
-    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
-    assert listed == set(all_errors())
+def test_the_models_are_those_that_ship_with_the_sizes_of_their_files() -> None:
+    manifest = json.loads((ROOT / "weights" / "manifest.json").read_text(encoding="utf-8"))
+    sizes = {row["name"]: f"{row['bytes'] / 1e6:.1f}" for row in manifest["weights"]}
+    expected = {
+        name: size + (f" ({int8})" if (int8 := sizes.get(f"{name}-int8")) else "")
+        for name, size in sizes.items()
+        if not name.endswith("-int8")
+    }
+    rows = [line.split("|") for line in README.splitlines() if line.startswith("| [gia-")]
+    listed = {re.findall(r"\[(.+?)\]", row[1])[0]: row[3].strip() for row in rows}
+    assert listed == expected
 
 
 COMMANDS = ("enhance", "info", "simulate", "train", "eval", "bench")
@@ -87,7 +89,7 @@ def test_the_test_command_runs_the_checks_with_constraints() -> None:
 
 
 def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README):
         assert (ROOT / target).is_file(), target
 
 
@@ -96,5 +98,5 @@ def test_torch_is_pinned_in_the_constraints() -> None:
     assert any(re.fullmatch(r"torch==\d+\.\d+\.\d+", line) for line in lines)
     pinned = {re.split("==", line)[0].lower() for line in lines if not line.startswith("#")}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = re.findall(r'^    "([a-zA-Z-]+)(?:>=[\d.]+)?",$', project, re.MULTILINE)
+    wanted = re.findall(r'^    "([a-zA-Z-]+)(?:\[[a-z]+\])?(?:>=[\d.]+)?",$', project, re.MULTILINE)
     assert {name.lower() for name in wanted} <= pinned

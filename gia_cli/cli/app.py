@@ -48,7 +48,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Clean, bright, right-coloured 16-bit pictures from RAW photos taken in near darkness.",
+    help="Clean, bright 16-bit pictures from RAW photos taken in near darkness.",
 )
 weights_app = typer.Typer(help="The networks' weights: what is there, and is it intact.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
