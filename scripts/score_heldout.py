@@ -5,9 +5,9 @@
         [--isp libraw,libraw+nlm] [--pictures RawTherapee=FOLDER] [--balance-error 0 20 -20] \
         [--versus ROW] [--limit N]
 
-A row for each system: means, the differences in PSNR and colour error to one row, photo by photo,
-with 95 % intervals over scenes, and PSNR at each ratio. The same command goes on where it was
-stopped.
+A row for each system: means, the differences in PSNR, colour error and mottle to one row, photo by
+photo, with 95 % intervals over scenes, and PSNR at each ratio. Mottle and grain are those of the
+photos that have flat places. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from gia_cli.cli.console import Terminal
 from gia_cli.enhance.enhancer import Quality
 from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, Report, Score, Summary, evaluate
 
-COLUMNS = (("psnr", "PSNR ↑", 2), ("ssim", "SSIM ↑", 3), ("delta_e", "ΔE00 ↓", 2))
-COLOR = "block_color"
+COLOR, MOTTLE, GRAIN = "block_color", "flat_chroma_8_32", "flat_luma_2_8"
+COLUMNS = (
+    ("psnr", "PSNR ↑", 2),
+    ("ssim", "SSIM ↑", 3),
+    ("delta_e", "ΔE00 ↓", 2),
+    (COLOR, "colour ↓", 2),
+    (MOTTLE, "mottle ↓", 2),
+    (GRAIN, "grain ↓", 2),
+)
 
 
 def table(report: Report) -> list[str]:
@@ -34,9 +41,9 @@ def table(report: Report) -> list[str]:
     head = [
         "row",
         *(title for _, title, _ in COLUMNS),
-        "colour ↓",
         f"PSNR to {report.versus}",
         "colour to it",
+        "mottle to it",
         *(f"ratio {ratio}" for ratio in ratios),
     ]
     lines = [head, ["---"] * len(head)]
@@ -48,9 +55,10 @@ def _row(report: Report, summary: Summary, ratios: Sequence[int]) -> list[str]:
     mode = "" if summary.ratio_mode == "known" else f", ratio {summary.ratio_mode}"
     means = summary.means
     cells = [summary.system + mode]
-    cells += [f"{means[name].mean:.{digits}f}" for name, _, digits in COLUMNS]
-    cells.append(f"{means[COLOR].mean:.2f}")
-    for name in ("psnr", COLOR):
+    cells += [
+        f"{means[name].mean:.{digits}f}" if name in means else "n/a" for name, _, digits in COLUMNS
+    ]
+    for name in ("psnr", COLOR, MOTTLE):
         gap = summary.differences.get(name)
         text = "" if gap is None else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         cells.append(text.replace("-", "\N{MINUS SIGN}"))

@@ -98,7 +98,11 @@ SCORE_COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("ms_ssim", "MS-SSIM ↑", 3),
     ("delta_e", "ΔE00 ↓", 2),
     ("block_color", "colour ↓", 2),
+    ("flat_chroma_8_32", "mottle ↓", 2),
+    ("flat_luma_2_8", "grain ↓", 2),
 )
+#: Those of them whose differences are shown.
+_DIFFERENCES = {"psnr", "ssim", "delta_e", "block_color", "flat_chroma_8_32"}
 _PUBLISHED_AS = {"psnr": "psnr", "ssim": "ssim", "pieapp": "pieapp", "lpips_alex": "lpips"}
 
 
@@ -143,7 +147,7 @@ def score_table(
 
 def difference_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Lay out how much each row differs from the one they are compared with, photo by photo."""
-    wanted = [c for c in SCORE_COLUMNS if c[0] in {"psnr", "ssim", "delta_e", "block_color"}]
+    wanted = [c for c in SCORE_COLUMNS if c[0] in _DIFFERENCES]
     rows = []
     for summary in report.summaries:
         if not summary.differences:

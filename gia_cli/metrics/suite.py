@@ -24,6 +24,7 @@ from gia_cli.metrics.fidelity import (
     psnr,
     ssim,
 )
+from gia_cli.metrics.flatness import NAMES, flat_noise
 from gia_cli.metrics.lpips import (
     Lpips,
     LpipsNet,
@@ -38,7 +39,7 @@ from gia_cli.metrics.lpips import (
 Picture = NDArray[np.floating]
 Measure = Callable[[Picture, Picture], float]
 
-#: Taken always; they need no weights.
+#: Taken always, as `flatness.NAMES` are, which one function measures; they need no weights.
 BASIC: dict[str, Measure] = {
     "psnr": psnr,
     "ssim": ssim,
@@ -54,6 +55,7 @@ class Measures:
     """The measures that can be taken here."""
 
     available: dict[str, Measure] = field(repr=False)
+    """Those with a function each; `flat_noise` is taken beside them."""
     keys: dict[str, str]
     """Of each available one: what its values depend on beside the pictures."""
     unavailable: dict[str, str]
@@ -79,7 +81,7 @@ class Measures:
             A file that was named, or is there, cannot be used.
         """
         available, unavailable = dict(BASIC), {}
-        keys = dict.fromkeys(BASIC, __version__)
+        keys = dict.fromkeys([*BASIC, *NAMES], __version__)
         nets: dict[LpipsNet, Path | None] = {"alex": lpips_alex, "vgg": lpips_vgg}
         for net, path in nets.items():
             lpips_model = load_lpips(net, path)
@@ -99,25 +101,25 @@ class Measures:
     @property
     def names(self) -> list[str]:
         """Names of the measures that `take` returns."""
-        return list(self.available)
+        return [*self.available, *NAMES]
 
     def take(self, picture: Picture, target: Picture) -> dict[str, float | None]:
         """Measure a picture, (H, W, 3) BT.709-encoded, which is clipped to [0, 1] first.
 
         None for a measure whose window is larger than the picture, or that has no finite value (the
-        PSNR of equal pictures, say).
+        PSNR of equal pictures, say; the noise in flat places where there are none).
         """
         picture = np.clip(picture, 0, 1)
-        values: dict[str, float | None] = {}
+        values: dict[str, float] = {}
         for name, measure in self.available.items():
             try:
-                value = float(measure(picture, target))
+                values[name] = float(measure(picture, target))
             except ValueError:
                 if picture.shape != target.shape:
                     raise
-                value = math.nan
-            values[name] = value if math.isfinite(value) else None
-        return values
+                values[name] = math.nan
+        values |= flat_noise(picture, target)
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _digest(model: Lpips | PieApp) -> str:

@@ -32,6 +32,7 @@ from gia_cli.evaluation.evaluate import (
 )
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.metrics.fidelity import psnr
+from gia_cli.metrics.flatness import NAMES
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from tests.networks import DEFAULT
 
@@ -172,6 +173,33 @@ def test_a_measure_of_other_weights_is_taken_anew(
         assert evaluate(isp).summaries[0].means["lpips_alex"].mean == value
     monkeypatch.setattr(evaluation.Measures, "load", lambda *paths: plain())
     assert "lpips_alex" not in evaluate(isp).summaries[0].means
+
+
+def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfig) -> None:
+    isp = replace(config, weights=())
+    first = evaluate(isp)
+    path = config.out / SCORES
+    old = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in old:
+        for part in ("values", "taken_with"):
+            row[part] = {n: x for n, x in row[part].items() if not n.startswith("flat_")}
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    second = evaluate(isp)
+    assert [score.values for score in second.scores] == [score.values for score in first.scores]
+    assert len(path.read_text().splitlines()) == 2 * len(old)  # the old ones, and these
+
+
+def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
+    report = evaluate(config)
+    assert set(NAMES) <= set(report.scores[0].values)
+    other, own = report.summaries
+    # These small scenes have no flat place at the coarser scales.
+    assert {"flat_luma_2_8", "flat_chroma_2_8", "flat_share_8_32"} <= own.means.keys()
+    assert other.differences["flat_luma_2_8"].mean > 0
+    with (config.out / TABLE).open(encoding="utf-8") as file:
+        assert set(NAMES) <= set(next(csv.reader(file)))
+    written = json.loads((config.out / REPORT).read_text())
+    assert "flat_luma_2_8" in written["systems"][1]["means"]
 
 
 def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:

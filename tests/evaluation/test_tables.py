@@ -29,9 +29,15 @@ def summary(name: str, value: float, mode: str = "known") -> Summary:
         "psnr": Estimate(value, value - 1, value + 0.5),
         "ssim": Estimate(0.7, 0.69, 0.71),
         "block_color": Estimate(3.25, 3, 3.5),
+        "flat_chroma_8_32": Estimate(2.25, 2, 2.5),
+        "flat_luma_2_8": Estimate(1.5, 1.4, 1.6),
+        "flat_chroma_2_8": Estimate(1.25, 1, 1.5),
         "ratio_error_stops": Estimate(0.25, 0.2, 0.3),
     }
-    versus = {"psnr": Estimate(1.5, 1.25, 1.75)}
+    versus = {
+        "psnr": Estimate(1.5, 1.25, 1.75),
+        "flat_chroma_8_32": Estimate(-0.5, -0.75, -0.25),
+    }
     differences = versus if name != "first" else {}
     return Summary(name, "gia-net", 32, mode, 7, means, differences, 1.0, 0.5)  # type: ignore[arg-type]
 
@@ -65,11 +71,18 @@ def test_columns_that_nobody_fills_are_left_out(report: Report) -> None:
     assert "PSNR ↑" in columns
 
 
+def test_two_scales_stand_for_the_noise_in_flat_places(report: Report) -> None:
+    columns, rows = score_table(report)
+    assert columns[-3:-1] == ["mottle ↓", "grain ↓"]
+    assert rows[0][-3:-1] == ["2.25 ±0.25", "1.50 ±0.10"]
+    assert not any("1.25" in cell for cell in rows[0])
+
+
 def test_differences_name_what_they_are_to(report: Report) -> None:
     columns, rows = difference_table(report)
     assert columns[0] == "minus first"
     assert rows == [
-        ["second (auto ratio)", "+1.50 [+1.25, +1.75]", "n/a", "n/a", "n/a"],
+        ["second (auto ratio)", "+1.50 [+1.25, +1.75]", *["n/a"] * 3, "-0.50 [-0.75, -0.25]"],
     ]
 
 

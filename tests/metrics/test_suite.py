@@ -9,6 +9,7 @@ import pytest
 
 from gia_cli.errors import WeightsError
 from gia_cli.metrics.fidelity import psnr, ssim
+from gia_cli.metrics.flatness import NAMES, flat_noise
 from gia_cli.metrics.suite import BASIC, Measures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +28,7 @@ def pictures(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_without_their_weights_networks_are_unavailable_for_a_reason() -> None:
     measures = Measures.load()
-    assert measures.names == list(BASIC)
+    assert measures.names == [*BASIC, *NAMES] == list(measures.keys)
     assert set(measures.unavailable) == {"lpips_alex", "lpips_vgg", "pieapp"}
     assert all(len(reason) > 10 for reason in measures.unavailable.values())
 
@@ -36,9 +37,22 @@ def test_each_measure_is_taken_of_the_clipped_picture() -> None:
     picture, truth = pictures(200)
     values = Measures.load().take(picture * 1.2, truth)
     clipped = np.clip(picture * 1.2, 0, 1)
-    assert set(values) == set(BASIC)
+    assert set(values) == {*BASIC, *NAMES}
     assert values["psnr"] == psnr(clipped, truth)
     assert values["ssim"] == ssim(clipped, truth)
+
+
+def test_noise_is_taken_where_there_are_flat_places() -> None:
+    picture, _ = pictures(200)
+    wall = np.full_like(picture, 0.5)
+    noisy = 0.5 + 0.1 * (picture - 0.5)
+    values = Measures.load().take(noisy, wall)
+    taken = {name: values[name] for name in NAMES}
+    assert taken == {n: None if np.isnan(x) else x for n, x in flat_noise(noisy, wall).items()}
+    assert taken["flat_chroma_8_32"]
+    nowhere = Measures.load().take(picture, picture)
+    assert nowhere["flat_chroma_8_32"] is None
+    assert nowhere["flat_share_8_32"] == 0
 
 
 def test_a_small_picture_goes_without_large_windows() -> None:
