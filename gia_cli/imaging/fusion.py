@@ -136,7 +136,7 @@ def _estimated_noise(frame: RawFrame) -> tuple[float, float]:
     return estimate_noise(planes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shares:
     """How much of each band to add to a picture, by noise and black level error at a place."""
 
@@ -144,6 +144,15 @@ class Shares:
     """(LEVELS, noise knots, black knots) in [0, 1]."""
     chroma: NDArray[np.float32]
     """(LEVELS, noise knots, black knots) in [0, 1]."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shares) and all(
+            np.array_equal(own, others)
+            for own, others in ((self.luminance, other.luminance), (self.chroma, other.chroma))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.luminance.tobytes(), self.chroma.tobytes()))
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""

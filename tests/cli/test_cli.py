@@ -21,7 +21,7 @@ from gia_cli.cli import app
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_dng
-from gia_cli.weights.manifest import find_weights, shipped_quantised
+from gia_cli.weights.manifest import find_weights, shipped_quantised, weights_folder
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
 
@@ -208,7 +208,13 @@ def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
     assert "are for bayer photos; this one is xtrans" in refused.stderr
 
 
-def test_a_white_balance_that_no_weights_have_is_told(make_raf: MakePhoto) -> None:
+def test_a_white_balance_that_no_weights_have_is_told(
+    make_raf: MakePhoto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = json.loads((weights_folder() / "manifest.json").read_text())["weights"]
+    learned = [row for row in rows if row["config"]["white_balance"] == "learned"]
+    (tmp_path / "manifest.json").write_text(json.dumps({"weights": learned}))
+    monkeypatch.setattr("gia_cli.weights.manifest.weights_folder", lambda: tmp_path)
     result = gia("enhance", make_raf(), "--white-balance", "as-shot")
     assert result.exit_code == 44
     assert "no weights for xtrans photos with the white balance 'as-shot'" in result.stderr

@@ -436,7 +436,7 @@ def test_the_next_is_read_and_the_last_is_written_while_the_network_works(
     results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
     assert [result.error for result in results] == [None] * 3
     assert [result.source for result in results] == photos
-    stages = {"decode", "exposure", "pack", "load", "network", "colour", "write"}
+    stages = {"decode", "exposure", "pack", "load", "network", "fusion", "colour", "write"}
     assert all(set(result.stages) == stages for result in results)
 
 

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 import gia_cli
 from gia_cli import ExposureRequest
-from gia_cli.enhance.enhancer import Enhancer, camera_colors, camera_gains, recolor
+from gia_cli.enhance.enhancer import (
+    Enhancer,
+    camera_colors,
+    camera_gains,
+    fuse_measured,
+    recolor,
+)
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.inference.run import infer
@@ -57,8 +63,9 @@ def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhan
     frame = gia_cli.read_raw(path)
     weights = find_weights(None, "bayer")
     engine = enhancer._engine(weights)[0]
-    picture = infer(engine, prepare(frame, 100, None))
-    assert camera_gains(frame, weights) is None
+    gains = camera_gains(frame, weights)
+    picture = infer(engine, prepare(frame, 100, gains, weights.config.input_floor))
+    fuse_measured(picture, frame, 100, gains, weights)
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 
 
@@ -118,7 +125,7 @@ def test_saving_writes_the_picture_and_how_it_came_about(
 
 def test_every_stage_is_timed(make_arw: MakePhoto, enhancer: Enhancer) -> None:
     seconds = enhancer.enhance(make_arw()).seconds
-    assert set(seconds) == {"decode", "exposure", "pack", "load", "network", "colour"}
+    assert set(seconds) == {"decode", "exposure", "pack", "load", "network", "fusion", "colour"}
     assert all(time >= 0 for time in seconds.values())
 
 
@@ -130,10 +137,14 @@ def test_networks_are_loaded_once(make_arw: MakePhoto, monkeypatch: pytest.Monke
     assert first.weights == second.weights
 
 
-def test_another_camera_is_brought_to_the_training_cameras_neutral(
-    tmp_path: Path, enhancer: Enhancer
-) -> None:
+def test_weights_that_infer_the_light_get_the_frame_as_it_is(make_arw: MakePhoto) -> None:
+    frame = gia_cli.read_raw(make_arw())
+    assert camera_gains(frame, find_weights(LEARNED)) is None
+
+
+def test_another_camera_is_brought_to_the_training_cameras_neutral(tmp_path: Path) -> None:
     """A grey card in daylight must come out alike from both cameras, and the user is told."""
+    enhancer = Enhancer.from_weights(LEARNED, device="cpu")
     pictures = []
     for name, matrix in {"own.dng": None, "other.dng": OTHER_MATRIX}.items():
         path = tmp_path / name
@@ -162,7 +173,7 @@ def test_an_unknown_camera_is_brought_there_by_its_own_white_balance(
     write_dng(path, np.full((64, 64), 600), matrix=zeros, wb=(1.5, 1.0, 1.25), shot=shot)
     frame = gia_cli.read_raw(path)
     assert frame.daylight_wb is None
-    weights = find_weights(DEFAULT)
+    weights = find_weights(LEARNED)
     assert weights.neutral_wb is not None
     gains = camera_gains(frame, weights)
     assert gains is not None

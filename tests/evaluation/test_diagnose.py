@@ -69,7 +69,8 @@ def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Pat
 def test_another_cameras_photos_get_their_colors(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when they are enhanced: what the test calls the network's own is the product's picture."""
+    """As when they are enhanced, but for the fusion: what is tested is the network alone."""
+    config = replace(config, weights=(LEARNED,))
     (own,) = diagnose(config)
     monkeypatch.setattr("gia_cli.enhance.enhancer.CAMERA_MATRICES", {"ILCE-7SM2": OTHER_MATRIX})
     (changed,) = diagnose(config)

@@ -189,6 +189,8 @@ def test_shares_are_kept_in_words_that_people_can_read() -> None:
     table = np.random.default_rng(0).uniform(0, 1, (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS)))
     kept = Shares(table.astype(np.float32), (table / 2).astype(np.float32))
     again = Shares.from_json(kept.to_json())
+    assert again == Shares.from_json(kept.to_json()) != kept
+    assert hash(again) == hash(Shares.from_json(kept.to_json()))
     np.testing.assert_allclose(again.luminance, kept.luminance, atol=0.006)
     np.testing.assert_allclose(again.chroma, kept.chroma, atol=0.006)
 
