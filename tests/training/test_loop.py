@@ -344,16 +344,16 @@ def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
-def test_the_command_of_the_readme_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
+def test_the_command_of_the_cookbook_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
     """`--run` would be taken for torchrun's own `--run-path`."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (line,) = [line for line in readme.splitlines() if line.startswith("torchrun ")]
+    cookbook = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    (line,) = [line for line in cookbook.splitlines() if line.startswith("torchrun ")]
     words = shlex.split(line, comments=True)[1:]
     words[words.index("--nproc-per-node") + 1] = "2"
-    words[words.index("--data") : words.index("--data") + 2] = ["--photos", str(photos)]
-    words[words.index("--recipe") + 1] = "small"
+    words[words.index("--photos") + 1] = str(photos)
+    words[words.index("--budget") : words.index("--budget") + 2] = ["--steps", "2"]
     words[words.index("--run-folder") + 1] = str(tmp_path / "run")
-    words += ["--cache", str(tmp_path / "cache"), "--width", "4", "--steps", "2", "--sides", "16"]
+    words += ["--cache", str(tmp_path / "cache"), "--width", "4", "--sides", "16"]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", *words, "--workers", "0"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
