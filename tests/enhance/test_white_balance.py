@@ -153,7 +153,7 @@ def test_a_camera_of_unknown_colors_needs_gains(frame: RawFrame) -> None:
         assert "R,G,B" in caught.value.hint and "as-shot" in caught.value.hint
     assert gains(unknown, "as-shot") == pytest.approx(frame.as_shot_wb)
     assert gains(unknown, "2,1,3") == pytest.approx([2, 1, 3])
-    blind = replace(frame, xyz_to_camera=np.eye(3, dtype=np.float32) * [[1], [1], [-1]])
+    blind = replace(frame, xyz_to_camera=np.diag([1, 1, -1]).astype(np.float32))
     with pytest.raises(WhiteBalanceError, match="cannot be balanced for 3200 K"):
         gains(blind, "3200K")
 

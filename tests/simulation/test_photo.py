@@ -20,7 +20,6 @@ from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
 from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
 from gia_cli.imaging.color import bt709_encode, camera_from_srgb, srgb_decode
 from gia_cli.imaging.photos import read_photo, shrink
-from gia_cli.progress import Silent
 from gia_cli.raw.cfa import CANONICAL, CfaKind, pack
 from gia_cli.raw.reader import read_raw
 from gia_cli.simulation.manifest import read_plan
@@ -43,6 +42,7 @@ from gia_cli.simulation.photo import (
     simulate_photo,
     simulate_tree,
 )
+from tests.progress_spy import ProgressSpy
 
 WB = (2.0, 1.0, 1.8)
 ROOT = Path(__file__).parents[2]
@@ -63,16 +63,6 @@ def save(path: Path, photo: Photo) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     iio.imwrite(path, photo)
     return path
-
-
-class Notes(Silent):
-    """Keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def smooth_photo() -> Photo:
@@ -476,9 +466,9 @@ def test_what_is_there_is_an_error_kept_or_replaced(day: Path, tmp_path: Path) -
 
 
 def test_small_xtrans_nights_are_noted(day: Path, tmp_path: Path) -> None:
-    notes = Notes()
-    simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), notes)
-    (note,) = notes.notes
+    spy = ProgressSpy()
+    simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), spy)
+    (note,) = spy.notes
     assert "LibRaw cannot render X-Trans photos with a side under 512" in note
 
 
@@ -665,16 +655,16 @@ def test_shares_are_exact_and_no_list_stays_empty(
     for number in range(count):
         photos.append(pictures / f"{number:03}.png")
         photos[-1].touch()
-    notes = Notes()
-    simulate_tree(photos, tmp_path / "tree", progress=notes)
+    spy = ProgressSpy()
+    simulate_tree(photos, tmp_path / "tree", progress=spy)
     lists = scenes_by_list(tmp_path / "tree")
     assert len(lists["test"]) == tests
     assert len(lists["val"]) == vals
     assert len(lists["train"]) == count - tests - vals
     if tests:
-        assert notes.notes == []
+        assert spy.notes == []
     else:
-        (note,) = notes.notes
+        (note,) = spy.notes
         assert note.startswith("The tree has no scene for its lists val and test: ")
 
 
@@ -766,8 +756,9 @@ def levels_of(tree: Path) -> dict[str, set[int]]:
         frame = read_raw(path)
         ratio = 10 / (frame.shot.exposure_s or 0)
         neutral = (frame.mosaic[::2, 1::2].mean() - 512) * ratio / (16383 - 512)  # green
-        nearest = min(range(40, 256, 20), key=lambda level: abs(srgb_decode(level / 255) - neutral))
-        levels.setdefault(path.name[:5], set()).add(nearest)
+        candidates = np.arange(40, 256, 20)
+        nearest = candidates[np.abs(srgb_decode(candidates / 255) - neutral).argmin()]
+        levels.setdefault(path.name[:5], set()).add(int(nearest))
     return levels
 
 
@@ -877,12 +868,12 @@ def test_overwriting_makes_the_tree_anew(tmp_path: Path) -> None:
     photos = grey_pictures(folder, [60, 100, 160, 200])
     simulate_tree([folder], tree, replace(ERROR, burst=2, iso=800))
     (tree / "Sony" / "short" / "mine.txt").write_text("mine")
-    notes = Notes()
-    simulate_tree(photos[:3], tree, replace(OVERWRITE, split="train"), progress=notes)
+    spy = ProgressSpy()
+    simulate_tree(photos[:3], tree, replace(OVERWRITE, split="train"), progress=spy)
     assert_whole(tree, 3)
     left = [name for name in files(tree) if not name.endswith(".ARW")]
     assert left == ["Sony/short/mine.txt", "Sony_simulation.json", "Sony_train_list.txt"]
-    (note,) = notes.notes
+    (note,) = spy.notes
     assert "other files of the tree's old plan are removed" in note
 
 

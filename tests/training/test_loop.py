@@ -21,7 +21,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gia_cli.data.batches import SidCrops
+from gia_cli.data.batches import SidCrops, load
+from gia_cli.data.sid import Camera
+from gia_cli.data.synthetic import PhotoNights
 from gia_cli.errors import (
     DataError,
     DivergedError,
@@ -68,6 +70,7 @@ from gia_cli.weights.manifest import (
     save_weights,
 )
 from tests.networks import LEARNED, UNETS, lively, small
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,26 +117,21 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
         assert torch.equal(tensor, second[name]), name
 
 
-class StopAt(Silent):
+class StopAt(ProgressSpy):
     """Asks the run to stop, as a terminal or a scheduler does, once it has come to a step."""
 
     def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__()
         self.step = step
         self.number = number
         self.at = 0
-        self.is_training = False
-        self.notes: list[str] = []
-
-    def stage(self, name: str, steps: int) -> None:
-        self.is_training = name == "training"
 
     def advance(self, steps: int = 1) -> None:
-        self.at += steps if self.is_training else 0
-        if self.is_training and self.at == self.step:
+        super().advance(steps)
+        is_training = self.stage_names[-1] == "training"
+        self.at += steps if is_training else 0
+        if is_training and self.at == self.step:
             signal.raise_signal(self.number)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 # ---------------------------------------------------------------- resume
@@ -290,10 +288,8 @@ def test_pictures_that_cannot_be_written_do_not_end_a_run(
 def test_a_worker_that_dies_is_told_and_loses_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = training.load
-
     def dying(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for number, batch in enumerate(plain(*arguments, **options)):
+        for number, batch in enumerate(load(*arguments, **options)):
             if number == 2:
                 raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
             yield batch
@@ -421,7 +417,7 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
         picture, depth, _ = trainee(planes, 2)
         loss = (picture - target).abs().mean() + weight * depth_loss(depth, target)
         loss.backward()
-        gradient = trainee.network.encoder[4][0].weight.grad
+        gradient = trainee.network.get_parameter("encoder.4.0.weight").grad
         assert gradient is not None
         norms.append(float(gradient.norm()))
     assert norms[1] > 3 * norms[0] > 0
@@ -583,11 +579,10 @@ def test_the_way_up_is_opened_once(
     """What has learned to be heard is not put back, whatever runs lie between; else it begins."""
     opened: list[str] = []
     monkeypatch.setattr(training, "_FIT_NIGHTS", 2)
-    true_open = training.open_the_way_up
 
     def spy(network: GiaNet, count: int) -> None:
         opened.append(network.config.network)
-        true_open(network, count)
+        open_the_way_up(network, count)
 
     monkeypatch.setattr(training, "open_the_way_up", spy)
 
@@ -617,7 +612,7 @@ def test_where_there_are_no_facts_nothing_is_opened(
     narrow = replace(config, recipe="small-on", width=8, steps=1)
     train(narrow, heard)
     assert heard.notes[-1].endswith("the network is too narrow.")
-    monkeypatch.setattr(training.PhotoNights, "knows_facts", False)  # as SID's photos
+    monkeypatch.setattr(PhotoNights, "knows_facts", False)  # as SID's photos
     real = replace(narrow, width=12, run=config.run.with_name("real"))
     train(real, heard)
     assert heard.notes[-1].endswith("real photos' are unknown.")
@@ -628,7 +623,7 @@ def test_where_there_are_no_facts_nothing_is_opened(
 def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> None:
     for info in list_weights():
         if info.config.network == "gia-net" and info.quantised_from is None:
-            camera = "sony" if info.config.cfa == "bayer" else "fuji"
+            camera: Camera = "sony" if info.config.cfa == "bayer" else "fuji"
             asked = replace(
                 config, camera=camera, recipe="small-on", width=None, init_from=info.name
             )
@@ -726,8 +721,10 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     first, last = [], []
     for net in (donor, network):
         flat = color[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
-        first.append(net.encoder[0][0](flat)[..., 2, 2])
-        last.append(F.pixel_shuffle(net.to_rgb(torch.ones(1, 4, 1, 1)), net.config.scale))
+        first.append(net.get_submodule("encoder.0.0")(flat)[..., 2, 2])
+        last.append(
+            F.pixel_shuffle(net.get_submodule("to_rgb")(torch.ones(1, 4, 1, 1)), net.config.scale)
+        )
     assert torch.allclose(first[0], first[1], atol=1e-6)
     assert torch.allclose(last[0].mean((2, 3)), last[1].mean((2, 3)), atol=1e-6)
 
@@ -791,9 +788,8 @@ def test_gia_net_and_sid_net_start_from_one_another() -> None:
         torch.testing.assert_close(gia.eval()(planes), sid(planes), rtol=0, atol=1e-5)
     gia = lively(small("gia-net"))
     with torch.no_grad():  # no vector, and no bias that differs from sub-pixel to sub-pixel
-        gia.gia.shrink.weight.zero_()  # type: ignore[union-attr]
-        gia.gia.shrink.bias.zero_()  # type: ignore[union-attr, operator]
-        gia.gia.fuse.bias.zero_()  # type: ignore[union-attr, operator]
+        for name in ("gia.shrink.weight", "gia.shrink.bias", "gia.fuse.bias"):
+            gia.get_parameter(name).zero_()
     translated, missing, left_out = adopt(sid, gia)
     assert translated == ["upsample.0.weight", "upsample.0.bias"]
     assert missing == []
@@ -854,7 +850,7 @@ def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
     for net in (donor, network):
         seen = color * usual if net.config.white_balance == "as-shot" else color
         flat = seen[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
-        first.append(net.encoder[0][0](flat)[..., 2, 2])  # type: ignore[union-attr, index]
+        first.append(net.get_submodule("encoder.0.0")(flat)[..., 2, 2])
     torch.testing.assert_close(first[0], first[1], rtol=0, atol=2e-3)  # stored in fp16
 
 
