@@ -338,6 +338,7 @@ def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
 # ---------------------------------------------------------------- what it leaves
 
 
+@pytest.mark.plots
 def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     result = train(replace(config, steps=60))
     rows = read_log(config.run)
