@@ -89,14 +89,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config(tmp_path: Path, photos: Path) -> TrainConfig:
+def four_steps(folder: Path, photos: Path) -> TrainConfig:
     """A run of four steps of a tiny network."""
     return TrainConfig(
-        run=tmp_path / "run",
+        run=folder / "run",
         camera="sony",
         photos=(photos,),
-        cache=tmp_path / "cache",
+        cache=folder / "cache",
         width=4,
         steps=4,
         sides=(16, 32),
@@ -104,6 +103,25 @@ def config(tmp_path: Path, photos: Path) -> TrainConfig:
         workers=0,
         device="cpu",
     )
+
+
+@pytest.fixture
+def config(tmp_path: Path, photos: Path) -> TrainConfig:
+    return four_steps(tmp_path, photos)
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """Folder of that run, trained once."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(four_steps(folder, photos))
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(config: TrainConfig, finished: Path) -> None:
+    """Let `config` be finished already."""
+    shutil.copytree(finished, config.run)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -137,9 +155,9 @@ class StopAt(ProgressSpy):
 # ---------------------------------------------------------------- resume
 
 
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Signals) -> None:
-    train(config)
     stopped = replace(config, run=config.run.with_name("stopped"))
     with pytest.raises(Interrupted, match="step 2") as caught:
         train(stopped, StopAt(2, number))
@@ -151,45 +169,45 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     assert_equal(weights_of(config.run), weights_of(stopped.run))
 
 
+@pytest.mark.usefixtures("trained")
 def test_workers_make_the_same_batches(config: TrainConfig) -> None:
-    train(config)
     other = replace(config, run=config.run.with_name("workers"), workers=2)
     train(other)
     assert_equal(weights_of(config.run), weights_of(other.run))
 
 
+@pytest.mark.usefixtures("trained")
 def test_the_seed_decides(config: TrainConfig) -> None:
-    train(config)
     other = replace(config, run=config.run.with_name("other"), seed=1)
     train(other)
     first, second = weights_of(config.run), weights_of(other.run)
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_finished_run_takes_no_further_step(config: TrainConfig) -> None:
-    train(config)
     before = weights_of(config.run)
     assert train(config).steps == 4
     assert_equal(before, weights_of(config.run))
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_finished_run_can_be_made_longer(config: TrainConfig) -> None:
-    train(config)
     listener = StopAt(-1)
     assert train(replace(config, steps=6), listener).steps == 6
     assert any("steps was 4, now 6" in note for note in listener.notes)
 
 
+@pytest.mark.usefixtures("trained")
 def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
-    train(config)
     for change in ({"seed": 3}, {"width": 8}, {"changes": {"lr": 1.0}}, {"camera": "fuji"}):
         with pytest.raises(RunError, match="holds another run"):
             train(replace(config, **change))
 
 
+@pytest.mark.usefixtures("trained")
 def test_other_nights_make_another_run(config: TrainConfig) -> None:
     """What is drawn has changed before, and nothing told the weights apart."""
-    train(config)
     there = read_config(config.run)
     assert there["nights"]["daylight_share"] > 0
     there["nights"]["daylight_share"] = 0.0
@@ -198,14 +216,14 @@ def test_other_nights_make_another_run(config: TrainConfig) -> None:
         train(config)
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_recipe_that_has_changed_is_named_by_its_field(config: TrainConfig) -> None:
-    train(config)
     with pytest.raises(RunError, match=r"its recipe\.lr is 0\.0002, not 1\.0"):
         train(replace(config, changes={"lr": 1.0}))
 
 
+@pytest.mark.usefixtures("trained")
 def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig) -> None:
-    train(config)
     path = config.run / CONFIG
     asked = json.loads(path.read_text())
     del asked["precision"], asked["recipe"]["facts_weight"]
@@ -213,11 +231,11 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
     assert train(replace(config, steps=5)).steps == 5
 
 
+@pytest.mark.usefixtures("trained")
 def test_other_photographs_do_not_continue_a_run(
     config: TrainConfig, photos: Path, tmp_path: Path
 ) -> None:
     """Moved ones do: they are the same."""
-    train(config)
     moved = tmp_path / "moved"
     shutil.copytree(photos, moved)
     assert train(replace(config, photos=(moved,), steps=5)).steps == 5
@@ -241,8 +259,8 @@ def test_two_runs_in_one_folder_are_not_possible(config: TrainConfig) -> None:
     assert train(config).steps == 4
 
 
+@pytest.mark.usefixtures("trained")
 def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
-    train(config)
     good = weights_of(config.run)
     spoil = replace(config, run=config.run.with_name("spoiled"), changes={"lr": 1e30, "warmup": 0})
     with pytest.raises(DivergedError) as caught:
@@ -254,10 +272,10 @@ def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
         assert all(x.isfinite().all() for x in weights_of(spoil.run).values())
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(config)
     before = weights_of(config.run)
 
     @contextmanager
@@ -316,8 +334,8 @@ def test_a_run_folder_that_cannot_be_made_is_told(config: TrainConfig, tmp_path:
         train(replace(config, run=tmp_path / "file" / "run"))
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
-    train(config)
     path = config.run / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
@@ -559,6 +577,7 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.Tensor] = []
+    monkeypatch.setattr(training, "_FIT_NIGHTS", 2)
 
     def spy(vector: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
         asked.append(facts)
@@ -858,8 +877,8 @@ def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
 # ---------------------------------------------------------------- export
 
 
+@pytest.mark.usefixtures("trained")
 def test_exported_weights_are_the_averaged_ones(config: TrainConfig, tmp_path: Path) -> None:
-    train(config)
     folder = tmp_path / "new" / "weights"
     row = export_run(config.run, "mine", folder, data_note="three squares", licence="CC0")
     assert row["training"]["steps"] == 4
@@ -963,8 +982,9 @@ _RANK_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from gia_cli.training import loop as t
+from gia_cli.training import log, loop as t
 
+log._has_matplotlib, log._tensorboard = lambda: False, lambda *_: None  # which take longer
 save, step = t._save, t._step
 
 def save_each(job):
@@ -1001,6 +1021,7 @@ def run_ranks(tmp_path: Path, run: Path, photos: Path, what: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
     """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
@@ -1015,6 +1036,7 @@ def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_the_command_of_the_readme_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
     """`--run` would be taken for torchrun's own `--run-path`."""
