@@ -9,6 +9,7 @@ Needs the ``dev`` extra.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
@@ -93,13 +94,12 @@ def dependencies() -> Path:
         if time.time() - old.stat().st_mtime > CACHED_DAYS * 86400:
             shutil.rmtree(old, ignore_errors=True)
     if not environment.is_dir():
-        new = Path(tempfile.mkdtemp(prefix="new-", dir=CACHE))
-        venv.create(new, with_pip=True)
-        run("install the dependencies", [*pip(new), *asked])
-        try:
-            new.rename(environment)
-        except OSError:  # another run was faster
-            shutil.rmtree(new)
+        with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as folder:
+            new = Path(folder) / "venv"
+            venv.create(new, with_pip=True)
+            run("install the dependencies", [*pip(new), *asked])
+            with contextlib.suppress(OSError):  # another run was faster
+                new.rename(environment)
     os.utime(environment)
     return environment
 
