@@ -16,6 +16,8 @@ from typing import Any, Literal
 TableName = Literal["1", "2", "3"]
 #: The measures of the tables, in their order.
 PUBLISHED_MEASURES = ("psnr", "ssim", "pieapp", "lpips")
+#: The size of the paper's Table 4 in photosites, height and width: an A7S II frame.
+PAPER_SIZE = (2832, 4240)
 
 
 @dataclass(frozen=True, slots=True)

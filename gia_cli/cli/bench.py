@@ -12,7 +12,8 @@ from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
-    from gia_cli.benchmark.speed import Cost, SpeedReport, Stages
+    from gia_cli.benchmark.flops import Cost
+    from gia_cli.benchmark.speed import SpeedReport, Stages
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.raw.cfa import CfaKind
@@ -96,13 +97,8 @@ def bench(
         raise UsageError("--photo and --weights are timed with --speed.")
     frame = _size(size)
 
-    from gia_cli.benchmark.speed import (
-        SpeedConfig,
-        bench_json,
-        measure_cost,
-        measure_speed,
-        measure_stages,
-    )
+    from gia_cli.benchmark.flops import measure_cost
+    from gia_cli.benchmark.speed import SpeedConfig, bench_json, measure_speed, measure_stages
     from gia_cli.cli.console import Terminal
     from gia_cli.nets.config import NETWORKS
     from gia_cli.raw.reader import read_raw
@@ -174,8 +170,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
-    from gia_cli.benchmark.speed import PAPER_SIZE
     from gia_cli.evaluation.tables import cost_table
+    from gia_cli.paper import PAPER_SIZE
 
     terminal.table(*cost_table(costs))
     height, width = costs[0].size

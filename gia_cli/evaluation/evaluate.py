@@ -39,7 +39,8 @@ from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import read_image, unorient
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.select import EngineName
-from gia_cli.metrics.fidelity import bootstrap_interval, psnr
+from gia_cli.metrics.bootstrap import bootstrap_interval
+from gia_cli.metrics.fidelity import psnr
 from gia_cli.metrics.suite import Measures
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.exif import ShotInfo

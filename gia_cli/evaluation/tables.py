@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from gia_cli.benchmark.speed import Cost, SpeedReport
+from gia_cli.benchmark.flops import Cost
+from gia_cli.benchmark.speed import SpeedReport
 from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.errors import UsageError
 from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report

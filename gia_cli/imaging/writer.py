@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import atomic_file
-from gia_cli.imaging.color import srgb16_from_bt709, srgb_icc_profile
+from gia_cli.imaging.color import srgb16_from_bt709
+from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.raw.exif import ShotInfo, exif_entries
 from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
 from gia_cli.runtime import in_threads

@@ -16,25 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
-from gia_cli.metrics.fidelity import (
-    block_color_error,
-    delta_e,
-    exposure_error_stops,
-    ms_ssim,
-    psnr,
-    ssim,
-)
+from gia_cli.metrics.color import block_color_error, delta_e, exposure_error_stops
+from gia_cli.metrics.fidelity import ms_ssim, psnr, ssim
 from gia_cli.metrics.flatness import NAMES, flat_noise
-from gia_cli.metrics.lpips import (
-    Lpips,
-    LpipsNet,
-    PieApp,
-    Unavailable,
-    load_lpips,
-    load_pieapp,
-    lpips,
-    pieapp,
-)
+from gia_cli.metrics.lpips import Lpips, LpipsNet, load_lpips, lpips
+from gia_cli.metrics.perceptual import Unavailable
+from gia_cli.metrics.pieapp import PieApp, load_pieapp, pieapp
 
 Picture = NDArray[np.floating]
 Measure = Callable[[Picture, Picture], float]

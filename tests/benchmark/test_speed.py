@@ -10,24 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from gia_cli.benchmark import flops as flops_module
 from gia_cli.benchmark import speed as bench
+from gia_cli.benchmark.flops import Cost, Tf1Counter, measure_cost
 from gia_cli.benchmark.speed import (
-    PAPER_SIZE,
-    Cost,
     Speed,
     SpeedConfig,
     Stages,
-    Tf1Counter,
     Variant,
     bench_json,
-    measure_cost,
     measure_speed,
     measure_stages,
 )
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS
-from gia_cli.paper import paper_costs
+from gia_cli.paper import PAPER_SIZE, paper_costs
 from gia_cli.runtime import Precision
 from tests.networks import DEFAULT, UNETS, lively, small
 
@@ -63,7 +61,7 @@ def test_every_network_can_be_counted_at_any_size(name: str, cfa: str) -> None:
 
 def test_counting_leaves_the_network_as_it_was() -> None:
     network = bench.build(NETWORKS["gia-net"])
-    with Tf1Counter() as counter, bench._as_published(network, counter):
+    with Tf1Counter() as counter, flops_module._as_published(network, counter):
         pass
     assert network.stride == 16
     with pytest.raises(ValueError, match="multiple of 16"):

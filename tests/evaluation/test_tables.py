@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gia_cli.benchmark.speed import Cost, Speed, SpeedReport, Variant
+from gia_cli.benchmark.flops import Cost
+from gia_cli.benchmark.speed import Speed, SpeedReport, Variant
 from gia_cli.errors import UsageError
 from gia_cli.evaluation.evaluate import Estimate, EvalConfig, PanelRow, Report, Summary
 from gia_cli.evaluation.tables import (

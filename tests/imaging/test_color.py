@@ -24,8 +24,8 @@ from gia_cli.imaging.color import (
     srgb16_from_bt709,
     srgb_decode,
     srgb_encode,
-    srgb_icc_profile,
 )
+from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.raw.writer import write_arw, write_dng
 
 Curve = Callable[[NDArray[np.floating]], NDArray[np.float32]]

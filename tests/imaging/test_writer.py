@@ -24,8 +24,8 @@ from gia_cli.imaging.color import (
     quantise16,
     srgb16_from_bt709,
     srgb_encode,
-    srgb_icc_profile,
 )
+from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.imaging.writer import FORMATS, develop, orient, output_format, read_image, write_image
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.writer import write_dng

@@ -16,17 +16,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, lab_from_srgb
 from gia_cli.metrics import fidelity as metrics
-from gia_cli.metrics.fidelity import (
-    block_color_error,
-    bootstrap_interval,
-    ciede2000,
-    delta_e,
-    exposure_error_stops,
-    ms_ssim,
-    paired_bootstrap_interval,
-    psnr,
-    ssim,
-)
+from gia_cli.metrics.bootstrap import bootstrap_interval, paired_bootstrap_interval
+from gia_cli.metrics.color import block_color_error, ciede2000, delta_e, exposure_error_stops
+from gia_cli.metrics.fidelity import ms_ssim, psnr, ssim
 from gia_cli.metrics.ssim import standard_ms_ssim
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,17 +18,10 @@ from torch import Tensor
 
 from gia_cli.errors import WeightsCorruptError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.metrics import lpips as perceptual
-from gia_cli.metrics.lpips import (
-    Lpips,
-    LpipsNet,
-    PieApp,
-    Unavailable,
-    load_lpips,
-    load_pieapp,
-    lpips,
-    pieapp,
-    weights_folder,
-)
+from gia_cli.metrics import pieapp as pieapp_module
+from gia_cli.metrics.lpips import Lpips, LpipsNet, load_lpips, lpips
+from gia_cli.metrics.perceptual import Unavailable, weights_folder
+from gia_cli.metrics.pieapp import PieApp, load_pieapp, pieapp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -507,7 +500,7 @@ def test_how_many_patches_go_at_once_does_not_matter(
     target = picture(rng, 70, 100)
     other = noisy(target, 0.1, rng)
     value = pieapp(other, target, judge, stride=6)
-    monkeypatch.setattr(perceptual, "_PATCHES_AT_ONCE", 4)
+    monkeypatch.setattr(pieapp_module, "_PATCHES_AT_ONCE", 4)
     assert pieapp(other, target, judge, stride=6) == pytest.approx(value, rel=1e-5)
 
 

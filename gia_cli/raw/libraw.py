@@ -1,0 +1,198 @@
+"""Open a file with LibRaw, and say what it means when that fails.
+
+Every refusal gets a sentence and an exit code of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rawpy
+
+from gia_cli.errors import (
+    DamagedFileError,
+    EmptyFileError,
+    FileMissingError,
+    FoveonError,
+    NotAFileError,
+    NotRawError,
+    RawError,
+    UnreadableFileError,
+    UnsupportedCfaError,
+    UnsupportedCompressionError,
+)
+from gia_cli.raw import tiff
+from gia_cli.raw.exif import RAF_MAGIC
+
+_NOT_RAW_MAGICS = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"GIF8": "a GIF picture",
+    b"%PDF": "a PDF document",
+    b"RIFF": "a WebP or AVI file",
+    b"PK\x03\x04": "a ZIP archive",
+}
+_RAW_MAGICS = {b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", RAF_MAGIC[:4]}
+# TIFF compression numbers of integer DNGs that LibRaw decodes: none, lossless and lossy JPEG. With
+# others it sometimes fails while decoding, as on damaged data.
+_DNG_COMPRESSIONS = {1, 7, 34892}
+_TIFF_MAGICS = (b"II*\0", b"MM\0*")
+_TINY = 4096  # bytes; no RAW photo is smaller
+PHOTOMETRICS_RAW = (32803, 34892)
+_DNG_VERSION_TAG = 0xC612
+_FUJI_LAYOUT_TAG = 0x0130
+
+
+def refuse_hopeless(path: Path) -> None:
+    """Refuse what needs no RAW decoder to be refused."""
+    try:  # exists() too raises, for a name that is too long or a folder one may not enter
+        if not path.exists():
+            raise FileMissingError(f"{path}: there is no such file.")
+        if path.is_dir():
+            raise NotAFileError(f"{path} is a folder, not a photo.")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UnreadableFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not head:
+        raise EmptyFileError(f"{path} is empty.")
+    if head.startswith(b"FOVb"):
+        raise FoveonError(f"{path} is a Foveon (X3F) file: three layers, no colour filter array.")
+    for magic, what in _NOT_RAW_MAGICS.items():
+        if head.startswith(magic):
+            raise NotRawError(f"{path} is {what}, not a RAW photo.")
+    if head.startswith(RAF_MAGIC) and _is_super_ccd(path):
+        raise UnsupportedCfaError(f"{path} comes from a Fujifilm Super CCD, whose grid is rotated.")
+
+
+def _is_super_ccd(path: Path) -> bool:
+    """FujiLayout (tag 0x0130 of the RAF directory): bit 3 of its second byte unset."""
+    with path.open("rb") as file:
+        file.seek(92)
+        pointer = file.read(8)
+        if len(pointer) < 8:
+            return False
+        offset, length = struct.unpack(">II", pointer)
+        file.seek(offset)
+        directory = file.read(min(length, 1 << 20))
+    at = 4
+    while at + 4 <= len(directory):
+        tag, size = struct.unpack_from(">HH", directory, at)
+        if tag == _FUJI_LAYOUT_TAG and size >= 2 and at + 6 <= len(directory):
+            return not directory[at + 5] & 8
+        at += 4 + size
+    return False
+
+
+@contextmanager
+def open_raw(path: Path) -> Iterator[rawpy.RawPy]:
+    """Open and unpack with LibRaw, turning each of its errors into one of ours."""
+    with rawpy.RawPy() as raw:
+        recognised = False
+        try:
+            with _quiet_stderr() as said:
+                _hand_over(path, raw)
+                recognised = True
+                raw.unpack()
+        except rawpy.LibRawError as error:
+            raise _refusal(path, error, recognised=recognised) from error
+        if b"Unexpected end of file" in said or b"data corrupted" in said:
+            raise DamagedFileError(f"{path} is cut short or corrupted.")
+        yield raw
+
+
+def _hand_over(path: Path, raw: rawpy.RawPy) -> None:
+    """Open by name; by content where the name is no text, which rawpy cannot pass on."""
+    try:
+        name = str(path).encode("utf-8").decode("utf-8")
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            raw.open_buffer(file)
+    else:
+        raw.open_file(name)
+
+
+def _refusal(path: Path, error: rawpy.LibRawError, *, recognised: bool) -> RawError:
+    """Say what a LibRaw error means for a file, which it had `recognised` or not."""
+    compression, is_dng = _cfa_compression(path)
+    # LibRaw answers with an I/O error too when a text of a few bytes ends before its header would.
+    if isinstance(error, rawpy.LibRawIOError) and (recognised or _looks_raw(path)):
+        return DamagedFileError(f"{path} is cut short or corrupted.")
+    unsupported = isinstance(error, rawpy.LibRawFileUnsupportedError)
+    # LibRaw knows the camera but not its compression (Nikon's High Efficiency, GoPro's VC-5).
+    if (recognised and unsupported) or (is_dng and compression not in _DNG_COMPRESSIONS):
+        number = "" if compression is None else f" (TIFF compression {compression})"
+        return UnsupportedCompressionError(
+            f"{path} is compressed in a way that LibRaw cannot decode{number}."
+        )
+    if compression is None and not _looks_raw(path) and not recognised:
+        return NotRawError(f"{path} is not a RAW photo that LibRaw knows.")
+    if unsupported:
+        return DamagedFileError(
+            f"{path} looks like a RAW photo, but LibRaw cannot read it.",
+            hint="It is damaged, or its camera is newer than this LibRaw; try its DNG conversion.",
+        )
+    return DamagedFileError(f"{path} is cut short or corrupted.")
+
+
+def _cfa_compression(path: Path) -> tuple[int | None, bool]:
+    """TIFF compression number of the RAW image (None: no TIFF says), and whether this is a DNG."""
+    directories = directories_of(path)
+    is_dng = any(_DNG_VERSION_TAG in directory.tags for directory in directories)
+    for directory in directories:
+        # A thumbnail's directory says RGB or YCbCr; DNG and TIFF/EP mark the RAW so:
+        if directory.first(0x0106) in PHOTOMETRICS_RAW:
+            return directory.first(0x0103, 1), is_dng
+    return None, False
+
+
+def _looks_raw(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_TINY)
+    directories = directories_of(path)
+    if len(head) < _TINY and head[:4] in _TIFF_MAGICS:
+        # Cut off before it could say what its pixels are?
+        return not any(0x0106 in directory.tags for directory in directories)
+    if head[:4] in _RAW_MAGICS or head[6:14] == b"HEAPCCDR" or head[4:12] == b"ftypcrx ":
+        return True
+    # A bare TIFF picture says RGB or grey; a camera's RAW has a SubIFD with the mosaic.
+    return any(tiff.SUB_IFDS in directory.tags for directory in directories)
+
+
+def directories_of(path: Path) -> list[tiff.Directory]:
+    """Read the TIFF directories of a file."""
+    with path.open("rb") as file:
+        return tiff.walk(file)
+
+
+_STDERR_LOCK = threading.Lock()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[bytearray]:
+    """Catch what LibRaw prints to file descriptor 2 from C, through any progress bar.
+
+    Yields a buffer that holds the text afterwards. The lock keeps two threads from restoring each
+    other's descriptor.
+    """
+    said = bytearray()
+    with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
+        try:
+            saved = os.dup(2)
+        except OSError:  # a program without stderr: nothing to protect
+            yield said
+            return
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sink.seek(0)
+            said += sink.read()
