@@ -21,6 +21,18 @@ from gia_cli.simulation.sensor import night
 WB = (2.02, 1.0, 2.46)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memory_goes_back() -> Iterator[None]:
+    """A training run lets the allocator keep what is freed, to the end of the process.
+
+    Here that process goes on to tests that look at what it holds. For the whole session, because
+    fixtures of modules train before those of functions are set up.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gia_cli.training.setup.keep_freed_memory", lambda: False)
+        yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
