@@ -183,6 +183,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    fused: Annotated[
+        bool | None,
+        typer.Option(
+            "--fused/--no-fused",
+            help="Whether the loss sees the picture fused with what the sensor measured, by the "
+            "shares of --init-from's weights; not the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
     sides: Annotated[
         str | None,
         typer.Option(
@@ -256,6 +265,7 @@ def train(
         "loss": loss,
         "facts_weight": facts_weight,
         "evenness_weight": evenness_weight,
+        "fused": fused,
     }
     config = TrainConfig(
         run=run,

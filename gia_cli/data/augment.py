@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gia_cli.data.facts import unknown_facts
 from gia_cli.imaging.color import XYZ_FROM_SRGB
+from gia_cli.imaging.fusion import Measurement
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
@@ -30,6 +31,8 @@ class Pair:
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
     facts: NDArray[np.float32] = field(default_factory=unknown_facts, repr=False)
     """(FACTS,) float32: what the vector should tell of the photo; see `night_facts`."""
+    measured: Measurement | None = field(default=None, repr=False)
+    """What the picture is fused with; None where that is not asked for."""
 
 
 def draw_turn(rng: np.random.Generator) -> Turn:

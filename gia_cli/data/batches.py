@@ -25,6 +25,7 @@ from gia_cli.data.crops import CropOptions
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_through, rebalance_matrix
+from gia_cli.imaging.fusion import Measurement
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import prepare, usable_gains
 
@@ -36,8 +37,8 @@ _MATRICES: dict[CfaKind, tuple[tuple[float, ...], ...]] = {
 }
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
-#: Planes, targets and facts of a night, of N crops.
-Batch = tuple[Tensor, Tensor, Tensor]
+#: Planes, targets and facts of a night, of N crops, and what each is fused with, if anything.
+Batch = tuple[Tensor, Tensor, Tensor, tuple[Measurement, ...]]
 
 
 class Source(Protocol):
@@ -184,7 +185,8 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """Make a batch: planes (N, C, h, w), targets (N, 3, s*h, s*w), facts (N, FACTS), float32.
 
-        N is photos * crops; the crops of one photo are neighbours.
+        N is photos * crops; the crops of one photo are neighbours. Then what each crop is fused
+        with; nothing where the source does not measure.
         """
         # Ranks share the side, or the one with the small crops would wait for the other.
         side = self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
@@ -194,7 +196,9 @@ class Batches(Dataset[Batch]):
             pairs += self.source.pairs(rng, count=self.options.crops, side=side)
         planes = torch.from_numpy(np.stack([pair.planes for pair in pairs]))
         target = torch.from_numpy(np.stack([pair.target for pair in pairs]))
-        return planes, target, torch.from_numpy(np.stack([pair.facts for pair in pairs]))
+        facts = torch.from_numpy(np.stack([pair.facts for pair in pairs]))
+        measured = tuple(pair.measured for pair in pairs if pair.measured is not None)
+        return planes, target, facts, measured
 
     def _done(self, step: int) -> float:
         if self.steps is not None:

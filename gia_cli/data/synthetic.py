@@ -22,6 +22,7 @@ from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_encode, rebalance_matrix
+from gia_cli.imaging.fusion import Measurement, measure
 from gia_cli.imaging.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
@@ -29,7 +30,7 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import Turn
-from gia_cli.simulation.noise import iso_settings
+from gia_cli.simulation.noise import SensorNoise, iso_settings
 from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,
@@ -106,6 +107,8 @@ class RecordedScene:
     """(3, H, W) float32 in [0, 1], BT.709-encoded."""
     facts: NDArray[np.float32] = field(repr=False)
     """(FACTS,) float32; see `night_facts`."""
+    noise: SensorNoise
+    """The sensor's, in this exposure."""
 
 
 class PhotoNights:
@@ -123,6 +126,8 @@ class PhotoNights:
         For a network that is given the white balance.
     floor : 0 or None
         `NetConfig.input_floor`.
+    measures : bool
+        Whether the pairs say what they are to be fused with.
     """
 
     knows_facts = True
@@ -135,6 +140,8 @@ class PhotoNights:
         options: NightOptions | None = None,
         balance: GivenBalance | None = None,
         floor: int | None = 0,
+        *,
+        measures: bool = False,
     ) -> None:
         self.photos = photos
         self.keys = keys
@@ -143,6 +150,7 @@ class PhotoNights:
         self.options = options or NightOptions()
         self._balance = balance
         self._floor = floor
+        self._measures = measures
         self._shortest = np.array([min(photos.facts(key)["size"]) for key in keys])
         sources = [source_of(key) for key in keys]
         sizes = Counter(sources)
@@ -163,7 +171,13 @@ class PhotoNights:
             keys.setdefault(source_of(key), []).append(key)
         return {
             source: PhotoNights(
-                self.photos, own, self.camera_name, self.options, self._balance, self._floor
+                self.photos,
+                own,
+                self.camera_name,
+                self.options,
+                self._balance,
+                self._floor,
+                measures=self._measures,
             )
             for source, own in sorted(keys.items())
         }
@@ -227,7 +241,24 @@ class PhotoNights:
 
     def _pair(self, scene: RecordedScene) -> Pair:
         packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
-        return Pair(packed.planes, scene.target, scene.facts)
+        return Pair(packed.planes, scene.target, scene.facts, self._measured(scene))
+
+    def _measured(self, scene: RecordedScene) -> Measurement | None:
+        """Describe what a scene is fused with, by what its simulation knows.
+
+        A whole photo tells the black level's error well, a crop does not: so it is told.
+        """
+        if not self._measures or scene.gains is None:
+            return None
+        noise = scene.noise
+        return measure(
+            scene.frame,
+            scene.ratio,
+            scene.gains,
+            np.array(self.camera.matrix),
+            noise=(noise.gain, noise.read_variance + noise.row_sigma**2),
+            black_error=float(np.mean(noise.black_error)) if noise.black_error else 0.0,
+        )
 
     def record(
         self,
@@ -273,8 +304,9 @@ class PhotoNights:
             shown = linear if rebalance is None else linear @ rebalance
             target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
             frame = as_if_read(dn, self.camera)
-            scene = RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), facts)
-            recorded.append(scene)
+            recorded.append(
+                RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), facts, noise)
+            )
         return recorded
 
     def _draw_light(self, usual: WhiteBalance, rng: np.random.Generator) -> tuple[float, float]:

@@ -79,6 +79,8 @@ class Measurement:
     """(3,); ... and this much in the dark."""
     black_sigma: NDArray[np.float64]
     """(3,); what a usual black level error is in each colour."""
+    black_error: NDArray[np.float64] | None = None
+    """(3,); what it is, in camera RGB, where that is known; by default it is estimated."""
 
 
 def measure(
@@ -87,6 +89,7 @@ def measure(
     gains: NDArray[np.floating],
     xyz_to_camera: NDArray[np.floating],
     noise: tuple[float, float] | None = None,
+    black_error: float | None = None,
 ) -> Measurement:
     """Describe what a frame measured of the picture that a network makes of it.
 
@@ -99,6 +102,8 @@ def measure(
         Colour matrix of the camera that the network's picture is in.
     noise : (gain, variance), optional
         As `estimate_noise` returns them, DN per electron and DN^2; estimated by default.
+    black_error : float, optional
+        How far the true black level lies above the file's, DN; estimated by default.
     """
     gain, variance = noise or _estimated_noise(frame)
     period = len(CANONICAL[frame.kind])
@@ -118,6 +123,7 @@ def measure(
         slope=gain * of_color,
         constant=variance * of_color**2,
         black_sigma=BLACK_SIGMA * whole,
+        black_error=None if black_error is None else black_error * of_color,
     )
 
 
@@ -182,7 +188,7 @@ class Shares:
         return cls(*tables)
 
 
-def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> None:
+def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
     Works in bands of rows, in threads. Beside the picture it holds some 30 bytes a photosite of a
@@ -194,6 +200,11 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
         BT.709-encoded, as the network gave it.
     measured : Measurement
     shares : Shares
+
+    Returns
+    -------
+    Residual
+        What was found before the picture was changed.
     """
     residual = Residual(picture, measured)
     correction = residual.correction(shares)
@@ -212,6 +223,7 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
 
     for _ in in_threads(change, residual.rows()):
         pass
+    return residual
 
 
 def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
@@ -275,13 +287,17 @@ class Residual:
 
         for _ in in_threads(count, self.rows()):
             pass
-        self._offset = _black_offset(sums, counts, bright, measured)
+        if measured.black_error is None:
+            self._offset = _black_offset(sums, counts, bright, measured)
+        else:
+            self._offset = measured.black_error.astype(np.float32)
         sums -= counts * self._offset[:, None, None]
         levels = [(sums, counts)]
-        self._brightness = [bright]
+        #: Mean luminance of the picture in each level of cells, finest first.
+        self.brightness: list[NDArray[np.float32]] = [bright]
         for _ in range(LEVELS - 2):
             levels.append((_halved(levels[-1][0]), _halved(levels[-1][1])))
-            self._brightness.append(_halved_mean(self._brightness[-1]))
+            self.brightness.append(_halved_mean(self.brightness[-1]))
         #: Camera RGB residual of each level of cells, finest first.
         self.means: list[NDArray[np.float32]] = []
         while levels:  # coarsest first; what is done with is given back
@@ -305,13 +321,13 @@ class Residual:
             band = self.means[level - 1]
             if level < LEVELS - 1:
                 band = band - _doubled(self.means[level], band.shape[1:])
-            yield level, _through(self._to_srgb, band), self._brightness[level - 1]
+            yield level, _through(self._to_srgb, band), self.brightness[level - 1]
 
     def correction(self, shares: Shares) -> NDArray[np.float32]:
         """Sum the shares of all bands of cells: (3, h, w) linear sRGB, at packed resolution."""
         total: NDArray[np.float32] | None = None
         for level, band, brightness in self.bands():
-            share_y, share_c = self._shares_at(level, brightness, shares)
+            share_y, share_c = self.shares_at(level, brightness, shares)
             part = _weighted(band, share_y, share_c)
             total = part if total is None else part + _doubled(total, part.shape[1:])
         assert total is not None
@@ -319,7 +335,7 @@ class Residual:
 
     def finest_shares(self, shares: Shares) -> NDArray[np.float32] | None:
         """Look up the shares of what single photosites say: (2, h, w); None for nothing."""
-        found = np.stack(self._shares_at(0, self._brightness[0], shares))
+        found = np.stack(self.shares_at(0, self.brightness[0], shares))
         return found if found.max() >= _SMALLEST_SHARE else None
 
     def borders(self) -> dict[int, NDArray[np.float32]]:
@@ -381,9 +397,10 @@ class Residual:
             for gain, constant in _packed_noise(self.measured)
         )
 
-    def _shares_at(
+    def shares_at(
         self, level: int, brightness: NDArray[np.float32], shares: Shares
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Look up a level's shares of luminance and of chroma at each place."""
         luminance, chroma = self.places(brightness)
         return (
             _looked_up(shares.luminance[level], *luminance),
@@ -680,7 +697,7 @@ class ShareCounter:
         for rows in residual.rows():
             fine = residual.finest_band(rows, linear[:, rows], borders)
             true = wanted[:, rows] - _enlarged(packed, wanted.shape[1:], scale, rows)
-            bright = _enlarged(residual._brightness[0], wanted.shape[1:], scale, rows)
+            bright = _enlarged(residual.brightness[0], wanted.shape[1:], scale, rows)
             self._count(0, fine, true, bright, residual)
 
     def _count(

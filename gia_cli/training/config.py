@@ -59,6 +59,8 @@ class Recipe:
     given_until: float = 0.0
     """Share of the run over which the share of steps that are given the facts falls from one to
     zero; see `is_given`."""
+    fused: bool = False
+    """Whether the loss sees the picture fused with what the sensor measured; see `fused_picture`."""
 
 
 # For a few cores: small crops, several of one photo, so that their common vector tells of more than

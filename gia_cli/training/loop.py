@@ -20,14 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.data.batches import load
+from gia_cli.data.augment import Pair
+from gia_cli.data.batches import Batch, load
 from gia_cli.errors import DataError, DivergedError, Interrupted, OutOfMemoryError, OutputError
+from gia_cli.imaging.fusion import fuse
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import resolve
 from gia_cli.training.auxiliary import depth_loss, evenness_loss, facts_loss
 from gia_cli.training.config import Recipe, TrainConfig
 from gia_cli.training.distributed import process_group
+from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
 from gia_cli.training.setup import (
@@ -130,15 +133,16 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     batches = load(
         job.batches(), clock.steps_from(state.step), workers=job.config.workers, pin=job.is_cuda
     )
-    for planes, target, facts in batches:
+    for batch in batches:
         done = clock.done(state.step)
         if done >= 1:
             break
         lr = learning_rate(recipe, state.step, done)
-        given = facts if is_given(recipe, job.config.seed, state.step, done) else None
+        given = is_given(recipe, job.config.seed, state.step, done)
         cut = draw_cut(recipe, job.config.seed, state.step, done)
         before = clock.position(state.step)
-        meter.add(_step(job, planes, target, facts, given, lr, cut), len(planes) * job.ranks.world)
+        losses = _step(job, batch, lr, cut, is_given=given)
+        meter.add(losses, len(batch[0]) * job.ranks.world)
         state.step += 1
         progress.advance(clock.position(state.step) - before)
         if state.step % _LOG_EVERY == 0 or state.step == 1:
@@ -159,8 +163,8 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     score = _validate(job, log, progress)
     if log is not None:
         log.close()
-    losses = [row["loss"] for row in (log.rows if log else []) if "loss" in row]
-    last_loss = float(np.mean(losses[-20:])) if losses else math.nan
+    logged = [row["loss"] for row in (log.rows if log else []) if "loss" in row]
+    last_loss = float(np.mean(logged[-20:])) if logged else math.nan
     return TrainResult(job.config.run, state.step, clock.elapsed(), last_loss, score)
 
 
@@ -201,25 +205,23 @@ def _report(job: Job, meter: _Meter, lr: float, log: TrainLog | None, progress: 
     progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
 
 
-def _step(
-    job: Job,
-    planes: Tensor,
-    target: Tensor,
-    facts: Tensor,
-    given: Tensor | None,
-    lr: float,
-    cut: int,
-) -> dict[str, Tensor]:
+def _step(job: Job, batch: Batch, lr: float, cut: int, *, is_given: bool) -> dict[str, Tensor]:
     """Take one step; returns the loss, and what else is worth a log, still on the device."""
     state, recipe = job.state, job.recipe
+    planes, target, facts, measured = batch
     planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     target = target.to(job.device, non_blocking=True)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
-        picture, depth, vector = job.model(planes, recipe.crops.crops, cut, given)
-    loss: Tensor = job.loss(picture.float(), target)
+        picture, depth, vector = job.model(
+            planes, recipe.crops.crops, cut, facts if is_given else None
+        )
+    shown = picture.float()
+    if measured and job.shares is not None:
+        shown = fused_picture(shown, measured, job.shares)
+    loss: Tensor = job.loss(shown, target)
     losses = {"loss": loss.detach()}
     total = loss + recipe.depth_weight * depth_loss(depth, target) if depth else loss
     if recipe.facts_weight and vector is not None:
@@ -299,7 +301,7 @@ def _validate(job: Job, log: TrainLog | None, progress: Progress) -> float:
     if known:
         return float(known[-1]["validation_psnr"])
     pairs = [pair for own in job.validation.values() for pair in own]
-    pictures = [_picture(job, pair.planes) for pair in pairs]
+    pictures = [_picture(job, pair) for pair in pairs]
     scores = iter(
         psnr(np.clip(picture, 0, 1), pair.target)
         for picture, pair in zip(pictures, pairs, strict=True)
@@ -332,10 +334,13 @@ def _spread(count: int, wanted: int) -> list[int]:
     return sorted({index * count // wanted for index in range(wanted)})
 
 
-def _picture(job: Job, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+def _picture(job: Job, pair: Pair) -> NDArray[np.float32]:
     with torch.inference_mode():
-        batch = torch.from_numpy(planes)[None].to(job.device)
+        batch = torch.from_numpy(pair.planes)[None].to(job.device)
         picture: NDArray[np.float32] = job.state.ema(batch)[0].float().cpu().numpy()
+    if pair.measured is not None and job.shares is not None:
+        picture = picture.copy()
+        fuse(picture, pair.measured, job.shares)
     return picture
 
 

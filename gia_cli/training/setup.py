@@ -29,6 +29,7 @@ from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import PLAIN_NIGHTS, PhotoNights, open_photos, split_photos
 from gia_cli.errors import DataError, DivergedError, UsageError
 from gia_cli.files import atomic_file
+from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet
@@ -112,6 +113,8 @@ class Job:
     """The trainee, wrapped where there are several processes."""
     state: TrainState
     clock: Clock
+    shares: Shares | None
+    """What the pictures are fused by; None where they are not."""
 
     @property
     def is_cuda(self) -> bool:
@@ -155,6 +158,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         steps = recipe.epochs * scenes
     asked = _identity(config, recipe, source, validation_source, ranks)
     saved = open_run(config.run, asked, progress)
+    shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
     clock = Clock(ranks, steps, config.budget_s)
     loss = make_loss(recipe.loss, vgg=config.vgg)
@@ -186,6 +190,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         model=model,
         state=state,
         clock=clock,
+        shares=shares,
     )
 
 
@@ -242,6 +247,25 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
     ]
     how = f" ({'; '.join(changes)})" if changes else ""
     progress.note(f"Starting from {info.name}{how}.")
+
+
+def _shares(config: TrainConfig, recipe: Recipe) -> Shares | None:
+    """Find what the pictures are to be fused by: what the weights to start from bring along."""
+    if not recipe.fused:
+        return None
+    info = None if config.init_from is None else find_weights(config.init_from)
+    if info is None or info.fusion is None or config.data is not None:
+        raise UsageError(
+            "--fused is for photographs and --init-from weights that are fused themselves.",
+            hint="Make such with gia weights calibrate.",
+        )
+    if config.white_balance != "as-shot" or config.net_config().input_floor is not None:
+        raise UsageError(
+            "--fused is for networks that are given the white balance and see what lies below "
+            "black.",
+            hint="Give --white-balance as-shot --no-clip-black.",
+        )
+    return info.fusion
 
 
 def _starts_with_facts(config: TrainConfig) -> bool:
@@ -307,9 +331,12 @@ def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
             "tell of memory, not of skill."
         )
     (drawn, own), floor = _balances(config), config.net_config().input_floor
+    fused = config.full_recipe().fused
     return (
-        PhotoNights(photos, training, camera, balance=drawn, floor=floor),
-        PhotoNights(photos, validation, camera, PLAIN_NIGHTS, balance=own, floor=floor),
+        PhotoNights(photos, training, camera, balance=drawn, floor=floor, measures=fused),
+        PhotoNights(
+            photos, validation, camera, PLAIN_NIGHTS, balance=own, floor=floor, measures=fused
+        ),
         len(training),
     )
 
