@@ -45,13 +45,13 @@ def list_path(tree: Path, family: str, split: Split) -> Path:
 
 
 def plan_path(tree: Path, family: str) -> Path:
-    """Where the plan of a camera's simulated nights lies in a tree: ``Sony_simulation.json``.
+    """Where the plan of a camera's simulated exposures lies in a tree: ``Sony_simulation.json``.
 
     Parameters
     ----------
     tree : Path
     family : "Sony" or "Fuji"
-        The camera's name in SID: a tree may hold nights of both.
+        The camera's name in SID: a tree may hold scenes of both.
     """
     return tree / f"{family}_simulation.json"
 

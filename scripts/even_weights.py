@@ -5,7 +5,7 @@
 The last layer has weights of its own for each sub-pixel of a packed pixel. In the mean over a block
 a picture's sub-pixels agree; a network's differ by up to a level of 255, which a loss that sees
 pixels one by one hardly feels, and which shows as a grid in flat areas. The weights' mean over the
-sub-pixels stays; what they deviate from it is fitted anew, in closed form, on simulated nights:
+sub-pixels stays; what they deviate from it is fitted anew, in closed form, on simulated exposures:
 near the trained deviation, pixel by pixel, and near the photograph's own in the means over blocks.
 """
 
@@ -21,7 +21,7 @@ from gia_cli.nets.unet import GiaNet
 from gia_cli.weights.manifest import list_in_manifest
 from gia_cli.weights.storage import save_weights
 
-SIDE = 128  # packed pixels of a night's crop
+SIDE = 128  # packed pixels of a scene's crop
 BLOCK = 16
 WEIGHT = 100.0  # of the blocks' means against the single pixels
 SEED = 9
@@ -43,7 +43,7 @@ def deviation(x: Tensor) -> Tensor:
 
 
 class Moments:
-    """Mean products, over nights, of what the last layer reads, a constant one beside it."""
+    """Mean products, over scenes, of what the last layer reads, a constant one beside it."""
 
     def __init__(self, channels: int, scale: int) -> None:
         size = channels + 1
@@ -53,7 +53,7 @@ class Moments:
         self.wanted = torch.zeros(size, 3 * scale**2, dtype=torch.float64)
 
     def add(self, read: Tensor, target: Tensor) -> None:
-        """Add a night: (1, C, H, W), and the photograph, (1, 3, scale * H, scale * W)."""
+        """Add a scene: (1, C, H, W), and the photograph, (1, 3, scale * H, scale * W)."""
         read = torch.cat([read, torch.ones_like(read[:, :1])], 1).double()
         means = F.avg_pool2d(read, BLOCK)[0].flatten(1)
         shuffled = F.avg_pool2d(F.pixel_unshuffle(target.double(), self.scale), BLOCK)
@@ -83,19 +83,19 @@ def even(network: GiaNet, moments: Moments, weight: float = WEIGHT) -> None:
 
 def main() -> None:
     """Write the weights, and their row into the folder's manifest."""
-    options = arguments(__doc__.splitlines()[0], nights=200).parse_args()
+    options = arguments(__doc__.splitlines()[0], scenes=200).parse_args()
     info, network = load_gia_net(options.weights)
     source = training_nights(info, options.photos, options.cache)
     moments = Moments(network.config.width, network.config.scale)
-    for night in range(options.nights):
-        pair = source.pairs(np.random.default_rng([SEED, night]), count=1, side=SIDE)[0]
+    for scene in range(options.scenes):
+        pair = source.pairs(np.random.default_rng([SEED, scene]), count=1, side=SIDE)[0]
         planes, target = (torch.from_numpy(x)[None] for x in (pair.planes, pair.target))
         moments.add(features(network, planes), target)
     even(network, moments)
     # Its validation was of the weights before.
     training = {key: value for key, value in info.training.items() if key != "validation_psnr"}
     made_from = f"{info.name} ({(info.sha256 or 'not verified')[:16]})"
-    evened = {"from": made_from, "nights": options.nights, "block": BLOCK, "weight": WEIGHT}
+    evened = {"from": made_from, "scenes": options.scenes, "block": BLOCK, "weight": WEIGHT}
     row = save_weights(
         options.out,
         network,

@@ -1,10 +1,10 @@
-"""Fit what `--ratio auto` does without an exposure time, on simulated nights of photographs.
+"""Fit what `--ratio auto` does without an exposure time, on simulated exposures of photographs.
 
-    python scripts/fit_ratio.py PHOTOS... [--cache FOLDER] [--nights N] [--validation]
+    python scripts/fit_ratio.py PHOTOS... [--cache FOLDER] [--scenes N] [--validation]
 
-A night is darkened by a known ratio; the bright end of what the sensor records, times that ratio,
+A scene is darkened by a known ratio; the bright end of what the sensor records, times that ratio,
 is where the photograph has it. For each percentile that could serve as the bright end: the level
-that most nights have it at (the median), and how far the ratio is off, in stops, if all are brought
+that most scenes have it at (the median), and how far the ratio is off, in stops, if all are brought
 there. `exposure` holds the percentile and the level that were chosen by this. Nothing held out may
 be among PHOTOS.
 """
@@ -28,7 +28,7 @@ CAMERA = "ILCE-7SM2"
 
 
 def bright_ends(photo: NDArray[np.float16], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Photograph a scene in one of SID's nights; its bright ends, amplified by the true ratio."""
+    """Photograph a scene in one of SID's scenes; its bright ends, amplified by the true ratio."""
     camera, scene = CAMERAS[CAMERA], draw_scene(CAMERA, rng)
     period = CANONICAL[camera.kind].shape[0]
     height, width = (side // period * period for side in photo.shape[:2])
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--cache", type=Path, default=cache_folder() / "photos")
-    parser.add_argument("--nights", type=int, default=610)
+    parser.add_argument("--scenes", type=int, default=610)
     parser.add_argument("--validation", action="store_true", help="those kept for validation")
     options = parser.parse_args()
     photos = open_photos(options.photos, options.cache)
@@ -54,10 +54,10 @@ def main() -> None:
     ends = np.array(
         [
             bright_ends(
-                photos.array(keys[night % len(keys)], "linear"),
-                np.random.default_rng([1 + options.validation, night]),
+                photos.array(keys[scene % len(keys)], "linear"),
+                np.random.default_rng([1 + options.validation, scene]),
             )
-            for night in range(options.nights)
+            for scene in range(options.scenes)
         ]
     )
     stops = np.log2(np.maximum(ends, 1e-6))

@@ -39,8 +39,8 @@ def main() -> None:
     options = parser.parse_args()
     with Terminal() as terminal:
         for name, (photos, camera, seed) in TREES.items():
-            night = SimulateOptions(camera=camera, seed=seed, clean_long=True, on_exists="skip")
-            tree = TreeOptions(night=night, ratios=RATIOS, split="test")
+            exposure = SimulateOptions(camera=camera, seed=seed, clean_long=True, on_exists="skip")
+            tree = TreeOptions(exposure=exposure, ratios=RATIOS, split="test")
             folder = options.out / name
             made = simulate_tree([getattr(options, photos)], folder, tree, progress=terminal)
             failed = [result for result in made.results if result.error is not None]

@@ -1,4 +1,4 @@
-"""Make nights of real RAW photos: a ground truth that nobody rendered.
+"""Make scenes of real RAW photos: a ground truth that nobody rendered.
 
     python scripts/make_real_nights.py PHOTO.CRW ... OUT
     gia eval --data OUT --weights ...

@@ -1,4 +1,4 @@
-"""What a batch costs beside its network: `gia enhance` on simulated nights, end to end.
+"""What a batch costs beside its network: `gia enhance` on simulated exposures, end to end.
 
     python scripts/measure_batch.py [--photos 6] [--megapixels 12] [--rounds 3] [ENHANCE OPTIONS...]
 
@@ -26,20 +26,20 @@ import numpy as np
 from PIL import Image
 
 from gia_cli.raw.writer import A_SHOT, write_arw
-from gia_cli.simulation.sensor import night
+from gia_cli.simulation.sensor import simulate_mosaic
 
 WB = (2.02, 1.0, 2.46)
 
 
 def make_nights(folder: Path, count: int, megapixels: float) -> None:
-    """Write Bayer nights of 3:2, each of a picture of its own, a hundred times too dark."""
+    """Write Bayer scenes of 3:2, each of a picture of its own, a hundred times too dark."""
     height = round((megapixels * 1e6 / 6) ** 0.5) * 2
     width = height * 3 // 2 // 2 * 2
     for seed in range(count):
         rng = np.random.default_rng(seed)
         coarse = Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8))
         picture = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
-        mosaic = night(picture, "ILCE-7SM2", ratio=100, iso=1600, wb=WB, rng=rng)
+        mosaic = simulate_mosaic(picture, "ILCE-7SM2", ratio=100, iso=1600, wb=WB, rng=rng)
         write_arw(folder / f"{seed}.ARW", mosaic, shot=replace(A_SHOT, exposure_s=0.1), wb=WB)
 
 
@@ -65,15 +65,15 @@ def run(folder: Path, options: list[str]) -> None:
 
 
 def main() -> None:
-    """Make the nights, and run over them in turns."""
+    """Make the scenes, and run over them in turns."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=6)
     parser.add_argument("--megapixels", type=float, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--keep", type=Path, help="folder for the nights; made if it is not there")
+    parser.add_argument("--keep", type=Path, help="folder for the scenes; made if it is not there")
     arguments, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or Path(temporary) / "nights"
+        folder = arguments.keep or Path(temporary) / "scenes"
         if not folder.is_dir():
             folder.mkdir(parents=True)
             make_nights(folder, arguments.photos, arguments.megapixels)

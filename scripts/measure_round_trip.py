@@ -2,8 +2,8 @@
 
     python scripts/measure_round_trip.py PHOTO... [--camera ILCE-7SM2] [--camera X-T2]
 
-Each photograph becomes the noiseless long exposure of a night (ratio 1, ISO 100 or the camera's
-lowest, light of SID's median night), is written as the camera's ARW or RAF, and rendered by LibRaw:
+Each photograph becomes the noiseless long exposure of a scene (ratio 1, ISO 100 or the camera's
+lowest, light of SID's median scene), is written as the camera's ARW or RAF, and rendered by LibRaw:
 sRGB, white balance as shot, no automatic brightness. Printed for each photograph, and as mean and
 range of all: the mean absolute difference to the photograph in levels of 8 bits, of pixels and of
 means of 12x12 pixels. A margin of the photograph mirrored at its edges, which is not measured,
@@ -55,7 +55,7 @@ def measure(path: Path, camera: CameraName) -> tuple[float, float]:
     photo = read_photo(path)
     margins = ((_MARGIN, 2 * _MARGIN), (_MARGIN, 2 * _MARGIN), (0, 0))  # whole cells are left
     with tempfile.TemporaryDirectory() as name:
-        source, short = Path(name) / "day.png", Path(name) / f"night{ENDINGS[camera]}"
+        source, short = Path(name) / "day.png", Path(name) / f"scene{ENDINGS[camera]}"
         iio.imwrite(source, np.pad(photo, margins, mode="symmetric"))
         options = SimulateOptions(
             camera=camera, ratio=1, iso=max(100, iso_settings(camera)[0]), clean_long=True

@@ -2,12 +2,12 @@
 
     python scripts/narrow_weights.py WEIGHTS OUT.safetensors --width N PHOTOS... [--cache FOLDER]
 
-From layer to layer, on simulated nights: of the trained network's channels those are kept that tell
-most of the others (QR with column pivoting, each channel weighed by the weights that read it; Chee
-et al., *Model Preserving Compression for Neural Networks*, 2022), and what makes them is fitted
-anew, by ridge regression from what the narrow network has made up to there. The vector keeps its
-length and its order, so what it tells of the night goes on being told. Needs scipy, which comes
-with the ``dev`` extra.
+From layer to layer, on simulated exposures: of the trained network's channels those are kept that
+tell most of the others (QR with column pivoting, each channel weighed by the weights that read
+it; Chee et al., *Model Preserving Compression for Neural Networks*, 2022), and what makes them is
+fitted anew, by ridge regression from what the narrow network has made up to there. The vector
+keeps its length and its order, so what it tells of the scene goes on being told. Needs scipy,
+which comes with the ``dev`` extra.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gia_cli.nets import build
 from gia_cli.nets.blocks import LEAKY_SLOPE
 from gia_cli.nets.config import LEVELS
 from gia_cli.nets.unet import GiaNet
-from gia_cli.training.config import TELLS_FACTS
+from gia_cli.training.config import VECTOR_SUPERVISED
 from gia_cli.training.initialise import ridge
 from gia_cli.weights.storage import save_weights
 
-SIDE = 96  # packed pixels of a night's crop
+SIDE = 96  # packed pixels of a scene's crop
 PLACES = 256  # of a crop that a fit looks at, at most
 RIDGE = 1e-4  # of the mean square of the features
 VECTOR_RIDGE = 1e-2
@@ -39,19 +39,19 @@ SEED = 1
 
 
 class Both(NamedTuple):
-    """What the trained and the narrow network make of all nights at one place."""
+    """What the trained and the narrow network make of all scenes at one place."""
 
     wide: Tensor
     narrow: Tensor
 
 
 def batches(count: int, size: int = 16) -> Iterator[slice]:
-    """Cut the nights up."""
+    """Cut the scenes up."""
     return (slice(first, first + size) for first in range(0, count, size))
 
 
 def through(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a layer to all nights."""
+    """Apply a layer to all scenes."""
     return torch.cat([module(x[part]) for part in batches(len(x))])
 
 
@@ -201,7 +201,7 @@ class Narrowing:
 
 def main() -> None:
     """Write the narrow weights."""
-    parser = arguments(__doc__.splitlines()[0], nights=800)
+    parser = arguments(__doc__.splitlines()[0], scenes=800)
     parser.add_argument("--width", type=int, default=16)
     options = parser.parse_args()
     info, wide = load_gia_net(options.weights)
@@ -210,8 +210,8 @@ def main() -> None:
     source = training_nights(info, options.photos, options.cache)
     planes = np.stack(
         [
-            source.pairs(np.random.default_rng([SEED, night]), count=1, side=SIDE)[0].planes
-            for night in range(options.nights)
+            source.pairs(np.random.default_rng([SEED, scene]), count=1, side=SIDE)[0].planes
+            for scene in range(options.scenes)
         ]
     )
     with torch.no_grad():
@@ -222,7 +222,7 @@ def main() -> None:
         camera=info.camera,
         daylight_wb=info.daylight_wb,
         neutral_wb=info.neutral_wb,
-        training={TELLS_FACTS: info.training.get(TELLS_FACTS, False)},
+        training={VECTOR_SUPERVISED: info.training.get(VECTOR_SUPERVISED, False)},
     )
 
 

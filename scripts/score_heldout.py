@@ -1,4 +1,4 @@
-"""Score weights on the held-out nights, and print the tables of `docs/research/models.md`.
+"""Score weights on the held-out scenes, and print the tables of `docs/research/models.md`.
 
     python scripts/make_heldout.py KODAK LARGE HELDOUT
     python scripts/score_heldout.py HELDOUT/kodak-sony OUT --weights gia-sony --weights v0=FILE \

@@ -16,7 +16,7 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
 from gia_cli.simulation.dataset import TreeOptions, simulate_tree
 from gia_cli.simulation.photo import SimulateOptions
-from gia_cli.simulation.sensor import night
+from gia_cli.simulation.sensor import simulate_mosaic
 
 WB = (2.02, 1.0, 2.46)
 
@@ -50,13 +50,13 @@ def scene() -> NDArray[np.uint8]:
 
 @pytest.fixture
 def make_arw(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
-    """Write a small night as an ARW, 100 times too dark: ``make_arw("a.ARW")``."""
+    """Write a small scene as an ARW, 100 times too dark: ``make_arw("a.ARW")``."""
 
     def make(name: str = "night.ARW", *, orientation: int = 1, seed: int = 1) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         generator = np.random.default_rng(seed)
-        mosaic = night(scene, "ILCE-7SM2", ratio=100, iso=1600, wb=WB, rng=generator)
+        mosaic = simulate_mosaic(scene, "ILCE-7SM2", ratio=100, iso=1600, wb=WB, rng=generator)
         shot = replace(A_SHOT, exposure_s=0.1)
         write_arw(path, mosaic, shot=shot, wb=WB, orientation=orientation)
         return path
@@ -66,11 +66,13 @@ def make_arw(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_raf(tmp_path: Path, scene: NDArray[np.uint8]) -> Callable[..., Path]:
-    """Write a small night as a RAF."""
+    """Write a small scene as a RAF."""
 
     def make(name: str = "night.RAF") -> Path:
         path = tmp_path / name
-        mosaic = night(scene, "X-T2", ratio=100, iso=1600, wb=WB, rng=np.random.default_rng(1))
+        mosaic = simulate_mosaic(
+            scene, "X-T2", ratio=100, iso=1600, wb=WB, rng=np.random.default_rng(1)
+        )
         write_raf(path, mosaic, wb=WB)
         return path
 
@@ -87,7 +89,9 @@ def make_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         for index in range(pictures):
             coarse = rng.integers(20, 235, (3, 4, 3)).astype(np.uint8)
             Image.fromarray(coarse).resize(size).save(folder / f"{index}.png")
-        options = TreeOptions(night=SimulateOptions(seed=1), iso=1600, ratios=ratios, split="test")
+        options = TreeOptions(
+            exposure=SimulateOptions(seed=1), iso=1600, ratios=ratios, split="test"
+        )
         simulate_tree([folder], folder / "tree", options)
         return folder / "tree"
 

@@ -391,7 +391,7 @@ def measure_stages(
     Parameters
     ----------
     photo : Path or None
-        None: a 12-megapixel night, made and removed again.
+        None: a 12-megapixel photo, made and removed again.
     enhancer : Enhancer
     rounds : int
     progress : Progress
@@ -402,7 +402,7 @@ def measure_stages(
     """
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        source = photo or _large_night(Path(folder))
+        source = photo or _large_photo(Path(folder))
         progress.stage("stages", rounds + 1)
         for turn in range(rounds + 1):
             result = enhancer.enhance(source, ratio=100)
@@ -416,7 +416,7 @@ def measure_stages(
     return Stages(result.weights.name, medians)
 
 
-def _large_night(folder: Path) -> Path:
+def _large_photo(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     mosaic = rng.normal(540, 8, PAPER_SIZE).clip(0, 16383).astype(np.uint16)
     path = folder / "night.ARW"

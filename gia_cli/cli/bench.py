@@ -46,7 +46,7 @@ def bench(
         typer.Option(
             "--photo",
             metavar="FILE",
-            help="With --speed: time its stages (default: a simulated 12-megapixel night).",
+            help="With --speed: time its stages (default: a simulated 12-megapixel photo).",
             show_default=False,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""``gia simulate``: pictures to nights."""
+"""``gia simulate``: pictures to short exposures."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def simulate(
             "--wb",
             metavar="R,B",
             help="White balance gains of the light, or R,G,B (default: the median of SID's "
-            "nights; with --sid as its scenes had).",
+            "scenes; with --sid as its scenes had).",
             show_default=False,
         ),
     ] = None,
@@ -187,7 +187,7 @@ def simulate(
     from gia_cli.simulation.dataset import TreeOptions
     from gia_cli.simulation.photo import SimulateOptions
 
-    night = SimulateOptions(
+    exposure = SimulateOptions(
         camera=camera_name(camera),
         long_exposure_s=long_exposure,
         aperture=aperture,
@@ -200,8 +200,8 @@ def simulate(
     scene = given(iso=iso, wb=None if wb is None else _white_balance(wb))
     terminal = Terminal(quiet=quiet, verbose=verbose)
     if not sid:
-        night = replace(night, **scene, **given(ratio=ratio))
-        _simulate_photo(inputs[0], out, night, terminal, as_json=as_json)
+        exposure = replace(exposure, **scene, **given(ratio=ratio))
+        _simulate_photo(inputs[0], out, exposure, terminal, as_json=as_json)
         return
     if out is None:
         raise UsageError("--sid needs a folder for the data set.", hint="Add --out TREE.")
@@ -212,7 +212,7 @@ def simulate(
         test_share=test_share,
         val_share=val_share,
     )
-    tree_options = TreeOptions(night=night, **scene, **changes)
+    tree_options = TreeOptions(exposure=exposure, **scene, **changes)
     _simulate_tree(inputs, out, tree_options, terminal, as_json=as_json)
 
 
@@ -255,9 +255,9 @@ def _simulate_photo(
 
     with terminal:
         result = simulate_photo(photo, out, options, terminal)
-    _announce_night(terminal, result, as_json=as_json)
+    _announce(terminal, result, as_json=as_json)
     if as_json:
-        terminal.json(_nights_report([result], ()))
+        terminal.json(_report([result], ()))
 
 
 def _simulate_tree(
@@ -275,7 +275,7 @@ def _simulate_tree(
 
     def on_result(result: Simulated) -> None:
         results.append(result)
-        _announce_night(terminal, result, as_json=as_json)
+        _announce(terminal, result, as_json=as_json)
 
     try:
         with terminal:
@@ -284,7 +284,7 @@ def _simulate_tree(
             ).lists
     finally:  # also after Ctrl-C: what is written is reported
         if as_json and results:
-            terminal.json(_nights_report(results, lists))
+            terminal.json(_report(results, lists))
     if not as_json:
         for path in lists:
             terminal.line(str(path))
@@ -293,7 +293,7 @@ def _simulate_tree(
         raise BatchError(f"{failed} of {len(results)} photos failed.")
 
 
-def _announce_night(terminal: Terminal, result: Simulated, *, as_json: bool) -> None:
+def _announce(terminal: Terminal, result: Simulated, *, as_json: bool) -> None:
     """Say what became of one picture: paths on stdout, the rest on stderr."""
     scene = result.scene
     gains = ", ".join(f"{gain:.4g}" for gain in scene.wb)
@@ -310,7 +310,7 @@ def _announce_night(terminal: Terminal, result: Simulated, *, as_json: bool) -> 
             terminal.line(str(path))
 
 
-def _nights_report(results: list[Simulated], lists: tuple[Path, ...]) -> dict[str, Any]:
+def _report(results: list[Simulated], lists: tuple[Path, ...]) -> dict[str, Any]:
     """Describe a run as the JSON report does."""
     return {
         "gia": __version__,

@@ -1,4 +1,4 @@
-"""``gia train``: nights to weights."""
+"""``gia train``: photographs to weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def train(
         typer.Option(
             "--photos",
             metavar="FOLDER",
-            help="Photographs to make nights of; may be repeated.",
+            help="Photographs to simulate exposures of; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -69,10 +69,10 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Literal["small", "small-on", "paper", "paper-as-printed"],
+        Literal["small", "finetune", "paper", "paper-as-printed"],
         typer.Option(
             "--recipe",
-            help="small: for a few cores. small-on: the same, from --init-from on. paper: the "
+            help="small: for a few cores. finetune: the same, from --init-from on. paper: the "
             "published one.",
         ),
     ] = "small",
@@ -163,20 +163,20 @@ def train(
         float | None,
         typer.Option("--lr", help="Peak learning rate, not the recipe's.", show_default=False),
     ] = None,
-    facts_weight: Annotated[
+    auxiliary_weight: Annotated[
         float | None,
         typer.Option(
-            "--facts-weight",
+            "--auxiliary-weight",
             metavar="W",
             help="How much GIA-Net's vector is asked for the black level error, light and noise "
-            "of a simulated night, not the recipe's; 0: not at all.",
+            "of a simulated exposure, not the recipe's; 0: not at all.",
             show_default=False,
         ),
     ] = None,
-    evenness_weight: Annotated[
+    checkerboard_weight: Annotated[
         float | None,
         typer.Option(
-            "--evenness-weight",
+            "--checkerboard-weight",
             metavar="W",
             help="Weight of the loss against patterns of two or three pixels, not the recipe's; "
             "0: none.",
@@ -246,7 +246,7 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a network on SID or on nights simulated from photographs.
+    """Train a network on SID or on exposures simulated from photographs.
 
     The same command resumes an interrupted run, and under torchrun trains in several processes.
     """
@@ -263,8 +263,8 @@ def train(
     changes = {
         "lr": lr,
         "loss": loss,
-        "facts_weight": facts_weight,
-        "evenness_weight": evenness_weight,
+        "auxiliary_weight": auxiliary_weight,
+        "checkerboard_weight": checkerboard_weight,
         "fused": fused,
     }
     config = TrainConfig(

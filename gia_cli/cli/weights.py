@@ -30,7 +30,7 @@ def weights_list(as_json: Json = False) -> None:
                 "sha256": row.sha256,
                 "bytes": row.size,
                 "training": row.training,
-                "quantised_from": row.quantised_from and asdict(row.quantised_from),
+                "quantized_from": row.quantized_from and asdict(row.quantized_from),
             }
             for row in found
         ]
@@ -145,7 +145,7 @@ def weights_quantize(
         typer.Option(
             "--photos",
             metavar="FOLDER",
-            help="Photographs to make nights of; may be repeated.",
+            help="Photographs to simulate exposures of; may be repeated.",
             show_default=False,
         ),
     ],
@@ -154,7 +154,7 @@ def weights_quantize(
     ] = Path("weights"),
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="Nights to go by (default: 64).", show_default=False),
+        typer.Option("--samples", help="Exposures to go by (default: 64).", show_default=False),
     ] = None,
     fp32_levels: Annotated[
         int | None,
@@ -167,7 +167,7 @@ def weights_quantize(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the nights.", show_default=False)
+        int | None, typer.Option("--seed", help="Of the exposures.", show_default=False)
     ] = None,
     cache: Annotated[
         Path | None,
@@ -182,7 +182,7 @@ def weights_quantize(
         bool, typer.Option("--overwrite", help="Replace weights of that name.")
     ] = False,
 ) -> None:
-    """Make int8 weights, which OpenVINO runs faster on CPUs, by simulated nights."""
+    """Make int8 weights, which OpenVINO runs faster on CPUs, by simulated exposures."""
     from gia_cli.cli.console import Terminal
     from gia_cli.quantization.quantize import QuantizeConfig, quantize
 
@@ -213,7 +213,7 @@ def weights_verify(
     terminal = Terminal()
     chosen = [find_weights(name) for name in names] if names else list_weights()
     for row in chosen:
-        if row.quantised_from is None:
+        if row.quantized_from is None:
             load_network(row)
         else:
             open_engine(row, Runtime("cpu", "int8"))

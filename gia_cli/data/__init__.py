@@ -1,1 +1,1 @@
-"""What networks are trained on: SID, or nights made of photographs; decoded once, then mapped."""
+"""What networks are trained on: SID, or simulated exposures; decoded once, then mapped."""

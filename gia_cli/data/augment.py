@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.data.facts import unknown_facts
+from gia_cli.data.auxiliary import unknown_targets
 from gia_cli.imaging.color import XYZ_FROM_SRGB
 from gia_cli.imaging.fusion import Measurement
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
@@ -29,8 +29,8 @@ class Pair:
     """(C, h, w) float32, as `mosaic.prepare` makes them."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
-    facts: NDArray[np.float32] = field(default_factory=unknown_facts, repr=False)
-    """(FACTS,) float32: what the vector should tell of the photo; see `night_facts`."""
+    auxiliary: NDArray[np.float32] = field(default_factory=unknown_targets, repr=False)
+    """(AUXILIARY,) float32: what the vector should tell of the photo; see `auxiliary_targets`."""
     measured: Measurement | None = field(default=None, repr=False)
     """What the picture is fused with; None where that is not asked for."""
 

@@ -37,19 +37,19 @@ _MATRICES: dict[CfaKind, tuple[tuple[float, ...], ...]] = {
 }
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
-#: Planes, targets and facts of a night, of N crops, and what each is fused with, if anything.
-Batch = tuple[Tensor, Tensor, Tensor, tuple[Measurement, ...]]
+#: Planes, pictures and auxiliary targets of N crops, and what each is fused with, if anything.
+Batch = tuple[Tensor, Tensor, Tensor, list[Measurement]]
 
 
 class Source(Protocol):
-    """Where crops come from: simulated nights or SID."""
+    """Where crops come from: simulated exposures or SID."""
 
     def digest(self) -> str:
         """Tell the contents of these data from any others."""
 
     @property
-    def knows_facts(self) -> bool:
-        """Whether its crops come with the facts of their night; see `night_facts`."""
+    def has_auxiliary_targets(self) -> bool:
+        """Whether its crops come with auxiliary targets; see `auxiliary_targets`."""
 
     def largest_side(self) -> int:
         """Side in packed pixels of the largest crop that can be had."""
@@ -71,7 +71,7 @@ class SidCrops:
     """
 
     #: Of real photos nobody knows them.
-    knows_facts = False
+    has_auxiliary_targets = False
 
     def __init__(
         self, frames: SidFrames, balance: GivenBalance | None = None, floor: int | None = 0
@@ -183,10 +183,11 @@ class Batches(Dataset[Batch]):
         self.done = done
 
     def __getitem__(self, step: int) -> Batch:
-        """Make a batch: planes (N, C, h, w), targets (N, 3, s*h, s*w), facts (N, FACTS), float32.
+        """Make a batch: planes, target pictures and auxiliary targets of N crops, float32.
 
-        N is photos * crops; the crops of one photo are neighbours. Then what each crop is fused
-        with; nothing where the source does not measure.
+        They are (N, C, h, w), (N, 3, s*h, s*w) and (N, AUXILIARY). N is photos * crops; the crops
+        of one photo are neighbours. Then what each crop is fused with; nothing where the source
+        does not measure.
         """
         # Ranks share the side, or the one with the small crops would wait for the other.
         side = self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
@@ -196,9 +197,9 @@ class Batches(Dataset[Batch]):
             pairs += self.source.pairs(rng, count=self.options.crops, side=side)
         planes = torch.from_numpy(np.stack([pair.planes for pair in pairs]))
         target = torch.from_numpy(np.stack([pair.target for pair in pairs]))
-        facts = torch.from_numpy(np.stack([pair.facts for pair in pairs]))
-        measured = tuple(pair.measured for pair in pairs if pair.measured is not None)
-        return planes, target, facts, measured
+        auxiliary = torch.from_numpy(np.stack([pair.auxiliary for pair in pairs]))
+        measured = [pair.measured for pair in pairs if pair.measured is not None]
+        return planes, target, auxiliary, measured
 
     def _done(self, step: int) -> float:
         if self.steps is not None:

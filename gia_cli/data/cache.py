@@ -36,7 +36,7 @@ class Decoded:
     """What a source is turned into."""
 
     arrays: dict[str, NDArray[Any]] = field(repr=False)
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """Small things to remember; what JSON can hold."""
 
 
@@ -44,7 +44,7 @@ Decode = Callable[[Path], Decoded]
 
 
 class ArrayCache:
-    """Arrays and facts of many sources; open it with `build`.
+    """Arrays and metadata of many sources; open it with `build`.
 
     It can be handed to worker processes: each maps the files for itself, the system keeps one copy.
 
@@ -124,10 +124,10 @@ class ArrayCache:
         )
         return hashlib.blake2s("\n".join(contents).encode(), digest_size=8).hexdigest()
 
-    def facts(self, key: str) -> dict[str, Any]:
+    def metadata(self, key: str) -> dict[str, Any]:
         """Return what `decode` found out about a source; lists where it gave tuples."""
-        facts: dict[str, Any] = self._records[key]["facts"]
-        return facts
+        metadata: dict[str, Any] = self._records[key]["facts"]
+        return metadata
 
     def array(self, key: str, name: str) -> NDArray[Any]:
         """Return an array of a source, mapped from the disk and read-only."""
@@ -241,7 +241,7 @@ def _decode_one(
         "recipe": recipe,
         "source": stamp,
         "checksums": {name: _checksum(array) for name, array in decoded.arrays.items()},
-        "facts": decoded.facts,
+        "facts": decoded.metadata,
     }
     text = json.dumps(record)
     with atomic_file(_record_path(folder, key)) as file:

@@ -240,7 +240,7 @@ class SidFrames:
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of a pair in photosites; nothing is opened for it."""
-        height, width = self._arrays.facts(_key(self._tree, self.pairs[index].short))["size"]
+        height, width = self._arrays.metadata(_key(self._tree, self.pairs[index].short))["size"]
         return height, width
 
     def digest(self) -> str:
@@ -263,7 +263,7 @@ class SidFrames:
         pair = self.pairs[index]
         short, long = _key(self._tree, pair.short), _key(self._tree, pair.long)
         mosaic = self._arrays.array(short, "mosaic")
-        frame = _frame(pair.short, mosaic, self._arrays.facts(short))
+        frame = _frame(pair.short, mosaic, self._arrays.metadata(short))
         return frame, self._arrays.array(long, "truth")
 
     def _check_sizes(self, progress: Progress) -> None:
@@ -271,7 +271,7 @@ class SidFrames:
         wrong: list[GiaError] = []
         for pair in self.pairs:
             mosaic, truth = (
-                self._arrays.facts(_key(self._tree, path))["size"]
+                self._arrays.metadata(_key(self._tree, path))["size"]
                 for path in (pair.short, pair.long)
             )
             if mosaic != truth:
@@ -287,7 +287,7 @@ class SidFrames:
 
     def _with_exif_times(self, pair: SidPair) -> SidPair:
         short_s, long_s = (
-            self._arrays.facts(_key(self._tree, path))["exposure_s"]
+            self._arrays.metadata(_key(self._tree, path))["exposure_s"]
             for path in (pair.short, pair.long)
         )
         return replace(pair, short_s=short_s or pair.short_s, long_s=long_s or pair.long_s)
@@ -420,7 +420,7 @@ def _decode_short(path: Path, pair: SidPair) -> Decoded:
     if frame.kind != KINDS[pair.camera]:
         raise DataError(f"{path} is no photo of SID's {family_name(pair.camera)} camera.")
     _check_time(path, frame.shot, pair.short_s)
-    return Decoded(arrays={"mosaic": frame.mosaic}, facts=_facts(frame))
+    return Decoded(arrays={"mosaic": frame.mosaic}, metadata=_metadata(frame))
 
 
 def _decode_long(path: Path, pair: SidPair) -> Decoded:
@@ -429,7 +429,7 @@ def _decode_long(path: Path, pair: SidPair) -> Decoded:
     truth = render_truth(path)
     return Decoded(
         arrays={"truth": truth},
-        facts={"size": truth.shape[:2], "exposure_s": shot.exposure_s},
+        metadata={"size": truth.shape[:2], "exposure_s": shot.exposure_s},
     )
 
 
@@ -444,7 +444,7 @@ def _check_time(path: Path, shot: ShotInfo, named_s: float) -> None:
         )
 
 
-def _facts(frame: RawFrame) -> dict[str, Any]:
+def _metadata(frame: RawFrame) -> dict[str, Any]:
     """Put all of a frame but its mosaic into what JSON can hold."""
     return {
         "size": frame.mosaic.shape,
@@ -461,21 +461,21 @@ def _facts(frame: RawFrame) -> dict[str, Any]:
     }
 
 
-def _frame(path: Path, mosaic: NDArray[np.uint16], facts: dict[str, Any]) -> RawFrame:
-    """Undo `_facts`."""
-    top, left = facts["phase"]
+def _frame(path: Path, mosaic: NDArray[np.uint16], metadata: dict[str, Any]) -> RawFrame:
+    """Undo `_metadata`."""
+    top, left = metadata["phase"]
     return RawFrame(
         path=path,
         mosaic=mosaic,
-        kind=facts["kind"],
+        kind=metadata["kind"],
         phase=(top, left),
-        black=np.array(facts["black"], np.float32),
-        white=np.array(facts["white"], np.float32),
-        as_shot_wb=np.array(facts["as_shot_wb"], np.float32),
-        daylight_wb=_floats(facts["daylight_wb"]),
-        xyz_to_camera=_floats(facts["xyz_to_camera"]),
-        flip=facts["flip"],
-        shot=ShotInfo(**facts["shot"]),
+        black=np.array(metadata["black"], np.float32),
+        white=np.array(metadata["white"], np.float32),
+        as_shot_wb=np.array(metadata["as_shot_wb"], np.float32),
+        daylight_wb=_floats(metadata["daylight_wb"]),
+        xyz_to_camera=_floats(metadata["xyz_to_camera"]),
+        flip=metadata["flip"],
+        shot=ShotInfo(**metadata["shot"]),
     )
 
 

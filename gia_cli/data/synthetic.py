@@ -1,4 +1,4 @@
-"""Photographs to training pairs, made on the fly: every crop is a night that nobody has seen.
+"""Photographs to training pairs, made on the fly: every crop is a scene that nobody has seen.
 
 The physics is `simulate`'s, the way into the network `mosaic.prepare`: a network cannot tell these
 crops from those of a RAW file that `gia simulate` wrote.
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraName, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair, Style, draw_corner, draw_turn
+from gia_cli.data.auxiliary import auxiliary_targets
 from gia_cli.data.cache import ArrayCache, Decoded
-from gia_cli.data.facts import night_facts
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_encode, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement, measure
@@ -54,20 +54,20 @@ _RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
 
 
 @dataclass(frozen=True, slots=True)
-class NightOptions:
-    """How far the nights of training stray from SID's own."""
+class SceneOptions:
+    """How far the scenes of training stray from SID's own."""
 
     free_ratio_share: float = 0.5
-    """Share of nights whose ratio is drawn between `lowest_ratio` and 300 instead of SID's."""
+    """Share of scenes whose ratio is drawn between `lowest_ratio` and 300 instead of SID's."""
     lowest_ratio: float = 1.0
     free_iso_share: float = 0.3
-    """Share of nights whose ISO setting is any of the camera's instead of the scene's."""
+    """Share of scenes whose ISO setting is any of the camera's instead of the scene's."""
     gain_stops: tuple[float, float] = (-1.0, 0.5)
     """How much darker and brighter than the photograph a scene may be."""
     wb_sigma: float = 0.06
     """Spread of the light's red and blue around SID's scenes, in natural logarithms."""
     daylight_share: float = 0.1
-    """Share of nights whose light lies anywhere between that and daylight: dusk and moonlight, of
+    """Share of scenes whose light lies anywhere between that and daylight: dusk and moonlight, of
     which SID's scenes have none."""
     saturation_sigma: float = 0.15
     """Spread of the photograph's saturation around its own, in natural logarithms."""
@@ -81,8 +81,8 @@ class NightOptions:
     photograph alike, 0 each source."""
 
 
-#: SID's own nights, without what makes training harder than use.
-PLAIN_NIGHTS = NightOptions(
+#: SID's own scenes, without what makes training harder than use.
+PLAIN_SCENES = SceneOptions(
     free_ratio_share=0,
     free_iso_share=0,
     gain_stops=(0, 0),
@@ -105,14 +105,14 @@ class RecordedScene:
     """(3,) float32; white balance that the network is given; None for one that infers it."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, H, W) float32 in [0, 1], BT.709-encoded."""
-    facts: NDArray[np.float32] = field(repr=False)
-    """(FACTS,) float32; see `night_facts`."""
+    auxiliary: NDArray[np.float32] = field(repr=False)
+    """(AUXILIARY,) float32; see `auxiliary_targets`."""
     noise: SensorNoise
     """The sensor's, in this exposure."""
 
 
-class PhotoNights:
-    """Photographs, held open on disk, and the nights that can be made of them.
+class PhotoScenes:
+    """Photographs, held open on disk, and the short exposures that can be simulated of them.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class PhotoNights:
     keys : list of str
         The photographs to use.
     camera : "ILCE-7SM2" or "X-T2"
-    options : NightOptions
+    options : SceneOptions
     balance : GivenBalance, optional
         For a network that is given the white balance.
     floor : 0 or None
@@ -130,14 +130,14 @@ class PhotoNights:
         Whether the pairs say what they are to be fused with.
     """
 
-    knows_facts = True
+    has_auxiliary_targets = True
 
     def __init__(
         self,
         photos: ArrayCache,
         keys: list[str],
         camera: CameraName,
-        options: NightOptions | None = None,
+        options: SceneOptions | None = None,
         balance: GivenBalance | None = None,
         floor: int | None = 0,
         *,
@@ -147,11 +147,11 @@ class PhotoNights:
         self.keys = keys
         self.camera_name = camera
         self.camera = CAMERAS[camera]
-        self.options = options or NightOptions()
+        self.options = options or SceneOptions()
         self._balance = balance
         self._floor = floor
         self._measures = measures
-        self._shortest = np.array([min(photos.facts(key)["size"]) for key in keys])
+        self._shortest = np.array([min(photos.metadata(key)["size"]) for key in keys])
         sources = [source_of(key) for key in keys]
         sizes = Counter(sources)
         power = self.options.source_power - 1
@@ -164,13 +164,13 @@ class PhotoNights:
         """Tell these photographs from any others; whatever their paths."""
         return self.photos.digest(self.keys)
 
-    def by_source(self) -> dict[str, PhotoNights]:
-        """Split into the nights of each source (folder) alone, by its name."""
+    def by_source(self) -> dict[str, PhotoScenes]:
+        """Split into the scenes of each source (folder) alone, by its name."""
         keys: dict[str, list[str]] = {}
         for key in self.keys:
             keys.setdefault(source_of(key), []).append(key)
         return {
-            source: PhotoNights(
+            source: PhotoScenes(
                 self.photos,
                 own,
                 self.camera_name,
@@ -189,7 +189,7 @@ class PhotoNights:
         return whole_periods // PACK_FACTOR[self.camera.kind]
 
     def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
-        """Draw a photograph and a night, and `count` crops of that one night.
+        """Draw a photograph and a scene, and `count` crops of that one exposure.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class PhotoNights:
             side=side,
         )
 
-    def night(
+    def scene_pairs(
         self,
         photo: NDArray[np.float16],
         rng: np.random.Generator,
@@ -241,7 +241,7 @@ class PhotoNights:
 
     def _pair(self, scene: RecordedScene) -> Pair:
         packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
-        return Pair(packed.planes, scene.target, scene.facts, self._measured(scene))
+        return Pair(packed.planes, scene.target, scene.auxiliary, self._measured(scene))
 
     def _measured(self, scene: RecordedScene) -> Measurement | None:
         """Describe what a scene is fused with, by what its simulation knows.
@@ -268,7 +268,7 @@ class PhotoNights:
         *,
         side: int,
     ) -> list[RecordedScene]:
-        """Photograph some places of a scene in one night: the same light, ratio, ISO and gain."""
+        """Photograph some places of a scene in an exposure: one light, ratio, ISO and gain."""
         drawn = draw_scene(self.camera_name, rng)
         options = self.options
         ratio = drawn.ratio
@@ -289,10 +289,10 @@ class PhotoNights:
         gains = rebalance = None
         if self._balance is None:
             unusual = light / median_gains(self.camera_name)
-            facts = night_facts(noise, amplification, unusual)
+            auxiliary = auxiliary_targets(noise, amplification, unusual)
         else:
             gains = self._balance.draw(light, rng)
-            facts = night_facts(noise, amplification, None)
+            auxiliary = auxiliary_targets(noise, amplification, None)
             rebalance = _matrix(self.camera, gains / light)
         size = side * PACK_FACTOR[self.camera.kind]
         recorded = []
@@ -305,7 +305,7 @@ class PhotoNights:
             target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
             frame = as_if_read(dn, self.camera)
             recorded.append(
-                RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), facts, noise)
+                RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), auxiliary, noise)
             )
         return recorded
 
@@ -354,7 +354,7 @@ def as_if_read(
     """
     period = CANONICAL[camera.kind].shape[0]
     return RawFrame(
-        path=Path("simulated night"),
+        path=Path("simulated exposure"),
         mosaic=dn,
         kind=camera.kind,
         phase=(0, 0),
@@ -451,4 +451,4 @@ def _decode(path: Path) -> Decoded:
     photo = read_photo(path)
     factor = -(-max(photo.shape[:2]) // LONGEST_SIDE)
     linear: NDArray[Any] = shrink(photo, factor).astype(np.float16)
-    return Decoded(arrays={"linear": linear}, facts={"size": linear.shape[:2]})
+    return Decoded(arrays={"linear": linear}, metadata={"size": linear.shape[:2]})

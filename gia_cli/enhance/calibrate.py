@@ -10,7 +10,7 @@ import numpy as np
 
 from gia_cli._version import __version__
 from gia_cli.data.augment import GivenBalance
-from gia_cli.data.synthetic import PhotoNights, open_photos
+from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.imaging.fusion import ShareCounter, measure
@@ -89,7 +89,7 @@ def calibrate(config: CalibrateConfig, progress: Progress = SILENT) -> dict[str,
     network = load_network(info)
     camera = next(name for name, of in CAMERAS.items() if of.kind == info.config.cfa)
     photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
-    source = PhotoNights(photos, sorted(photos.keys), camera, balance=GivenBalance(), floor=None)
+    source = PhotoScenes(photos, sorted(photos.keys), camera, balance=GivenBalance(), floor=None)
     side = min(_SIDE, source.largest_side() // _MULTIPLE * _MULTIPLE)
     if side == 0:
         raise DataError("The photographs are too small to simulate scenes of.")

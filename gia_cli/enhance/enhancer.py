@@ -226,7 +226,7 @@ class Enhancer:
             require_openvino(runtime, config)
         if runtime.dtype == "int8" and info is not None:
             info = find_quantised(info)
-        if runtime.dtype == "int8" or (info is not None and info.quantised_from is not None):
+        if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
             require_int8(runtime, engine, config)
 
     @classmethod

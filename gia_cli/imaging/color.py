@@ -74,10 +74,10 @@ def bt709_from_srgb16(levels: NDArray[np.uint16]) -> NDArray[np.float32]:
 def _srgb16_from_bt709_16() -> NDArray[np.uint16]:
     """Table of all 65,536 BT.709 levels as sRGB levels: exact, and faster than two powers."""
     levels: NDArray[np.float64] = np.arange(65536) / 65535
-    return quantise16(srgb_encode(bt709_decode(levels)))
+    return quantize16(srgb_encode(bt709_decode(levels)))
 
 
-def quantise16(unit: NDArray[np.floating]) -> NDArray[np.uint16]:
+def quantize16(unit: NDArray[np.floating]) -> NDArray[np.uint16]:
     """[0, 1] to 0...65535, rounded to nearest, clipped; NaN becomes 0."""
     scaled = np.asarray(np.multiply(unit, 65535))
     scaled += 0.5
@@ -101,7 +101,7 @@ def srgb16_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint16]:
         2.9 sRGB levels), and within 1.2 from a code value of 0.1 up.
     """
     # No level lies outside the table, so clipping changes nothing; checking would take longer.
-    return _srgb16_from_bt709_16().take(quantise16(encoded), mode="clip")
+    return _srgb16_from_bt709_16().take(quantize16(encoded), mode="clip")
 
 
 def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]:

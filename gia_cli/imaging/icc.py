@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gia_cli.imaging.color import quantise16, srgb_decode
+from gia_cli.imaging.color import quantize16, srgb_decode
 
 _ICC_CURVE_POINTS = 1024
 # sRGB primaries and white adapted to D50 (Bradford), as ICC asks for in the profile space.
@@ -26,7 +26,7 @@ def srgb_icc_profile() -> bytes:
     Version 2 because old editors do not read version 4's parametric curves; its three channels
     share one curve of 1,024 points.
     """
-    curve = quantise16(srgb_decode(np.linspace(0, 1, _ICC_CURVE_POINTS)))
+    curve = quantize16(srgb_decode(np.linspace(0, 1, _ICC_CURVE_POINTS)))
     curve_tag = b"curv\0\0\0\0" + struct.pack(">I", len(curve)) + curve.astype(">u2").tobytes()
     blocks: dict[bytes, bytes] = {
         b"desc": _icc_description(b"sRGB IEC61966-2.1"),

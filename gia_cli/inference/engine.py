@@ -127,14 +127,14 @@ class Engine(Protocol):
     def release(self) -> None:
         """Hand back all memory that is only kept for later: a smaller try follows."""
 
-    def rest(self) -> None:
+    def end_photo(self) -> None:
         """Hand back what should not be held until the next photo."""
 
     def on_cpu(self) -> Engine | None:
         """Find who goes on where this one fails; None if it is on the CPU already."""
 
 
-def sounds_like_no_memory(error: BaseException) -> bool:
+def is_oom_error(error: BaseException) -> bool:
     """Tell want of memory by the error's words: most libraries have no class for it."""
     if isinstance(error, MemoryError):
         return True

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.inference.engine import Meter, Split, sounds_like_no_memory
+from gia_cli.inference.engine import Meter, Split, is_oom_error
 from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
@@ -88,8 +88,8 @@ class OpenVinoEngine:
         origin = f"{info.path} does not fit {config.network} ({config.cfa})"
         arrays = load_arrays(info)
         is_int8 = any(array.dtype == np.int8 for array in arrays.values())
-        if is_int8 != (info.quantised_from is not None):
-            said = "int8" if info.quantised_from else "not int8"
+        if is_int8 != (info.quantized_from is not None):
+            said = "int8" if info.quantized_from else "not int8"
             raise WeightsMismatchError(f"{info.path} is said to be {said}, and is not so.")
         return cls(config, arrays, origin)
 
@@ -181,13 +181,13 @@ class OpenVinoEngine:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`."""
-        return sounds_like_no_memory(error)
+        return is_oom_error(error)
 
     def release(self) -> None:
         """See `Engine`."""
         self._compiled = None
 
-    def rest(self) -> None:
+    def end_photo(self) -> None:
         """See `Engine`; the compiled model stays, without its intermediate results."""
         if self._compiled is not None:
             self._compiled[2].release_memory()

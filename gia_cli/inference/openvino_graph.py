@@ -191,7 +191,7 @@ class UNetGraph:
     reach: ClassVar[int] = 1
 
     def __init__(self, config: NetConfig, weights: Weights, *, integer_form: bool = False) -> None:
-        """Take weights; the integer form for layers in fp32, too, is for quantisation."""
+        """Take weights; the integer form for layers in fp32, too, is for quantization."""
         self.config = config
         self._integer_form = integer_form
         self.widths = [config.width << level for level in range(LEVELS)]
@@ -395,7 +395,7 @@ def _joined(parts: list[Node], kernel: Kernel, layer: str) -> Node:
 
 
 def _named(node: Node, name: str) -> Node:
-    """Give a node the name that quantisation finds it by."""
+    """Give a node the name that quantization finds it by."""
     node.set_friendly_name(name)
     return node
 

@@ -70,7 +70,7 @@ def infer(
         except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
             failure = _failure(error, engine)
         # Outside the handler: the error's traceback would keep the failed run's tensors alive.
-        current, engine = _retreat(failure, current, engine, progress)
+        current, engine = _fallback(failure, current, engine, progress)
 
 
 def _failure(error: BaseException, engine: Engine) -> str | None:
@@ -82,7 +82,7 @@ def _failure(error: BaseException, engine: Engine) -> str | None:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _retreat(
+def _fallback(
     failure: str | None, failed: Plan | None, engine: Engine, progress: Progress
 ) -> tuple[Plan | None, Engine]:
     """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up.
@@ -122,7 +122,7 @@ def _run(
             _paste(picture, tile, rendered, engine.config.scale)
         return picture
     finally:
-        engine.rest()
+        engine.end_photo()
 
 
 def pad_to_stride(planes: NDArray[np.float32], stride: int) -> NDArray[np.float32]:

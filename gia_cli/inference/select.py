@@ -54,7 +54,7 @@ def open_engine(
     WeightsError
         See `load_network`.
     """
-    if info.quantised_from is not None or runtime.dtype == "int8":
+    if info.quantized_from is not None or runtime.dtype == "int8":
         return _open_int8(info, runtime, engine, progress)
     if engine == "torch":
         return _open_torch(info, runtime, "as asked", progress)
@@ -117,14 +117,14 @@ def _open_int8(
 ) -> Engine:
     """Open int8 weights; where that fails there is no other engine to go on with."""
     require_int8(runtime, engine, info.config)
-    if info.quantised_from is None:
+    if info.quantized_from is None:
         raise WeightsMismatchError(f"The weights '{info.name}' are not int8.")
     try:
         return _open_openvino(info, engine, progress)
     except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise DeviceError(
-            f"OpenVINO failed: {words}.", hint=f"Use the weights {info.quantised_from.name}."
+            f"OpenVINO failed: {words}.", hint=f"Use the weights {info.quantized_from.name}."
         ) from error
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.inference.engine import Meter, sounds_like_no_memory
+from gia_cli.inference.engine import Meter, is_oom_error
 from gia_cli.nets.base import Network
 from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind, Runtime
@@ -114,14 +114,14 @@ class TorchEngine:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`. The CPU's allocator, MPS and oneDNN raise a bare RuntimeError."""
-        return isinstance(error, torch.OutOfMemoryError) or sounds_like_no_memory(error)
+        return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
 
     def release(self) -> None:
         """See `Engine`."""
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def rest(self) -> None:
+    def end_photo(self) -> None:
         """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""
 
     def on_cpu(self) -> TorchEngine | None:

@@ -36,7 +36,7 @@ class Network(nn.Module):
     #: The same for a cell of each map that is averaged, first to last: one for each vector.
     vector_halos: tuple[int, ...] = ()
     #: Channels of the coarse levels that `forward` can hand out, deepest first.
-    depth_widths: tuple[int, ...] = ()
+    deep_widths: tuple[int, ...] = ()
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Network(nn.Module):
             This many neighbours in the batch are crops of one photo and share every vector, the
             mean over all of them: what tiles do at inference. Divides N.
         levels : list, optional
-            Gets a feature for each of `depth_widths` appended, deepest first: what a training-only
+            Gets a feature for each of `deep_widths` appended, deepest first: what a training-only
             loss on the depth needs.
         """
         return self.finish(self.encode(x), group, levels)

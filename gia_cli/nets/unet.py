@@ -48,7 +48,7 @@ class UNet(Network):
         super().__init__(config)
         widths = [config.width << level for level in range(LEVELS)]
         inputs = [config.in_channels, *widths[:-1]]
-        self.depth_widths = tuple(widths[:0:-1])
+        self.deep_widths = tuple(widths[:0:-1])
         self.encoder = nn.ModuleList(map(self.double_conv, inputs, widths))
         # Here and not in the siblings' own __init__: optimisers and seeds go by this order.
         self.add_bottleneck(widths[-1])

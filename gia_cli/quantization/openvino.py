@@ -1,4 +1,4 @@
-"""Post-training quantisation of the U-Nets' OpenVINO graphs, with NNCF.
+"""Post-training quantization of the U-Nets' OpenVINO graphs, with NNCF.
 
 Only for making int8 weights: what runs them, `openvino_graph`, needs no NNCF.
 """
@@ -34,8 +34,8 @@ _PARAMETERS = nncf.AdvancedQuantizationParameters(
     activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
 )
 # What a photo's light and black level are told by is the same number everywhere: where it is cut
-# off, because no calibration night was that extreme, the whole picture's colour shifts (by 12 of
-# 255 levels in one of 18 Kodak nights). Coarser steps cost less.
+# off, because no calibration scene was that extreme, the whole picture's colour shifts (by 12 of
+# 255 levels in one of 18 Kodak exposures). Coarser steps cost less.
 _MARGIN = 1.3
 # What layers read is known by so many samples; a share of its mean power is added to make it
 # invertible; so many columns are rounded before the rest takes their errors back.
@@ -90,7 +90,7 @@ def quantized(
 
 
 def _integer_form(config: NetConfig, arrays: dict[str, NDArray[Any]]) -> ov.Model:
-    weights = Weights(dict(arrays), "The weights to quantise do not fit")
+    weights = Weights(dict(arrays), "The weights to quantize do not fit")
     return GRAPHS[config.network](config, weights, integer_form=True).whole()
 
 
@@ -255,7 +255,7 @@ def _sample(
 
 
 def _read_layers(model: ov.Model) -> dict[str, NDArray[Any]]:
-    """Collect the arrays of all layers that were quantised."""
+    """Collect the arrays of all layers that were quantized."""
     found: dict[str, NDArray[Any]] = {}
     for node in model.get_ordered_ops():
         if _type(node) != "Convolution" or _type(_source(node, 1)) != "Multiply":

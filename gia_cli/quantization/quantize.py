@@ -1,4 +1,4 @@
-"""int8 weights out of fp32 ones: nights of photographs tell the ranges of what the layers read."""
+"""int8 weights out of fp32 ones: scenes of photographs tell the ranges of what the layers read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gia_cli._version import __version__
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.cache import ArrayCache
-from gia_cli.data.synthetic import PhotoNights, open_photos
+from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import make_folder
 from gia_cli.inference.engine import FP32_LEVELS
@@ -30,7 +30,7 @@ from gia_cli.weights.storage import (
     weights_path,
 )
 
-# Packed pixels a side of a night, where the photographs are large enough.
+# Packed pixels a side of a scene, where the photographs are large enough.
 _SIDE = 256
 _STRIDE = 2 ** (LEVELS - 1)
 _HELP = "See 'gia weights quantize --help'."
@@ -38,7 +38,7 @@ _HELP = "See 'gia weights quantize --help'."
 
 @dataclass(frozen=True, slots=True)
 class QuantizeConfig:
-    """What is quantised, by which nights, and where it goes."""
+    """What is quantized, by which scenes, and where it goes."""
 
     weights: str
     """Name or path of fp32 or fp16 weights."""
@@ -49,7 +49,7 @@ class QuantizeConfig:
     photos: tuple[Path, ...]
     """Photographs, or folders of them."""
     samples: int = 64
-    """Nights that the ranges are found by."""
+    """Scenes that the ranges are found by."""
     fp32_levels: int = FP32_LEVELS
     """Levels of the network, counted from full size down, that stay in fp32. What int8 loses shows
     as grain in dark flat areas, and comes of these."""
@@ -60,7 +60,7 @@ class QuantizeConfig:
     """Replace weights of that name."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for what cannot be quantised."""
+        """Raise `UsageError` for what cannot be quantized."""
         weights_path(self.out, self.name)
         if self.samples < 1:
             raise UsageError(f"--samples must be positive, not {self.samples}.", hint=_HELP)
@@ -70,7 +70,7 @@ class QuantizeConfig:
                 hint=_HELP,
             )
         if not self.photos:
-            raise UsageError("There are no photographs to make nights of.", hint=_HELP)
+            raise UsageError("There are no photographs to simulate exposures of.", hint=_HELP)
 
 
 def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -100,50 +100,50 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     info = find_weights(config.weights)
     require_openvino(Runtime("cpu", "float32"), info.config)
     require_quantizer()
-    if info.quantised_from is not None:
+    if info.quantized_from is not None:
         raise UsageError(f"The weights '{info.name}' are int8 already.", hint=_HELP)
     path = weights_path(config.out, config.name)
     _check_target(path, info, overwrite=config.overwrite)
     arrays = load_arrays(info)
     photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
-    nights = _draw_nights(photos, info, config)
+    scenes = _draw_crops(photos, info, config)
 
     from gia_cli.inference.openvino_graph import fp32_layers
     from gia_cli.quantization.openvino import quantized
 
-    progress.stage("quantising", 1)
-    rounded = quantized(info.config, arrays, nights, fp32_layers(config.fp32_levels))
+    progress.stage("quantizing", 1)
+    rounded = quantized(info.config, arrays, scenes, fp32_layers(config.fp32_levels))
     progress.advance()
     make_folder(config.out, "--out")
     how = {
-        "nights": config.samples,
+        "scenes": config.samples,
         "fp32_levels": config.fp32_levels,
         "seed": config.seed,
         "gia": __version__,
     }
-    row = save_quantised(path, rounded, info, quantisation=how)
+    row = save_quantised(path, rounded, info, quantization=how)
     list_in_manifest(config.out, row)
     return row
 
 
 def _check_target(path: Path, info: WeightsInfo, *, overwrite: bool) -> None:
     if path.resolve() == info.path.resolve():
-        raise UsageError(f"{path} is what is to be quantised.", hint="Give another --name.")
+        raise UsageError(f"{path} is what is to be quantized.", hint="Give another --name.")
     refuse_to_replace(path, overwrite=overwrite)
 
 
-def _draw_nights(
+def _draw_crops(
     photos: ArrayCache, info: WeightsInfo, config: QuantizeConfig
 ) -> list[NDArray[np.float32]]:
-    """Draw a crop of each night, as in training but for wrong white balances."""
+    """Draw a crop of each scene, as in training but for wrong white balances."""
     camera = next(name for name, of in CAMERAS.items() if of.kind == info.config.cfa)
     given = info.config.white_balance == "as-shot"
     balance = GivenBalance(changed_share=0) if given else None
-    nights = PhotoNights(
+    scenes = PhotoScenes(
         photos, sorted(photos.keys), camera, balance=balance, floor=info.config.input_floor
     )
-    side = min(_SIDE, nights.largest_side() // _STRIDE * _STRIDE)
+    side = min(_SIDE, scenes.largest_side() // _STRIDE * _STRIDE)
     if side == 0:
-        raise DataError("The photographs are too small to make nights of.")
+        raise DataError("The photographs are too small to simulate exposures of.")
     rng = np.random.default_rng(config.seed)
-    return [nights.pairs(rng, count=1, side=side)[0].planes for _ in range(config.samples)]
+    return [scenes.pairs(rng, count=1, side=side)[0].planes for _ in range(config.samples)]

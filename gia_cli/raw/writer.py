@@ -53,7 +53,7 @@ _SONY_MODEL_ID_A7S2 = 0x15E
 _PHOTOMETRIC_CFA, _PHOTOMETRIC_LINEAR_RAW = 32803, 34892
 _MAKER_NOTE = 0x927C
 _MAX_DN = 65535
-Whitebalance = tuple[float, float, float]
+WhiteBalance = tuple[float, float, float]
 
 
 def write_arw(
@@ -62,7 +62,7 @@ def write_arw(
     *,
     shot: ShotInfo = A_SHOT,
     black: Sequence[int] = (512, 512, 512, 512),
-    wb: Whitebalance = (2.34, 1.0, 1.76),
+    wb: WhiteBalance = (2.34, 1.0, 1.76),
     orientation: int = 1,
     preview: NDArray[np.uint8] | None = None,
 ) -> None:
@@ -130,7 +130,7 @@ def write_raf(
     *,
     shot: ShotInfo = A_SHOT,
     black: int = 1024,
-    wb: Whitebalance = (1.8, 1.0, 1.9),
+    wb: WhiteBalance = (1.8, 1.0, 1.9),
     orientation: int = 1,
     margins: tuple[int, int, int, int] | None = None,
     pattern: NDArray[np.uint8] = XTRANS,
@@ -253,7 +253,7 @@ def write_dng(
     pattern: NDArray[np.uint8] = RGGB,
     black: Sequence[int] = (512,),
     white: int = 16383,
-    wb: Whitebalance = (2.34, 1.0, 1.76),
+    wb: WhiteBalance = (2.34, 1.0, 1.76),
     matrix: Sequence[Sequence[float]] = A7S2_MATRIX,
     active_area: tuple[int, int, int, int] | None = None,
     orientation: int = 1,

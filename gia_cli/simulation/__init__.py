@@ -1,1 +1,1 @@
-"""A photograph as a night's RAW file."""
+"""A photograph as a night photo's RAW file."""

@@ -29,7 +29,7 @@ from gia_cli.sid_layout import (
     split_of,
     time_name,
 )
-from gia_cli.simulation.manifest import Picture, TreePlan, look_at, read_plan, write_plan
+from gia_cli.simulation.manifest import Picture, TreePlan, fingerprint, read_plan, write_plan
 from gia_cli.simulation.noise import nearest_iso
 from gia_cli.simulation.photo import (
     HELP,
@@ -43,7 +43,7 @@ from gia_cli.simulation.photo import (
     photograph,
     picture_mosaic,
 )
-from gia_cli.simulation.sensor import CAMERAS, NightScene, scaled, sid_scenes, translated
+from gia_cli.simulation.sensor import CAMERAS, SceneSettings, scaled, sid_scenes, translated
 
 _LEAST_DEALT = 3  # pictures from which on no list with a share stays empty
 _FOREIGN_HINT = (
@@ -57,7 +57,7 @@ _MOST_NAMED = 5  # pictures in a message
 class TreeOptions:
     """How `gia simulate --sid` makes a data set of pictures."""
 
-    night: SimulateOptions = field(default_factory=SimulateOptions)
+    exposure: SimulateOptions = field(default_factory=SimulateOptions)
     """Its ratio, ISO and white balance are not used."""
     ratios: tuple[float, ...] | None = None
     """Ratios of each scene's short exposures; by default those of the SID scene that is drawn."""
@@ -85,7 +85,7 @@ class SimulatedTree:
 
 @dataclass(frozen=True, slots=True)
 class _PlannedScene:
-    """One picture's place in the tree and the night that it is to become."""
+    """One picture's place in the tree and the scene that it is to become."""
 
     result: Simulated
     """As it will be if all goes well."""
@@ -161,31 +161,31 @@ def simulate_tree(
     options = options or TreeOptions()
     _check_tree(options)
     photos, lists = find_photos(inputs), _list_paths(tree, options)
-    if options.night.on_exists == "error":
+    if options.exposure.on_exists == "error":
         existing(lists.values(), "error")
     known = _known_plan(tree, options)
     planned = _plan(photos, tree, options, known, progress)
     wanted = [path for scene in planned.scenes for path in scene.result.files]
-    if options.night.on_exists == "overwrite":
+    if options.exposure.on_exists == "overwrite":
         _clear(tree, options, [*lists.values(), *wanted], progress)
     else:
-        existing(wanted, options.night.on_exists)
+        existing(wanted, options.exposure.on_exists)
         _refuse_changed(planned.changed)
-        _refuse_foreign(planned.new, options.night, progress)
+        _refuse_foreign(planned.new, options.exposure, progress)
     _make_folders({path.parent for path in wanted})
     if planned.plan != known:  # before the first file is: an interrupted run can be taken up
         write_plan(_plan_path(tree, options), planned.plan)
     results = []
     for number, scene in enumerate(planned.scenes, start=1):
         progress.photo(scene.result.source.name, number, len(planned.scenes))
-        results.append(_simulate_scene(scene, options.night, progress))
+        results.append(_simulate_scene(scene, options.exposure, progress))
         on_result(results[-1])
     _write_lists(lists, planned.plan, tree, options, results, progress)
     return SimulatedTree(results, tuple(lists.values()))
 
 
 def _check_tree(options: TreeOptions) -> None:
-    scene = replace(options.night, wb=options.wb)
+    scene = replace(options.exposure, wb=options.wb)
     check_options(scene if options.iso is None else replace(scene, iso=options.iso))
     for ratio in options.ratios or ():
         check_range("--ratios", ratio, 1.001, 100_000)  # at 1 a short exposure were a long one
@@ -196,7 +196,7 @@ def _check_tree(options: TreeOptions) -> None:
         raise UsageError("--test-share and --val-share are more than 1 together.", hint=HELP)
     sid_ratios = sorted({ratio for scene in sid_scenes() for ratio in scene.ratios})
     ratios = options.ratios or sid_ratios
-    times = [time_name(options.night.long_exposure_s / ratio) for ratio in ratios]
+    times = [time_name(options.exposure.long_exposure_s / ratio) for ratio in ratios]
     if len(set(times)) < len(times) or "0s" in times:
         raise UsageError(
             f"The ratios {', '.join(f'{ratio:g}' for ratio in ratios)} cannot be told apart by the "
@@ -209,23 +209,23 @@ def _check_tree(options: TreeOptions) -> None:
 
 
 def _plan_path(tree: Path, options: TreeOptions) -> Path:
-    return plan_path(tree, FAMILIES[options.night.camera])
+    return plan_path(tree, FAMILIES[options.exposure.camera])
 
 
 def _plan_options(options: TreeOptions) -> dict[str, Any]:
     """Find what the files of a scene depend on, beside its picture; as JSON gives it back."""
-    night = options.night
+    exposure = options.exposure
     return {
-        "seed": night.seed,
+        "seed": exposure.seed,
         "ratios": None if options.ratios is None else list(options.ratios),
         "iso": options.iso,
         "wb": None if options.wb is None else list(scaled(options.wb)),
         "burst": options.burst,
-        "long-exposure": night.long_exposure_s,
-        "aperture": night.aperture,
-        "ev": night.ev,
-        "shrink": night.shrink,
-        "clean-long": night.clean_long,
+        "long-exposure": exposure.long_exposure_s,
+        "aperture": exposure.aperture,
+        "ev": exposure.ev,
+        "shrink": exposure.shrink,
+        "clean-long": exposure.clean_long,
     }
 
 
@@ -233,7 +233,7 @@ def _known_plan(tree: Path, options: TreeOptions) -> TreePlan:
     """Read the plan of a tree that is to be gone on with; an empty one where all begins anew."""
     own = _plan_options(options)
     known = None
-    if options.night.on_exists != "overwrite":
+    if options.exposure.on_exists != "overwrite":
         known = read_plan(_plan_path(tree, options))
     if known is None:
         return TreePlan(own)
@@ -264,11 +264,11 @@ def _option_text(value: Any) -> str:
 def _plan(
     photos: list[Path], tree: Path, options: TreeOptions, known: TreePlan, progress: Progress
 ) -> _Planned:
-    """Find the pictures on the plan, and give those that are new a number, a list and a night."""
+    """Find the pictures on the plan, and give those that are new a number, a list and a scene."""
     looks: dict[str, tuple[Path, Picture]] = {}  # by path: a picture may be named in two ways
     progress.stage("looking at the pictures", len(photos))
     for photo in photos:
-        look = look_at(photo, tree)
+        look = fingerprint(photo, tree)
         looks.setdefault(look.path, (photo, look))
         progress.advance()
     sources, found = zip(*looks.values(), strict=True)
@@ -336,7 +336,7 @@ def _deal(count: int, options: TreeOptions, known: TreePlan) -> list[Split]:
     tests = min(max(tests - dealt["test"], 0), count)
     vals = min(max(vals - dealt["val"], 0), count - tests)
     splits: list[Split] = ["train"] * count
-    seed = [options.night.seed, MOST_SCENES, *([dealt.total()] if dealt else [])]
+    seed = [options.exposure.seed, MOST_SCENES, *([dealt.total()] if dealt else [])]
     order = np.random.default_rng(seed).permutation(count)
     for place, index in enumerate(order[: tests + vals].tolist()):
         splits[index] = "test" if place < tests else "val"
@@ -356,23 +356,23 @@ def _shares(count: int, options: TreeOptions) -> tuple[int, int]:
 def _plan_scene(
     photo: Path, place: int, number: str, tree: Path, options: TreeOptions
 ) -> _PlannedScene:
-    night, ending = options.night, ENDINGS[options.night.camera]
-    # A generator of its own for each picture: its night does not hang on the others'.
-    rng = np.random.default_rng([night.seed, place])
+    exposure, ending = options.exposure, ENDINGS[options.exposure.camera]
+    # A generator of its own for each picture: its scene does not hang on the others'.
+    rng = np.random.default_rng([exposure.seed, place])
     drawn = sid_scenes()[int(rng.integers(len(sid_scenes())))]
     ratios = options.ratios or tuple(sorted(set(drawn.ratios)))
-    folder = tree / FAMILIES[night.camera]
+    folder = tree / FAMILIES[exposure.camera]
     shorts, shot_ratios = [], []
     for shot in range(options.burst):
         for ratio in ratios:
-            time = time_name(night.long_exposure_s / ratio)
+            time = time_name(exposure.long_exposure_s / ratio)
             shorts.append(folder / "short" / f"{number}_{shot:02d}_{time}{ending}")
             shot_ratios.append(ratio)
-    long = folder / "long" / f"{number}_00_{time_name(night.long_exposure_s)}{ending}"
-    scene = NightScene(
-        options.iso or nearest_iso(night.camera, drawn.iso),
+    long = folder / "long" / f"{number}_00_{time_name(exposure.long_exposure_s)}{ending}"
+    scene = SceneSettings(
+        options.iso or nearest_iso(exposure.camera, drawn.iso),
         ratios[0],
-        scaled(options.wb or translated(drawn.wb, night.camera)),
+        scaled(options.wb or translated(drawn.wb, exposure.camera)),
     )
     result = Simulated(photo, scene, tuple(shorts), tuple(shot_ratios), long)
     return _PlannedScene(result, split_of(number), rng)
@@ -464,7 +464,7 @@ def _made_by_plan(tree: Path, options: TreeOptions) -> set[Path]:
         old = read_plan(_plan_path(tree, options))
     if old is None:
         return set()
-    folder, ending = tree / FAMILIES[options.night.camera], ENDINGS[options.night.camera]
+    folder, ending = tree / FAMILIES[options.exposure.camera], ENDINGS[options.exposure.camera]
     numbers = {picture.scene for picture in old.pictures}
     found = {path for path in folder.glob(f"*/*{ending}") if path.name.split("_")[0] in numbers}
     lists = _list_paths(tree, replace(options, split="auto")).values()
@@ -498,7 +498,7 @@ def _simulate_scene(
 
 def _list_paths(tree: Path, options: TreeOptions) -> dict[Split, Path]:
     """Find the lists that this run writes: all three, or the one that all pictures go to."""
-    family = FAMILIES[options.night.camera]
+    family = FAMILIES[options.exposure.camera]
     splits: list[Split] = ["train", "val", "test"]
     chosen = splits if options.split == "auto" else [options.split]
     return {split: list_path(tree, family, split) for split in chosen}
@@ -526,7 +526,7 @@ def _write_lists(
             if scene.long not in failed and all(path.exists() for path in scene.files):
                 whole[split].append(scene)
     for split, path in lists.items():
-        _write_list(path, tree, whole[split], options.night)
+        _write_list(path, tree, whole[split], options.exposure)
     empty = [split for split, scenes in whole.items() if not scenes]
     if empty:
         progress.note(

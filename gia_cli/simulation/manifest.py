@@ -83,7 +83,7 @@ def _path(picture: Picture) -> str:
     return picture.path
 
 
-def look_at(photo: Path, tree: Path) -> Picture:
+def fingerprint(photo: Path, tree: Path) -> Picture:
     """Note a picture's path from the tree and its digest; it has no scene yet."""
     try:
         path = Path(os.path.relpath(photo, tree)).as_posix()

@@ -195,7 +195,7 @@ def add_noise(
     """Record a clean signal with a noisy sensor.
 
     The Poisson numbers are exact at any mean. A normal approximation from 1,000 electrons on would
-    take a third of the time there, but nights hardly have such photosites.
+    take a third of the time there, but scenes hardly have such photosites.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ from gia_cli.simulation.noise import SensorNoise, iso_settings
 from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,
-    NightScene,
+    SceneSettings,
     expose,
     median_gains,
     mosaic_from_linear,
@@ -49,7 +49,7 @@ HELP = "See 'gia simulate --help'."
 _EXISTS_HINT = "Use --on-exists overwrite or skip, or another name."
 
 
-# ---------------------------------------------------------------- one night
+# ---------------------------------------------------------------- one exposure
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class SimulateOptions:
     iso: int = 1600
     wb: WhiteBalance | None = None
     """Gains (r, g, b) of the light, of which only the quotients matter; by default the median of
-    SID's nights."""
+    SID's scenes."""
     long_exposure_s: float = 10.0
     """SID's, for most of its scenes."""
     aperture: float = 8.0
@@ -79,10 +79,10 @@ class SimulateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """The files of one night."""
+    """The files of one exposure."""
 
     source: Path
-    scene: NightScene
+    scene: SceneSettings
     """Its ratio is that of the first short exposure."""
     shorts: tuple[Path, ...]
     ratios: tuple[float, ...]
@@ -149,7 +149,7 @@ def simulate_photo(
             hint="Change the name, or the camera with --camera.",
         )
     wb = scaled(options.wb or median_gains(options.camera))
-    scene = NightScene(options.iso, options.ratio, wb)
+    scene = SceneSettings(options.iso, options.ratio, wb)
     long = output.with_stem(f"{output.stem}_long")
     result = looked_up(Simulated(photo, scene, (output,), (options.ratio,), long), options)
     if result.status == "skipped":
@@ -222,7 +222,7 @@ def picture_mosaic(path: Path, wb: WhiteBalance, options: SimulateOptions) -> ND
     """
     if path.suffix.lower() in RAW_SUFFIXES:
         raise DataError(
-            f"{path} is a RAW photo; a night is made of a finished picture.",
+            f"{path} is a RAW photo; a short exposure is simulated from a finished picture.",
             hint="Develop it first: JPEG, PNG, WebP, TIFF and BMP are read.",
         )
     photo = read_photo(path)
@@ -272,7 +272,7 @@ def photograph(
 
 def _exposure(
     mosaic: NDArray[np.float32],
-    scene: NightScene,
+    scene: SceneSettings,
     camera_name: CameraName,
     noise: SensorNoise | None,
     rng: np.random.Generator,
@@ -306,7 +306,7 @@ def _saturate_one(dn: NDArray[np.uint16], camera: CameraModel) -> None:
 
 
 def _preview(
-    mosaic: NDArray[np.float32], scene: NightScene, camera: CameraName
+    mosaic: NDArray[np.float32], scene: SceneSettings, camera: CameraName
 ) -> NDArray[np.uint8]:
     """Make the small picture inside the RAW file, as dark as the exposure: (h, w, 3) uint8.
 
@@ -325,7 +325,7 @@ def _write(
     path: Path,
     dn: NDArray[np.uint16],
     preview: NDArray[np.uint8],
-    scene: NightScene,
+    scene: SceneSettings,
     options: SimulateOptions,
 ) -> None:
     shot = ShotInfo(

@@ -1,4 +1,4 @@
-"""A sensor at night, and the nights of SID.
+"""A sensor at night, and the scenes of SID.
 
 The physics of the training data: undo the photograph's curve and colours, lay the camera's filters
 over it, take away the light, add the sensor's noise. Source of the noise: see `noise`.
@@ -23,7 +23,7 @@ from gia_cli.simulation.noise import SensorNoise, add_noise, fuji_xt2, nearest_i
 
 @dataclass(frozen=True, slots=True)
 class CameraModel:
-    """A camera whose nights can be simulated."""
+    """A camera whose scenes can be simulated."""
 
     kind: CfaKind
     black: int
@@ -128,7 +128,7 @@ def _black_errors(kind: CfaKind, noise: SensorNoise) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True, slots=True)
-class NightScene:
+class SceneSettings:
     """The circumstances of a night photo."""
 
     iso: int
@@ -147,8 +147,8 @@ class _SidScene:
     """The ratio of each short exposure, capped at 300."""
 
 
-def draw_scene(camera: CameraName, rng: np.random.Generator) -> NightScene:
-    """Draw a night as they are distributed in SID: one of its 161 Sony training scenes.
+def draw_scene(camera: CameraName, rng: np.random.Generator) -> SceneSettings:
+    """Draw a scene as they are distributed in SID: one of its 161 Sony training scenes.
 
     ISO and light stay together as they were, and the ratio is that of one of the scene's short
     exposures: what SID's own training draws. For another camera the light is translated by the two
@@ -162,7 +162,7 @@ def draw_scene(camera: CameraName, rng: np.random.Generator) -> NightScene:
     scenes = sid_scenes()
     scene = scenes[int(rng.integers(len(scenes)))]
     ratio = scene.ratios[int(rng.integers(len(scene.ratios)))]
-    return NightScene(nearest_iso(camera, scene.iso), ratio, translated(scene.wb, camera))
+    return SceneSettings(nearest_iso(camera, scene.iso), ratio, translated(scene.wb, camera))
 
 
 def daylight_gains(camera: CameraName) -> WhiteBalance:
@@ -176,7 +176,7 @@ def daylight_gains(camera: CameraName) -> WhiteBalance:
 
 
 def median_gains(camera: CameraName) -> WhiteBalance:
-    """White balance gains of the median night, green 1: the light that a network saw most."""
+    """White balance gains of the median scene, green 1: the light that a network saw most."""
     red, _, blue = np.median([scene.wb for scene in sid_scenes()], axis=0).tolist()
     return translated((red, 1.0, blue), camera)
 
@@ -203,10 +203,10 @@ def sid_scenes() -> list[_SidScene]:
     ]
 
 
-# ---------------------------------------------------------------- one night
+# ---------------------------------------------------------------- one exposure
 
 
-def night(
+def simulate_mosaic(
     photo: NDArray[np.uint8],
     camera_name: CameraName,
     *,

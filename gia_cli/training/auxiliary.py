@@ -12,10 +12,10 @@ from gia_cli.nets.base import Network, group_mean
 from gia_cli.nets.unet import GiaNet
 from gia_cli.training.initialise import VECTOR_GAIN
 
-_EVEN_BLOCK = 16  # packed pixels a side
+_CHECKERBOARD_BLOCK = 16  # packed pixels a side
 
 
-class DepthHeads(nn.Module):
+class DeepSupervisionHeads(nn.Module):
     """Training-only 1x1 convolutions that read the picture off each coarse level of the decoder.
 
     Under a mean loss at the end alone the deep levels get gradients a million times smaller than
@@ -26,7 +26,7 @@ class DepthHeads(nn.Module):
     Parameters
     ----------
     widths : sequence of int
-        Channels of each level, deepest first; see `Network.depth_widths`.
+        Channels of each level, deepest first; see `Network.deep_widths`.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -38,7 +38,7 @@ class DepthHeads(nn.Module):
         return [head(level) for head, level in zip(self.heads, levels, strict=True)]
 
 
-def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
+def deep_supervision_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
     """Mean absolute error of coarse pictures against the target averaged over their cells."""
     errors = []
     for picture in pictures:
@@ -47,7 +47,7 @@ def depth_loss(pictures: list[Tensor], target: Tensor) -> Tensor:
     return torch.stack(errors).mean()
 
 
-def evenness_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
+def checkerboard_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
     """Mean absolute deviation of sub-pixels' errors, averaged over blocks, from their own mean.
 
     The last layer has weights of its own for each sub-pixel; where their errors differ in the mean,
@@ -61,36 +61,36 @@ def evenness_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
         Side of a packed pixel in pixels.
     """
     errors = F.pixel_unshuffle(picture.float() - target, factor)
-    means = F.avg_pool2d(errors, min(_EVEN_BLOCK, *errors.shape[2:]))
+    means = F.avg_pool2d(errors, min(_CHECKERBOARD_BLOCK, *errors.shape[2:]))
     by_sub_pixel = means.reshape(len(means), -1, factor * factor, *means.shape[2:])
-    unevenness: Tensor = (by_sub_pixel - by_sub_pixel.mean(dim=2, keepdim=True)).abs().mean()
-    return unevenness
+    checkerboard: Tensor = (by_sub_pixel - by_sub_pixel.mean(dim=2, keepdim=True)).abs().mean()
+    return checkerboard
 
 
-def _with_facts(vector: Tensor, facts: Tensor) -> Tensor:
-    """Put known facts, (N, FACTS), in the place of the vector's first numbers."""
-    count = facts.shape[1]
-    truth = ((facts - 0.5) / VECTOR_GAIN).to(vector)
+def _with_targets(vector: Tensor, auxiliary: Tensor) -> Tensor:
+    """Put known targets, (N, AUXILIARY), in the place of the vector's first numbers."""
+    count = auxiliary.shape[1]
+    truth = ((auxiliary - 0.5) / VECTOR_GAIN).to(vector)
     told = torch.where(truth.isnan(), vector[:, :count], truth)
     return torch.cat([told, vector[:, count:]], dim=1)
 
 
-def facts_loss(vector: Tensor, facts: Tensor) -> Tensor:
-    """Mean squared error of what the vector's first numbers tell of the facts of the night.
+def auxiliary_loss(vector: Tensor, auxiliary: Tensor) -> Tensor:
+    """Mean squared error of what the vector's first numbers tell of the auxiliary targets.
 
     So the vector learns what it is for from the truth itself, and not from what little of it gets
-    through the noise of a picture's loss. Real photos' facts are unknown, and NaN: they do not
+    through the noise of a picture's loss. Real photos' targets are unknown, and NaN: they do not
     count.
 
     Parameters
     ----------
     vector : (N, V)
-    facts : (N, FACTS)
-        See `night_facts`.
+    auxiliary : (N, AUXILIARY)
+        See `auxiliary_targets`.
     """
-    is_known = ~facts.isnan()
-    told = 0.5 + VECTOR_GAIN * vector[:, : facts.shape[1]].float()
-    errors = torch.where(is_known, told - facts.nan_to_num(), 0)
+    is_known = ~auxiliary.isnan()
+    told = 0.5 + VECTOR_GAIN * vector[:, : auxiliary.shape[1]].float()
+    errors = torch.where(is_known, told - auxiliary.nan_to_num(), 0)
     return errors.square().sum() / is_known.sum().clamp(min=1)
 
 
@@ -103,25 +103,26 @@ class Trainee(nn.Module):
     def __init__(self, network: Network, *, with_heads: bool) -> None:
         super().__init__()
         self.network = network
-        has_heads = with_heads and network.depth_widths
-        self.heads = DepthHeads(network.depth_widths) if has_heads else None
+        has_heads = with_heads and network.deep_widths
+        self.heads = DeepSupervisionHeads(network.deep_widths) if has_heads else None
 
     def forward(
-        self, planes: Tensor, group: int, cut: int = 0, facts: Tensor | None = None
+        self, planes: Tensor, group: int, cut: int = 0, auxiliary: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
 
-        A network with coarse levels goes without its top `cut` skips. The true `facts`, (N, FACTS),
-        go up instead of the vector's own, where they are given and known.
+        A network with coarse levels goes without its top `cut` skips (skip-connection dropout).
+        The true auxiliary targets, (N, AUXILIARY), go up instead of the vector's own, where they
+        are given and known (teacher forcing).
         """
         levels: list[Tensor] | None = [] if self.heads is not None else None
         features = self.network.encode(planes)
-        for level in range(cut if self.network.depth_widths else 0):
+        for level in range(cut if self.network.deep_widths else 0):
             features[level] = features[level] * 0  # not left out: every parameter has a gradient
         vector = None
         if isinstance(self.network, GiaNet):
             vector = self.network.gia.vector(group_mean(features[-1], group))
-            told = vector if facts is None else _with_facts(vector, facts)
+            told = vector if auxiliary is None else _with_targets(vector, auxiliary)
             picture = self.network.decode(features, self.network.gia.spread(told), levels)
         else:
             picture = self.network.finish(features, group, levels)

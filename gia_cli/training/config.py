@@ -18,10 +18,10 @@ from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import DeviceName, Precision
 
 LossName = Literal["l1", "l2", "joint", "zamir"]
-RecipeName = Literal["small", "small-on", "paper", "paper-as-printed"]
+RecipeName = Literal["small", "finetune", "paper", "paper-as-printed"]
 
 #: Key, of a run's configuration and of the weights' training, of whether the vector does.
-TELLS_FACTS = "tells_facts"
+VECTOR_SUPERVISED = "vector_supervised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +45,22 @@ class Recipe:
     ema: float = 0.0
     """Decay of the running mean of the weights; 0: the weights themselves are what counts."""
     init: Literal["default", "kaiming"] = "default"
-    depth_weight: float = 0.0
-    """Weight of the training-only loss on the depth; see `DepthHeads`."""
-    cut_share: float = 0.0
-    """Share of steps in which shallow skips are cut, so that the depth must answer; see
-    `draw_cut`."""
-    cut_until: float = 0.0
-    """Share of the run over which that share falls from one to `cut_share`."""
-    facts_weight: float = 0.0
-    """Weight of the training-only loss on what the vector tells of the night; see `facts_loss`."""
-    evenness_weight: float = 0.0
-    """Weight of the training-only loss against patterns of sub-pixels; see `evenness_loss`."""
-    given_until: float = 0.0
-    """Share of the run over which the share of steps that are given the facts falls from one to
-    zero; see `is_given`."""
+    deep_supervision_weight: float = 0.0
+    """Weight of the training-only loss on the deep levels; see `DeepSupervisionHeads`."""
+    skip_dropout_share: float = 0.0
+    """Share of steps in which shallow skips are dropped, so that the deep levels must answer; see
+    `draw_skip_dropout`."""
+    skip_dropout_until: float = 0.0
+    """Share of the run over which that share falls from one to `skip_dropout_share`."""
+    auxiliary_weight: float = 0.0
+    """Weight of the training-only loss on the vector's auxiliary targets; see `auxiliary_loss`."""
+    checkerboard_weight: float = 0.0
+    """Weight of the training-only loss against patterns of sub-pixels; see `checkerboard_loss`."""
+    teacher_forcing_until: float = 0.0
+    """Share of the run over which teacher forcing falls from all steps to none; see
+    `is_teacher_forced`."""
     fused: bool = False
-    """Whether the loss sees the picture fused with what the sensor measured; see `fused_picture`."""
+    """Whether the loss sees the picture fused with the measurement; see `fused_picture`."""
 
 
 # For a few cores: small crops, several of one photo, so that their common vector tells of more than
@@ -78,9 +78,9 @@ _SMALL_RECIPE = Recipe(
     clip=1.0,
     ema=0.999,
     init="kaiming",
-    depth_weight=0.2,
-    cut_share=0.1,
-    cut_until=0.2,
+    deep_supervision_weight=0.2,
+    skip_dropout_share=0.1,
+    skip_dropout_until=0.2,
 )
 
 RECIPES: dict[RecipeName, Recipe] = {
@@ -106,15 +106,15 @@ RECIPES: dict[RecipeName, Recipe] = {
     "small": _SMALL_RECIPE,
     # For weights that are there already (`--init-from`): their skips need not be kept down first,
     # and photos of more kinds in a step teach more than more crops of one do.
-    "small-on": replace(
+    "finetune": replace(
         _SMALL_RECIPE,
         crops=CropOptions(
             photos=2, crops=2, sides=(64, 128), multiple=16, late_sides=(96, 192), late_from=0.6
         ),
-        cut_until=0.0,
-        facts_weight=0.3,
-        given_until=0.5,
-        evenness_weight=1.0,
+        skip_dropout_until=0.0,
+        auxiliary_weight=0.3,
+        teacher_forcing_until=0.5,
+        checkerboard_weight=1.0,
     ),
 }
 
@@ -183,7 +183,7 @@ class TrainConfig:
         for name, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be positive, not {value:g}.", hint=HELP)
-        for name in ("facts_weight", "evenness_weight"):
+        for name in ("auxiliary_weight", "checkerboard_weight"):
             weight = self.changes.get(name, 0.0)
             if not 0 <= weight < math.inf:
                 option = "--" + name.replace("_", "-")

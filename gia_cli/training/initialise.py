@@ -11,7 +11,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
 from gia_cli.nets.unet import GiaNet
 
-#: What the vector's first numbers are multiplied by to be the facts that they tell. Means over the
+#: What the vector's first numbers are multiplied by to be the auxiliary targets. Means over the
 #: bottleneck differ by hundredths from photo to photo: without it, weights that make tenths of them
 #: would take Adam thousands of steps.
 VECTOR_GAIN = 16.0
@@ -50,7 +50,7 @@ def _scale_weight(conv: nn.Module, factor: float) -> None:
 
 
 @torch.no_grad()
-def open_the_way_up(network: GiaNet, count: int) -> None:
+def init_identity_path(network: GiaNet, count: int) -> None:
     """Give the vector's first numbers channels of their own all the way up; in place.
 
     What the vector says enters in the bottleneck, below eight convolutions that, in a network whose
@@ -102,8 +102,8 @@ def open_the_way_up(network: GiaNet, count: int) -> None:
 
 
 @torch.no_grad()
-def fit_the_vector(network: GiaNet, means: Tensor, facts: Tensor) -> None:
-    """Let the vector's first numbers tell the facts as well as a linear map can; in place.
+def fit_vector(network: GiaNet, means: Tensor, targets: Tensor) -> None:
+    """Let the vector's first numbers tell the targets as well as a linear map can; in place.
 
     By ridge regression, in one go: what Adam would need thousands of steps for.
 
@@ -111,13 +111,13 @@ def fit_the_vector(network: GiaNet, means: Tensor, facts: Tensor) -> None:
     ----------
     network : GiaNet
     means : (K, C)
-        Mean over the bottleneck of each of K nights.
-    facts : (K, FACTS)
-        Nights of which one is unknown, NaN, are left out.
+        Mean over the bottleneck of each of K scenes.
+    targets : (K, AUXILIARY)
+        Scenes of which one is unknown, NaN, are left out.
     """
-    is_known = ~facts.isnan().any(dim=1)
-    weights, told = ridge(means[is_known], facts[is_known], _RIDGE)
-    count = facts.shape[1]
+    is_known = ~targets.isnan().any(dim=1)
+    weights, told = ridge(means[is_known], targets[is_known], _RIDGE)
+    count = targets.shape[1]
     shrink = network.gia.shrink
     shrink.weight[:count, :, 0, 0] = (weights / VECTOR_GAIN).to(shrink.weight)
     assert shrink.bias is not None

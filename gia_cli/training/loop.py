@@ -27,7 +27,7 @@ from gia_cli.imaging.fusion import fuse
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import resolve
-from gia_cli.training.auxiliary import depth_loss, evenness_loss, facts_loss
+from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
 from gia_cli.training.distributed import process_group
 from gia_cli.training.fused import fused_picture
@@ -44,8 +44,8 @@ from gia_cli.training.setup import (
 
 _SKIPS = 4
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
-_CUT_STREAM = 2**31
-_GIVEN_STREAM = 2**31 + 1
+_SKIP_DROPOUT_STREAM = 2**31
+_TEACHER_STREAM = 2**31 + 1
 _LOG_EVERY = 50  # steps
 _AGREE_EVERY_S = 5.0  # on whether to stop
 _PANEL_ROWS = 4
@@ -138,10 +138,10 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
         if done >= 1:
             break
         lr = learning_rate(recipe, state.step, done)
-        given = is_given(recipe, job.config.seed, state.step, done)
-        cut = draw_cut(recipe, job.config.seed, state.step, done)
+        given = is_teacher_forced(recipe, job.config.seed, state.step, done)
+        cut = draw_skip_dropout(recipe, job.config.seed, state.step, done)
         before = clock.position(state.step)
-        losses = _step(job, batch, lr, cut, is_given=given)
+        losses = _step(job, batch, lr, cut, is_teacher_forced=given)
         meter.add(losses, len(batch[0]) * job.ranks.world)
         state.step += 1
         progress.advance(clock.position(state.step) - before)
@@ -205,10 +205,12 @@ def _report(job: Job, meter: _Meter, lr: float, log: TrainLog | None, progress: 
     progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
 
 
-def _step(job: Job, batch: Batch, lr: float, cut: int, *, is_given: bool) -> dict[str, Tensor]:
+def _step(
+    job: Job, batch: Batch, lr: float, cut: int, *, is_teacher_forced: bool
+) -> dict[str, Tensor]:
     """Take one step; returns the loss, and what else is worth a log, still on the device."""
     state, recipe = job.state, job.recipe
-    planes, target, facts, measured = batch
+    planes, target, auxiliary, measured = batch
     planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     target = target.to(job.device, non_blocking=True)
     for group in state.optimizer.param_groups:
@@ -216,29 +218,33 @@ def _step(job: Job, batch: Batch, lr: float, cut: int, *, is_given: bool) -> dic
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
         picture, depth, vector = job.model(
-            planes, recipe.crops.crops, cut, facts if is_given else None
+            planes, recipe.crops.crops, cut, auxiliary if is_teacher_forced else None
         )
     shown = picture.float()
     if measured and job.shares is not None:
         shown = fused_picture(shown, measured, job.shares)
     loss: Tensor = job.loss(shown, target)
     losses = {"loss": loss.detach()}
-    total = loss + recipe.depth_weight * depth_loss(depth, target) if depth else loss
-    if recipe.facts_weight and vector is not None:
-        error = facts_loss(vector, facts.to(job.device))
-        losses["facts"] = error.detach()
-        total = total + recipe.facts_weight * error
-    if recipe.evenness_weight:
-        unevenness = evenness_loss(picture, target, target.shape[2] // planes.shape[2])
-        losses["unevenness"] = unevenness.detach()
-        total = total + recipe.evenness_weight * unevenness
+    total = (
+        loss + recipe.deep_supervision_weight * deep_supervision_loss(depth, target)
+        if depth
+        else loss
+    )
+    if recipe.auxiliary_weight and vector is not None:
+        error = auxiliary_loss(vector, auxiliary.to(job.device))
+        losses["auxiliary"] = error.detach()
+        total = total + recipe.auxiliary_weight * error
+    if recipe.checkerboard_weight:
+        checkerboard = checkerboard_loss(picture, target, target.shape[2] // planes.shape[2])
+        losses["checkerboard"] = checkerboard.detach()
+        total = total + recipe.checkerboard_weight * checkerboard
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     if recipe.clip is not None:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(job.model.parameters(), recipe.clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.follow(recipe.ema)
+    state.update_ema(recipe.ema)
     return losses
 
 
@@ -251,43 +257,46 @@ def learning_rate(recipe: Recipe, step: int, done: float) -> float:
     return warm * (recipe.last_lr + (recipe.lr - recipe.last_lr) * cosine)
 
 
-def draw_cut(recipe: Recipe, seed: int, step: int, done: float) -> int:
+def draw_skip_dropout(recipe: Recipe, seed: int, step: int, done: float) -> int:
     """Draw how many skips, from the top level down, a step goes without.
 
     The skips answer long before the depth does, and a decoder that has found them good enough
     heeds nothing from below any more. So at first it has to do without: without the top level's,
     or the top two's, and so on down to all four, alike often. The share of such steps falls from
-    one, where the run begins, to `Recipe.cut_share` at `Recipe.cut_until` and stays there, lest the
-    depth be forgotten.
+    one, where the run begins, to `Recipe.skip_dropout_share` at `Recipe.skip_dropout_until` and
+    stays there, so that the deep levels stay in use.
 
     Returns
     -------
     int
         0 in all other steps. The same in every process.
     """
-    if recipe.cut_share <= 0:
+    if recipe.skip_dropout_share <= 0:
         return 0
-    share = max(recipe.cut_share, 1 - done / recipe.cut_until if recipe.cut_until else 0.0)
-    rng = np.random.default_rng([seed, step, _CUT_STREAM])
+    share = max(
+        recipe.skip_dropout_share,
+        1 - done / recipe.skip_dropout_until if recipe.skip_dropout_until else 0.0,
+    )
+    rng = np.random.default_rng([seed, step, _SKIP_DROPOUT_STREAM])
     return int(rng.integers(1, _SKIPS + 1)) if rng.random() < share else 0
 
 
-def is_given(recipe: Recipe, seed: int, step: int, done: float) -> bool:
-    """Draw whether the network is given the true facts in a step, instead of its own vector's.
+def is_teacher_forced(recipe: Recipe, seed: int, step: int, done: float) -> bool:
+    """Draw whether the network is given the true targets in a step, instead of its own vector's.
 
     Nobody heeds a vector that tells little, and what nobody heeds learns little. So at first the
     way up gets the truth, and the decoder learns what it is good for; the share of such steps falls
-    from one to none at `Recipe.given_until`, as the vector learns to tell it by itself.
+    from one to none at `Recipe.teacher_forcing_until`, as the vector learns to tell it by itself.
 
     Returns
     -------
     bool
         The same in every process.
     """
-    if not recipe.facts_weight or done >= recipe.given_until:
+    if not recipe.auxiliary_weight or done >= recipe.teacher_forcing_until:
         return False
-    rng = np.random.default_rng([seed, step, _GIVEN_STREAM])
-    return bool(rng.random() < 1 - done / recipe.given_until)
+    rng = np.random.default_rng([seed, step, _TEACHER_STREAM])
+    return bool(rng.random() < 1 - done / recipe.teacher_forcing_until)
 
 
 # ---------------------------------------------------------------- validation

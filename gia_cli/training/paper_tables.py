@@ -104,7 +104,7 @@ def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
         raise UsageError(
             "A table's rows have their own losses and crops: no --loss, no --sides.", hint=_HELP
         )
-    if base.recipe == "small-on":
+    if base.recipe == "finetune":
         raise UsageError(
             "A table's rows are trained from scratch: --recipe small or paper.", hint=_HELP
         )

@@ -18,10 +18,10 @@ from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import Progress
 from gia_cli.simulation.sensor import daylight_gains, median_gains
-from gia_cli.training.config import TELLS_FACTS, Recipe
+from gia_cli.training.config import VECTOR_SUPERVISED, Recipe
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import read_log
-from gia_cli.weights.manifest import list_in_manifest
+from gia_cli.weights.manifest import current_names, list_in_manifest
 from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_path
 
 CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
@@ -66,7 +66,7 @@ def _check_same(
     must be the same.
     """
     there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
-    free = {"gia", "steps", "budget_s", "data", "recipe_name", TELLS_FACTS}
+    free = {"gia", "steps", "budget_s", "data", "recipe_name", VECTOR_SUPERVISED}
     for name, old, new in _differences(there, asked):
         if name.split(".")[0] not in free:
             raise RunError(f"{run} holds another run: its {name} is {old}, not {new}.")
@@ -100,8 +100,8 @@ def read_config(run: Path) -> dict[str, Any]:
         The folder holds no run.
     """
     try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = current_names(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
         raise RunError(
             f"{run} is not the folder of a training run.", hint=f"It has no readable {CONFIG}."
         ) from error
@@ -184,12 +184,12 @@ def export_run(
     training = {
         "data": data_note or _data_names(config["data"]),
         "recipe": {"name": config["recipe_name"], **config["recipe"]},
-        "nights": config.get("nights"),
+        "scenes": config.get("scenes"),
         "given_balance": config.get("given_balance"),
         "init_from": config["init_from"],
         "steps": saved["step"],
         "hours": round(saved["elapsed_s"] / 3600, 2),
-        TELLS_FACTS: config.get(TELLS_FACTS, False),
+        VECTOR_SUPERVISED: config.get(VECTOR_SUPERVISED, False),
         "seed": config["seed"],
         "validation_psnr": scores[-1]["validation_psnr"] if scores else None,
         "validated_on": config.get("validation", "other photos"),

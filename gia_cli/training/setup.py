@@ -22,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from gia_cli._version import __version__
 from gia_cli.cameras import CAMERA_OF, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair
+from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batches, SidCrops, Source
 from gia_cli.data.crops import CropOptions
-from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import open_splits
-from gia_cli.data.synthetic import PLAIN_NIGHTS, PhotoNights, open_photos, split_photos
+from gia_cli.data.synthetic import PLAIN_SCENES, PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, DivergedError, UsageError
 from gia_cli.files import atomic_file
 from gia_cli.imaging.fusion import Shares
@@ -38,16 +38,16 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
-from gia_cli.training.config import HELP, TELLS_FACTS, Recipe, TrainConfig
+from gia_cli.training.config import HELP, VECTOR_SUPERVISED, Recipe, TrainConfig
 from gia_cli.training.distributed import Ranks
-from gia_cli.training.initialise import fit_the_vector, initialise, open_the_way_up
+from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
 from gia_cli.training.losses import make_loss
 from gia_cli.training.run_folder import CHECKPOINT, claim_run, open_run
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
-from gia_cli.weights.transfer import adopt
+from gia_cli.weights.transfer import transfer
 
-_FIT_NIGHTS, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
+_FIT_SCENES, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
 _FIT_STREAM = 2**31 + 2
 _VALIDATION_CROPS = 8
 _VALIDATION_SIDE = 96  # packed pixels
@@ -64,7 +64,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     step: int = 0
 
-    def follow(self, decay: float) -> None:
+    def update_ema(self, decay: float) -> None:
         """Let the running mean follow the weights; quicker at first, when they are still raw."""
         keep = min(decay, (1 + self.step) / (10 + self.step)) if decay else 0.0
         with torch.no_grad():
@@ -150,7 +150,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     recipe = config.full_recipe()
     source, validation_source, scenes = _open_data(config, ranks, progress)
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
-    recipe = _without_unknown_facts(recipe, config, source, progress)
+    recipe = _without_unknown_targets(recipe, config, source, progress)
     steps = config.steps
     if steps is None and config.budget_s is None:
         if recipe.epochs is None:
@@ -164,8 +164,8 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     loss = make_loss(recipe.loss, vgg=config.vgg)
     if saved is None:
         _start_from(config, state.trainee.network, progress)
-        if recipe.facts_weight and not _starts_with_facts(config):
-            _open_the_way_up(state.trainee.network, source, config.seed)
+        if recipe.auxiliary_weight and not _starts_supervised(config):
+            _init_identity_path(state.trainee.network, source, config.seed)
         state.ema.load_state_dict(state.trainee.network.state_dict())
     else:
         state.load_dict(saved)
@@ -218,7 +218,7 @@ def _has_bf16(device: torch.device) -> bool:
 def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:
     torch.manual_seed(config.seed)
     network = build(config.net_config())
-    trainee = Trainee(network, with_heads=recipe.depth_weight > 0)
+    trainee = Trainee(network, with_heads=recipe.deep_supervision_weight > 0)
     if recipe.init == "kaiming":
         initialise(trainee)
     trainee.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -235,13 +235,13 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
     if config.init_from is None:
         return
     info = find_weights(config.init_from)
-    adopted = adopt(network, load_network(info), _usual_gains(config, info))
+    transferred = transfer(network, load_network(info), _usual_gains(config, info))
     changes = [
         f"{', '.join(names)} {what}"
         for names, what in (
-            (adopted.translated, "translated"),
-            (adopted.missing, "new"),
-            (adopted.left_out, "left out"),
+            (transferred.translated, "translated"),
+            (transferred.missing, "new"),
+            (transferred.left_out, "left out"),
         )
         if names
     ]
@@ -268,29 +268,29 @@ def _shares(config: TrainConfig, recipe: Recipe) -> Shares | None:
     return info.fusion
 
 
-def _starts_with_facts(config: TrainConfig) -> bool:
-    """Tell whether the weights to start from have a vector that tells facts already."""
+def _starts_supervised(config: TrainConfig) -> bool:
+    """Tell whether the vector of the weights to start from tells the auxiliary targets already."""
     if config.init_from is None:
         return False
     info = find_weights(config.init_from)
-    return info.config.network == config.network and info.training.get(TELLS_FACTS) is True
+    return info.config.network == config.network and info.training.get(VECTOR_SUPERVISED) is True
 
 
-def _open_the_way_up(network: Network, source: Source, seed: int) -> None:
-    """Let a vector that is to tell facts be heard, and tell them as well as a linear map can."""
+def _init_identity_path(network: Network, source: Source, seed: int) -> None:
+    """Give the vector an identity path to the decoder, and fit it to the auxiliary targets."""
     assert isinstance(network, GiaNet)
-    open_the_way_up(network, FACTS)
+    init_identity_path(network, AUXILIARY)
     side = min(_FIT_SIDE, source.largest_side() // network.stride * network.stride)
-    means, facts = [], []
-    for night in range(_FIT_NIGHTS):
-        rng = np.random.default_rng([seed, night, _FIT_STREAM])
+    means, targets = [], []
+    for scene in range(_FIT_SCENES):
+        rng = np.random.default_rng([seed, scene, _FIT_STREAM])
         pairs = source.pairs(rng, count=_FIT_CROPS, side=side)
         planes = torch.from_numpy(np.stack([pair.planes for pair in pairs]))
         with torch.inference_mode():
             feature = network.encode(planes.to(network.gia.shrink.weight.device))[-1]
         means.append(feature.mean((0, 2, 3)).cpu())
-        facts.append(torch.from_numpy(pairs[0].facts))
-    fit_the_vector(network, torch.stack(means), torch.stack(facts))
+        targets.append(torch.from_numpy(pairs[0].auxiliary))
+    fit_vector(network, torch.stack(means), torch.stack(targets))
 
 
 def _usual_gains(config: TrainConfig, donor: WeightsInfo) -> WhiteBalance:
@@ -312,14 +312,14 @@ def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[S
     if not ranks.is_first:
         ranks.wait()
     try:
-        opened = _open_sid(config, progress) if config.data else _open_nights(config, progress)
+        opened = _open_sid(config, progress) if config.data else _open_photos(config, progress)
     finally:
         if ranks.is_first:
             ranks.wait()
     return opened
 
 
-def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
+def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
     cache = config.cache or cache_folder() / "photos"
     photos = open_photos(list(config.photos), cache, progress)
     training, validation = split_photos(photos, config.validation_sources)
@@ -328,14 +328,14 @@ def _open_nights(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
     if training == validation:
         progress.note(
             f"{len(training)} photographs are too few to keep some for validation: its score will "
-            "tell of memory, not of skill."
+            "say how well it remembers, not how well it generalizes."
         )
     (drawn, own), floor = _balances(config), config.net_config().input_floor
     fused = config.full_recipe().fused
     return (
-        PhotoNights(photos, training, camera, balance=drawn, floor=floor, measures=fused),
-        PhotoNights(
-            photos, validation, camera, PLAIN_NIGHTS, balance=own, floor=floor, measures=fused
+        PhotoScenes(photos, training, camera, balance=drawn, floor=floor, measures=fused),
+        PhotoScenes(
+            photos, validation, camera, PLAIN_SCENES, balance=own, floor=floor, measures=fused
         ),
         len(training),
     )
@@ -381,24 +381,28 @@ def _fitting(crops: CropOptions, source: Source, kind: CfaKind, progress: Progre
     return replace(held, late_sides=late)
 
 
-def _without_unknown_facts(
+def _without_unknown_targets(
     recipe: Recipe, config: TrainConfig, source: Source, progress: Progress
 ) -> Recipe:
-    """Ask for no facts where there is nothing to ask: and that is then what the run's recipe is."""
-    if not recipe.facts_weight:
+    """Leave auxiliary targets out of the recipe where they are unknown."""
+    if not recipe.auxiliary_weight:
         return recipe
     network = config.net_config()
     if network.network == "gia-net":
-        if source.knows_facts and network.width > 2 * FACTS:
+        if source.has_auxiliary_targets and network.width > 2 * AUXILIARY:
             return recipe
-        why = "the network is too narrow" if source.knows_facts else "real photos' are unknown"
-        progress.note(f"The vector is not asked for the facts of the night: {why}.")
-    return replace(recipe, facts_weight=0.0, given_until=0.0)
+        why = (
+            "the network is too narrow"
+            if source.has_auxiliary_targets
+            else "real photos' are unknown"
+        )
+        progress.note(f"The vector is not asked for the auxiliary targets: {why}.")
+    return replace(recipe, auxiliary_weight=0.0, teacher_forcing_until=0.0)
 
 
 def _validation_sets(source: Source, config: TrainConfig) -> dict[str, list[Pair]]:
     """Draw the crops that every validation looks at, of each source that is kept for it."""
-    if not config.validation_sources or not isinstance(source, PhotoNights):
+    if not config.validation_sources or not isinstance(source, PhotoScenes):
         return {"": _validation_pairs(source)}
     return {name: _validation_pairs(own) for name, own in source.by_source().items()}
 
@@ -435,9 +439,9 @@ def _identity(
         "validation": "the same photos" if validation.digest() == digest else "other photos",
         "recipe_name": config.recipe,
         "recipe": asdict(recipe),
-        "nights": asdict(source.options) if isinstance(source, PhotoNights) else None,
+        "scenes": asdict(source.options) if isinstance(source, PhotoScenes) else None,
         "init_from": _describe_weights(config.init_from),
-        TELLS_FACTS: recipe.facts_weight > 0 or _starts_with_facts(config),
+        VECTOR_SUPERVISED: recipe.auxiliary_weight > 0 or _starts_supervised(config),
         "seed": config.seed,
         "precision": config.precision,
         "processes": ranks.world,

@@ -58,9 +58,39 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
         raise WeightsError(f"{path} is not a manifest of weights: {error}.") from error
 
 
+# Names that runs and weights of before 0.1.0 state, and what they are called now.
+_RENAMED_KEYS = {
+    "tells_facts": "vector_supervised",
+    "scenes": "scenes",
+    "facts_weight": "auxiliary_weight",
+    "evenness_weight": "checkerboard_weight",
+    "depth_weight": "deep_supervision_weight",
+    "cut_share": "skip_dropout_share",
+    "cut_until": "skip_dropout_until",
+    "given_until": "teacher_forcing_until",
+}
+_RENAMED_RECIPES = {"small-on": "finetune"}
+
+
+def current_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Translate what older runs and weights state of their training into today's names.
+
+    >>> current_names({"recipe": {"name": "small-on", "cut_share": 0.1}})
+    {'recipe': {'name': 'finetune', 'skip_dropout_share': 0.1}}
+    """
+    translated = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = current_names(value)
+        elif key in ("name", "recipe_name"):
+            value = _RENAMED_RECIPES.get(value, value)
+        translated[_RENAMED_KEYS.get(key, key)] = value
+    return translated
+
+
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     daylight, neutral = row.get("daylight_wb"), row.get("neutral_wb")
-    original = row.get("quantised_from")
+    original = row.get("quantized_from")
     if row["encoding"] != "bt709":
         raise WeightsMismatchError(
             f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
@@ -77,9 +107,9 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
         sha256=row["sha256"],
         size=row["bytes"],
         licence=row.get("licence"),
-        training=row.get("training", {}),
+        training=current_names(row.get("training", {})),
         fusion=None if fusion is None else Shares.from_json(fusion),
-        quantised_from=None if original is None else Original(**original),
+        quantized_from=None if original is None else Original(**original),
     )
 
 
@@ -130,7 +160,7 @@ def find_weights(
 def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> WeightsInfo:
     for info in list_weights():
         is_wanted = white_balance in (None, info.config.white_balance)
-        if kind in (None, info.config.cfa) and is_wanted and info.quantised_from is None:
+        if kind in (None, info.config.cfa) and is_wanted and info.quantized_from is None:
             return info
     which = "" if white_balance is None else f" with the white balance '{white_balance}'"
     raise NoWeightsForCfaError(
@@ -152,7 +182,7 @@ def find_quantised(info: WeightsInfo) -> WeightsInfo:
     WeightsError
         There are none.
     """
-    if info.quantised_from is not None:
+    if info.quantized_from is not None:
         return info
     rows = [*_listed_beside(info.path), *list_weights()]
     if (found := _made_from(digest_of(info), rows)) is not None:
@@ -175,7 +205,7 @@ def shipped_quantised(info: WeightsInfo) -> WeightsInfo | None:
 
 
 def _made_from(digest: str, rows: list[WeightsInfo]) -> WeightsInfo | None:
-    made = (row for row in rows if row.quantised_from and row.quantised_from.sha256 == digest)
+    made = (row for row in rows if row.quantized_from and row.quantized_from.sha256 == digest)
     return next(made, None)
 
 

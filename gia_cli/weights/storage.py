@@ -65,7 +65,7 @@ class WeightsInfo:
     """Data, recipe and what else is known of the training."""
     fusion: Shares | None = None
     """How much of each band of the measured residual is added to the picture; None: nothing."""
-    quantised_from: Original | None = None
+    quantized_from: Original | None = None
     """Of int8 weights, which only OpenVINO runs; None for all others."""
 
 
@@ -138,10 +138,10 @@ def load_network(info: WeightsInfo) -> Network:
     WeightsMismatchError
         A tensor is missing, left over, of the wrong shape or not finite; or the weights are int8.
     """
-    if info.quantised_from is not None:
+    if info.quantized_from is not None:
         raise WeightsMismatchError(
             f"The weights '{info.name}' are int8, which torch does not run here.",
-            hint=f"Use those that they were made from, '{info.quantised_from.name}'; "
+            hint=f"Use those that they were made from, '{info.quantized_from.name}'; "
             "'gia enhance' runs int8 with OpenVINO on the CPU.",
         )
     import safetensors
@@ -271,7 +271,7 @@ def save_quantised(
         "licence": original.licence,
         "training": original.training,
         **({} if original.fusion is None else {"fusion": original.fusion.to_json()}),
-        "quantised_from": {"name": original.name, "sha256": digest_of(original)},
+        "quantized_from": {"name": original.name, "sha256": digest_of(original)},
         **metadata,
     }
     header = {METADATA_KEY: json.dumps(row, sort_keys=True)}

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gia_cli.nets.base import Network
 
 
-class Adopted(NamedTuple):
-    """What `adopt` did not simply copy."""
+class Transferred(NamedTuple):
+    """What `transfer` did not simply copy."""
 
     translated: list[str]
     """Tensors that another colour filter array or white balance has changed."""
@@ -25,9 +25,9 @@ class Adopted(NamedTuple):
     """Tensors that only the donor has."""
 
 
-def adopt(
+def transfer(
     network: Network, donor: Network, gains: tuple[float, float, float] | None = None
-) -> Adopted:
+) -> Transferred:
     """Copy a trained network's weights, between arrays and white balances too; in place.
 
     Only the layers that read the planes, and the last one, which writes the shuffled picture,
@@ -51,7 +51,7 @@ def adopt(
 
     Returns
     -------
-    Adopted
+    Transferred
 
     Raises
     ------
@@ -82,7 +82,7 @@ def adopt(
             new[name] = _amplify_planes(new[name], unshuffled, network.config, gains, power)
         translated |= readers.keys()
     network.load_state_dict(new)
-    return Adopted(
+    return Transferred(
         [name for name in wanted if name in translated],
         missing=[name for name in wanted if name not in given],
         left_out=[name for name in given if name not in wanted],

@@ -192,7 +192,10 @@ def test_bad_pictures_exit_with_70(day: Path, tmp_path: Path) -> None:
         (broken, "it is no picture, damaged"),
         (tmp_path / "gone.jpg", "there is no such file"),
         (tiny, "is too small: 20x20 photosites, where 24 a side are needed"),
-        (tmp_path / "day_night.ARW", "is a RAW photo; a night is made of a finished picture"),
+        (
+            tmp_path / "day_night.ARW",
+            "is a RAW photo; a short exposure is simulated from a finished picture",
+        ),
     ):
         result = gia(path, "-o", tmp_path / "n.ARW", "--json")
         assert result.exit_code == 70

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from gia_cli.data.augment import Pair
+from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batch, Batches, SidCrops, load
 from gia_cli.data.crops import CropOptions
-from gia_cli.data.facts import FACTS
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.raw.packing import prepare
@@ -38,7 +38,7 @@ OPTIONS = CropOptions(photos=3, crops=2, sides=(8, 40), multiple=8)
 class Numbers:
     """Photos of one number each, which all crops of a photo share."""
 
-    knows_facts = False
+    has_auxiliary_targets = False
 
     def digest(self) -> str:
         return "numbers"
@@ -59,7 +59,8 @@ class Numbers:
 
 def same(first: Batch, second: Batch) -> bool:
     return all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)
+        torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(first[:3], second[:3], strict=True)
     )
 
 
@@ -71,12 +72,12 @@ def side_of(batch: Batch) -> int:
 
 
 def test_a_batch_holds_the_crops_of_each_photo_side_by_side() -> None:
-    planes, target, facts = Batches(Numbers(), OPTIONS, seed=1)[0]
+    planes, target, targets, _ = Batches(Numbers(), OPTIONS, seed=1)[0]
     side = planes.shape[-1]
     assert planes.shape == (6, 4, side, side)
     assert target.shape == (6, 3, 2 * side, 2 * side)
-    assert facts.shape == (6, FACTS)
-    assert planes.dtype == target.dtype == facts.dtype == torch.float32
+    assert targets.shape == (6, AUXILIARY)
+    assert planes.dtype == target.dtype == targets.dtype == torch.float32
     numbers = planes[:, 0, 0, 0].tolist()
     assert numbers[::2] == numbers[1::2]
     assert len(set(numbers)) == 3

@@ -52,7 +52,7 @@ class Decoder:
             raise DataError(f"{path} is broken.") from error
         return Decoded(
             arrays={"numbers": numbers, "square": np.outer(numbers, numbers)},
-            facts={"count": len(numbers), "shape": (len(numbers),), "name": path.name},
+            metadata={"count": len(numbers), "shape": (len(numbers),), "name": path.name},
         )
 
 
@@ -94,8 +94,8 @@ def assert_holds(cache: ArrayCache, sources: dict[str, Path]) -> None:
         numbers = numbers_of(source)
         assert np.array_equal(cache.array(key, "numbers"), numbers)
         assert np.array_equal(cache.array(key, "square"), np.outer(numbers, numbers))
-        facts = cache.facts(key)
-        assert facts == {"count": len(numbers), "shape": [len(numbers)], "name": source.name}
+        metadata = cache.metadata(key)
+        assert metadata == {"count": len(numbers), "shape": [len(numbers)], "name": source.name}
 
 
 # ---------------------------------------------------------------- once and for all
@@ -226,7 +226,7 @@ def test_a_damaged_record_is_decoded_anew(
     assert_holds(cache, sources)
 
 
-def test_a_record_without_facts_is_none(build: Build, tmp_path: Path) -> None:
+def test_a_record_without_metadata_is_none(build: Build, tmp_path: Path) -> None:
     build()
     path = tmp_path / "cache" / "key 2.json"
     record = json.loads(path.read_text())

@@ -211,8 +211,8 @@ def test_a_folder_with_other_lists_names_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_simulated_tree_is_told_how_to_fill_a_list(tmp_path: Path, is_there: bool) -> None:
     """Not to make the tree that it is; and what is told works."""
-    night, ratios = SimulateOptions(on_exists="skip"), (100.0, 300.0)
-    tree = make_tree(tmp_path, "ILCE-7SM2", (48, 64), TreeOptions(night, ratios), 2)
+    exposure, ratios = SimulateOptions(on_exists="skip"), (100.0, 300.0)
+    tree = make_tree(tmp_path, "ILCE-7SM2", (48, 64), TreeOptions(exposure, ratios), 2)
     if not is_there:
         (tree / "Sony_val_list.txt").unlink()
     with pytest.raises(DataError, match=r"Sony_val_list\.txt") as caught:
@@ -221,7 +221,7 @@ def test_a_simulated_tree_is_told_how_to_fill_a_list(tmp_path: Path, is_there: b
     assert command in caught.value.hint
     assert "cchen156" not in caught.value.hint
     iio.imwrite(tmp_path / "more.png", np.full((48, 64, 3), 90, np.uint8))
-    simulate_tree([tmp_path / "more.png"], tree, TreeOptions(night, ratios, split="val"))
+    simulate_tree([tmp_path / "more.png"], tree, TreeOptions(exposure, ratios, split="val"))
     assert [len(frames) for frames in open_splits(tree, "sony", ["train", "val"])] == [4, 2]
 
 
@@ -256,7 +256,7 @@ def make_tree(
     for path in paths:
         coarse = rng.integers(20, 235, (-(-size[0] // 16), -(-size[1] // 16), 3)).astype(np.uint8)
         iio.imwrite(path, coarse.repeat(16, 0).repeat(16, 1)[: size[0], : size[1]])
-    options = replace(options, night=replace(options.night, camera=camera))
+    options = replace(options, exposure=replace(options.exposure, camera=camera))
     made = simulate_tree(paths, folder / "tree", options)
     assert not any(result.error for result in made.results)
     return folder / "tree"

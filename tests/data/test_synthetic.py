@@ -1,4 +1,4 @@
-"""Nights made of photographs: what a network sees is what a file of that night would give."""
+"""Scenes made of photographs: what a network sees is what a file of that night would give."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gia_cli.cameras import CameraName
 from gia_cli.data import synthetic
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.cache import ArrayCache
-from gia_cli.data.synthetic import PLAIN_NIGHTS as PLAIN
-from gia_cli.data.synthetic import NightOptions, PhotoNights, open_photos, source_of, split_photos
+from gia_cli.data.synthetic import PLAIN_SCENES as PLAIN
+from gia_cli.data.synthetic import PhotoScenes, SceneOptions, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
@@ -27,7 +27,7 @@ from gia_cli.raw.writer import write_arw, write_raf
 from gia_cli.simulation.noise import iso_settings
 from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
-#: What three plain nights of the seeds 0 to 2 tell, on which weights have been validated so far.
+#: What three plain scenes of the seeds 0 to 2 tell, on which weights have been validated so far.
 PLAIN_FACTS = [
     [0.49788, 0.52584, 0.65804, 0.18602],
     [0.50848, 0.54, 0.33931, 0.22321],
@@ -53,10 +53,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> ArrayCache:
     return open_photos([write_photos(folder / "photos", 3)], folder / "cache")
 
 
-def nights(
-    photos: ArrayCache, camera: CameraName, options: NightOptions | None = None
-) -> PhotoNights:
-    return PhotoNights(photos, photos.keys, camera, options)
+def open_scenes(
+    photos: ArrayCache, camera: CameraName, options: SceneOptions | None = None
+) -> PhotoScenes:
+    return PhotoScenes(photos, photos.keys, camera, options)
 
 
 class Spy:
@@ -74,7 +74,7 @@ class Spy:
         return self.results[-1]
 
 
-# ---------------------------------------------------------------- a night
+# ---------------------------------------------------------------- a scene
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -88,7 +88,7 @@ def test_a_night_is_what_its_file_would_be(
 ) -> None:
     """The same DN, written as the camera's RAW file and read as any photo: the same planes."""
     spy = Spy(monkeypatch, "expose")
-    pairs = nights(photos, camera).pairs(np.random.default_rng(seed), count=2, side=12)
+    pairs = open_scenes(photos, camera).pairs(np.random.default_rng(seed), count=2, side=12)
     for pair, dn, (_, options) in zip(pairs, spy.results, spy.calls, strict=True):
         path = tmp_path / "night"
         (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn)
@@ -101,7 +101,7 @@ def test_planes_and_targets_have_their_shapes_and_range(
     photos: ArrayCache, camera: CameraName
 ) -> None:
     factor = PACK_FACTOR[CAMERAS[camera].kind]
-    for pair in nights(photos, camera).pairs(np.random.default_rng(2), count=3, side=14):
+    for pair in open_scenes(photos, camera).pairs(np.random.default_rng(2), count=3, side=14):
         assert pair.planes.shape == ({2: 4, 3: 9}[factor], 14, 14)
         assert pair.target.shape == (3, 14 * factor, 14 * factor)
         for array in (pair.planes, pair.target):
@@ -117,7 +117,7 @@ def test_crops_of_a_night_share_light_ratio_and_sensor(
 ) -> None:
     """Or one global vector could not describe them all."""
     exposed, filtered = Spy(monkeypatch, "expose"), Spy(monkeypatch, "mosaic_from_linear")
-    source = nights(photos, camera)
+    source = open_scenes(photos, camera)
     drawn = []
     for seed in range(8):
         exposed.calls.clear()
@@ -137,30 +137,30 @@ def test_crops_of_a_night_share_light_ratio_and_sensor(
 def test_the_facts_are_those_of_the_night(
     photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
 ) -> None:
-    """Each from what the night was made of: the light, the noise, the ratio."""
+    """Each from what the scene was made of: the light, the noise, the ratio."""
     exposed, filtered = Spy(monkeypatch, "expose"), Spy(monkeypatch, "mosaic_from_linear")
-    source = nights(photos, camera, replace(PLAIN, wb_sigma=0.2))
+    source = open_scenes(photos, camera, replace(PLAIN, wb_sigma=0.2))
     red, _, blue = median_gains(camera)
     for seed in range(5):
         pair, again = source.pairs(np.random.default_rng(seed), count=2, side=8)
-        assert np.array_equal(pair.facts, again.facts)
+        assert np.array_equal(pair.auxiliary, again.auxiliary)
         light, drawn = filtered.calls[-1][0][2], exposed.calls[-1][1]
-        assert (pair.facts[1] > 0.5) == (light[0] > red)
-        assert (pair.facts[2] > 0.5) == (light[2] > blue)
+        assert (pair.auxiliary[1] > 0.5) == (light[0] > red)
+        assert (pair.auxiliary[2] > 0.5) == (light[2] > blue)
         black = np.mean(drawn["noise"].black_error)
-        assert (pair.facts[0] > 0.5) == (black > 0)
+        assert (pair.auxiliary[0] > 0.5) == (black > 0)
         scale = 8 * drawn["ratio"] / (CAMERAS[camera].white - CAMERAS[camera].black)
-        assert pair.facts[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
+        assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
 
 
 def test_of_a_light_that_is_given_nothing_is_asked(photos: ArrayCache) -> None:
-    source = PhotoNights(photos, photos.keys, "ILCE-7SM2", PLAIN, GivenBalance())
-    plain = nights(photos, "ILCE-7SM2", PLAIN)
+    source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, GivenBalance())
+    plain = open_scenes(photos, "ILCE-7SM2", PLAIN)
     for seed in range(3):
-        facts = source.pairs(np.random.default_rng(seed), count=1, side=8)[0].facts
-        assert np.isnan(facts[1:3]).all()
-        expected = plain.pairs(np.random.default_rng(seed), count=1, side=8)[0].facts
-        assert facts[[0, 3]] == pytest.approx(expected[[0, 3]])
+        targets = source.pairs(np.random.default_rng(seed), count=1, side=8)[0].auxiliary
+        assert np.isnan(targets[1:3]).all()
+        expected = plain.pairs(np.random.default_rng(seed), count=1, side=8)[0].auxiliary
+        assert targets[[0, 3]] == pytest.approx(expected[[0, 3]])
 
 
 class Doubled(GivenBalance):
@@ -174,8 +174,8 @@ class Doubled(GivenBalance):
 def test_the_target_is_what_a_converter_makes_with_the_gains(
     photos: ArrayCache, camera: CameraName
 ) -> None:
-    right = PhotoNights(photos, photos.keys, camera, PLAIN, GivenBalance(changed_share=0))
-    other = PhotoNights(photos, photos.keys, camera, PLAIN, Doubled())
+    right = PhotoScenes(photos, photos.keys, camera, PLAIN, GivenBalance(changed_share=0))
+    other = PhotoScenes(photos, photos.keys, camera, PLAIN, Doubled())
     to_camera = camera_from_srgb(np.array(CAMERAS[camera].matrix))
     for seed in range(3):
         shown, turned = (
@@ -193,13 +193,13 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
     (tmp_path / "lamp").mkdir()
     iio.imwrite(tmp_path / "lamp" / "lamp.png", np.full((96, 96, 3), 255, np.uint8))
     photos = open_photos([tmp_path / "lamp"], tmp_path / "cache")
-    source = PhotoNights(photos, photos.keys, camera, PLAIN, Doubled())
+    source = PhotoScenes(photos, photos.keys, camera, PLAIN, Doubled())
     place = [((0, 0), TURNS[0])]
-    dim = source.night(
+    dim = source.scene_pairs(
         photos.array(photos.keys[0], "linear"), np.random.default_rng(0), place, side=8
     )
     assert dim[0].target[2].max() < 0.95  # as white paint would be
-    source = PhotoNights(
+    source = PhotoScenes(
         photos, photos.keys, camera, replace(PLAIN, highlight_stops=3), Doubled(), None
     )
     whitest = max(
@@ -211,7 +211,7 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
 
 def test_what_lies_below_black_is_kept_if_so_asked(photos: ArrayCache) -> None:
     clipped, kept = (
-        PhotoNights(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=floor).pairs(
+        PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=floor).pairs(
             np.random.default_rng(2), count=1, side=24
         )[0]
         for floor in (0, None)
@@ -232,8 +232,8 @@ def test_whole_sources_are_kept_for_validation(sources: ArrayCache) -> None:
     training, validation = split_photos(sources, ["one", "two"])
     assert {source_of(key) for key in training} == {"many"} and len(training) == 9
     assert {source_of(key) for key in validation} == {"one", "two"} and len(validation) == 3
-    own = PhotoNights(sources, validation, "ILCE-7SM2", PLAIN).by_source()
-    assert {name: len(nights) for name, nights in own.items()} == {"one": 1, "two": 2}
+    own = PhotoScenes(sources, validation, "ILCE-7SM2", PLAIN).by_source()
+    assert {name: len(scenes) for name, scenes in own.items()} == {"one": 1, "two": 2}
 
 
 @pytest.mark.parametrize("kept", [["none"], ["many", "one", "two"]])
@@ -254,7 +254,7 @@ def test_sources_are_drawn_by_their_size_to_a_power(
         sources, "array", lambda key, name: (drawn.append(source_of(key)), array(key, name))[1]
     )
     options = replace(PLAIN, source_power=power)
-    source = PhotoNights(sources, sources.keys, "ILCE-7SM2", options)
+    source = PhotoScenes(sources, sources.keys, "ILCE-7SM2", options)
     for seed in range(400):
         source.pairs(np.random.default_rng(seed), count=1, side=1)
     assert drawn.count("many") / 400 == pytest.approx(share, abs=0.07)
@@ -262,7 +262,7 @@ def test_sources_are_drawn_by_their_size_to_a_power(
 
 def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch, "expose")
-    source = nights(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))
+    source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))
     for seed in range(300):
         source.pairs(np.random.default_rng(seed), count=1, side=1)
     assert {kwargs["iso"] for _, kwargs in spy.calls} == set(iso_settings("ILCE-7SM2"))
@@ -270,15 +270,15 @@ def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.Monkey
 
 def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
     photo = photos.array(photos.keys[0], "linear")
-    source = nights(photos, "ILCE-7SM2")
+    source = open_scenes(photos, "ILCE-7SM2")
     place = ((3, 5), TURNS[0])
-    first, second = source.night(photo, np.random.default_rng(1), [place, place], side=8)
+    first, second = source.scene_pairs(photo, np.random.default_rng(1), [place, place], side=8)
     assert np.array_equal(first.target, second.target)
     assert not np.array_equal(first.planes, second.planes)  # each photosite has noise of its own
 
 
 def test_a_night_is_a_function_of_the_generator(photos: ArrayCache) -> None:
-    source = nights(photos, "X-T2")
+    source = open_scenes(photos, "X-T2")
 
     def make(seed: int) -> list[Pair]:
         return source.pairs(np.random.default_rng(seed), count=2, side=8)
@@ -295,8 +295,8 @@ def test_without_gain_the_target_is_the_photograph(
     photos: ArrayCache, camera: CameraName, turn: Turn
 ) -> None:
     photo = photos.array(photos.keys[1], "linear")
-    source = nights(photos, camera, PLAIN)
-    (pair,) = source.night(photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
+    source = open_scenes(photos, camera, PLAIN)
+    (pair,) = source.scene_pairs(photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
     size = pair.target.shape[1]
     piece = turn.apply(np.asarray(photo[7 : 7 + size, 11 : 11 + size]).astype(np.float32))
     assert np.allclose(pair.target.transpose(1, 2, 0), bt709_encode(piece), atol=1e-6)
@@ -307,8 +307,8 @@ def test_the_gain_makes_scenes_darker_and_brighter(photos: ArrayCache) -> None:
     places = [((0, 0), TURNS[0])]
 
     def target(stops: float) -> NDArray[np.float32]:
-        source = nights(photos, "ILCE-7SM2", replace(PLAIN, gain_stops=(stops, stops)))
-        return source.night(photo, np.random.default_rng(0), places, side=8)[0].target
+        source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, gain_stops=(stops, stops)))
+        return source.scene_pairs(photo, np.random.default_rng(0), places, side=8)[0].target
 
     linear = np.asarray(photo[:16, :16]).astype(np.float32).transpose(2, 0, 1)
     for stops in (-1.0, 0.0, 1.0):
@@ -324,9 +324,9 @@ def test_some_lights_lie_between_lamps_and_daylight(
     filtered = Spy(monkeypatch, "mosaic_from_linear")
     photo = photos.array(photos.keys[0], "linear")
     for share in (0.0, 1.0):
-        source = nights(photos, camera, replace(PLAIN, daylight_share=share))
+        source = open_scenes(photos, camera, replace(PLAIN, daylight_share=share))
         for seed in range(40):
-            source.night(photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
+            source.scene_pairs(photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
     lights = np.log([args[2] for args, _ in filtered.calls])
     lamps, between = lights[:40, [0, 2]], lights[40:, [0, 2]]
     scenes = np.log([draw_scene(camera, np.random.default_rng(s)).wb for s in range(40)])
@@ -338,22 +338,26 @@ def test_some_lights_lie_between_lamps_and_daylight(
 
 
 def test_plain_nights_stay_the_same_ones(photos: ArrayCache) -> None:
-    """Validation scores of one version are on the nights of another: whatever else is drawn."""
-    source = nights(photos, "ILCE-7SM2", PLAIN)
+    """Validation scores of one version are on the scenes of another: whatever else is drawn."""
+    source = open_scenes(photos, "ILCE-7SM2", PLAIN)
     drawn = [source.pairs(np.random.default_rng(seed), count=1, side=8)[0] for seed in range(3)]
-    told = np.array([pair.facts for pair in drawn])
+    told = np.array([pair.auxiliary for pair in drawn])
     assert told == pytest.approx(np.array(PLAIN_FACTS), abs=1e-4)
 
 
 def test_photographs_are_developed_in_more_than_one_way(photos: ArrayCache) -> None:
     """The target is the photograph with another saturation and contrast, and the same for all."""
     photo = photos.array(photos.keys[1], "linear")
-    source = nights(photos, "ILCE-7SM2", replace(PLAIN, saturation_sigma=0.2, contrast_sigma=0.2))
+    source = open_scenes(
+        photos, "ILCE-7SM2", replace(PLAIN, saturation_sigma=0.2, contrast_sigma=0.2)
+    )
     place = ((0, 0), TURNS[0])
     linear = np.asarray(photo[:16, :16]).astype(np.float32)
     seen = []
     for seed in range(4):
-        first, second = source.night(photo, np.random.default_rng(seed), [place, place], side=8)
+        first, second = source.scene_pairs(
+            photo, np.random.default_rng(seed), [place, place], side=8
+        )
         assert np.array_equal(first.target, second.target)
         seen.append(first.target)
         assert not np.allclose(first.target.transpose(1, 2, 0), bt709_encode(linear), atol=0.01)
@@ -361,10 +365,10 @@ def test_photographs_are_developed_in_more_than_one_way(photos: ArrayCache) -> N
 
 
 def ratios(
-    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, options: NightOptions
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, options: SceneOptions
 ) -> NDArray[np.float64]:
     spy = Spy(monkeypatch, "expose")
-    source = nights(photos, "ILCE-7SM2", options)
+    source = open_scenes(photos, "ILCE-7SM2", options)
     for seed in range(150):
         source.pairs(np.random.default_rng(seed), count=1, side=1)
     return np.array([kwargs["ratio"] for _, kwargs in spy.calls])
@@ -378,7 +382,7 @@ def test_free_ratios_fill_the_range(photos: ArrayCache, monkeypatch: pytest.Monk
     drawn = ratios(photos, monkeypatch, replace(PLAIN, free_ratio_share=1, lowest_ratio=20))
     assert drawn.min() >= 20
     assert drawn.max() <= 300
-    middle = np.sqrt(20 * 300)  # log-uniform: half of the nights on either side
+    middle = np.sqrt(20 * 300)  # log-uniform: half of the scenes on either side
     assert 45 < (drawn < middle).sum() < 105
 
 
@@ -387,7 +391,7 @@ def test_free_ratios_fill_the_range(photos: ArrayCache, monkeypatch: pytest.Monk
 
 @cameras
 def test_the_largest_side_can_be_had_and_no_larger(photos: ArrayCache, camera: CameraName) -> None:
-    source = nights(photos, camera)
+    source = open_scenes(photos, camera)
     largest = source.largest_side()
     assert largest * PACK_FACTOR[source.camera.kind] == 60
     (pair,) = source.pairs(np.random.default_rng(0), count=1, side=largest)
@@ -400,7 +404,7 @@ def test_photographs_too_small_for_a_crop_are_passed_over(tmp_path: Path) -> Non
     write_photos(tmp_path / "a small", 2, (24, 90))
     write_photos(tmp_path / "b large", 1, (48, 48))
     photos = open_photos([tmp_path], tmp_path / "cache")
-    source = nights(photos, "ILCE-7SM2", PLAIN)
+    source = open_scenes(photos, "ILCE-7SM2", PLAIN)
     (large,) = (key for key in photos.keys if "large" in key)
     whole = bt709_encode(np.asarray(photos.array(large, "linear")).astype(np.float32))
     for seed in range(8):
@@ -444,7 +448,7 @@ def test_photographs_are_kept_in_linear_light(photos: ArrayCache, tmp_path: Path
     linear = found.array(key, "linear")
     assert linear.dtype == np.float16
     assert np.allclose(linear, srgb_decode(pixels / 255), atol=5e-4)
-    assert found.facts(key)["size"] == [60, 84]
+    assert found.metadata(key)["size"] == [60, 84]
 
 
 @pytest.mark.parametrize(
@@ -507,14 +511,14 @@ def test_a_few_photographs_serve_for_both(count: int) -> None:
 
 @cameras
 def test_balanced_planes_make_a_grey_scene_grey(tmp_path: Path, camera: CameraName) -> None:
-    """What the network is given is the night's own light, however that was drawn."""
+    """What the network is given is the scene's own light, however that was drawn."""
     (tmp_path / "grey").mkdir()
     iio.imwrite(tmp_path / "grey" / "grey.png", np.full((192, 192, 3), 120, np.uint8))
     photos = open_photos([tmp_path / "grey"], tmp_path / "cache")
     options = replace(PLAIN, wb_sigma=0.3)
     means = []
     for balance in (GivenBalance(changed_share=0), None):
-        source = PhotoNights(photos, photos.keys, camera, options, balance)
+        source = PhotoScenes(photos, photos.keys, camera, options, balance)
         pairs = [source.pairs(np.random.default_rng(i), count=1, side=32)[0] for i in range(6)]
         colors = np.array(PLANE_COLORS[CAMERAS[camera].kind])
         for pair in pairs:

@@ -20,7 +20,7 @@ from gia_cli.evaluation.classical import (
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.raw.reader import read_raw, render_truth
 from gia_cli.raw.writer import write_arw
-from gia_cli.simulation.sensor import night
+from gia_cli.simulation.sensor import simulate_mosaic
 
 
 def noisy(clean: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -58,7 +58,9 @@ def test_denoising_beats_amplification(tmp_path: Path, rng: np.random.Generator)
     short, long = tmp_path / "short.ARW", tmp_path / "long.ARW"
     wb = (2.0, 1.0, 2.4)
     for path, ratio, iso in ((short, 100.0, 1600), (long, 1.0, 100)):
-        mosaic = night(photo.astype(np.uint8), "ILCE-7SM2", ratio=ratio, iso=iso, wb=wb, rng=rng)
+        mosaic = simulate_mosaic(
+            photo.astype(np.uint8), "ILCE-7SM2", ratio=ratio, iso=iso, wb=wb, rng=rng
+        )
         write_arw(path, mosaic, wb=wb)
     truth = render_truth(long) / 65535
     frame = read_raw(short)

@@ -20,7 +20,7 @@ from gia_cli.imaging.color import (
     camera_from_srgb,
     colors_of_another_camera,
     lab_from_srgb,
-    quantise16,
+    quantize16,
     srgb16_from_bt709,
     srgb_decode,
     srgb_encode,
@@ -129,13 +129,13 @@ def test_curves_are_libraws(
 
 def test_quantise16_rounds_to_the_nearest_level() -> None:
     levels = np.arange(65536)
-    assert np.array_equal(quantise16(levels / 65535), levels)
-    assert np.array_equal(quantise16((levels[:-1] + 0.4) / 65535), levels[:-1])
-    assert np.array_equal(quantise16((levels[:-1] + 0.6) / 65535), levels[1:])
+    assert np.array_equal(quantize16(levels / 65535), levels)
+    assert np.array_equal(quantize16((levels[:-1] + 0.4) / 65535), levels[:-1])
+    assert np.array_equal(quantize16((levels[:-1] + 0.6) / 65535), levels[1:])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("function", [quantise16, srgb16_from_bt709])
+@pytest.mark.parametrize("function", [quantize16, srgb16_from_bt709])
 def test_levels_are_clipped_and_nan_is_black(
     function: Callable[..., NDArray[np.uint16]], dtype: type
 ) -> None:

@@ -21,7 +21,7 @@ from gia_cli.imaging import writer as output
 from gia_cli.imaging.color import (
     bt709_decode,
     bt709_encode,
-    quantise16,
+    quantize16,
     srgb16_from_bt709,
     srgb_encode,
 )
@@ -163,7 +163,7 @@ def test_pixels_are_those_of_the_plain_formulas(
     picture[:, 5, :3] = np.nan, np.inf, -np.inf
     scaled = np.nan_to_num(picture * 65535, nan=0.0, posinf=65535.0, neginf=0.0)
     levels = np.clip(scaled + 0.5, 0, 65535).astype(np.uint16)
-    table = quantise16(srgb_encode(bt709_decode(np.arange(65536) / 65535)))
+    table = quantize16(srgb_encode(bt709_decode(np.arange(65536) / 65535)))
     for flip in (0, 6):
         write_image(tmp_path / f"out{suffix}", develop(picture, flip))
         upright = orient(table[levels].transpose(1, 2, 0), flip)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gia_cli.inference.engine import sounds_like_no_memory
+from gia_cli.inference.engine import is_oom_error
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from gia_cli.inference.engine import sounds_like_no_memory
     ],
 )
 def test_want_of_memory_is_told_by_its_words(error: Exception, is_memory: bool) -> None:
-    assert sounds_like_no_memory(error) == is_memory
+    assert is_oom_error(error) == is_memory

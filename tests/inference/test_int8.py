@@ -180,12 +180,12 @@ def pair(tmp_path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[WeightsInfo, 
 
 def test_a_row_says_what_it_was_made_from(pair: tuple[WeightsInfo, WeightsInfo]) -> None:
     own, rounded = pair
-    assert own.quantised_from is None
+    assert own.quantized_from is None
     assert own.sha256 is not None
-    assert rounded.quantised_from == Original("own", own.sha256)
+    assert rounded.quantized_from == Original("own", own.sha256)
     assert (rounded.config, rounded.camera) == (own.config, own.camera)
     rounded.path.with_name("manifest.json").unlink()
-    assert find_weights(rounded.path).quantised_from == rounded.quantised_from  # by its header
+    assert find_weights(rounded.path).quantized_from == rounded.quantized_from  # by its header
 
 
 def test_int8_weights_run_on_openvino_alone(
@@ -212,9 +212,9 @@ def test_int8_weights_run_on_openvino_alone(
 def test_a_row_that_is_wrong_about_int8_is_refused(pair: tuple[WeightsInfo, WeightsInfo]) -> None:
     own, rounded = pair
     with pytest.raises(WeightsMismatchError, match="said to be not int8"):
-        open_engine(replace(rounded, quantised_from=None), CPU)
+        open_engine(replace(rounded, quantized_from=None), CPU)
     with pytest.raises(WeightsMismatchError, match="said to be int8"):
-        open_engine(replace(own, quantised_from=Original("other", "0" * 64)), CPU)
+        open_engine(replace(own, quantized_from=Original("other", "0" * 64)), CPU)
 
 
 def test_precision_int8_takes_what_was_made_from_the_chosen(

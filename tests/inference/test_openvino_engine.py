@@ -302,12 +302,12 @@ def test_between_photos_a_model_stays_and_its_memory_goes(
             released.append(True)
 
     monkeypatch.setattr(engine, "_compiled", (part, sides, Compiled()))
-    engine.rest()
+    engine.end_photo()
     assert released == [True]
     assert engine._compiled is not None
     engine.release()
     assert engine._compiled is None
-    engine.rest()  # nothing to hand back
+    engine.end_photo()  # nothing to hand back
 
 
 @pytest.fixture

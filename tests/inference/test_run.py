@@ -25,7 +25,7 @@ from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions, Plan
-from gia_cli.inference.run import _retreat
+from gia_cli.inference.run import _fallback
 from gia_cli.inference.torch_engine import TorchEngine
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
@@ -600,7 +600,7 @@ def test_every_retreat_is_smaller_and_they_end(
     engine = TorchEngine(build(NetConfig("sid-net", width=1)), runtime)
     sides = [max(frame)]
     while sides[-1] > 32:
-        current, after = _retreat(None, current, engine, progress)
+        current, after = _fallback(None, current, engine, progress)
         assert after is engine
         assert current is not None
         assert current.frame == frame
@@ -610,12 +610,12 @@ def test_every_retreat_is_smaller_and_they_end(
         assert sides[-1] < sides[-2]
     assert len(emptied) == len(progress.notes) * is_cuda
     if is_cuda:
-        anew, on_cpu = _retreat(None, current, engine, progress)
+        anew, on_cpu = _fallback(None, current, engine, progress)
         assert anew is None
         assert str(on_cpu) == f"torch on {CPU}"
         assert "on the CPU" in progress.notes[-1]
     with pytest.raises(OutOfMemoryError):
-        _retreat(None, current, TorchEngine(engine._network, CPU), progress)
+        _fallback(None, current, TorchEngine(engine._network, CPU), progress)
 
 
 def test_a_gpu_too_small_hands_over_to_the_cpu(

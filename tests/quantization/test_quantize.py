@@ -1,4 +1,4 @@
-"""``gia weights quantize``: nights of photographs, int8 weights, and a row that says of what."""
+"""``gia weights quantize``: scenes of photographs, int8 weights, and a row that says of what."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights, and two photographs to make nights of."""
+    """Weights, and two photographs to simulate exposures of."""
     folder = tmp_path_factory.mktemp("quantize")
     write_photos(folder / "photos", 2, (140, 160))
     config = NetConfig("gia-net", width=8, vector=16)
@@ -70,8 +70,8 @@ def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) ->
     assert made.stdout == f"{path}\n"  # and nothing of NNCF's
     (row,) = list_weights(folder)
     assert row.name == "own-int8"
-    assert row.quantised_from is not None
-    assert row.quantised_from.name == "own"
+    assert row.quantized_from is not None
+    assert row.quantized_from.name == "own"
     assert row.size == path.stat().st_size < 0.7 * (folder / "own.safetensors").stat().st_size
     verified = gia("weights", "verify", path)
     assert "intact" in verified.stdout, verified.output
@@ -80,17 +80,17 @@ def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) ->
 FP32 = Runtime("cpu", "float32")
 
 
-def night(folder: Path) -> PackedMosaic:
+def scene(folder: Path) -> PackedMosaic:
     """One that the ranges were not found by."""
     photos = quantize.open_photos([folder / "photos"], folder / "cache")
     own = find_weights(folder / "own.safetensors")
-    (planes,) = quantize._draw_nights(photos, own, asked(folder, samples=1, seed=7))
+    (planes,) = quantize._draw_crops(photos, own, asked(folder, samples=1, seed=7))
     height, width = (2 * side for side in planes.shape[1:])
     return PackedMosaic(planes, "bayer", height, width, Alignment(0, 0, 0, 0))
 
 
 def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
-    mosaic = night(folder)
+    mosaic = scene(folder)
     exact, rounded = (
         infer(select.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
         for name in ("own", "own-int8")
@@ -106,10 +106,10 @@ def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
     formats = {name: a.dtype for name, a in arrays.items() if name.endswith(".weight")}
     floats = {name for name, dtype in formats.items() if dtype != np.int8}
     assert floats == {name for name in formats if name.startswith((*outer, "gia.", "to_rgb"))}
-    quantize.quantize(asked(folder, name="all-int8", fp32_levels=0, seed=1))  # by the same nights
-    quantised = find_weights(folder / "all-int8.safetensors")
-    assert load_arrays(quantised)["encoder.1.0.weight"].dtype == np.int8
-    mosaic = night(folder)
+    quantize.quantize(asked(folder, name="all-int8", fp32_levels=0, seed=1))  # by the same scenes
+    quantized = find_weights(folder / "all-int8.safetensors")
+    assert load_arrays(quantized)["encoder.1.0.weight"].dtype == np.int8
+    mosaic = scene(folder)
     exact, some, most = (
         infer(select.open_engine(find_weights(folder / f"{name}.safetensors"), FP32), mosaic)
         for name in ("own", "own-int8", "all-int8")
@@ -190,7 +190,7 @@ def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         with pytest.raises(UsageError, match=words):
             asked(folder, **changes)
-    with pytest.raises(UsageError, match="what is to be quantised"):
+    with pytest.raises(UsageError, match="what is to be quantized"):
         quantize.quantize(asked(folder, name="own", overwrite=True))
     (folder / "there.safetensors").touch()
     with pytest.raises(OutputExistsError, match="already there"):

@@ -102,7 +102,7 @@ def test_every_photosite_follows_the_formula(
     rng: np.random.Generator,
 ) -> None:
     frame = make_frame(rng, kind, phase, size)
-    if ratio > 100:  # a night's values, so that not all are clipped
+    if ratio > 100:  # a scene's values, so that not all are clipped
         dark = frame.black.min() + frame.mosaic // 128
         frame = replace(frame, mosaic=dark.astype(np.uint16))
     array = None if gains is None else np.array(gains, np.float32)

@@ -27,7 +27,7 @@ def planes(network: GiaNet) -> Tensor:
     return torch.rand(6, network.config.in_channels, 64, 64, generator=generator)
 
 
-def unevenness(pictures: Tensor, wanted: Tensor, scale: int) -> float:
+def checkerboard(pictures: Tensor, wanted: Tensor, scale: int) -> float:
     """How far the sub-pixels' error, in the mean over blocks, is from its own mean."""
     error = F.avg_pool2d(F.pixel_unshuffle(pictures - wanted, scale), 16).unflatten(1, (3, -1))
     return float((error - error.mean(2, keepdim=True)).square().mean().sqrt())
@@ -53,8 +53,8 @@ def test_a_planted_pattern_goes_and_the_picture_stays(network: GiaNet, planes: T
         moments.add(even_weights.features(network, one[None]), target[None])
     even_weights.even(network, moments)
     after = torch.cat([network(one[None]) for one in planes])
-    assert unevenness(before, wanted, scale) > 0.01
-    assert unevenness(after, wanted, scale) < 0.2 * unevenness(before, wanted, scale)
+    assert checkerboard(before, wanted, scale) > 0.01
+    assert checkerboard(after, wanted, scale) < 0.2 * checkerboard(before, wanted, scale)
     mean = F.avg_pool2d(after, scale)
     torch.testing.assert_close(mean, F.avg_pool2d(before, scale), rtol=0, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""The picture that nights are made of."""
+"""The picture that scenes are made of."""
 
 from __future__ import annotations
 

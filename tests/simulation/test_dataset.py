@@ -65,8 +65,8 @@ def test_a_tree_has_sids_names_folders_and_lists(pictures: Path, tmp_path: Path)
 
 def test_a_tree_of_the_other_camera(tmp_path: Path) -> None:
     photo = save(tmp_path / "day.png", smooth_photo())
-    night_options = SimulateOptions(camera="X-T2", long_exposure_s=30, aperture=7.1)
-    options = TreeOptions(night=night_options, split="test", ratios=(300,), iso=640)
+    exposure_options = SimulateOptions(camera="X-T2", long_exposure_s=30, aperture=7.1)
+    options = TreeOptions(exposure=exposure_options, split="test", ratios=(300,), iso=640)
     made = simulate_tree([photo], tmp_path / "tree", options)
     assert list(files(tmp_path / "tree")) == [
         "Fuji/long/10001_00_30s.RAF",
@@ -232,8 +232,8 @@ def test_a_tree_is_resumed(pictures: Path, tmp_path: Path) -> None:
 
 
 SKIP = TreeOptions(SimulateOptions(on_exists="skip"), ratios=(2.0,))
-ERROR = replace(SKIP, night=SimulateOptions())
-OVERWRITE = replace(SKIP, night=SimulateOptions(on_exists="overwrite"))
+ERROR = replace(SKIP, exposure=SimulateOptions())
+OVERWRITE = replace(SKIP, exposure=SimulateOptions(on_exists="overwrite"))
 
 
 def grey_pictures(folder: Path, levels: list[int]) -> list[Path]:
@@ -422,11 +422,14 @@ def test_a_picture_that_has_changed_is_refused_while_its_files_are_there(tmp_pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (replace(SKIP, night=replace(SKIP.night, seed=1)), "--seed 0, not 1."),
-        (replace(SKIP, night=replace(SKIP.night, ev=-1)), "--ev 0, not -1."),
-        (replace(SKIP, night=replace(SKIP.night, shrink=2)), "--shrink 1, not 2."),
-        (replace(SKIP, night=replace(SKIP.night, clean_long=True)), "--clean-long off, not on."),
-        (replace(SKIP, night=replace(SKIP.night, aperture=4)), "--aperture 8, not 4."),
+        (replace(SKIP, exposure=replace(SKIP.exposure, seed=1)), "--seed 0, not 1."),
+        (replace(SKIP, exposure=replace(SKIP.exposure, ev=-1)), "--ev 0, not -1."),
+        (replace(SKIP, exposure=replace(SKIP.exposure, shrink=2)), "--shrink 1, not 2."),
+        (
+            replace(SKIP, exposure=replace(SKIP.exposure, clean_long=True)),
+            "--clean-long off, not on.",
+        ),
+        (replace(SKIP, exposure=replace(SKIP.exposure, aperture=4)), "--aperture 8, not 4."),
         (replace(SKIP, ratios=(100, 300)), "--ratios 2, not 100,300."),
         (replace(SKIP, ratios=None), "--ratios 2, not as drawn."),
         (replace(SKIP, iso=800), "--iso as drawn, not 800."),
@@ -446,7 +449,7 @@ def test_other_options_than_the_trees_are_refused(
     assert caught.value.message.startswith(f"{tree} was made with other options: {words}")
     assert "--on-exists overwrite to make it anew" in caught.value.hint
     assert files(tree) == before
-    anew = replace(options, night=replace(options.night, on_exists="overwrite"))
+    anew = replace(options, exposure=replace(options.exposure, on_exists="overwrite"))
     assert simulate_tree([photo], tree, anew).results[0].status == "written"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gia_cli.errors import DataError
-from gia_cli.simulation.manifest import Picture, TreePlan, look_at, read_plan, write_plan
+from gia_cli.simulation.manifest import Picture, TreePlan, fingerprint, read_plan, write_plan
 
 A, B, C = (Picture(f"{name}.png", f"{name}{name}", f"0000{name}") for name in "123")
 
@@ -67,12 +67,14 @@ def test_a_picture_is_looked_at(tmp_path: Path) -> None:
     photo = tmp_path / "pictures" / "a.png"
     photo.parent.mkdir()
     photo.write_bytes(b"one")
-    look = look_at(photo, tmp_path / "tree")
+    look = fingerprint(photo, tmp_path / "tree")
     assert (look.path, look.scene) == ("../pictures/a.png", "")
-    assert look_at(tmp_path / "pictures" / ".." / "pictures" / "a.png", tmp_path / "tree") == look
+    assert (
+        fingerprint(tmp_path / "pictures" / ".." / "pictures" / "a.png", tmp_path / "tree") == look
+    )
     photo.write_bytes(b"two")
-    assert look_at(photo, tmp_path / "tree").digest != look.digest
-    assert look_at(tmp_path / "gone.png", tmp_path) == Picture("gone.png", None)
+    assert fingerprint(photo, tmp_path / "tree").digest != look.digest
+    assert fingerprint(tmp_path / "gone.png", tmp_path) == Picture("gone.png", None)
 
 
 def moved(picture: Picture, path: str) -> Picture:

@@ -1,4 +1,4 @@
-"""A photograph to a night and back.
+"""A photograph to a scene and back.
 
 Statistical tests allow six standard errors: a false alarm in 500 million comparisons, should a seed
 ever change.
@@ -23,7 +23,7 @@ from gia_cli.imaging.color import bt709_encode, srgb_decode
 from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.raw.reader import read_raw
 from gia_cli.simulation.photo import SimulateOptions, simulate_photo
-from gia_cli.simulation.sensor import CAMERAS, NightScene, median_gains, mosaic_from_linear
+from gia_cli.simulation.sensor import CAMERAS, SceneSettings, median_gains, mosaic_from_linear
 from tests.simulation.pictures import (
     NAMES,
     SIGMAS,
@@ -135,7 +135,7 @@ def test_a_photograph_without_white_is_not_rendered_too_bright(
     assert read_raw(tmp_path / "dim" / made.name).mosaic.max() < CAMERAS[name].white  # none needed
 
 
-# ---------------------------------------------------------------- one night
+# ---------------------------------------------------------------- one exposure
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +148,7 @@ def test_a_night_is_a_photo_that_the_reader_understands(
     assert made.shorts == (output,)
     assert made.long == tmp_path / f"n_long{ENDINGS[name]}"
     assert made.written == (output, made.long)
-    assert made.scene == NightScene(6400, 250, (1.9, 1, 2.6))
+    assert made.scene == SceneSettings(6400, 250, (1.9, 1, 2.6))
     camera = CAMERAS[name]
     for path, exposure in ((output, 0.04), (made.long, 10)):
         frame = read_raw(path)
@@ -339,7 +339,9 @@ def test_bad_pictures_are_refused(day: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.png cannot be read: there is no such file"):
         simulate_photo(tmp_path / "gone.png", output)
     raw = simulate_photo(day).shorts[0]
-    with pytest.raises(DataError, match="is a RAW photo; a night is made of a finished picture"):
+    with pytest.raises(
+        DataError, match="is a RAW photo; a short exposure is simulated from a finished picture"
+    ):
         simulate_photo(raw, output)
     with pytest.raises(OutputError, match="Cannot write"):
         simulate_photo(day, tmp_path / "no" / "n.ARW")

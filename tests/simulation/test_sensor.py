@@ -1,4 +1,4 @@
-"""The sensor at night: filters, exposures, noise, and the nights of SID."""
+"""The sensor at night: filters, exposures, noise, and the scenes of SID."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gia_cli.simulation.sensor import (
     expose,
     median_gains,
     mosaic_from_linear,
-    night,
+    simulate_mosaic,
 )
 from tests.simulation.pictures import NAMES, WB, Photo, assert_flat
 
@@ -90,7 +90,7 @@ def test_the_night_is_as_dark_as_asked_and_seeded(scene: Photo) -> None:
 
     def make(seed: int, ratio: float) -> NDArray[np.uint16]:
         generator = np.random.default_rng(seed)
-        return night(scene, "ILCE-7SM2", ratio=ratio, iso=100, wb=WB, rng=generator)
+        return simulate_mosaic(scene, "ILCE-7SM2", ratio=ratio, iso=100, wb=WB, rng=generator)
 
     assert np.array_equal(make(1, 100), make(1, 100))
     assert not np.array_equal(make(1, 100), make(2, 100))

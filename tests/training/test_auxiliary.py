@@ -1,4 +1,4 @@
-"""Training-only heads and losses: the depth's gradient, the vector's facts, sub-pixels."""
+"""Training-only heads and losses: the depth's gradient, the vector's targets, sub-pixels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import torch
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.nets.unet import GiaNet
-from gia_cli.training.auxiliary import Trainee, depth_loss, evenness_loss, facts_loss
-from gia_cli.training.initialise import VECTOR_GAIN, initialise, open_the_way_up
+from gia_cli.training.auxiliary import (
+    Trainee,
+    auxiliary_loss,
+    checkerboard_loss,
+    deep_supervision_loss,
+)
+from gia_cli.training.initialise import VECTOR_GAIN, init_identity_path, initialise
 from tests.networks import UNETS, lively, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +32,7 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
     for weight in (0.0, 1.0):
         trainee.zero_grad()
         picture, depth, _ = trainee(planes, 2)
-        loss = (picture - target).abs().mean() + weight * depth_loss(depth, target)
+        loss = (picture - target).abs().mean() + weight * deep_supervision_loss(depth, target)
         loss.backward()
         gradient = trainee.network.encoder[4][0].weight.grad
         assert gradient is not None
@@ -73,13 +78,13 @@ def test_a_cut_skip_is_heard_no_more_and_all_parameters_learn() -> None:
 def test_the_vector_is_asked_only_for_what_is_known() -> None:
     told = torch.tensor([[0.2, 0.5, 0.1, 0.9, 7.0], [0.4, 0.3, 0.6, 0.0, 7.0]])
     vector = (told - 0.5) / VECTOR_GAIN
-    facts = told[:, :4] + torch.tensor([0.1, 0.2, 0.3, 0.4])
-    assert float(facts_loss(vector, facts)) == pytest.approx(0.3 / 4)
-    facts[0] = torch.nan
-    facts[1, 3] = torch.nan
-    assert float(facts_loss(vector, facts)) == pytest.approx(0.14 / 3)
+    targets = told[:, :4] + torch.tensor([0.1, 0.2, 0.3, 0.4])
+    assert float(auxiliary_loss(vector, targets)) == pytest.approx(0.3 / 4)
+    targets[0] = torch.nan
+    targets[1, 3] = torch.nan
+    assert float(auxiliary_loss(vector, targets)) == pytest.approx(0.14 / 3)
     leaf = vector.clone().requires_grad_()
-    facts_loss(leaf, torch.full_like(facts, torch.nan)).backward()
+    auxiliary_loss(leaf, torch.full_like(targets, torch.nan)).backward()
     assert leaf.grad is not None
     assert not leaf.grad.any()
 
@@ -99,20 +104,20 @@ def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
 
 
 def test_the_vector_learns_the_facts() -> None:
-    """A few nights can be learned by heart, through shrink and the way down."""
+    """A few scenes can be learned by heart, through shrink and the way down."""
     torch.manual_seed(3)
-    planes, facts = torch.rand(6, 4, 32, 32) * torch.rand(6, 1, 1, 1), torch.rand(3, 4)
-    facts = facts.repeat_interleave(2, 0)
+    planes, targets = torch.rand(6, 4, 32, 32) * torch.rand(6, 1, 1, 1), torch.rand(3, 4)
+    targets = targets.repeat_interleave(2, 0)
     network = build(replace(small("gia-net"), width=12))
     assert isinstance(network, GiaNet)
     initialise(network)
-    open_the_way_up(network, 4)
+    init_identity_path(network, 4)
     trainee = Trainee(network, with_heads=False)
     optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-3)
     losses = []
     for _ in range(60):
         _, _, vector = trainee(planes, 2)
-        loss = facts_loss(vector, facts)
+        loss = auxiliary_loss(vector, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -129,29 +134,31 @@ def test_a_pattern_of_sub_pixels_is_uneven_and_an_error_of_all_is_not(factor: in
     side = 32 * factor
     target = torch.rand(2, 3, side, side, generator=generator)
     smooth = torch.linspace(0, 1, side)[None, None, :, None].expand_as(target)
-    assert float(evenness_loss(target, target, factor)) == 0
-    assert float(evenness_loss(target + 0.1, target, factor)) < 1e-7
-    assert float(evenness_loss(target + 0.1 * smooth, target, factor)) < 0.1 * factor / side
+    assert float(checkerboard_loss(target, target, factor)) == 0
+    assert float(checkerboard_loss(target + 0.1, target, factor)) < 1e-7
+    assert float(checkerboard_loss(target + 0.1 * smooth, target, factor)) < 0.1 * factor / side
     pattern = torch.zeros_like(target)
     pattern[..., ::factor, ::factor] = 0.1
     cells = factor * factor
     expected = 2 * 0.1 * (cells - 1) / cells**2
-    assert float(evenness_loss(target + pattern, target, factor)) == pytest.approx(
+    assert float(checkerboard_loss(target + pattern, target, factor)) == pytest.approx(
         expected, rel=1e-4
     )
     noise = 0.1 * torch.randn(target.shape, generator=generator)
-    assert float(evenness_loss(target + noise, target, factor)) < 0.1 / 16
+    assert float(checkerboard_loss(target + noise, target, factor)) < 0.1 / 16
 
 
 def test_even_the_smallest_crops_have_blocks() -> None:
     target = torch.zeros(1, 3, 16, 16)
     picture = target.clone()
     picture[..., ::2, ::2] = 1
-    assert float(evenness_loss(picture, target, 2)) == pytest.approx(0.375)
+    assert float(checkerboard_loss(picture, target, 2)) == pytest.approx(0.375)
 
 
 def test_depth_loss_is_zero_for_the_averaged_target() -> None:
     target = torch.rand(1, 3, 96, 96)
     exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in (16, 8, 4, 2)]
-    assert float(depth_loss(exact, target)) == pytest.approx(0, abs=1e-6)
-    assert float(depth_loss([x + 0.1 for x in exact], target)) == pytest.approx(0.1, abs=1e-5)
+    assert float(deep_supervision_loss(exact, target)) == pytest.approx(0, abs=1e-6)
+    assert float(deep_supervision_loss([x + 0.1 for x in exact], target)) == pytest.approx(
+        0.1, abs=1e-5
+    )

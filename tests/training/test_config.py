@@ -11,16 +11,16 @@ import pytest
 
 from gia_cli.errors import UsageError
 from gia_cli.training.config import RECIPES, TrainConfig
-from gia_cli.training.loop import draw_cut
+from gia_cli.training.loop import draw_skip_dropout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_going_on_keeps_the_skips_from_the_first_step_on() -> None:
-    recipe = RECIPES["small-on"]
+    recipe = RECIPES["finetune"]
     for done in (0.0, 0.5):
-        cuts = [draw_cut(recipe, 0, step, done) > 0 for step in range(4000)]
-        assert np.mean(cuts) == pytest.approx(recipe.cut_share, abs=0.02)
+        cuts = [draw_skip_dropout(recipe, 0, step, done) > 0 for step in range(4000)]
+        assert np.mean(cuts) == pytest.approx(recipe.skip_dropout_share, abs=0.02)
     assert recipe.crops.photos > RECIPES["small"].crops.photos
 
 
@@ -35,9 +35,12 @@ def test_going_on_keeps_the_skips_from_the_first_step_on() -> None:
         ({"network": "vgg"}, "no network 'vgg'"),
         ({"workers": -1}, "--workers"),
         ({"changes": {"lr": 0.0}}, "--lr must be positive"),
-        ({"changes": {"facts_weight": -0.1}}, "--facts-weight must not be negative"),
-        ({"changes": {"evenness_weight": -1.0}}, "--evenness-weight must not be negative"),
-        ({"changes": {"facts_weight": float("nan")}}, "--facts-weight must not be negative"),
+        ({"changes": {"auxiliary_weight": -0.1}}, "--auxiliary-weight must not be negative"),
+        ({"changes": {"checkerboard_weight": -1.0}}, "--checkerboard-weight must not be negative"),
+        (
+            {"changes": {"auxiliary_weight": float("nan")}},
+            "--auxiliary-weight must not be negative",
+        ),
         ({"sides": (64, 32)}, "--sides"),
         ({"sides": (20, 20)}, "holds no multiple of 16"),
         ({"sides": (520, 540), "recipe": "paper"}, "holds no multiple of 32"),

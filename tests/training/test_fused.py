@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraName
 from gia_cli.data.augment import GivenBalance
-from gia_cli.data.synthetic import PhotoNights, open_photos
+from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import UsageError
 from gia_cli.imaging.fusion import BLACK_KNOTS, LEVELS, NOISE_KNOTS, Measurement, Shares, fuse
 from gia_cli.nets import build
@@ -37,7 +37,7 @@ def scene(
     camera: CameraName, photos: Path, tmp_path: Path
 ) -> tuple[list[Measurement], NDArray[np.float32]]:
     opened = open_photos([photos], tmp_path / "cache")
-    source = PhotoNights(
+    source = PhotoScenes(
         opened, opened.keys, camera, balance=GivenBalance(), floor=None, measures=True
     )
     pairs = source.pairs(np.random.default_rng(0), count=2, side=SIDE)

@@ -11,7 +11,7 @@ from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS
 from gia_cli.nets.unet import GiaNet
 from gia_cli.raw.cfa import CfaKind
-from gia_cli.training.initialise import VECTOR_GAIN, fit_the_vector, initialise, open_the_way_up
+from gia_cli.training.initialise import VECTOR_GAIN, fit_vector, init_identity_path, initialise
 from tests.networks import ALL, CFAS, PLANES, lively, random_planes, small
 
 COUNT = 4
@@ -34,7 +34,7 @@ def test_every_network_starts_with_pictures_of_a_sane_size(name: str, cfa: CfaKi
 def opened(cfa: CfaKind = "bayer", seed: int = 0) -> GiaNet:
     network = lively(replace(small("gia-net", cfa), width=12), seed)
     assert isinstance(network, GiaNet)
-    open_the_way_up(network, COUNT)
+    init_identity_path(network, COUNT)
     return network
 
 
@@ -91,7 +91,7 @@ def test_the_channels_that_go_are_those_that_matter_least() -> None:
     with torch.no_grad():  # channels that are hardly read
         network.upsample[-1].get_parameter("weight")[:, spare] *= 1e-3
     before = network.upsample[-1].get_parameter("weight").detach().clone()
-    open_the_way_up(network, COUNT)
+    init_identity_path(network, COUNT)
     after = network.upsample[-1].get_parameter("weight").detach()
     changed = ((before != after).sum((0, 2, 3)) > before.shape[0]).nonzero().ravel().tolist()
     assert changed == spare
@@ -104,7 +104,7 @@ def test_what_goes_with_the_first_numbers_stays_where_it_is_the_same_for_every_p
     bottleneck.shrink.weight.data[:COUNT] = 0  # they say the same of every photo
     mean = random_planes(1, bottleneck.channels)
     before = bottleneck.bias(mean).detach()
-    open_the_way_up(network, COUNT)
+    init_identity_path(network, COUNT)
     after = bottleneck.bias(mean).detach()
     kept = (after != 0.5).nonzero()[:, 1]
     assert len(kept) == bottleneck.channels - COUNT
@@ -116,22 +116,22 @@ def test_the_fit_tells_what_a_linear_map_can_tell() -> None:
     means = torch.randn(300, network.gia.channels, generator=torch.Generator().manual_seed(1))
     means = 0.01 * means + torch.rand(network.gia.channels)
     truth = torch.randn(network.gia.channels, COUNT, generator=torch.Generator().manual_seed(2))
-    facts = 0.4 + (means - means.mean(0)) @ truth
-    fit_the_vector(network, means, facts)
+    targets = 0.4 + (means - means.mean(0)) @ truth
+    fit_vector(network, means, targets)
     told = 0.5 + VECTOR_GAIN * network.gia.vector(means).detach()[:, :COUNT]
-    assert (told - facts).std() < 0.2 * facts.std()
-    torch.testing.assert_close(told.mean(0), facts.mean(0), rtol=0, atol=1e-3)
+    assert (told - targets).std() < 0.2 * targets.std()
+    torch.testing.assert_close(told.mean(0), targets.mean(0), rtol=0, atol=1e-3)
 
 
 def test_the_fit_leaves_nights_out_that_are_not_known() -> None:
     generator = torch.Generator().manual_seed(1)
     networks = [opened(), opened()]
     means = torch.randn(40, networks[0].gia.channels, generator=generator)
-    facts = torch.rand(40, COUNT, generator=generator)
-    fit_the_vector(networks[0], means[:30], facts[:30])
-    facts[30:35, 1] = torch.nan
-    facts[35:] = torch.nan
-    fit_the_vector(networks[1], means, facts)
+    targets = torch.rand(40, COUNT, generator=generator)
+    fit_vector(networks[0], means[:30], targets[:30])
+    targets[30:35, 1] = torch.nan
+    targets[35:] = torch.nan
+    fit_vector(networks[1], means, targets)
     torch.testing.assert_close(networks[0].gia.shrink.weight, networks[1].gia.shrink.weight)
 
 
@@ -139,4 +139,4 @@ def test_a_network_without_channels_to_spare_is_refused() -> None:
     network = build(small("gia-net"))
     assert isinstance(network, GiaNet)
     with pytest.raises(ValueError, match="4 channels"):
-        open_the_way_up(network, COUNT)
+        init_identity_path(network, COUNT)

@@ -20,10 +20,10 @@ from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import setup
-from gia_cli.training.auxiliary import facts_loss
+from gia_cli.training.auxiliary import auxiliary_loss
 from gia_cli.training.config import RECIPES, TrainConfig
 from gia_cli.training.log import CURVES, read_log
-from gia_cli.training.loop import draw_cut, is_given, learning_rate, train
+from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
 from gia_cli.training.run_folder import export_run, read_checkpoint
 from tests.training.runs import StopAt, assert_equal, weights_of
 
@@ -111,7 +111,7 @@ def test_too_few_photographs_to_validate_are_noted_and_exported(
 ) -> None:
     listener = StopAt(-1)
     train(config, listener)
-    assert any("memory, not of skill" in note for note in listener.notes)
+    assert any("remembers" in note for note in listener.notes)
     row = export_run(config.run, "mine", tmp_path / "weights")
     assert row["training"]["validated_on"] == "the same photos"
 
@@ -208,24 +208,31 @@ def test_a_stopped_run_with_batch_statistics_resumes_to_the_bit(config: TrainCon
 
 def test_the_cuts_are_frequent_at_first_and_never_stop() -> None:
     recipe = RECIPES["small"]
-    early = [draw_cut(recipe, 0, step, 0.0) for step in range(400)]
-    late = [draw_cut(recipe, 0, step, 0.9) for step in range(4000)]
+    early = [draw_skip_dropout(recipe, 0, step, 0.0) for step in range(400)]
+    late = [draw_skip_dropout(recipe, 0, step, 0.9) for step in range(4000)]
     assert set(early) == {1, 2, 3, 4}
     assert np.bincount(early)[1:] / len(early) == pytest.approx([0.25] * 4, abs=0.08)
-    assert np.mean(np.array(late) > 0) == pytest.approx(recipe.cut_share, abs=0.02)
-    half = [draw_cut(recipe, 0, step, recipe.cut_until / 2) > 0 for step in range(2000)]
+    assert np.mean(np.array(late) > 0) == pytest.approx(recipe.skip_dropout_share, abs=0.02)
+    half = [
+        draw_skip_dropout(recipe, 0, step, recipe.skip_dropout_until / 2) > 0
+        for step in range(2000)
+    ]
     assert np.mean(half) == pytest.approx(0.5, abs=0.05)
-    assert early == [draw_cut(recipe, 0, step, 0.0) for step in range(400)]
-    assert not any(draw_cut(RECIPES["paper"], 0, step, 0.0) for step in range(100))
+    assert early == [draw_skip_dropout(recipe, 0, step, 0.0) for step in range(400)]
+    assert not any(draw_skip_dropout(RECIPES["paper"], 0, step, 0.0) for step in range(100))
 
 
 def test_the_facts_are_given_less_and_less_often() -> None:
-    recipe = RECIPES["small-on"]
-    for done, share in ((0.0, 1.0), (recipe.given_until / 2, 0.5), (recipe.given_until, 0.0)):
-        given = [is_given(recipe, 1, step, done) for step in range(2000)]
+    recipe = RECIPES["finetune"]
+    for done, share in (
+        (0.0, 1.0),
+        (recipe.teacher_forcing_until / 2, 0.5),
+        (recipe.teacher_forcing_until, 0.0),
+    ):
+        given = [is_teacher_forced(recipe, 1, step, done) for step in range(2000)]
         assert np.mean(given) == pytest.approx(share, abs=0.05)
-        assert given == [is_given(recipe, 1, step, done) for step in range(2000)]
-    assert not any(is_given(RECIPES["small"], 1, step, 0.0) for step in range(100))
+        assert given == [is_teacher_forced(recipe, 1, step, done) for step in range(2000)]
+    assert not any(is_teacher_forced(RECIPES["small"], 1, step, 0.0) for step in range(100))
 
 
 def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
@@ -233,14 +240,14 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
 ) -> None:
     asked: list[torch.Tensor] = []
 
-    def spy(vector: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
-        asked.append(facts)
-        return facts_loss(vector, facts)
+    def spy(vector: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        asked.append(targets)
+        return auxiliary_loss(vector, targets)
 
-    monkeypatch.setattr(training, "facts_loss", spy)
-    train(replace(config, recipe="small-on", width=12, steps=2, seed=1))  # no light too far off
+    monkeypatch.setattr(training, "auxiliary_loss", spy)
+    train(replace(config, recipe="finetune", width=12, steps=2, seed=1))  # no light too far off
     assert len(asked) == 2
-    assert all(((facts >= 0) & (facts <= 1)).all() for facts in asked)
+    assert all(((targets >= 0) & (targets <= 1)).all() for targets in asked)
     assert torch.equal(asked[0][0], asked[0][1])  # two crops of a photo
     assert not torch.equal(asked[0][0], asked[0][2])
     train(replace(config, recipe="small", run=config.run.with_name("other")))
@@ -259,13 +266,13 @@ def test_the_last_steps_are_saved_wherever_the_log_stands(
 def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -> None:
     """It is logged where the recipe asks for it, and pulls the weights elsewhere."""
     left, right = (
-        replace(config, run=config.run.with_name(name), changes={"evenness_weight": weight})
+        replace(config, run=config.run.with_name(name), changes={"checkerboard_weight": weight})
         for name, weight in (("without", 0.0), ("with", 5.0))
     )
     for run, is_logged in ((left, False), (right, True)):
         train(run)
         rows = [row for row in read_log(run.run) if "loss" in row]
-        assert rows and all(("unevenness" in row) == is_logged for row in rows)
+        assert rows and all(("checkerboard" in row) == is_logged for row in rows)
     first, second = weights_of(left.run), weights_of(right.run)
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
@@ -299,11 +306,11 @@ def save_each(job):
     torch.save(job.state.trainee.state_dict(), job.config.run / f"rank{job.ranks.rank}.pt")
     save(job)
 
-def step_or_die(job, *rest):
+def step_or_die(job, *rest, **named):
     first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if sys.argv[4] == "die" and first_try and job.ranks.rank == 1 and job.state.step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(job, *rest)
+    return step(job, *rest, **named)
 
 t.save_checkpoint, t._step = save_each, step_or_die
 torch.set_num_threads(1)

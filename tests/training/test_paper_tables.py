@@ -119,7 +119,7 @@ def test_a_row_without_its_features_is_left_out(
         ({"steps": None}, "--budget"),
         ({"changes": {"loss": "l1"}}, "--loss"),
         ({"sides": (64, 64)}, "--sides"),
-        ({"recipe": "small-on"}, "from scratch"),
+        ({"recipe": "finetune"}, "from scratch"),
     ],
 )
 def test_what_the_rows_decide_cannot_be_asked_for(

@@ -45,10 +45,10 @@ def test_other_nights_make_another_run(config: TrainConfig) -> None:
     """What is drawn has changed before, and nothing told the weights apart."""
     train(config)
     there = read_config(config.run)
-    assert there["nights"]["daylight_share"] > 0
-    there["nights"]["daylight_share"] = 0.0
+    assert there["scenes"]["daylight_share"] > 0
+    there["scenes"]["daylight_share"] = 0.0
     (config.run / "config.json").write_text(json.dumps(there))
-    with pytest.raises(RunError, match=r"its nights\.daylight_share is 0\.0, not"):
+    with pytest.raises(RunError, match=r"its scenes\.daylight_share is 0\.0, not"):
         train(config)
 
 
@@ -62,7 +62,7 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
     train(config)
     path = config.run / CONFIG
     asked = json.loads(path.read_text())
-    del asked["precision"], asked["recipe"]["facts_weight"]
+    del asked["precision"], asked["recipe"]["auxiliary_weight"]
     path.write_text(json.dumps(asked))
     assert train(replace(config, steps=5)).steps == 5
 
@@ -111,16 +111,18 @@ def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
 
 
 def test_what_an_older_recipe_did_not_know_of_it_did_not_do(config: TrainConfig) -> None:
-    wide = replace(config, recipe="small-on", width=12, steps=1)
-    train(replace(wide, changes={"facts_weight": 0.0, "given_until": 0.0}))
+    wide = replace(config, recipe="finetune", width=12, steps=1)
+    train(replace(wide, changes={"auxiliary_weight": 0.0, "teacher_forcing_until": 0.0}))
     path = config.run / CONFIG
     older = json.loads(path.read_text())
-    for name in ("facts_weight", "given_until"):
+    for name in ("auxiliary_weight", "teacher_forcing_until"):
         del older["recipe"][name]
     path.write_text(json.dumps(older))
-    with pytest.raises(RunError, match=r"recipe\.(facts_weight|given_until) is 0.0, not 0"):
+    with pytest.raises(
+        RunError, match=r"recipe\.(auxiliary_weight|teacher_forcing_until) is 0.0, not 0"
+    ):
         train(replace(wide, steps=2))
-    train(replace(wide, steps=2, changes={"facts_weight": 0.0, "given_until": 0.0}))
+    train(replace(wide, steps=2, changes={"auxiliary_weight": 0.0, "teacher_forcing_until": 0.0}))
 
 
 def test_exported_weights_are_the_averaged_ones(config: TrainConfig, tmp_path: Path) -> None:

@@ -91,14 +91,14 @@ def test_the_way_up_is_opened_once(
 ) -> None:
     """What has learned to be heard is not put back, whatever runs lie between; else it begins."""
     opened: list[str] = []
-    monkeypatch.setattr(setup, "_FIT_NIGHTS", 2)
-    true_open = setup.open_the_way_up
+    monkeypatch.setattr(setup, "_FIT_SCENES", 2)
+    true_open = setup.init_identity_path
 
     def spy(network: GiaNet, count: int) -> None:
         opened.append(network.config.network)
         true_open(network, count)
 
-    monkeypatch.setattr(setup, "open_the_way_up", spy)
+    monkeypatch.setattr(setup, "init_identity_path", spy)
 
     def run(name: str, start: str | None = None, **changes: Any) -> bool:
         init = None if start is None else str(tmp_path / f"{start}.safetensors")
@@ -106,42 +106,42 @@ def test_the_way_up_is_opened_once(
         opened.clear()
         train(asked)
         row = export_run(asked.run, name, tmp_path)
-        assert row["training"]["tells_facts"] == (name != "plain" and name != "sid")
+        assert row["training"]["vector_supervised"] == (name != "plain" and name != "sid")
         return bool(opened)
 
     assert not run("plain", recipe="small")
-    assert run("first", "plain", recipe="small-on")
-    assert not run("second", "first", recipe="small-on")
+    assert run("first", "plain", recipe="finetune")
+    assert not run("second", "first", recipe="finetune")
     assert not run("between", "second", recipe="small")
-    assert not run("third", "between", recipe="small-on")
-    assert not run("sid", "third", recipe="small-on", network="sid-net")
-    assert run("again", "sid", recipe="small-on")
+    assert not run("third", "between", recipe="finetune")
+    assert not run("sid", "third", recipe="finetune", network="sid-net")
+    assert run("again", "sid", recipe="finetune")
 
 
 def test_where_there_are_no_facts_nothing_is_opened(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = StopAt(10**9)
-    monkeypatch.setattr(setup, "open_the_way_up", lambda *args: pytest.fail("opened"))
-    narrow = replace(config, recipe="small-on", width=8, steps=1)
+    monkeypatch.setattr(setup, "init_identity_path", lambda *args: pytest.fail("opened"))
+    narrow = replace(config, recipe="finetune", width=8, steps=1)
     train(narrow, heard)
     assert heard.notes[-1].endswith("the network is too narrow.")
-    monkeypatch.setattr(setup.PhotoNights, "knows_facts", False)  # as SID's photos
+    monkeypatch.setattr(setup.PhotoScenes, "has_auxiliary_targets", False)  # as SID's photos
     real = replace(narrow, width=12, run=config.run.with_name("real"))
     train(real, heard)
     assert heard.notes[-1].endswith("real photos' are unknown.")
-    assert read_config(real.run)["recipe"]["facts_weight"] == 0
-    assert SidCrops.knows_facts is False
+    assert read_config(real.run)["recipe"]["auxiliary_weight"] == 0
+    assert SidCrops.has_auxiliary_targets is False
 
 
 def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> None:
     for info in list_weights():
-        if info.config.network == "gia-net" and info.quantised_from is None:
+        if info.config.network == "gia-net" and info.quantized_from is None:
             camera = "sony" if info.config.cfa == "bayer" else "fuji"
             asked = replace(
-                config, camera=camera, recipe="small-on", width=None, init_from=info.name
+                config, camera=camera, recipe="finetune", width=None, init_from=info.name
             )
-            assert not setup._starts_with_facts(asked) or info.training["tells_facts"]
+            assert not setup._starts_supervised(asked) or info.training["vector_supervised"]
 
 
 def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:

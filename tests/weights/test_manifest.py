@@ -180,9 +180,9 @@ def test_int8_weights_are_never_the_default(
     path, row = saved
     (path.parent / MANIFEST).unlink(missing_ok=True)
     original = {"name": row["name"], "sha256": row["sha256"]}
-    list_in_manifest(path.parent, {**row, "name": "int8", "quantised_from": original})
+    list_in_manifest(path.parent, {**row, "name": "int8", "quantized_from": original})
     monkeypatch.setattr(checkpoint, "weights_folder", lambda: path.parent)
-    assert find_weights("int8").quantised_from is not None
+    assert find_weights("int8").quantized_from is not None
     with pytest.raises(NoWeightsForCfaError):
         find_weights(None, find_weights("int8").config.cfa)
     list_in_manifest(path.parent, row)
@@ -196,7 +196,7 @@ def test_a_row_that_does_not_say_what_it_was_made_from_is_refused(
     original: Any, saved: tuple[Path, dict[str, Any]]
 ) -> None:
     path, row = saved
-    manifest = {"weights": [{**row, "quantised_from": original}]}
+    manifest = {"weights": [{**row, "quantized_from": original}]}
     (path.parent / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(WeightsError, match="is not a manifest"):
         list_weights(path.parent)

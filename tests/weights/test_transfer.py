@@ -13,7 +13,7 @@ from gia_cli.errors import WeightsMismatchError
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
-from gia_cli.weights.transfer import adopt
+from gia_cli.weights.transfer import transfer
 from tests.networks import UNETS, lively, small
 from tests.training.runs import assert_equal
 
@@ -24,7 +24,7 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     """A flat field gives the same features, and a flat picture the same colours."""
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", cfa="xtrans", width=4))
-    translated, missing, left_out = adopt(network, donor)
+    translated, missing, left_out = transfer(network, donor)
     assert missing == left_out == []
     assert sorted(translated) == ["encoder.0.0.weight", "to_rgb.bias", "to_rgb.weight"]
     for name, tensor in network.state_dict().items():
@@ -50,7 +50,7 @@ def test_every_network_starts_from_the_other_array(
         for writer in donor.picture_writers:
             per_color = donor.get_parameter(writer).unflatten(0, (3, -1))
             per_color.copy_(per_color.mean(1, keepdim=True).expand_as(per_color))
-    translated = adopt(network, donor).translated
+    translated = transfer(network, donor).translated
     assert set(translated) == {*network.plane_readers, *network.picture_writers}
     color = torch.tensor([0.2, 0.5, 0.3])
     colors = []
@@ -68,7 +68,7 @@ def test_every_network_starts_from_the_other_array(
 def test_equal_arrays_take_all_weights_over() -> None:
     donor = build(NetConfig("gia-net", width=4))
     network = build(NetConfig("gia-net", width=4))
-    assert adopt(network, donor, (2.0, 1.0, 2.5)) == ([], [], [])
+    assert transfer(network, donor, (2.0, 1.0, 2.5)) == ([], [], [])
     assert_equal(network.state_dict(), donor.state_dict())
 
 
@@ -84,14 +84,14 @@ def test_equal_arrays_take_all_weights_over() -> None:
 )
 def test_other_networks_cannot_be_started_from(donor: NetConfig) -> None:
     with pytest.raises(WeightsMismatchError, match="cannot start from"):
-        adopt(build(NetConfig("gia-net", width=4)), build(donor))
+        transfer(build(NetConfig("gia-net", width=4)), build(donor))
 
 
 def test_gia_net_and_sid_net_start_from_one_another() -> None:
     """The picture stays: all of it where the vector begins, all but the vector where it ends."""
     sid, gia = lively(small("sid-net")), build(small("gia-net"))
     planes = torch.rand(1, 4, 32, 32)
-    translated, missing, left_out = adopt(gia, sid)
+    translated, missing, left_out = transfer(gia, sid)
     assert missing == [name for name in gia.state_dict() if name.startswith("gia.")]
     assert translated == left_out == []
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_gia_net_and_sid_net_start_from_one_another() -> None:
         gia.gia.shrink.weight.zero_()  # type: ignore[union-attr]
         gia.gia.shrink.bias.zero_()  # type: ignore[union-attr, operator]
         gia.gia.fuse.bias.zero_()  # type: ignore[union-attr, operator]
-    translated, missing, left_out = adopt(sid, gia)
+    translated, missing, left_out = transfer(sid, gia)
     assert translated == ["upsample.0.weight", "upsample.0.bias"]
     assert missing == []
     assert left_out == [name for name in gia.state_dict() if name.startswith("gia.")]
@@ -122,9 +122,9 @@ def test_the_usual_light_looks_the_same_with_and_without_white_balance(
         rng.uniform(0, 0.3, (1, donor.config.in_channels, side, side)).astype(np.float32)
     )
     balance = torch.tensor(gains)[list(PLANE_COLORS[kind])].view(1, -1, 1, 1)
-    assert set(adopt(network, donor, gains).translated) == set(network.plane_readers)
+    assert set(transfer(network, donor, gains).translated) == set(network.plane_readers)
     back = build(donor.config)
-    adopt(back, network, gains)
+    transfer(back, network, gains)
     with torch.no_grad():
         expected = donor(planes)
         torch.testing.assert_close(network.eval()(planes * balance), expected, rtol=0, atol=1e-4)

@@ -1,7 +1,7 @@
-"""What one number for a whole photo would mend: the facts of a night that a vector should tell.
+"""What one number for a whole photo would mend: the auxiliary targets of a scene.
 
 Most of what is left of a network's error is the same all over a photo: a black level that is off by
-a DN, a light that is not the usual one. A simulated night's are known.
+a DN, a light that is not the usual one. A simulated exposure's are known.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 
 from gia_cli.simulation.noise import SensorNoise
 
-#: Number of facts: the black level error, the light's red and blue, the read noise.
-FACTS = 4
+#: Number of auxiliary targets: the black level error, the light's red and blue, the read noise.
+AUXILIARY = 4
 
-# From the facts' own units to numbers around 0.5 that pass a leaky ReLU unharmed: within [0, 1], if
-# need be by force. (That befalls the noise of one training night in ten, those with hardly any.) Of
-# a light beyond that range, as daylight's is, nothing is asked: a wrong number would be learned.
+# From the targets' own units to numbers around 0.5 that pass a leaky ReLU unchanged. They are
+# clipped to [0, 1], which concerns the noise of one training scene in ten, those with hardly any. A
+# light beyond that range, as daylight's is, is left out: a wrong number would be learned.
 _BLACK_SCALE = 8.0
 _LIGHT_SCALE = 1.5
 _NOISE_SCALE, _USUAL_LOG_NOISE = 0.2, -2.8
 _LIGHT = slice(1, 3)
 
 
-def unknown_facts() -> NDArray[np.float32]:
-    """Return (FACTS,) NaN: of a real photo nobody knows them."""
-    return np.full(FACTS, np.nan, np.float32)
+def unknown_targets() -> NDArray[np.float32]:
+    """Return (AUXILIARY,) NaN: of a real photo nobody knows them."""
+    return np.full(AUXILIARY, np.nan, np.float32)
 
 
-def night_facts(
+def auxiliary_targets(
     noise: SensorNoise, amplification: float, light: NDArray[np.floating] | None
 ) -> NDArray[np.float32]:
-    """Put a night's facts into numbers between 0 and 1.
+    """Put a scene's auxiliary targets into numbers between 0 and 1.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def night_facts(
 
     Returns
     -------
-    (FACTS,) float32
+    (AUXILIARY,) float32
         Black level error, mean of the colours; red and blue of the light; read noise. 0.5 stands
         for no error, the usual light, and a noise of 6 % of white. NaN for a red or blue that is
         not asked for, or too far off to be told.
@@ -64,7 +64,7 @@ def night_facts(
             _NOISE_SCALE * (math.log(max(sigma, 1e-6)) - _USUAL_LOG_NOISE),
         ]
     )
-    facts: NDArray[np.float32] = np.clip(0.5 + told, 0, 1).astype(np.float32)
-    light_facts = 0.5 + told[_LIGHT]
-    facts[_LIGHT] = np.where((light_facts < 0) | (light_facts > 1), np.nan, light_facts)
-    return facts
+    auxiliary: NDArray[np.float32] = np.clip(0.5 + told, 0, 1).astype(np.float32)
+    light_targets = 0.5 + told[_LIGHT]
+    auxiliary[_LIGHT] = np.where((light_targets < 0) | (light_targets > 1), np.nan, light_targets)
+    return auxiliary
