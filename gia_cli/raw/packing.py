@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.raw.black_level import likely_black
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind, align, pack, plane_values
 from gia_cli.raw.reader import RawFrame
 
@@ -41,6 +42,8 @@ def prepare(
 ) -> PackedMosaic:
     """Turn a frame into network input: ``min(max(raw - black, 0) / (white - black) * ratio, 1)``.
 
+    The black level is the one the photo most likely has (`likely_black`).
+
     The SID and GIA-Net protocol (Chen et al. 2018, section 3.2; Meng et al. 2020): no white
     balance, clipped to [0, 1] after the amplification. Later RAW denoisers do not clip at black:
     where the signal is at or below the noise, that costs information and shifts the mean.
@@ -63,7 +66,7 @@ def prepare(
     aligned, alignment = align(frame.mosaic, frame.phase, frame.kind)
     planes = pack(aligned, frame.kind, np.float32)
     black, white = (
-        plane_values(level, frame.kind, frame.phase) for level in (frame.black, frame.white)
+        plane_values(level, frame.kind, frame.phase) for level in (likely_black(frame), frame.white)
     )
     color_gains = np.ones(3, np.float32) if gains is None else gains
     scale = ratio * color_gains[list(PLANE_COLORS[frame.kind])] / (white - black)
