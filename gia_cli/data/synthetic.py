@@ -305,7 +305,7 @@ class PhotoScenes:
             shown = linear if rebalance is None else linear @ rebalance
             target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
             frame = as_if_read(dn, self.camera, iso=iso)
-            known = _known_black(frame)
+            known = 0.0 if self._floor == 0 else _known_black(frame)
             auxiliary = auxiliary_targets(noise, amplification, unusual, known)
             recorded.append(
                 RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), auxiliary, noise)

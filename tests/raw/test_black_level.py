@@ -40,6 +40,11 @@ def test_the_network_is_given_the_likely_level() -> None:
     assert planes == pytest.approx(10 * (600 - 512 - known) / (SPAN - known), rel=1e-5)
 
 
+def test_the_published_protocol_takes_the_file_at_its_word() -> None:
+    planes = prepare(frame(3200), ratio=10, floor=0).planes
+    assert planes == pytest.approx(10 * (600 - 512) / SPAN, rel=1e-5)
+
+
 @pytest.mark.parametrize("iso", [None, 0, 102400, 2400])
 def test_between_and_beyond_the_measured_settings_nothing_is_assumed(iso: int | None) -> None:
     expected = (0.0, UNKNOWN_SIGMA)
