@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from gia_cli.benchmark.speed import (
 )
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
+from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE, paper_costs
+from gia_cli.raw.cfa import Alignment, CfaKind
+from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import Precision
 from tests.networks import DEFAULT, UNETS, lively, small
 
@@ -52,15 +56,15 @@ def test_gia_nets_ratios_are_those_of_table_4() -> None:
 
 @pytest.mark.parametrize("cfa", ["bayer", "xtrans"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_can_be_counted_at_any_size(name: str, cfa: str) -> None:
-    small, large = (measure_cost(name, size, cfa) for size in ((302, 406), (604, 812)))  # type: ignore[arg-type]
+def test_every_network_can_be_counted_at_any_size(name: str, cfa: CfaKind) -> None:
+    small, large = (measure_cost(name, size, cfa) for size in ((302, 406), (604, 812)))
     assert small.parameters == large.parameters > 0
     assert 3.5 < large.tf1_flops / small.tf1_flops < 4.5
     assert 0.9 < small.tf1_flops / small.torch_flops < 1.3
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
-    network = bench.build(NETWORKS["gia-net"])
+    network = build(NETWORKS["gia-net"])
     with Tf1Counter() as counter, flops_module._as_published(network, counter):
         pass
     assert network.stride == 16
@@ -83,9 +87,9 @@ def test_counting_leaves_the_network_as_it_was() -> None:
         (lambda x: x.permute(0, 2, 3, 1).reshape(-1), 0),
     ],
 )
-def test_the_rules(operation: object, flops: int) -> None:
+def test_the_rules(operation: Callable[[torch.Tensor], torch.Tensor], flops: int) -> None:
     with Tf1Counter() as counter:
-        operation(torch.zeros(1, 3, 5, 5))  # type: ignore[operator]
+        operation(torch.zeros(1, 3, 5, 5))
     assert counter.flops == flops
 
 
@@ -216,19 +220,19 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
     from gia_cli.runtime import resolve
 
     seen: list[torch.Tensor] = []
-    network = bench.build(NETWORKS["gia-net"]).eval()
+    network = build(NETWORKS["gia-net"]).eval()
     planes = torch.rand(4, 200, 64).numpy()
     hook = network.register_forward_hook(lambda module, args, result: seen.append(result))
     bench._run_eagerly(network, planes, torch.device("cpu"))
     hook.remove()
-    mosaic = bench.PackedMosaic(planes, "bayer", 400, 128, bench.Alignment(0, 0, 0, 0))
+    mosaic = PackedMosaic(planes, "bayer", 400, 128, Alignment(0, 0, 0, 0))
     picture = infer(TorchEngine(network, resolve("cpu")), mosaic)
     assert seen[0][0, :, :400].numpy() == pytest.approx(picture, abs=1e-5)
 
 
-def test_the_stages_of_a_photo_are_timed(make_arw: object) -> None:
+def test_the_stages_of_a_photo_are_timed(make_arw: Callable[..., Path]) -> None:
     enhancer = Enhancer.from_weights(device="cpu", precision="fp32")
-    stages = measure_stages(make_arw(), enhancer, rounds=1)  # type: ignore[operator]
+    stages = measure_stages(make_arw(), enhancer, rounds=1)
     stages_taken = {"decode", "exposure", "pack", "network", "fusion", "colour", "write"}
     assert set(stages.seconds) == stages_taken
     assert all(seconds > 0 for seconds in stages.seconds.values())

@@ -85,8 +85,8 @@ def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
 def test_precision_int8_without_int8_weights_is_refused(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
-    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
     own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
     result = gia("enhance", make_arw(), "--precision", "int8", "--weights", own)
     assert result.exit_code == 40
     assert "no int8 weights made from 'own'" in result.stderr
@@ -224,20 +224,26 @@ def test_a_white_balance_that_no_weights_have_is_told(
 def test_the_white_balance_is_reported(make_arw: MakePhoto, tmp_path: Path) -> None:
     config = replace(small("gia-net"), white_balance="as-shot")
     save_weights(tmp_path / "own.safetensors", lively(config), camera="ILCE-7SM2")
-    options = ["--weights", tmp_path / "own.safetensors", "--white-balance", "3200K,5"]
+    options: list[str | Path] = [
+        "--weights",
+        tmp_path / "own.safetensors",
+        "--white-balance",
+        "3200K,5",
+    ]
     result = gia("enhance", make_arw(), "--json", "-v", *options)
     assert result.exit_code == 0, result.output
     assert "white balance 3200 K, tint +5: red x" in result.stderr
     (file,) = json.loads(result.stdout)["files"]
     assert file["white_balance"] == "3200 K, tint +5"
     with tifffile.TiffFile(file["outputs"][0]) as tiff:
-        comment = str(tiff.pages[0].tags["ExifTag"].value["UserComment"])
+        comment = str(tiff.pages.first.tags["ExifTag"].value["UserComment"])
     assert "white balance 3200 K, tint +5" in comment
 
 
 def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
-    common = ["enhance", make_arw(), "--weights", tmp_path / "own.safetensors", "--device", "cpu"]
+    own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
+    common: list[str | Path] = ["enhance", make_arw(), "--weights", own, "--device", "cpu"]
     for quality in ("normal", "best"):
         out = tmp_path / f"{quality}.tif"
         assert gia(*common, "--quality", quality, "-o", out).exit_code == 0
@@ -388,7 +394,7 @@ def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
     photo = make_arw()
     name = os.fsencode(photo).replace(b"night", b"b\xff")
     photo.rename(os.fsdecode(name))
-    command = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
+    command: list[str | bytes] = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
     run = subprocess.run(command, check=False, capture_output=True)
     assert run.returncode == 0, run.stderr
     (file,) = json.loads(run.stdout.decode("utf-8"))["files"]

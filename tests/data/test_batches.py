@@ -242,11 +242,10 @@ def opened(
     """How often each frame is opened for crops."""
     crops = SidCrops(frames)
     indices: Counter[int] = Counter()
-    plain = SidFrames.frame.__get__(frames)
 
     def frame(index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
         indices[index] += 1
-        return plain(index)
+        return SidFrames.frame(frames, index)
 
     monkeypatch.setattr(frames, "frame", frame)
     rng = np.random.default_rng(1)

@@ -250,9 +250,12 @@ def test_sources_are_drawn_by_their_size_to_a_power(
 ) -> None:
     drawn: list[str] = []
     array = sources.array
-    monkeypatch.setattr(
-        sources, "array", lambda key, name: (drawn.append(source_of(key)), array(key, name))[1]
-    )
+
+    def noted(key: str, name: str) -> NDArray[Any]:
+        drawn.append(source_of(key))
+        return array(key, name)
+
+    monkeypatch.setattr(sources, "array", noted)
     options = replace(PLAIN, source_power=power)
     source = PhotoScenes(sources, sources.keys, "ILCE-7SM2", options)
     for seed in range(400):

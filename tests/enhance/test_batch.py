@@ -287,10 +287,11 @@ def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:
     assert run_jobs([], enhancer, BatchOptions(), progress=SILENT) == []
 
 
-NOTES = Product(
-    name=lambda target: target.with_suffix(".txt"),
-    write=lambda result, path: path.write_text(result.comment) and None,
-)
+def write_comment(result: Enhanced, path: Path) -> None:
+    path.write_text(result.comment)
+
+
+NOTES = Product(name=lambda target: target.with_suffix(".txt"), write=write_comment)
 
 
 def test_every_product_of_a_picture_heeds_what_exists(

@@ -13,7 +13,8 @@ import pytest
 from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
 from gia_cli.enhance.enhancer import Enhancer, fuse_measured
 from gia_cli.errors import OutputExistsError, UsageError, WeightsError
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.raw.reader import read_raw
 from gia_cli.simulation.photo import SimulateOptions, simulate_photo
 from gia_cli.weights.manifest import find_weights, list_weights

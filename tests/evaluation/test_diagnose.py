@@ -46,8 +46,8 @@ def make(path: Path, network: str, *, alive: bool) -> str:
         for parameter in net.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3 if alive else parameter)
         if not alive:
-            net.upsample[0].weight.zero_()  # type: ignore[union-attr]
-            net.upsample[0].bias.zero_()  # type: ignore[union-attr, operator]
+            net.get_parameter("upsample.0.weight").zero_()
+            net.get_parameter("upsample.0.bias").zero_()
     save_weights(path, net)
     return str(path)
 
@@ -56,8 +56,8 @@ def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Pat
     """What gia-sony-v0 was like: the two deepest levels and the vector contribute nothing."""
     network = load_network(find_weights(LEARNED))
     with torch.no_grad():
-        network.upsample[0].weight.zero_()  # type: ignore[union-attr]
-        network.upsample[0].bias.zero_()  # type: ignore[union-attr, operator]
+        network.get_parameter("upsample.0.weight").zero_()
+        network.get_parameter("upsample.0.bias").zero_()
     save_weights(tmp_path / "dead.safetensors", network, camera="ILCE-7SM2")
     (test,) = diagnose(replace(config, weights=(str(tmp_path / "dead.safetensors"),)))
     assert list(test.losses) == [*LEVELS, *VECTORS]

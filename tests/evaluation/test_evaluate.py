@@ -33,6 +33,7 @@ from gia_cli.evaluation.evaluate import (
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.metrics.flatness import NAMES
+from gia_cli.metrics.suite import Measures
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from tests.networks import DEFAULT
 
@@ -137,15 +138,17 @@ def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.Mon
     rendered: list[str] = []
     plain = evaluation.NetworkSystem.render
 
-    def counted(self: evaluation.NetworkSystem, *arguments: object) -> object:
+    def counted(self: evaluation.NetworkSystem, *arguments: Any) -> object:
         rendered.append(self.name)
-        return plain(self, *arguments)  # type: ignore[arg-type]
+        return plain(self, *arguments)
 
     monkeypatch.setattr(evaluation.NetworkSystem, "render", counted)
     second = evaluate(config)
     assert 0 < len(rendered) < 4
-    drop = {"seconds": 0.0}
-    assert [replace(s, **drop) for s in first.scores] == [replace(s, **drop) for s in second.scores]
+    timeless = [
+        [replace(score, seconds=0.0) for score in report.scores] for report in (first, second)
+    ]
+    assert timeless[0] == timeless[1]
     rendered.clear()
     evaluate(config)
     assert rendered == []
@@ -156,22 +159,22 @@ def test_a_measure_of_other_weights_is_taken_anew(
 ) -> None:
     """And one that is not at hand any more is not shown."""
     isp = replace(config, weights=())
-    plain = evaluation.Measures.load
+    plain = Measures.load
 
     def with_lpips(digest: str, value: float) -> None:
-        def load(*paths: object) -> evaluation.Measures:
+        def load(*paths: object) -> Measures:
             measures = plain()
             available = {**measures.available, "lpips_alex": lambda a, b: value}
             return replace(
                 measures, available=available, keys={**measures.keys, "lpips_alex": digest}
             )
 
-        monkeypatch.setattr(evaluation.Measures, "load", load)
+        monkeypatch.setattr(Measures, "load", load)
 
     for digest, value in (("first", 0.25), ("second", 0.5)):
         with_lpips(digest, value)
         assert evaluate(isp).summaries[0].means["lpips_alex"].mean == value
-    monkeypatch.setattr(evaluation.Measures, "load", lambda *paths: plain())
+    monkeypatch.setattr(Measures, "load", lambda *paths: plain())
     assert "lpips_alex" not in evaluate(isp).summaries[0].means
 
 
@@ -412,7 +415,9 @@ def test_ratio_errors_count_in_stops() -> None:
 def test_the_panel_shows_input_systems_and_truth(config: EvalConfig) -> None:
     report = evaluate(config)
     worst = choose_for_panel(report, 2, "worst")
-    values = {s.short: s.values["psnr"] for s in report.scores if s.system == DEFAULT}
+    scores = (s for s in report.scores if s.system == DEFAULT)
+    values = {s.short: s.values["psnr"] or 0.0 for s in scores}
+    assert all(values.values())
     assert [values[name] for name in worst] == sorted(values.values())[:2]
     assert len(set(choose_for_panel(report, 9, "spread"))) == 4
     (row,) = panel_rows(config, worst[:1])

@@ -123,7 +123,7 @@ def test_costs_are_related_to_sid_net() -> None:
 
 def test_speeds_are_related_to_the_first_way() -> None:
     variants = [
-        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")  # type: ignore[arg-type]
+        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")
         for how in ("eager NCHW, whole", "whole", "tiled")
     ]
     speeds = [

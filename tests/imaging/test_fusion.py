@@ -111,7 +111,7 @@ def test_bands_of_rows_leave_no_trace(
         picture = encoded((linear * rng.uniform(0.9, 1.1, (150, 120, 1))).astype(np.float32))
         fuse(picture, what, shares(0.7))
         pictures.append(picture)
-    np.testing.assert_allclose(*pictures, atol=1e-6)
+    np.testing.assert_allclose(pictures[0], pictures[1], atol=1e-6)
 
 
 @cameras

@@ -37,6 +37,7 @@ from gia_cli.raw.packing import PackedMosaic, prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import NumberFormat, Runtime
 from tests.networks import ALL, PLANES, SCALE, UNETS, WITH_VECTORS, lively, small
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,29 +69,6 @@ def infer(
 
 def plan(network: Network, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
     return plan_module.plan(TorchEngine(network, runtime), mosaic, options)
-
-
-class Recorder:
-    """A `Progress` that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int]] = []
-        self.steps: list[int] = []
-        self.notes: list[str] = []
-        self.details: list[str] = []
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total))
-        self.steps.append(0)
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps[-1] += steps
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def detail(self, message: str) -> None:
-        self.details.append(message)
 
 
 def photo(
@@ -132,7 +110,8 @@ def direct(network: Network, mosaic: PackedMosaic) -> NDArray[np.float32]:
     with torch.no_grad():
         picture = network(padded)[0].float().numpy()
     a = mosaic.alignment
-    return picture[:, a.top : a.top + mosaic.height, a.left : a.left + mosaic.width]
+    cut: NDArray[np.float32] = picture[:, a.top : a.top + mosaic.height, a.left :]
+    return cut[..., : mosaic.width]
 
 
 def deviation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -509,7 +488,7 @@ def test_out_of_memory_retreats_to_tiles(
     mosaic = photo(rng, "bayer", 16, 500)
     expected = direct(network, mosaic)
     asked = fail_above(network, monkeypatch, area=16 * 400, error=error, in_stage=in_stage)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CPU, progress=progress)
     assert deviation(picture, expected) < TOLERANCE
     assert max(asked) == 16 * 512  # it was tried whole ...
@@ -526,12 +505,12 @@ def test_tiles_halve_until_they_fit(
     expected = direct(network, mosaic)
     # Read regions are 1024, 608, 448, 320, 256 and 224 wide for cores of 1024 down to 32.
     fail_above(network, monkeypatch, area=16 * 300, error=MemoryError)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CPU, progress=progress)
     assert deviation(picture, expected) < TOLERANCE
     assert len(progress.notes) == 4
     assert [total for _, total in progress.stages] == [100, 4, 8, 16, 32]
-    assert progress.steps[-1] == 32
+    assert progress.done[-1] == 32
     assert len(progress.details) == 5
 
 
@@ -542,7 +521,7 @@ def test_a_retreat_starts_from_the_tile_asked_for(
     mosaic = photo(rng, "bayer", 16, 1024)
     expected = direct(network, mosaic)
     fail_above(network, monkeypatch, area=16 * 300, error=MemoryError)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CPU, InferOptions(tile=512), progress)
     assert deviation(picture, expected) < TOLERANCE
     assert [total for _, total in progress.stages] == [8, 16, 32]
@@ -581,7 +560,7 @@ def test_other_errors_pass_through(
         raise raised
 
     monkeypatch.setattr(network, "encode", fail)
-    progress = Recorder()
+    progress = ProgressSpy()
     with pytest.raises(type(raised)) as caught:
         infer(network, photo(rng, "bayer", 32, 32), CPU, progress=progress)
     assert caught.value is raised
@@ -595,7 +574,8 @@ def test_every_retreat_is_smaller_and_they_end(
 ) -> None:
     emptied: list[bool] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
-    current, progress = Plan(frame, frame), Recorder()
+    progress = ProgressSpy()
+    current: Plan | None = Plan(frame, frame)
     is_cuda = runtime is CUDA
     engine = TorchEngine(build(NetConfig("sid-net", width=1)), runtime)
     sides = [max(frame)]
@@ -624,7 +604,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     run, tried = infer_module._run, []
 
     def no_room_on_cuda(
-        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: Recorder
+        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: ProgressSpy
     ) -> NDArray[np.float32]:
         tried.append((engine.device, max(plan.core)))
         if engine.device == "cuda":
@@ -635,7 +615,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     network = lively(NetConfig("gia-net", width=4))
     mosaic = photo(rng, "bayer", 90, 120)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CUDA, progress=progress)
     assert deviation(picture, direct(network, mosaic)) < TOLERANCE
     # The CPU's memory decides anew: its tiles need not be the GPU's smallest.
@@ -729,7 +709,7 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
     monkeypatch.setattr(infer_module, "_run", fail_on_cuda)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CUDA, progress=progress)
     assert np.array_equal(picture, infer(network, mosaic, CPU))
     (note,) = progress.notes
@@ -877,13 +857,11 @@ def test_a_large_whole_frame_moves_the_bar_in_small_steps(
     name: str, rng: np.random.Generator
 ) -> None:
     """Bands overlap: their rows add up to more than the frame's, the bar must not."""
-    moves: list[int] = []
-    progress = Recorder()
-    progress.advance = moves.append  # type: ignore[method-assign]
+    progress = ProgressSpy()
     network = build(small(name))
     infer(network, photo(rng, "bayer", 500, 40), CPU, None, progress)
-    assert sum(moves) == 100
-    assert max(moves) <= (16 if name in UNETS else 25)
+    assert sum(progress.advances) == 100
+    assert max(progress.advances) <= (16 if name in UNETS else 25)
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -894,13 +872,13 @@ def test_progress_gets_as_many_steps_as_announced(
 ) -> None:
     network = lively(small(name))
     mosaic = photo(rng, "bayer", 60, 90)
-    progress = Recorder()
+    progress = ProgressSpy()
     options = InferOptions(tile=tile)
     infer(network, mosaic, CPU, options, progress)
     chosen = plan(network, mosaic, CPU, options)
     passes = 1 + WITH_VECTORS.get(name, 0)
     steps = 100 if chosen.is_whole else tile_count(chosen) * passes
     assert progress.stages == [("network", steps)]
-    assert progress.steps == [progress.stages[0][1]]
+    assert progress.done == [progress.stages[0][1]]
     assert progress.notes == []
     assert [str(chosen) in detail for detail in progress.details] == [True]

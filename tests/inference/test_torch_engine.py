@@ -27,7 +27,7 @@ def test_the_segments_make_what_the_whole_makes(name: str, rng: np.random.Genera
     x = planes(rng)
     shares: list[float] = []
     whole = engine.run(x, shares.append)
-    terms: list[object] = []
+    terms: list[torch.Tensor] = []
     for index in range(len(engine.vector_halos)):
         feature = engine.measure(engine.encode(x), terms)
         mean = feature.mean(axis=(1, 2), dtype=np.float64)

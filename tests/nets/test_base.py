@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -63,13 +64,18 @@ def test_gradients_reach_every_parameter(name: str, cfa: CfaKind) -> None:
 def test_a_whole_frame_runs_each_segment_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = lively(small(name))
     calls: list[str] = []
-    for segment in ("encode", "global_term", "advance", "decode"):
+
+    def note(segment: str) -> None:
         run = getattr(network, segment)
-        monkeypatch.setattr(
-            network,
-            segment,
-            lambda *rest, run=run, segment=segment: calls.append(segment) or run(*rest),
-        )
+
+        def noted(*rest: Any) -> Any:
+            calls.append(segment)
+            return run(*rest)
+
+        monkeypatch.setattr(network, segment, noted)
+
+    for segment in ("encode", "global_term", "advance", "decode"):
+        note(segment)
     with torch.no_grad():
         network(random_planes(1, 4, 32, 32))
     vectors = WITH_VECTORS.get(name, 0)

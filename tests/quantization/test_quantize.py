@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gia_cli.cli import app
+from gia_cli.data.synthetic import open_photos
 from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
 from gia_cli.inference import select
 from gia_cli.inference.run import infer
@@ -82,7 +83,7 @@ FP32 = Runtime("cpu", "float32")
 
 def scene(folder: Path) -> PackedMosaic:
     """One that the ranges were not found by."""
-    photos = quantize.open_photos([folder / "photos"], folder / "cache")
+    photos = open_photos([folder / "photos"], folder / "cache")
     own = find_weights(folder / "own.safetensors")
     (planes,) = quantize._draw_crops(photos, own, asked(folder, samples=1, seed=7))
     height, width = (2 * side for side in planes.shape[1:])
@@ -158,8 +159,9 @@ def test_what_layers_read_reaches_further_than_the_nights_went(
     ranges = [name for name in wide if name.endswith(".ranges")]
     assert ranges
     for name in ranges:
-        assert np.allclose(wide[name], 1.3 * narrow[name], rtol=1e-5)
-        low, high = wide[name]
+        own, before = (np.asarray(arrays[name], np.float32) for arrays in (wide, narrow))
+        assert np.allclose(own, 1.3 * before, rtol=1e-5)
+        low, high = own
         below = -low / (high - low) * 255
         assert abs(below - np.rint(below)) < 0.01  # zero, which borders hold, is a step
 

@@ -46,9 +46,9 @@ def doubled(network: GiaNet) -> GiaNet:
 
 def narrowed(wide: GiaNet, width: int, planes: Tensor) -> GiaNet:
     network = build(replace(wide.config, width=width)).requires_grad_(False).eval()
+    assert isinstance(network, GiaNet)
     with torch.no_grad():
         narrow_weights.Narrowing(wide, network, planes).run()
-    assert isinstance(network, GiaNet)
     return network
 
 

@@ -24,11 +24,11 @@ from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.raw.reader import read_raw
 from gia_cli.simulation.photo import SimulateOptions, simulate_photo
 from gia_cli.simulation.sensor import CAMERAS, SceneSettings, median_gains, mosaic_from_linear
+from tests.progress_spy import ProgressSpy
 from tests.simulation.pictures import (
     NAMES,
     SIGMAS,
     WB,
-    Notes,
     Photo,
     assert_flat,
     save,
@@ -293,9 +293,9 @@ def test_what_is_there_is_an_error_kept_or_replaced(day: Path, tmp_path: Path) -
 
 
 def test_small_xtrans_nights_are_noted(day: Path, tmp_path: Path) -> None:
-    notes = Notes()
-    simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), notes)
-    (note,) = notes.notes
+    spy = ProgressSpy()
+    simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), spy)
+    (note,) = spy.notes
     assert "LibRaw cannot render X-Trans photos with a side under 512" in note
 
 

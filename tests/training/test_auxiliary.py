@@ -34,7 +34,7 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
         picture, depth, _ = trainee(planes, 2)
         loss = (picture - target).abs().mean() + weight * deep_supervision_loss(depth, target)
         loss.backward()
-        gradient = trainee.network.encoder[4][0].weight.grad
+        gradient = trainee.network.get_parameter("encoder.4.0.weight").grad
         assert gradient is not None
         norms.append(float(gradient.norm()))
     assert norms[1] > 3 * norms[0] > 0

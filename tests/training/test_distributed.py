@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gia_cli.training.distributed import Ranks, process_group, ranks_from_environment
 

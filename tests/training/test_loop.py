@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from gia_cli.data.batches import load
 from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
@@ -92,10 +93,8 @@ def test_pictures_that_cannot_be_written_do_not_end_a_run(
 def test_a_worker_that_dies_is_told_and_loses_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = training.load
-
     def dying(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for number, batch in enumerate(plain(*arguments, **options)):
+        for number, batch in enumerate(load(*arguments, **options)):
             if number == 2:
                 raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
             yield batch

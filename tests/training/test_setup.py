@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from gia_cli.cameras import CameraName
+from gia_cli.cameras import CameraFamily, CameraName
 from gia_cli.data.batches import SidCrops
+from gia_cli.data.synthetic import PhotoScenes
 from gia_cli.errors import (
     DataError,
     DivergedError,
@@ -31,6 +32,7 @@ from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training import setup
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.initialise import init_identity_path
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
@@ -92,11 +94,10 @@ def test_the_way_up_is_opened_once(
     """What has learned to be heard is not put back, whatever runs lie between; else it begins."""
     opened: list[str] = []
     monkeypatch.setattr(setup, "_FIT_SCENES", 2)
-    true_open = setup.init_identity_path
 
     def spy(network: GiaNet, count: int) -> None:
         opened.append(network.config.network)
-        true_open(network, count)
+        init_identity_path(network, count)
 
     monkeypatch.setattr(setup, "init_identity_path", spy)
 
@@ -126,7 +127,7 @@ def test_where_there_are_no_facts_nothing_is_opened(
     narrow = replace(config, recipe="finetune", width=8, steps=1)
     train(narrow, heard)
     assert heard.notes[-1].endswith("the network is too narrow.")
-    monkeypatch.setattr(setup.PhotoScenes, "has_auxiliary_targets", False)  # as SID's photos
+    monkeypatch.setattr(PhotoScenes, "has_auxiliary_targets", False)  # as SID's photos
     real = replace(narrow, width=12, run=config.run.with_name("real"))
     train(real, heard)
     assert heard.notes[-1].endswith("real photos' are unknown.")
@@ -137,7 +138,7 @@ def test_where_there_are_no_facts_nothing_is_opened(
 def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> None:
     for info in list_weights():
         if info.config.network == "gia-net" and info.quantized_from is None:
-            camera = "sony" if info.config.cfa == "bayer" else "fuji"
+            camera: CameraFamily = "sony" if info.config.cfa == "bayer" else "fuji"
             asked = replace(
                 config, camera=camera, recipe="finetune", width=None, init_from=info.name
             )
@@ -174,7 +175,7 @@ def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
     for net in (donor, network):
         seen = color * usual if net.config.white_balance == "as-shot" else color
         flat = seen[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
-        first.append(net.encoder[0][0](flat)[..., 2, 2])  # type: ignore[union-attr, index]
+        first.append(net.get_submodule("encoder.0.0")(flat)[..., 2, 2])
     torch.testing.assert_close(first[0], first[1], rtol=0, atol=2e-3)  # stored in fp16
 
 

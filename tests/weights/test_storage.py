@@ -220,7 +220,8 @@ def test_every_network_survives_saving(name: str, cfa: CfaKind, tmp_path: Path) 
 
 @pytest.mark.parametrize("network_name", NETWORKS)
 def test_bytes_do_not_depend_on_chance_or_layout(network_name: str, tmp_path: Path) -> None:
-    metadata = {"daylight_wb": [2.0, 1.0, 1.5], "licence": "CC0-1.0", "training": {"b": 1, "a": 2}}
+    metadata: dict[str, Any] = {"daylight_wb": [2.0, 1.0, 1.5], "licence": "CC0-1.0"}
+    metadata["training"] = {"b": 1, "a": 2}
     digests = set()
     for run in range(4):
         torch.manual_seed(7)
