@@ -163,6 +163,7 @@ def test_weights_made_up_in_int8_are_the_ones_they_were_made_of() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_all_variants_run_in_processes_of_their_own() -> None:
     config = SpeedConfig(networks=("gia-net",), size=(128, 192), device="cpu", rounds=2)
     report = measure_speed(config)

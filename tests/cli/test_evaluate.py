@@ -172,6 +172,7 @@ def test_bench_counts_everything_by_default() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
     done = gia(
         *("bench", "--network", "gia-net", "--size", "256x192", "--speed", "--rounds", "1"),
@@ -193,6 +194,7 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     make_arw: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -84,7 +84,7 @@ def test_mean_and_variance_of_a_flat_field(
     assert_moments(add_noise(np.full((SIDE, SIDE), level), noise, rng), noise, level)
 
 
-@pytest.mark.parametrize(("camera", "iso"), SETTINGS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("camera", "iso"), SETTINGS, ids=lambda x: getattr(x, "__name__", x))
 def test_flat_fields_of_every_iso_setting(
     rng: np.random.Generator, camera: Camera, iso: int
 ) -> None:

@@ -34,9 +34,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # ---------------------------------------------------------------- resume
 
 
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Signals) -> None:
-    train(config)
     stopped = replace(config, run=config.run.with_name("stopped"))
     with pytest.raises(Interrupted, match="step 2") as caught:
         train(stopped, StopAt(2, number))
@@ -48,30 +48,30 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     assert_equal(weights_of(config.run), weights_of(stopped.run))
 
 
+@pytest.mark.usefixtures("trained")
 def test_workers_make_the_same_batches(config: TrainConfig) -> None:
-    train(config)
     other = replace(config, run=config.run.with_name("workers"), workers=2)
     train(other)
     assert_equal(weights_of(config.run), weights_of(other.run))
 
 
+@pytest.mark.usefixtures("trained")
 def test_the_seed_decides(config: TrainConfig) -> None:
-    train(config)
     other = replace(config, run=config.run.with_name("other"), seed=1)
     train(other)
     first, second = weights_of(config.run), weights_of(other.run)
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_finished_run_takes_no_further_step(config: TrainConfig) -> None:
-    train(config)
     before = weights_of(config.run)
     assert train(config).steps == 4
     assert_equal(before, weights_of(config.run))
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_finished_run_can_be_made_longer(config: TrainConfig) -> None:
-    train(config)
     listener = StopAt(-1)
     assert train(replace(config, steps=6), listener).steps == 6
     assert any("steps was 4, now 6" in note for note in listener.notes)
@@ -128,6 +128,7 @@ def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
 # ---------------------------------------------------------------- what it leaves
 
 
+@pytest.mark.plots
 def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     result = train(replace(config, steps=60))
     rows = read_log(config.run)
@@ -238,6 +239,7 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.Tensor] = []
+    monkeypatch.setattr(setup, "_FIT_SCENES", 2)
 
     def spy(vector: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         asked.append(targets)
@@ -297,8 +299,9 @@ _RANK_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from gia_cli.training import loop as t
+from gia_cli.training import log, loop as t
 
+log._has_matplotlib, log._tensorboard = lambda: False, lambda *_: None  # which take longer
 save, step = t.save_checkpoint, t._step
 
 def save_each(job):
@@ -335,6 +338,7 @@ def run_ranks(tmp_path: Path, run: Path, photos: Path, what: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
     """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
@@ -349,6 +353,7 @@ def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_the_command_of_the_cookbook_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
     """`--run` would be taken for torchrun's own `--run-path`."""

@@ -46,8 +46,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OTHER: dict[WhiteBalanceMode, WhiteBalanceMode] = {"as-shot": "learned", "learned": "as-shot"}
 
 
+@pytest.mark.usefixtures("trained")
 def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
-    train(config)
     good = weights_of(config.run)
     spoil = replace(config, run=config.run.with_name("spoiled"), changes={"lr": 1e30, "warmup": 0})
     with pytest.raises(DivergedError) as caught:
@@ -59,10 +59,10 @@ def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
         assert all(x.isfinite().all() for x in weights_of(spoil.run).values())
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(config)
     before = weights_of(config.run)
 
     @contextmanager
@@ -278,8 +278,8 @@ def test_the_published_recipes_clip_at_black(
     assert chosen.net_config().input_floor == floor
 
 
+@pytest.mark.usefixtures("trained")
 def test_the_floor_is_the_runs_and_its_weights(config: TrainConfig) -> None:
-    train(config)
     assert export_run(config.run, "own", config.run / "weights")["config"]["input_floor"] is None
     with pytest.raises(RunError, match="input_floor"):
         train(replace(config, clip_black=True))
