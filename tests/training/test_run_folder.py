@@ -68,6 +68,21 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
 
 
 @pytest.mark.usefixtures("trained")
+def test_a_run_from_before_the_renaming_goes_on(config: TrainConfig) -> None:
+    path = config.run / CONFIG
+    asked = json.loads(path.read_text())
+    asked["nights"] = asked.pop("scenes")
+    for old, new in {"facts_weight": "auxiliary_weight", "cut_until": "skip_dropout_until"}.items():
+        asked["recipe"][old] = asked["recipe"].pop(new)
+    path.write_text(json.dumps(asked))
+    assert train(replace(config, steps=5)).steps == 5
+    asked["nights"]["daylight_share"] += 0.1
+    path.write_text(json.dumps(asked))
+    with pytest.raises(RunError, match=r"its scenes\.daylight_share is"):
+        train(replace(config, steps=6))
+
+
+@pytest.mark.usefixtures("trained")
 def test_other_photographs_do_not_continue_a_run(
     config: TrainConfig, photos: Path, tmp_path: Path
 ) -> None:
