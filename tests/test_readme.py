@@ -45,6 +45,7 @@ def test_the_models_are_those_that_ship_with_the_sizes_of_their_files() -> None:
 COMMANDS = ("enhance", "info", "simulate", "train", "eval", "bench")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*COMMANDS, "weights export", "weights quantize"])
 def test_every_option_in_the_readme_exists(command: str) -> None:
     help_text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
@@ -64,6 +65,7 @@ def test_options_in_prose_exist() -> None:
         assert option in known, option
 
 
+@pytest.mark.slow
 def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     monkeypatch.chdir(tmp_path)

@@ -36,6 +36,7 @@ from tests.networks import DEFAULT, UNETS, lively, small
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_sid_net_costs_what_tensorflow_counted() -> None:
     """Parameters and FLOPs of the published network as its profiler gave them, by hand."""
     cost = measure_cost("sid-net")
@@ -45,6 +46,7 @@ def test_sid_net_costs_what_tensorflow_counted() -> None:
     assert round(cost.torch_flops / 1e9, 2) == 1110.60
 
 
+@pytest.mark.slow
 def test_gia_nets_ratios_are_those_of_table_4() -> None:
     sid, gia = measure_cost("sid-net"), measure_cost("gia-net")
     parameters, flops = gia.parameters / sid.parameters, gia.tf1_flops / sid.tf1_flops
@@ -54,6 +56,7 @@ def test_gia_nets_ratios_are_those_of_table_4() -> None:
     assert round(flops, 3) == published["flops_ratio"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfa", ["bayer", "xtrans"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_can_be_counted_at_any_size(name: str, cfa: CfaKind) -> None:
@@ -124,6 +127,7 @@ def test_what_openvino_cannot_run_is_left_out(
     assert bench._can_run(replace(variant, how="tiled")) == (precision != "int8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["whole", "OpenVINO, whole", "OpenVINO, in parts", "OpenVINO, tiled"]
 )
@@ -133,6 +137,7 @@ def test_a_variant_runs(how: bench.How) -> None:
     assert finish()[1] == "cpu, float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", UNETS)
 def test_every_u_net_is_timed_in_int8(network: str) -> None:
     how: bench.How = "OpenVINO, whole"
@@ -214,6 +219,7 @@ def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the ratio to it would mean nothing."""
     from gia_cli.inference.run import infer

@@ -40,6 +40,7 @@ def gia_process(*args: str | Path) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------- enhance
 
 
+@pytest.mark.slow
 def test_enhance_writes_and_prints_the_path(make_arw: MakePhoto, tmp_path: Path) -> None:
     result = gia("enhance", make_arw(), "-o", tmp_path / "o.tif", "--ratio", "100")
     assert result.exit_code == 0, result.output
@@ -60,11 +61,13 @@ def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
     assert result.stdout.strip().endswith("night_gia.png")
 
 
+@pytest.mark.slow
 def test_verbose_tells_the_plan(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "-v", "--tile", "64", "--device", "cpu")
     assert "tiles of 32x32 packed px, two passes" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "words"), [("torch", "engine: torch on cpu"), ("openvino", "engine: OpenVINO")]
 )
@@ -115,6 +118,7 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
     assert "ratio 25 (2.5 s wanted, 1/10 s taken)" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -164,6 +168,7 @@ def test_one_bad_photo_exits_with_its_own_code(tmp_path: Path) -> None:
         assert path.name in line
 
 
+@pytest.mark.slow
 def test_a_batch_with_failures_exits_with_3_and_names_them(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
@@ -199,6 +204,7 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert second["input"] == str(bad)
 
 
+@pytest.mark.slow
 def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
     photo = make_raf()
     report = json.loads(gia("enhance", photo, "--ratio", "100", "--json").stdout)
@@ -240,6 +246,7 @@ def test_the_white_balance_is_reported(make_arw: MakePhoto, tmp_path: Path) -> N
     assert "white balance 3200 K, tint +5" in comment
 
 
+@pytest.mark.slow
 def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
@@ -295,6 +302,7 @@ def test_info_as_json(make_raf: MakePhoto) -> None:
     assert abs(facts["as_shot_tint"]) < 150
 
 
+@pytest.mark.slow
 def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
     path, zeros = tmp_path / "unknown.dng", ((0.0, 0.0, 0.0),) * 3
     write_dng(path, np.full((64, 64), 600), matrix=zeros, shot=ShotInfo(make="No", model="Box"))
@@ -304,6 +312,7 @@ def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
     assert "as shot tint" in gia("info", path).stdout
 
 
+@pytest.mark.slow
 def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
     photo = make_arw()
     named = json.loads(gia("info", photo, "--json").stdout)["weights"]
@@ -316,6 +325,7 @@ def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
     assert gia("info", tmp_path / "gone").exit_code == 11
 
 
+@pytest.mark.slow
 def test_weights_list_and_verify() -> None:
     listed = gia("weights", "list")
     assert DEFAULT in listed.stdout
@@ -350,6 +360,7 @@ def test_help_does_not_import_torch() -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
     run = gia_process("enhance", tmp_path / "gone.ARW")
     assert run.returncode == 11
@@ -358,6 +369,7 @@ def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> None:
     path = make_arw()
     path.write_bytes(path.read_bytes()[:-5000])
@@ -367,6 +379,7 @@ def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> Non
     assert line.startswith("error: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
 def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: str) -> None:
@@ -377,6 +390,7 @@ def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: 
     assert tifffile.imread(tmp_path / "o.tif").shape == (96, 144, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Path) -> None:
     make_arw()
@@ -389,6 +403,7 @@ def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Pa
     assert (tmp_path / "o.tif").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
 def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
     photo = make_arw()
@@ -401,6 +416,7 @@ def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
     assert Path(file["outputs"][0]).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_path: Path) -> None:
     count = 120  # so many that none of a busy machine's pauses lets it finish first

@@ -295,6 +295,7 @@ def test_frames_too_small_for_a_crop_are_passed_over(
         crops.pairs(np.random.default_rng(0), count=1, side=55)
 
 
+@pytest.mark.slow
 def test_a_tree_of_several_sizes_trains(mixed_tree: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         run=tmp_path / "run",

@@ -242,6 +242,7 @@ def test_an_impossible_split_by_source_is_refused(sources: ArrayCache, kept: lis
         split_photos(sources, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("power", "share"), [(1.0, 9 / 12), (0.5, 3 / (3 + 1 + 2**0.5)), (0, 1 / 3)]
 )

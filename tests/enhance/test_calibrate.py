@@ -89,6 +89,7 @@ def test_enhancing_fuses(calibrated: tuple[Path, Path], photos: Path, tmp_path: 
     assert off[1] < 0.5 * off[0]
 
 
+@pytest.mark.slow
 def test_tiles_fuse_as_the_whole_frame_does(
     calibrated: tuple[Path, Path], photos: Path, tmp_path: Path
 ) -> None:

@@ -233,6 +233,7 @@ def test_colors_stay_for_weights_of_an_unknown_camera(make_arw: MakePhoto) -> No
     assert camera_colors(frame, replace(weights, camera=None)) is None
 
 
+@pytest.mark.slow
 def test_xtrans_photos_need_weights_of_their_own(
     make_raf: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
@@ -257,6 +258,7 @@ def test_mistakes_are_told_before_the_work(make_arw: MakePhoto, enhancer: Enhanc
         Enhancer.from_weights("no-such-weights", device="cpu")
 
 
+@pytest.mark.slow
 def test_tiles_and_a_memory_limit_give_the_same_picture(make_arw: MakePhoto) -> None:
     path = make_arw()
     whole = Enhancer.from_weights(device="cpu", precision="fp32").enhance(path, ratio=100)

@@ -77,6 +77,7 @@ def laid(picture: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
     return turn.apply(picture.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["learned", "as-shot"])
 @pytest.mark.parametrize("kind", ["bayer", "xtrans"])
 def test_a_turned_photo_gives_the_turned_picture(
@@ -105,6 +106,7 @@ def test_it_is_the_mean_of_the_turned_pictures(kind: CfaKind, tmp_path: Path) ->
     assert np.abs(best(tmp_path / f"{kind}-learned.safetensors", frame) - expected).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bayer", "xtrans"])
 def test_tiles_and_engines_give_the_same_picture(kind: CfaKind, tmp_path: Path) -> None:
     frame, weights = frame_of(kind, (210, 170)), weights_of(tmp_path, kind)
@@ -137,6 +139,7 @@ def test_normal_is_one_picture(tmp_path: Path) -> None:
 Infer = Callable[..., NDArray[np.float32]]
 
 
+@pytest.mark.slow
 def test_one_picture_more_is_held_and_known_to_every_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plans measure what is held: the sum is in memory before the first, and never twice."""
     shape = (2400, 3000)
@@ -166,6 +169,7 @@ def test_one_picture_more_is_held_and_known_to_every_plan(monkeypatch: pytest.Mo
     assert reserved == [7] + [0] * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 64])
 def test_one_bar_counts_all_eight(tmp_path: Path, tile: int | None) -> None:
     enhancer = Enhancer.from_weights(

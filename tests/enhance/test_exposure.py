@@ -352,6 +352,7 @@ def test_without_exposure_time_the_picture_decides(kind: CfaKind, peak: float) -
     assert choice.ratio * bright_end == pytest.approx(0.9, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [None, 10.0, 0.1, 1e-4])
 @pytest.mark.parametrize("peak", [3.0, 0.9, 0.03, 1e-4, 0])
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,6 +58,7 @@ def config(tree: Path, tmp_path: Path) -> EvalConfig:
     )
 
 
+@pytest.mark.slow
 def test_it_scores_what_users_get(config: EvalConfig) -> None:
     """PSNR of the enhancer's own 16-bit picture against LibRaw's rendering of the long exposure."""
     report = evaluate(config)
@@ -88,6 +89,7 @@ def own_pictures(config: EvalConfig, folder: Path, border: int = 0) -> None:
         tifffile.imwrite(folder / f"{pair.short.stem}.tif", cut, photometric="rgb")
 
 
+@pytest.mark.slow
 def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     own_pictures(config, folder)
@@ -103,6 +105,7 @@ def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path
     assert narrower.means["psnr"].mean == pytest.approx(own.means["psnr"].mean, abs=1)
 
 
+@pytest.mark.slow
 def test_pictures_that_do_not_fit_fail_alone(config: EvalConfig, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     own_pictures(config, folder)
@@ -129,6 +132,7 @@ def test_a_folder_of_pictures_needs_a_label_and_pictures(
         evaluate(replace(config, pictures=(f"theirs={tmp_path}",)))
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(config)
     lines = (config.out / SCORES).read_text().splitlines()
@@ -154,6 +158,7 @@ def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.Mon
     assert rendered == []
 
 
+@pytest.mark.slow
 def test_a_measure_of_other_weights_is_taken_anew(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,12 +220,14 @@ def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.Mo
     json.loads((config.out / REPORT).read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_name_are_scored_anew(config: EvalConfig) -> None:
     evaluate(replace(config, weights=()))
     report = evaluate(replace(config, isp=(), weights=(f"LibRaw, amplified={DEFAULT}",)))
     assert all(score.network == "gia-net" for score in report.scores)
 
 
+@pytest.mark.slow
 def test_the_results_are_written(config: EvalConfig) -> None:
     report = evaluate(config)
     with (config.out / TABLE).open(encoding="utf-8") as file:
@@ -235,6 +242,7 @@ def test_the_results_are_written(config: EvalConfig) -> None:
     assert set(written["unavailable"]) == {"lpips_alex", "lpips_vgg", "pieapp"}
 
 
+@pytest.mark.slow
 def test_a_wrong_white_balance_is_a_row_of_its_own(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +286,7 @@ def test_a_wrong_white_balance_does_not_change_how_bright(config: EvalConfig) ->
     assert plain.render(frame, 100.0)[1] == off.render(frame, 100.0)[1]
 
 
+@pytest.mark.slow
 def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     report = evaluate(replace(config, isp=(), ratios=("known", "auto", "picture")))
     known, auto, picture = report.summaries
@@ -304,6 +313,7 @@ def test_a_broken_file_is_named_and_stops_nothing(
     assert report.summaries[0].count == 3
 
 
+@pytest.mark.slow
 def test_a_system_that_fails_stops_no_other(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +422,7 @@ def test_ratio_errors_count_in_stops() -> None:
 # ---------------------------------------------------------------- panels
 
 
+@pytest.mark.slow
 def test_the_panel_shows_input_systems_and_truth(config: EvalConfig) -> None:
     report = evaluate(config)
     worst = choose_for_panel(report, 2, "worst")

@@ -42,6 +42,7 @@ UNIT = np.linspace(0, 1, 20001)
 # ---------------------------------------------------------------- transfer curves
 
 
+@pytest.mark.slow
 @curves
 def test_decode_undoes_encode(name: str) -> None:
     encode, decode, *_ = CURVES[name]

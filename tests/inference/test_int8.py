@@ -68,6 +68,7 @@ def on_int8(name: NetName, planes: NDArray[np.float32]) -> OpenVinoEngine:
 # ---------------------------------------------------------------- what it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNETS)
 def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
@@ -218,6 +219,7 @@ def test_a_row_that_is_wrong_about_int8_is_refused(pair: tuple[WeightsInfo, Weig
         open_engine(replace(own, quantized_from=Original("other", "0" * 64)), CPU)
 
 
+@pytest.mark.slow
 def test_precision_int8_takes_what_was_made_from_the_chosen(
     pair: tuple[WeightsInfo, WeightsInfo],
 ) -> None:
@@ -239,6 +241,7 @@ def shipped(
     return pair
 
 
+@pytest.mark.slow
 def test_int8_weights_that_ship_are_what_a_cpu_runs(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +305,7 @@ def test_what_ships_is_known_wherever_it_lies(
     assert shipped_quantised(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
 
 
+@pytest.mark.slow
 def test_what_ships_in_int8_does_not_decide_a_score(
     shipped: tuple[WeightsInfo, WeightsInfo], tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- the weights of these tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "cfa"), [(8, "bayer"), (8, "xtrans"), (32, "bayer")])
 def test_the_vector_matters_in_these_tests(
     width: int, cfa: CfaKind, rng: np.random.Generator
@@ -151,6 +152,7 @@ def test_the_vector_matters_in_these_tests(
 # ---------------------------------------------------------------- whole frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 @pytest.mark.parametrize("size", [(65, 47), (16, 16), (1, 1), (3, 7), (1, 40)])
 def test_whole_frame_is_one_forward_pass(
@@ -235,6 +237,7 @@ TILED: list[tuple[NetName, CfaKind, tuple[int, int], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa", "size", "tile"), TILED)
 def test_tiles_equal_the_whole_frame(
     name: NetName, cfa: CfaKind, size: tuple[int, int], tile: int, rng: np.random.Generator
@@ -247,6 +250,7 @@ def test_tiles_equal_the_whole_frame(
     assert deviation(tiled, direct(network, mosaic)) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa", "size", "tile"), TILED)
 def test_tiles_differ_by_rounding_alone(
     name: NetName, cfa: CfaKind, size: tuple[int, int], tile: int, rng: np.random.Generator
@@ -263,6 +267,7 @@ def test_tiles_differ_by_rounding_alone(
 THIN = {"sid-dilated": 470, "sw-net": 470, "sid-2conv": 340, "sgn": 250, "dncnn": 100}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_wide", [False, True])
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_tiles_are_exact_for_every_network(
@@ -281,6 +286,7 @@ def test_tiles_are_exact_for_every_network(
     assert deviation(exact, direct(network, mosaic)) < TOLERANCE_FP64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*THIN, *WITH_VECTORS])
 def test_every_network_needs_its_halos(
     name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -298,6 +304,7 @@ def test_every_network_needs_its_halos(
         assert deviation(tiled, expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_tiles_equal_the_whole_frame_at_full_width(rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 119, 250)
@@ -329,6 +336,7 @@ def test_a_vector_for_each_tile_would_show(rng: np.random.Generator) -> None:
     assert deviation(wrong, whole) > 1000 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("halo", "too_little"), [("halo", 16), ("vector_halos", (16,))])
 def test_too_little_halo_would_show(
     halo: str,
@@ -344,6 +352,7 @@ def test_too_little_halo_would_show(
     assert deviation(infer(network, mosaic, CPU, options), direct(network, mosaic)) > 1e-3
 
 
+@pytest.mark.slow
 def test_each_vector_needs_one_pass_more(rng: np.random.Generator) -> None:
     encoded = {}
     for name in ("sid-net", "gia-net", "ridnet"):
@@ -388,6 +397,7 @@ def test_padding_is_the_reflected_border_and_nothing_else(rng: np.random.Generat
         assert np.array_equal(one, other[:, :80, :88])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["auto", 128])
 def test_bf16_is_close_to_fp32(tile: int, rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net", width=8))
@@ -476,6 +486,7 @@ def fail_above(
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_stage", ["encode", "decode"])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_retreats_to_tiles(
@@ -852,6 +863,7 @@ def test_a_tile_must_be_positive(tile: int) -> None:
 # ---------------------------------------------------------------- progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_large_whole_frame_moves_the_bar_in_small_steps(
     name: str, rng: np.random.Generator
@@ -865,6 +877,7 @@ def test_a_large_whole_frame_moves_the_bar_in_small_steps(
     assert not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["auto", 64, 100])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_progress_gets_as_many_steps_as_announced(

@@ -145,6 +145,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_enhancing_on_a_cpu_never_imports_torch(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -21,6 +21,7 @@ def planes(rng: np.random.Generator, height: int = 48, width: int = 64) -> np.nd
     return rng.random((4, height, width), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_segments_make_what_the_whole_makes(name: str, rng: np.random.Generator) -> None:
     engine = TorchEngine(lively(small(name)), CPU)

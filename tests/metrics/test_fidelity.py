@@ -127,6 +127,7 @@ def test_layout_and_precision_do_not_matter(measure: Measure, rng: np.random.Gen
     assert np.array_equal(other, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", PERFECT, ids=lambda m: m.__name__)
 @pytest.mark.parametrize("pixels", [1, 5000, 211 * 64])
 def test_bands_change_nothing(
@@ -372,6 +373,7 @@ def test_the_interval_is_near_the_normal_one(rng: np.random.Generator) -> None:
     assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_mean_as_often_as_it_says(rng: np.random.Generator) -> None:
     samples = rng.exponential(size=(200, 50))
     intervals = [bootstrap_interval(sample, level=0.8, draws=200) for sample in samples]

@@ -152,6 +152,7 @@ def factors_of(picture: Tensor, target: Tensor) -> Tensor:
     return ssim_module._similarities(picture, target, **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noisy", "negative", "flat"])
 def test_ms_ssim_gradients(kind: str) -> None:
     target = pictures(1, 2, 7, 8, dtype=torch.float64)

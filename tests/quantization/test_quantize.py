@@ -90,6 +90,7 @@ def scene(folder: Path) -> PackedMosaic:
     return PackedMosaic(planes, "bayer", height, width, Alignment(0, 0, 0, 0))
 
 
+@pytest.mark.slow
 def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     mosaic = scene(folder)
     exact, rounded = (
@@ -100,6 +101,7 @@ def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     assert 1e-5 < difference < 0.1
 
 
+@pytest.mark.slow
 def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
     """Two by default; what is left to lose is less than in int8 from the first level on."""
     outer = ("encoder.0.", "encoder.1.", "upsample.3.", "upsample.2.", "decoder.3.", "decoder.2.")
@@ -146,6 +148,7 @@ def test_weights_beyond_a_byte_are_cut(rng: np.random.Generator) -> None:
     assert rounded.min() >= -127 and rounded.max() <= 127
 
 
+@pytest.mark.slow
 def test_what_layers_read_reaches_further_than_the_nights_went(
     made: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

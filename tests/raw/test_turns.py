@@ -75,6 +75,7 @@ def test_turning_back_undoes_turning() -> None:
         assert np.array_equal(turn.undo(turned), picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", TURNS, ids=str)
 @pytest.mark.parametrize(("kind", "phase"), PHASES)
 def test_every_turn_keeps_the_pattern(kind: CfaKind, phase: tuple[int, int], turn: Turn) -> None:

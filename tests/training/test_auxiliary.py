@@ -103,6 +103,7 @@ def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
     assert torch.equal(still, vector)  # what it is asked for is its own
 
 
+@pytest.mark.slow
 def test_the_vector_learns_the_facts() -> None:
     """A few scenes can be learned by heart, through shrink and the way down."""
     torch.manual_seed(3)

@@ -60,6 +60,7 @@ def test_without_the_extra_the_log_says_what_is_missing(
     assert len(read_log(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_scores", [False, True])
 def test_curves_are_a_picture(tmp_path: Path, with_scores: bool) -> None:
     rows = [{"step": step, "loss": 1 / step} for step in range(50, 3000, 50)]

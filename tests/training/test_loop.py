@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # ---------------------------------------------------------------- resume
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Signals) -> None:
@@ -48,6 +49,7 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     assert_equal(weights_of(config.run), weights_of(stopped.run))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_workers_make_the_same_batches(config: TrainConfig) -> None:
     other = replace(config, run=config.run.with_name("workers"), workers=2)
@@ -55,6 +57,7 @@ def test_workers_make_the_same_batches(config: TrainConfig) -> None:
     assert_equal(weights_of(config.run), weights_of(other.run))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_the_seed_decides(config: TrainConfig) -> None:
     other = replace(config, run=config.run.with_name("other"), seed=1)
@@ -70,6 +73,7 @@ def test_a_finished_run_takes_no_further_step(config: TrainConfig) -> None:
     assert_equal(before, weights_of(config.run))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_a_finished_run_can_be_made_longer(config: TrainConfig) -> None:
     listener = StopAt(-1)
@@ -77,6 +81,7 @@ def test_a_finished_run_can_be_made_longer(config: TrainConfig) -> None:
     assert any("steps was 4, now 6" in note for note in listener.notes)
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_written_do_not_end_a_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +110,7 @@ def test_a_worker_that_dies_is_told_and_loses_nothing(
     assert read_checkpoint(config.run)["step"] == 2
 
 
+@pytest.mark.slow
 def test_too_few_photographs_to_validate_are_noted_and_exported(
     config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -115,6 +121,7 @@ def test_too_few_photographs_to_validate_are_noted_and_exported(
     assert row["training"]["validated_on"] == "the same photos"
 
 
+@pytest.mark.slow
 def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
     timed = replace(config, steps=None, budget_s=2.0)
     result = train(timed)
@@ -128,6 +135,7 @@ def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
 # ---------------------------------------------------------------- what it leaves
 
 
+@pytest.mark.slow
 @pytest.mark.plots
 def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     result = train(replace(config, steps=60))
@@ -141,6 +149,7 @@ def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     assert list((config.run / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_it_learns(config: TrainConfig) -> None:
     """Small as it is, the network gets better at its own photographs."""
     short = train(replace(config, steps=2, changes={"ema": 0.9, "warmup": 0, "lr": 2e-3}))
@@ -149,6 +158,7 @@ def test_it_learns(config: TrainConfig) -> None:
     assert result.validation_psnr > short.validation_psnr + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_trains_on_every_camera(
@@ -159,6 +169,7 @@ def test_every_network_trains_on_every_camera(
     assert result.validation_psnr > -20  # the first weights already make something like a picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
 def test_a_network_that_is_given_the_balance_trains(config: TrainConfig, camera: Any) -> None:
     given = replace(config, camera=camera, white_balance="as-shot", steps=2)
@@ -196,6 +207,7 @@ def test_the_learning_rate_follows_its_schedule() -> None:
     assert learning_rate(small, 10**6, 1) == pytest.approx(small.last_lr)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_batch_statistics_resumes_to_the_bit(config: TrainConfig) -> None:
     config = replace(config, network="dncnn")
     train(config)
@@ -235,6 +247,7 @@ def test_the_facts_are_given_less_and_less_often() -> None:
     assert not any(is_teacher_forced(RECIPES["small"], 1, step, 0.0) for step in range(100))
 
 
+@pytest.mark.slow
 def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +268,7 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_last_steps_are_saved_wherever_the_log_stands(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, steps: int
@@ -264,6 +278,7 @@ def test_the_last_steps_are_saved_wherever_the_log_stands(
     assert read_checkpoint(config.run)["step"] == steps
 
 
+@pytest.mark.slow
 def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -> None:
     """It is logged where the recipe asks for it, and pulls the weights elsewhere."""
     left, right = (

@@ -74,6 +74,7 @@ def test_drawn_sides_have_about_as_many_pixels_as_the_fixed_one(
         assert pixels == pytest.approx(fixed.draw_side(rng, done) ** 2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_single_rows_can_be_trained_apart(base: TrainConfig) -> None:
     results = train_table("2", base, only=["gia-l1", "sid-net"])
     assert [result.row.slug for result in results] == ["sid-net", "gia-l1"]
@@ -82,6 +83,7 @@ def test_single_rows_can_be_trained_apart(base: TrainConfig) -> None:
         train_table("2", base, only=["gia"])
 
 
+@pytest.mark.slow
 def test_a_table_is_trained_exported_and_not_trained_twice(base: TrainConfig) -> None:
     told: list[RowResult] = []
     results = train_table("2", base, on_row=told.append)
@@ -95,6 +97,7 @@ def test_a_table_is_trained_exported_and_not_trained_twice(base: TrainConfig) ->
     assert [result.result.steps for result in again] == [2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_row_without_its_features_is_left_out(
     base: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

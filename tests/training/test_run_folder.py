@@ -58,6 +58,7 @@ def test_a_recipe_that_has_changed_is_named_by_its_field(config: TrainConfig) ->
         train(replace(config, changes={"lr": 1.0}))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig) -> None:
     path = config.run / CONFIG
@@ -95,12 +96,14 @@ def test_other_photographs_do_not_continue_a_run(
         train(replace(config, photos=(moved,), steps=6))
 
 
+@pytest.mark.slow
 def test_a_mistake_claims_no_folder(config: TrainConfig) -> None:
     with pytest.raises(WeightsNotFoundError):
         train(replace(config, init_from="nobody"))
     assert train(config).steps == 4
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_not_possible(config: TrainConfig) -> None:
     config.run.mkdir()
     with lock(config.run / LOCK) as is_ours:
@@ -125,6 +128,7 @@ def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
     assert caught.value.exit_code == 71
 
 
+@pytest.mark.slow
 def test_what_an_older_recipe_did_not_know_of_it_did_not_do(config: TrainConfig) -> None:
     wide = replace(config, recipe="finetune", width=12, steps=1)
     train(replace(wide, changes={"auxiliary_weight": 0.0, "teacher_forcing_until": 0.0}))

@@ -77,6 +77,7 @@ def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
     assert_equal(before, weights_of(config.run))
 
 
+@pytest.mark.slow
 def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> None:
     train(replace(config, network="dncnn", steps=3))
     saved = read_checkpoint(config.run)
@@ -88,6 +89,7 @@ def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> No
     assert not torch.equal(saved["ema"]["to_rgb.bias"], saved["trainee"]["network.to_rgb.bias"])
 
 
+@pytest.mark.slow
 def test_the_way_up_is_opened_once(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_the_way_up_is_opened_once(
     assert run("again", "sid", recipe="finetune")
 
 
+@pytest.mark.slow
 def test_where_there_are_no_facts_nothing_is_opened(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> No
             assert not setup._starts_supervised(asked) or info.training["vector_supervised"]
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
     listener = StopAt(1)
     still = replace(config, width=None, init_from=LEARNED, changes={"lr": 1e-12})
@@ -207,6 +211,7 @@ def test_photographs_too_small_for_any_crop_are_refused(
         train(replace(config, photos=(tmp_path / "dot.png",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "avx512_f"])
 def test_a_cpu_trains_in_bf16_where_it_multiplies_in_it(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: str

@@ -41,6 +41,7 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     assert torch.allclose(last[0].mean((2, 3)), last[1].mean((2, 3)), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("source", "target"), [("bayer", "xtrans"), ("xtrans", "bayer")])
 def test_every_network_starts_from_the_other_array(
@@ -110,6 +111,7 @@ def test_gia_net_and_sid_net_start_from_one_another() -> None:
         torch.testing.assert_close(sid.eval()(planes), gia(planes), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*UNETS, "sgn"])
 @pytest.mark.parametrize("kind", ["bayer", "xtrans"])
 def test_the_usual_light_looks_the_same_with_and_without_white_balance(
