@@ -1,7 +1,7 @@
 """All checks: style, types, tests, the documentation, and the wheel used outside the checkout.
 
-    python scripts/check.py         # what CI runs, and you before a pull request
-    python scripts/check.py --fast  # what you run while you work: no slow tests, no wheel
+    python scripts/check.py         # what CI runs, and you before you send a change
+    python scripts/check.py --fast  # while you work: without slow tests, documentation and wheel
 
 Needs the ``dev`` extra.
 """
@@ -30,7 +30,9 @@ CACHED_DAYS = 14
 def main() -> None:
     """Run every check; stop at the first that fails, with its exit code."""
     parser = argparse.ArgumentParser(description="All checks of the project.")
-    parser.add_argument("--fast", action="store_true", help="no slow tests, no wheel")
+    parser.add_argument(
+        "--fast", action="store_true", help="leave out slow tests, documentation and wheel"
+    )
     fast = parser.parse_args().fast
     python = sys.executable
     run("ruff", [python, "-m", "ruff", "check", "."])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ def test_torch_is_pinned_in_the_constraints() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert any(re.fullmatch(r"torch==\d+\.\d+\.\d+", line) for line in lines)
     pinned = {re.split("==", line)[0].lower() for line in lines if not line.startswith("#")}
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = re.findall(r'^    "([a-zA-Z-]+)(?:\[[a-z]+\])?(?:>=[\d.]+)?",$', project, re.MULTILINE)
-    assert {name.lower() for name in wanted} <= pinned
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {re.split(r"[^\w-]", line)[0].lower() for lines in wanted for line in lines}
+    assert {"torch", "ruff"} <= names <= pinned

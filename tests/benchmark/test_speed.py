@@ -237,6 +237,7 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
     assert seen[0][0, :, :400].numpy() == pytest.approx(picture, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_photo_are_timed(make_arw: Callable[..., Path]) -> None:
     enhancer = Enhancer.from_weights(device="cpu", precision="fp32")
     stages = measure_stages(make_arw(), enhancer, rounds=1)

@@ -348,6 +348,7 @@ def test_version() -> None:
 # ---------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys\n"

@@ -56,6 +56,7 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     assert names == {"scores.jsonl", "scores.csv", "report.json", "panel.png"}
 
 
+@pytest.mark.slow
 def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     done = gia("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path, "--json")
     assert done.exit_code == 0
@@ -66,6 +67,7 @@ def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     assert report["systems"][0]["means"]["psnr"]["mean"] == pytest.approx(np.mean(scores))
 
 
+@pytest.mark.slow
 def test_a_failed_pair_leaves_exit_code_3(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(tree, copy)
@@ -108,6 +110,7 @@ def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_pat
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
     """Two files for one row, another network under a row's name, other crops than the row's."""
     folder = tmp_path / "weights"

@@ -264,6 +264,7 @@ def test_sources_are_drawn_by_their_size_to_a_power(
     assert drawn.count("many") / 400 == pytest.approx(share, abs=0.07)
 
 
+@pytest.mark.slow
 def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch, "expose")
     source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))

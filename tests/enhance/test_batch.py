@@ -143,6 +143,7 @@ def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- running
 
 
+@pytest.mark.slow
 def test_bad_files_stop_nothing_and_are_named(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_bad_files_stop_nothing_and_are_named(
     assert names == {f"{path.stem}_gia.tif" for path in good}
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_same_pictures_as_single_runs(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def _config(source: Path, photos: Path, folder: Path, **options: Any) -> Calibra
     )
 
 
+@pytest.mark.slow
 def test_calibrated_weights_are_the_same_with_shares(calibrated: tuple[Path, Path]) -> None:
     source, path = calibrated
     before, info = find_weights(source), find_weights(path)

@@ -183,6 +183,7 @@ def test_a_measure_of_other_weights_is_taken_anew(
     assert "lpips_alex" not in evaluate(isp).summaries[0].means
 
 
+@pytest.mark.slow
 def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfig) -> None:
     isp = replace(config, weights=())
     first = evaluate(isp)
@@ -197,6 +198,7 @@ def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfi
     assert len(path.read_text().splitlines()) == 2 * len(old)  # the old ones, and these
 
 
+@pytest.mark.slow
 def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
     report = evaluate(config)
     assert set(NAMES) <= set(report.scores[0].values)
@@ -210,6 +212,7 @@ def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
     assert "flat_luma_2_8" in written["systems"][1]["means"]
 
 
+@pytest.mark.slow
 def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     black = np.zeros((96, 128, 3), np.float32)
     monkeypatch.setattr(evaluation, "render_isp", lambda *_: black)
@@ -271,6 +274,7 @@ def test_a_wrong_white_balance_is_a_row_of_its_own(
         replace(config, weights=(), balance_errors=(20.0,))
 
 
+@pytest.mark.slow
 def test_both_qualities_are_rows_of_their_own(config: EvalConfig) -> None:
     report = evaluate(replace(config, isp=(), qualities=("normal", "best"), limit=1))
     names = [summary.system for summary in report.summaries]
@@ -298,6 +302,7 @@ def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     assert auto.differences.keys() == known.means.keys()
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_named_and_stops_nothing(
     config: EvalConfig, tree: Path, tmp_path: Path
 ) -> None:
@@ -350,6 +355,7 @@ def test_missing_files_are_all_named_first(config: EvalConfig, tree: Path, tmp_p
     assert not (config.out / SCORES).exists()
 
 
+@pytest.mark.slow
 def test_a_subset_is_spread_over_the_list(config: EvalConfig) -> None:
     report = evaluate(replace(config, weights=(), limit=2))
     assert report.pairs == 2

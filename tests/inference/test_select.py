@@ -165,6 +165,7 @@ sys.exit("torch" in sys.modules)
     assert (tmp_path / "out.tif").stat().st_size > 10**5
 
 
+@pytest.mark.slow
 def test_the_choice_imports_no_machinery() -> None:
     code = (
         "import sys, gia_cli.inference.engine, gia_cli.enhance.enhancer;"

@@ -65,6 +65,7 @@ def made(folder: Path, one_thread: None) -> Result:
     return gia("weights", "quantize", own, "--name", "own-int8", *options)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) -> None:
     path = folder / "own-int8.safetensors"
     assert made.exit_code == 0, made.output
@@ -169,6 +170,7 @@ def test_what_layers_read_reaches_further_than_the_nights_went(
         assert abs(below - np.rint(below)) < 0.01  # zero, which borders hold, is a step
 
 
+@pytest.mark.slow
 def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> None:
     again = asked(folder, weights=str(folder / "own-int8.safetensors"), name="twice")
     with pytest.raises(UsageError, match="int8 already"):

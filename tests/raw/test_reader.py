@@ -531,6 +531,7 @@ def test_a_file_cut_anywhere_is_damaged(
     assert read_raw(path).mosaic.size
 
 
+@pytest.mark.slow
 def test_overwritten_bytes_are_refused_or_read_never_anything_else(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -295,6 +295,7 @@ def test_more_pictures_are_appended_and_none_is_mixed_up(tmp_path: Path) -> None
     assert files(tree) == after
 
 
+@pytest.mark.slow
 def test_pictures_one_by_one_get_the_same_shares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

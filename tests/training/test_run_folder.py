@@ -68,6 +68,7 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
     assert train(replace(config, steps=5)).steps == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_a_run_from_before_the_renaming_goes_on(config: TrainConfig) -> None:
     path = config.run / CONFIG
@@ -83,6 +84,7 @@ def test_a_run_from_before_the_renaming_goes_on(config: TrainConfig) -> None:
         train(replace(config, steps=6))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_other_photographs_do_not_continue_a_run(
     config: TrainConfig, photos: Path, tmp_path: Path

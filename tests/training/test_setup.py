@@ -245,6 +245,7 @@ def by_source(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_validation_is_reported_by_source(by_source: TrainConfig) -> None:
     result = train(by_source)
     (row,) = [row for row in read_log(by_source.run) if "validation_psnr" in row]
