@@ -258,6 +258,7 @@ def test_an_impossible_split_by_source_is_refused(sources: ArrayCache, kept: lis
         split_photos(sources, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("power", "share"), [(1.0, 9 / 12), (0.5, 3 / (3 + 1 + 2**0.5)), (0, 1 / 3)]
 )
@@ -266,9 +267,12 @@ def test_sources_are_drawn_by_their_size_to_a_power(
 ) -> None:
     drawn: list[str] = []
     array = sources.array
-    monkeypatch.setattr(
-        sources, "array", lambda key, name: (drawn.append(source_of(key)), array(key, name))[1]
-    )
+
+    def noted(key: str, name: str) -> NDArray[Any]:
+        drawn.append(source_of(key))
+        return array(key, name)
+
+    monkeypatch.setattr(sources, "array", noted)
     options = replace(PLAIN, source_power=power)
     source = PhotoScenes(sources, sources.keys, "ILCE-7SM2", options)
     for seed in range(400):
@@ -276,6 +280,7 @@ def test_sources_are_drawn_by_their_size_to_a_power(
     assert drawn.count("many") / 400 == pytest.approx(share, abs=0.07)
 
 
+@pytest.mark.slow
 def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch, "expose")
     source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))

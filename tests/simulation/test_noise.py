@@ -83,7 +83,8 @@ def test_mean_and_variance_of_a_flat_field(
     assert_moments(add_noise(np.full((SIDE, SIDE), level), noise, rng), noise, level)
 
 
-@pytest.mark.parametrize(("camera", "iso"), SETTINGS, ids=lambda value: str(value))
+@pytest.mark.slow
+@pytest.mark.parametrize(("camera", "iso"), SETTINGS, ids=lambda x: getattr(x, "__name__", x))
 def test_flat_fields_of_every_iso_setting(
     rng: np.random.Generator, camera: Camera, iso: int
 ) -> None:
@@ -202,6 +203,7 @@ def table_rows(camera: str) -> dict[int, dict[str, float]]:
     return {int(row[0]): dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iso", [50, 400, 1600, 2000, 25600])
 def test_the_a7s2s_means_are_its_tables(rng: np.random.Generator, iso: int) -> None:
     count = 2000

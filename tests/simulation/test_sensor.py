@@ -55,6 +55,7 @@ def test_no_colour_of_srgb_is_negative_to_the_camera(name: CameraName) -> None:
     assert camera_from_srgb(np.array(CAMERAS[name].matrix)).min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "iso"), SETTINGS)
 def test_flat_fields_of_every_iso_setting(
     rng: np.random.Generator, name: CameraName, iso: int
