@@ -25,7 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, camera_from_srgb
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, align, pack, plane_values
+from gia_cli.raw.cfa import (
+    CANONICAL,
+    PACK_FACTOR,
+    CfaKind,
+    align,
+    cell_colors,
+    pack,
+    plane_values,
+)
 from gia_cli.raw.noise_estimate import estimate_noise
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import in_threads
@@ -106,11 +114,10 @@ def measure(
         How far the true black level lies above the file's, DN; estimated by default.
     """
     gain, variance = noise or _estimated_noise(frame)
-    period = len(CANONICAL[frame.kind])
-    colors = np.roll(CANONICAL[frame.kind], [-shift for shift in frame.phase], axis=(0, 1))
+    colors = cell_colors(frame.kind, frame.phase)
     span = frame.white - frame.black
     scale = (ratio * np.asarray(gains, np.float64)[colors] / span).astype(np.float32)
-    assert scale.shape == (period, period)
+    assert scale.shape == colors.shape
     of_color = np.array([scale[colors == color].mean() for color in range(3)], np.float64)
     whole = ratio * np.asarray(gains, np.float64)
     return Measurement(

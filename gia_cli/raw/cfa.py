@@ -58,6 +58,40 @@ _XTRANS_INTERLEAVED = (
 _XTRANS_GREENS = ((1, 0), (1, 1), (2, 0), (2, 1))
 
 
+def cell_from(cell: NDArray[Any], start: tuple[int, int]) -> NDArray[Any]:
+    """Return a repeating cell as it is from another photosite, `start` (row, column), on.
+
+    Examples
+    --------
+    >>> cell_from(np.array([[0, 1], [2, 3]]), (1, 0)).tolist()
+    [[2, 3], [0, 1]]
+    """
+    y, x = start
+    return np.roll(cell, (-y, -x), axis=(0, 1))
+
+
+def cell_colors(kind: CfaKind, phase: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the colours of a mosaic's cell from its own first photosite on.
+
+    Parameters
+    ----------
+    kind : "bayer" or "xtrans"
+    phase : (dy, dx)
+        As `find_phase` returns it.
+
+    Returns
+    -------
+    (p, p) uint8
+        Colour ids; p is 2 or 6.
+
+    Examples
+    --------
+    >>> cell_colors("bayer", (0, 1)).tolist()
+    [[1, 0], [2, 1]]
+    """
+    return cell_from(CANONICAL[kind], phase)
+
+
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """How many photosites were added on each side to reach the canonical phase and whole cells."""
@@ -232,4 +266,5 @@ def plane_values(
     -------
     (C,) float32
     """
-    return pack(np.roll(cell, phase, axis=(0, 1)), kind)[:, 0, 0]
+    dy, dx = phase
+    return pack(cell_from(cell, (-dy, -dx)), kind)[:, 0, 0]
