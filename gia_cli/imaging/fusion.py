@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.imaging.blocks import block_means
 from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, camera_from_srgb
 from gia_cli.raw.cfa import (
     CANONICAL,
@@ -688,9 +689,7 @@ class ShareCounter:
         linear = _decoded(picture)
         wanted = bt709_decode(truth) - linear
         scale = PACK_FACTOR[measured.kind]
-        height, width = (side // scale for side in wanted.shape[1:])
-        whole = wanted[:, : height * scale, : width * scale]
-        packed = whole.reshape(3, height, scale, width, scale).mean(axis=(2, 4))
+        packed = np.stack([block_means(channel, scale) for channel in wanted])
         means = [packed]
         for _ in range(LEVELS - 2):
             means.append(_halved_mean(means[-1]))
