@@ -17,7 +17,7 @@ from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.errors import UsageError
 from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report
 from gia_cli.files import atomic_file
-from gia_cli.imaging.color import srgb16_from_bt709
+from gia_cli.imaging.color import levels8, srgb8_from_bt709
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PUBLISHED_MEASURES, PaperRow
 from gia_cli.raw.reader import render
@@ -58,10 +58,9 @@ def write_comparison(result: Enhanced, path: Path) -> None:
     too_small = frame.kind == "xtrans" and min(frame.mosaic.shape) < _XTRANS_DEMOSAIC_SIDE
     halve = too_small or 2 * max(size) <= max(width, height)
     plain = render(frame.path, brightness=result.choice.ratio, half_size=halve)
-    enhanced = (result.image >> 8).astype(np.uint8)
     panels = [
         (f"LibRaw, x{result.choice.ratio:.4g}", plain),
-        (f"gia, {result.weights.name}", enhanced),
+        (f"gia, {result.weights.name}", levels8(result.image)),
     ]
     with atomic_file(path) as file:
         _sheet(panels, size).save(file, "PNG")
@@ -195,7 +194,7 @@ def write_figure(rows: Iterable[PanelRow], path: Path) -> None:
     strips = []
     for row in rows:
         panels = [
-            (f"{row.title} {caption}" if index == 0 else caption, _as_srgb8(picture))
+            (f"{row.title} {caption}" if index == 0 else caption, srgb8_from_bt709(picture))
             for index, (caption, picture) in enumerate(row.pictures)
         ]
         height, width, _ = row.pictures[0][1].shape
@@ -211,11 +210,6 @@ def write_figure(rows: Iterable[PanelRow], path: Path) -> None:
         top += strip.height
     with atomic_file(path) as file:
         figure.save(file, "PNG")
-
-
-def _as_srgb8(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    levels: NDArray[np.uint8] = (srgb16_from_bt709(picture) >> 8).astype(np.uint8)
-    return levels
 
 
 # ---------------------------------------------------------------- gia bench

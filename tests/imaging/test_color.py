@@ -20,7 +20,9 @@ from gia_cli.imaging.color import (
     camera_from_srgb,
     colors_of_another_camera,
     lab_from_srgb,
+    levels8,
     quantize16,
+    srgb8_from_bt709,
     srgb16_from_bt709,
     srgb_decode,
     srgb_encode,
@@ -173,6 +175,14 @@ def test_srgb16_is_exact_on_the_levels_of_the_table() -> None:
     encoded = np.arange(65536) / 65535
     error = np.abs(srgb16_from_bt709(encoded) - _exact_srgb(encoded) * 65535)
     assert error.max() < 0.51  # half a level, and single precision
+
+
+def test_8_bit_levels_are_the_nearest() -> None:
+    levels = np.arange(65536, dtype=np.uint16)
+    assert np.array_equal(levels8(levels), np.rint(levels / 257))
+    encoded = np.linspace(-0.1, 1.1, 7000).reshape(1, 7, -1)
+    error = srgb8_from_bt709(encoded) - _exact_srgb(encoded.clip(0, 1)) * 255
+    assert np.abs(error).max() < 0.51
 
 
 # ---------------------------------------------------------------- camera matrix
