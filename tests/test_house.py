@@ -32,11 +32,13 @@ FLOORS: list[set[str]] = [
 FENCES: dict[str, set[str]] = {
     "rawpy": {"raw.reader", "raw.libraw", "cli"},  # cli: LibRaw's version, for --version -v
     "exifread": {"raw.exif"},
+    "filelock": {"files"},
     "tifffile": {"imaging.writer"},
     "imageio": {"raw.writer", "imaging.photos"},
     "PIL": {"imaging.photos", "evaluation.tables", "training.log"},
     "rich": {"cli.console"},
     "typer": {"cli"},
+    "platformdirs": {"runtime"},
     "psutil": {"runtime"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},
