@@ -200,12 +200,13 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 
 def cache_folder() -> Path:
-    """Name the folder for what can be made again: ``$XDG_CACHE_HOME/gia``, else ``~/.cache/gia``.
+    """Name the folder for what can be made again, where the system has such folders.
 
-    Safe to delete while gia does not run.
+    On Linux ``$XDG_CACHE_HOME/gia``, else ``~/.cache/gia``. Safe to delete while gia does not run.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gia"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gia", appauthor=False)
 
 
 def peak_resident_bytes() -> int:
