@@ -12,13 +12,14 @@ from gia_cli.errors import UsageError
 CameraFamily = Literal["sony", "fuji"]
 CameraName = Literal["ILCE-7SM2", "X-T2"]
 #: Either name, as options take it.
-AnyCameraName = Literal["sony", "fuji", "ILCE-7SM2", "X-T2"]
+AnyCameraName = Literal[CameraFamily, CameraName]
+CfaKind = Literal["bayer", "xtrans"]
 WhiteBalance = tuple[float, float, float]
 
 CAMERA_OF: dict[CameraFamily, CameraName] = {"sony": "ILCE-7SM2", "fuji": "X-T2"}
 
 #: Colour filter array of each camera.
-KINDS: dict[CameraFamily, Literal["bayer", "xtrans"]] = {"sony": "bayer", "fuji": "xtrans"}
+KINDS: dict[CameraFamily, CfaKind] = {"sony": "bayer", "fuji": "xtrans"}
 
 #: What a file of each camera ends in.
 ENDINGS: dict[CameraName, str] = {"ILCE-7SM2": ".ARW", "X-T2": ".RAF"}
@@ -68,7 +69,7 @@ def camera_name(name: str) -> CameraName:
     return CAMERA_OF[camera_family(name)]
 
 
-def camera_of_kind(kind: Literal["bayer", "xtrans"]) -> CameraName:
+def camera_of_kind(kind: CfaKind) -> CameraName:
     """Return the model name of the camera with a colour filter array: each has its own.
 
     Examples

@@ -1,4 +1,4 @@
-"""Atomic writing: a file under its final name is always a whole file."""
+"""Files that gia writes: atomically, so that one under its final name is always a whole one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from gia_cli.errors import OutputError
+
+#: What to do when an output is already there.
+OnExists = Literal["error", "skip", "overwrite"]
+#: Formats of pictures.
+OutputFormat = Literal["tif", "png"]
 
 
 @contextmanager

@@ -75,6 +75,7 @@ TESTED_BY = {
     "nets.unet": "nets/test_nets.py",
     "quantization.openvino": "quantization/test_quantize.py",
     "raw.libraw": "raw/test_reader.py",
+    "simulation.options": "simulation/test_photo.py",
     "sid_layout": "data/test_sid.py",
 }
 UNTESTED = {"_version", "progress"}

@@ -22,11 +22,11 @@ from gia_cli.cli.app import (
     numbers,
 )
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.dataset import TreeOptions
-    from gia_cli.simulation.photo import Simulated, SimulateOptions
+    from gia_cli.simulation.photo import Simulated
 
 
 _SIMULATE_HELP = "See 'gia simulate --help'."
@@ -184,8 +184,6 @@ def simulate(
         _check_one_photo(inputs)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.dataset import TreeOptions
-    from gia_cli.simulation.photo import SimulateOptions
 
     exposure = SimulateOptions(
         camera=camera_name(camera),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer
 from gia_cli.inference.select import (
-    EngineName,
     obstacle_to_openvino,
     open_engine,
     require_int8,
@@ -43,11 +42,18 @@ from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
-from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
+from gia_cli.runtime import (
+    DeviceName,
+    EngineName,
+    Precision,
+    Runtime,
+    in_threads,
+    parse_size,
+    resolve,
+)
+from gia_cli.runtime import Quality as Quality
 from gia_cli.weights.manifest import find_quantised, find_weights, shipped_quantised
 from gia_cli.weights.storage import WeightsInfo
-
-Quality = Literal["normal", "best"]
 
 # Gains closer to one than this are the same camera for any purpose.
 _SAME_NEUTRAL = 0.005

@@ -10,12 +10,12 @@ Colour ids here are 0 R, 1 G, 2 B; the two greens of a Bayer cell are told apart
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-CfaKind = Literal["bayer", "xtrans"]
+from gia_cli.cameras import CfaKind as CfaKind
 
 #: Bayer's canonical phase: R G / G B.
 RGGB: NDArray[np.uint8] = np.array([[0, 1], [1, 2]], np.uint8)

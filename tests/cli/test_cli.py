@@ -421,3 +421,10 @@ def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_
     for path in written:
         assert path.suffix == ".tif"
         assert tifffile.imread(path).shape == (96, 144, 3)
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    heavy = "{'numpy', 'torch', 'rawpy', 'PIL', 'openvino', 'rich', 'psutil'}"
+    code = f"import sys, gia_cli.cli; sys.exit(str(sorted({heavy} & set(sys.modules))))"
+    run = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert run.stderr.strip() == "[]"
