@@ -59,6 +59,7 @@ TESTED_BY = {
     "cli.bench": "cli/test_cli.py",
     "cli.enhance": "cli/test_cli.py",
     "cli.info": "cli/test_cli.py",
+    "cli.options": "cli/test_cli.py",
     "cli.train": "cli/test_cli.py",
     "cli.weights": "cli/test_cli.py",
     "data.crops": "data/test_batches.py",
