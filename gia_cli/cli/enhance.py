@@ -220,7 +220,7 @@ def _tile_side(text: str) -> int | None:
 
 def _comparison() -> Product:
     from gia_cli.enhance.batch import Product
-    from gia_cli.evaluation.tables import comparison_path, write_comparison
+    from gia_cli.enhance.comparison import comparison_path, write_comparison
 
     return Product(comparison_path, write_comparison)
 
