@@ -26,7 +26,7 @@ class Pair:
     """What a network is given, and what it should make of it."""
 
     planes: NDArray[np.float32] = field(repr=False)
-    """(C, h, w) float32, as `mosaic.prepare` makes them."""
+    """(C, h, w) float32, as `packing.prepare` makes them."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
     auxiliary: NDArray[np.float32] = field(default_factory=unknown_targets, repr=False)

@@ -1,7 +1,7 @@
 """Photographs to training pairs, made on the fly: every crop is a scene that nobody has seen.
 
-The physics is `simulate`'s, the way into the network `mosaic.prepare`: a network cannot tell these
-crops from those of a RAW file that `gia simulate` wrote.
+The physics is that of `simulation.sensor`, the way into the network `packing.prepare`: a network
+cannot tell these crops from those of a RAW file that `gia simulate` wrote.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Unless a measure says otherwise, a picture is a float array (H, W, 3), RGB with sRGB primaries,
 BT.709-encoded, in [0, 1]: what the networks make, clipped. Values outside are measured as they
 are, and NaN gives NaN. Pictures are walked through in bands of rows, so that 12 million pixels
-take well under 1 GB beside the pictures themselves. Colours are in `color`, what people see is in
-`lpips` and `pieapp`.
+take well under 1 GB beside the pictures themselves. Colours are in `metrics.color`, what people
+see is in `metrics.lpips` and `metrics.pieapp`.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def simulate_tree(
     the number in its burst and the exposure time, and ``long/00001_00_10s.ARW``. Scene numbers
     start with 0 on the training list, 1 on the test list and 2 on the validation list. The lists
     (``Sony_train_list.txt``, ...) lie in `tree` itself, and so does its plan
-    (``Sony_simulation.json``, see `treeplan`): which picture became which scene, and how.
+    (``Sony_simulation.json``, see `simulation.manifest`): which picture became which scene, how.
 
     With `on_exists` "skip" the tree goes on as the plan has it: what an interrupted run left out is
     made, and pictures that the plan does not know get new numbers and are dealt out so that the

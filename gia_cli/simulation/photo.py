@@ -1,6 +1,6 @@
 """A photograph to the RAW file that a camera would have recorded at night.
 
-The physics is in `sensor`; many photographs become a data set in `dataset`.
+The physics is in `simulation.sensor`; many photographs become a data set in `simulation.dataset`.
 """
 
 from __future__ import annotations
