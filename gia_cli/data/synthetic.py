@@ -228,17 +228,6 @@ class PhotoScenes:
             side=side,
         )
 
-    def scene_pairs(
-        self,
-        photo: NDArray[np.float16],
-        rng: np.random.Generator,
-        places: list[tuple[tuple[int, int], Turn]],
-        *,
-        side: int,
-    ) -> list[Pair]:
-        """Photograph some places of a scene; see `record`."""
-        return [self._pair(scene) for scene in self.record(photo, rng, places, side=side)]
-
     def _pair(self, scene: RecordedScene) -> Pair:
         packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
         return Pair(packed.planes, scene.target, scene.auxiliary, self._measured(scene))

@@ -94,19 +94,8 @@ def bands(height: int, rows: int) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-def orient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
-    """Turn an image upright by LibRaw's flip bits: 1 mirror, 2 upside down, 4 transpose."""
-    if flip & 2:
-        image = image[::-1]
-    if flip & 1:
-        image = image[:, ::-1]
-    if flip & 4:
-        image = image.transpose(1, 0, 2)
-    return np.ascontiguousarray(image)
-
-
 def unorient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
-    """Undo `orient`: back to how the sensor lay."""
+    """Turn an upright image back to how the sensor lay, by LibRaw's flip bits."""
     return np.ascontiguousarray(_lying(image, flip))
 
 
