@@ -16,7 +16,7 @@ PACKAGE = TESTS.parent / "gia_cli"
 FLOORS: list[set[str]] = [
     {"_version", "errors", "paper", "progress", "tiling"},
     {"cameras", "files", "runtime"},
-    {"sid_layout"},
+    {"sensor_table", "sid_layout"},
     {"raw"},
     {"imaging", "nets"},
     {"simulation", "weights"},

@@ -59,7 +59,7 @@ EXPOSURE = "ratio_error_stops"
 _HELP = "See 'gia eval --help'."
 _THUMBNAIL_SIDE = 1280  # pixels
 # Raised whenever the same weights are made to give another picture: scores are kept by it.
-_STAGES = 2
+_STAGES = 3
 _WIDEST_BORDER = 16  # pixels that another program may leave out at each side
 
 
