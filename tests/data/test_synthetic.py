@@ -240,7 +240,7 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
 def test_what_lies_below_black_is_kept_if_so_asked(photos: ArrayCache) -> None:
     clipped, kept = (
         PhotoScenes(photos, photos.keys, "X-T2", PLAIN, floor=floor).pairs(
-            np.random.default_rng(2), count=1, side=24
+            np.random.default_rng(2), count=1, side=16
         )[0]
         for floor in (0, None)
     )
