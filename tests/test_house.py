@@ -33,11 +33,13 @@ FLOORS: list[set[str]] = [
 FENCES: dict[str, set[str]] = {
     "rawpy": {"raw.reader", "raw.libraw", "cli"},  # cli: LibRaw's version, for --version -v
     "exifread": {"raw.exif"},
+    "filelock": {"files"},
     "tifffile": {"imaging.writer"},
     "imageio": {"raw.writer", "imaging.photos"},
-    "PIL": {"imaging.photos", "evaluation.tables", "training.log"},
+    "PIL": {"imaging.photos", "imaging.sheet", "training.log"},
     "rich": {"cli.console"},
     "typer": {"cli"},
+    "platformdirs": {"runtime"},
     "psutil": {"runtime"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},
@@ -58,10 +60,13 @@ TESTED_BY = {
     "cli.bench": "cli/test_cli.py",
     "cli.enhance": "cli/test_cli.py",
     "cli.info": "cli/test_cli.py",
+    "cli.options": "cli/test_cli.py",
     "cli.train": "cli/test_cli.py",
     "cli.weights": "cli/test_cli.py",
     "data.crops": "data/test_batches.py",
+    "enhance.camera_match": "enhance/test_enhancer.py",
     "imaging.icc": "imaging/test_color.py",
+    "imaging.sheet": "enhance/test_comparison.py",
     "inference.openvino_graph": "inference/test_openvino_engine.py",
     "inference.plan": "inference/test_run.py",
     "inference.quiet_openvino": "inference/test_select.py",
@@ -74,6 +79,7 @@ TESTED_BY = {
     "nets.unet": "nets/test_nets.py",
     "quantization.openvino": "quantization/test_quantize.py",
     "raw.libraw": "raw/test_reader.py",
+    "simulation.options": "simulation/test_photo.py",
     "sid_layout": "data/test_sid.py",
 }
 UNTESTED = {"_version", "progress"}

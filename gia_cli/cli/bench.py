@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
+from gia_cli.cli.app import app, choices
+from gia_cli.cli.options import Device, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gia_cli.cli.app import Json, MaxRatio, Weights, app, exposure_request
+from gia_cli.cli.app import app, exposure_request
+from gia_cli.cli.options import Json, MaxRatio, Weights
 
 
 @app.command()

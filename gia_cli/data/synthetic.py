@@ -1,7 +1,7 @@
 """Photographs to training pairs, made on the fly: every crop is a scene that nobody has seen.
 
-The physics is `simulate`'s, the way into the network `mosaic.prepare`: a network cannot tell these
-crops from those of a RAW file that `gia simulate` wrote.
+The physics is that of `simulation.sensor`, the way into the network `packing.prepare`: a network
+cannot tell these crops from those of a RAW file that `gia simulate` wrote.
 """
 
 from __future__ import annotations
@@ -229,17 +229,6 @@ class PhotoScenes:
             [(draw_corner(photo.shape, size, rng), draw_turn(rng)) for _ in range(count)],
             side=side,
         )
-
-    def scene_pairs(
-        self,
-        photo: NDArray[np.float16],
-        rng: np.random.Generator,
-        places: list[tuple[tuple[int, int], Turn]],
-        *,
-        side: int,
-    ) -> list[Pair]:
-        """Photograph some places of a scene; see `record`."""
-        return [self._pair(scene) for scene in self.record(photo, rng, places, side=side)]
 
     def _pair(self, scene: RecordedScene) -> Pair:
         packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)

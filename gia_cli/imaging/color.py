@@ -126,6 +126,33 @@ def srgb16_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint16]:
     return _srgb16_from_bt709_16().take(quantize16(encoded), mode="clip")
 
 
+@lru_cache(maxsize=1)
+def _levels8_from_16() -> NDArray[np.uint8]:
+    return np.rint(np.arange(65536) / 257).astype(np.uint8)
+
+
+def levels8(levels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """16-bit levels to the nearest 8-bit ones.
+
+    Examples
+    --------
+    >>> levels8(np.array([0, 129, 257, 65535], np.uint16)).tolist()
+    [0, 1, 1, 255]
+    """
+    return _levels8_from_16()[levels]
+
+
+def srgb8_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Convert a BT.709-encoded picture of any shape to 8-bit sRGB levels, as screens show them.
+
+    Examples
+    --------
+    >>> srgb8_from_bt709(np.array([-1.0, 0.0, 0.5, 1.0])).tolist()
+    [0, 0, 139, 255]
+    """
+    return levels8(srgb16_from_bt709(encoded))
+
+
 def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]:
     """Build the matrix from linear sRGB to white-balanced camera RGB.
 

@@ -10,12 +10,12 @@ Colour ids here are 0 R, 1 G, 2 B; the two greens of a Bayer cell are told apart
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-CfaKind = Literal["bayer", "xtrans"]
+from gia_cli.cameras import CfaKind as CfaKind
 
 #: Bayer's canonical phase: R G / G B.
 RGGB: NDArray[np.uint8] = np.array([[0, 1], [1, 2]], np.uint8)
@@ -56,6 +56,40 @@ _XTRANS_INTERLEAVED = (
 )
 # Planes 5 to 8 are greens that repeat every 3 photosites.
 _XTRANS_GREENS = ((1, 0), (1, 1), (2, 0), (2, 1))
+
+
+def cell_from(cell: NDArray[Any], start: tuple[int, int]) -> NDArray[Any]:
+    """Return a repeating cell as it is from another photosite, `start` (row, column), on.
+
+    Examples
+    --------
+    >>> cell_from(np.array([[0, 1], [2, 3]]), (1, 0)).tolist()
+    [[2, 3], [0, 1]]
+    """
+    y, x = start
+    return np.roll(cell, (-y, -x), axis=(0, 1))
+
+
+def cell_colors(kind: CfaKind, phase: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the colours of a mosaic's cell from its own first photosite on.
+
+    Parameters
+    ----------
+    kind : "bayer" or "xtrans"
+    phase : (dy, dx)
+        As `find_phase` returns it.
+
+    Returns
+    -------
+    (p, p) uint8
+        Colour ids; p is 2 or 6.
+
+    Examples
+    --------
+    >>> cell_colors("bayer", (0, 1)).tolist()
+    [[1, 0], [2, 1]]
+    """
+    return cell_from(CANONICAL[kind], phase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,4 +303,5 @@ def plane_values(
     -------
     (C,) float32
     """
-    return pack(np.roll(cell, phase, axis=(0, 1)), kind)[:, 0, 0]
+    dy, dx = phase
+    return pack(cell_from(cell, (-dy, -dx)), kind)[:, 0, 0]

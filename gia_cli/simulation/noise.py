@@ -178,7 +178,7 @@ def add_noise(
     signal : (H, W) float
         Expected DN above black, not negative; along the second axis the sensor reads a row.
     noise : SensorNoise
-        Its black level error is left to `simulate.expose`, which knows the filter array.
+        Its black level error is left to `sensor.expose`, which knows the filter array.
     rng : numpy Generator
 
     Returns

@@ -1,7 +1,7 @@
 """A sensor at night, and the scenes of SID.
 
 The physics of the training data: undo the photograph's curve and colours, lay the camera's filters
-over it, take away the light, add the sensor's noise. Source of the noise: see `noise`.
+over it, take away the light, add the sensor's noise. Source of the noise: see `simulation.noise`.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def simulate_mosaic(
     Returns
     -------
     (H, W) uint16
-        DN, ready for `rawfile`.
+        DN, ready for `raw.writer`.
     """
     camera = CAMERAS[camera_name]
     linear = srgb_decode(photo.astype(np.float32) / 255)

@@ -90,7 +90,8 @@ def current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     daylight, neutral = row.get("daylight_wb"), row.get("neutral_wb")
-    original = row.get("quantized_from")
+    # The weights that ship, and their manifest, spell it as it was before 0.1.0.
+    original = row.get("quantized_from", row.get("quantised_from"))
     if row["encoding"] != "bt709":
         raise WeightsMismatchError(
             f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import typer
 from typer.testing import CliRunner, Result
 
 from gia_cli._version import __version__
 from gia_cli.cli import app
+from gia_cli.cli.app import seconds
+from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_dng
+from gia_cli.training.config import TrainConfig
 from gia_cli.weights.manifest import find_weights, shipped_quantised, weights_folder
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
@@ -444,3 +448,25 @@ def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_
     for path in written:
         assert path.suffix == ".tif"
         assert tifffile.imread(path).shape == (96, 144, 3)
+
+
+@pytest.mark.parametrize("time", [1, 45, 60, 90, 300, 3600, 0.5])
+def test_a_time_is_written_as_options_take_it(time: float) -> None:
+    assert seconds(time_text(time), "--budget") == time
+
+
+def test_options_without_a_default_of_their_own_have_the_dataclass_s() -> None:
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    shown = {option.name: option.default for option in command.params}
+    config = TrainConfig(run=Path("run"), photos=(Path("photos"),))
+    for name in ("recipe", "white_balance", "seed", "device", "precision", "workers", "camera"):
+        assert shown[name] == getattr(config, name), name
+    assert seconds(shown["checkpoint_every"], "") == config.checkpoint_every_s
+    assert seconds(shown["validate_every"], "") == config.validate_every_s
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    heavy = "{'numpy', 'torch', 'rawpy', 'PIL', 'openvino', 'rich', 'psutil'}"
+    code = f"import sys, gia_cli.cli; sys.exit(str(sorted({heavy} & set(sys.modules))))"
+    run = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert run.stderr.strip() == "[]"

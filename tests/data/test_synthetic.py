@@ -60,6 +60,18 @@ def open_scenes(
     return PhotoScenes(photos, photos.keys, camera, options)
 
 
+def pairs_at(
+    source: PhotoScenes,
+    photo: NDArray[np.float16],
+    rng: np.random.Generator,
+    places: list[tuple[tuple[int, int], Turn]],
+    *,
+    side: int,
+) -> list[Pair]:
+    """Pairs of certain places of a photograph."""
+    return [source._pair(scene) for scene in source.record(photo, rng, places, side=side)]
+
+
 class Spy:
     """Notes with what a function is called, and what it returns."""
 
@@ -211,8 +223,8 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
     photos = open_photos([tmp_path / "lamp"], tmp_path / "cache")
     source = PhotoScenes(photos, photos.keys, camera, PLAIN, Doubled())
     place = [((0, 0), TURNS[0])]
-    dim = source.scene_pairs(
-        photos.array(photos.keys[0], "linear"), np.random.default_rng(0), place, side=8
+    dim = pairs_at(
+        source, photos.array(photos.keys[0], "linear"), np.random.default_rng(0), place, side=8
     )
     assert dim[0].target[2].max() < 0.95  # as white paint would be
     source = PhotoScenes(
@@ -293,7 +305,7 @@ def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
     photo = photos.array(photos.keys[0], "linear")
     source = open_scenes(photos, "ILCE-7SM2")
     place = ((3, 5), TURNS[0])
-    first, second = source.scene_pairs(photo, np.random.default_rng(1), [place, place], side=8)
+    first, second = pairs_at(source, photo, np.random.default_rng(1), [place, place], side=8)
     assert np.array_equal(first.target, second.target)
     assert not np.array_equal(first.planes, second.planes)  # each photosite has noise of its own
 
@@ -317,7 +329,7 @@ def test_without_gain_the_target_is_the_photograph(
 ) -> None:
     photo = photos.array(photos.keys[1], "linear")
     source = open_scenes(photos, camera, PLAIN)
-    (pair,) = source.scene_pairs(photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
+    (pair,) = pairs_at(source, photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
     size = pair.target.shape[1]
     piece = turn.apply(np.asarray(photo[7 : 7 + size, 11 : 11 + size]).astype(np.float32))
     assert np.allclose(pair.target.transpose(1, 2, 0), bt709_encode(piece), atol=1e-6)
@@ -329,7 +341,7 @@ def test_the_gain_makes_scenes_darker_and_brighter(photos: ArrayCache) -> None:
 
     def target(stops: float) -> NDArray[np.float32]:
         source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, gain_stops=(stops, stops)))
-        return source.scene_pairs(photo, np.random.default_rng(0), places, side=8)[0].target
+        return pairs_at(source, photo, np.random.default_rng(0), places, side=8)[0].target
 
     linear = np.asarray(photo[:16, :16]).astype(np.float32).transpose(2, 0, 1)
     for stops in (-1.0, 0.0, 1.0):
@@ -347,7 +359,7 @@ def test_some_lights_lie_between_lamps_and_daylight(
     for share in (0.0, 1.0):
         source = open_scenes(photos, camera, replace(PLAIN, daylight_share=share))
         for seed in range(40):
-            source.scene_pairs(photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
+            pairs_at(source, photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
     lights = np.log([args[2] for args, _ in filtered.calls])
     lamps, between = lights[:40, [0, 2]], lights[40:, [0, 2]]
     scenes = np.log([draw_scene(camera, np.random.default_rng(s)).wb for s in range(40)])
@@ -376,9 +388,7 @@ def test_photographs_are_developed_in_more_than_one_way(photos: ArrayCache) -> N
     linear = np.asarray(photo[:16, :16]).astype(np.float32)
     seen = []
     for seed in range(4):
-        first, second = source.scene_pairs(
-            photo, np.random.default_rng(seed), [place, place], side=8
-        )
+        first, second = pairs_at(source, photo, np.random.default_rng(seed), [place, place], side=8)
         assert np.array_equal(first.target, second.target)
         seen.append(first.target)
         assert not np.allclose(first.target.transpose(1, 2, 0), bt709_encode(linear), atol=0.01)

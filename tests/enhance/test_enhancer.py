@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 import gia_cli
 from gia_cli import ExposureRequest
+from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.enhancer import (
     Enhancer,
-    camera_colors,
-    camera_gains,
     fuse_measured,
-    recolor,
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode

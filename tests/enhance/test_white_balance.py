@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from gia_cli import ExposureRequest, read_raw
 from gia_cli.cameras import XT2_MATRIX
-from gia_cli.enhance.enhancer import Enhancer, camera_gains
+from gia_cli.enhance.camera_match import camera_gains
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.white_balance import NAMES, PRESETS, WhiteBalance, photo_light
 from gia_cli.errors import UsageError, WeightsMismatchError, WhiteBalanceError
 from gia_cli.imaging.temperature import Light, light_of_gains

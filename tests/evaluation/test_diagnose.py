@@ -74,7 +74,7 @@ def test_another_cameras_photos_get_their_colors(
     """As when they are enhanced, but for the fusion: what is tested is the network alone."""
     config = replace(config, weights=(LEARNED,))
     (own,) = diagnose(config)
-    monkeypatch.setattr("gia_cli.enhance.enhancer.CAMERA_MATRICES", {"ILCE-7SM2": OTHER_MATRIX})
+    monkeypatch.setattr("gia_cli.enhance.camera_match.CAMERA_MATRICES", {"ILCE-7SM2": OTHER_MATRIX})
     (changed,) = diagnose(config)
     assert abs(own.psnr - changed.psnr) > 0.05
     (summary,) = evaluate(config).summaries

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rawpy
 import skimage.color
+from make_icc_profile import srgb_profile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -21,7 +22,9 @@ from gia_cli.imaging.color import (
     camera_from_srgb,
     colors_of_another_camera,
     lab_from_srgb,
+    levels8,
     quantize16,
+    srgb8_from_bt709,
     srgb16_from_bt709,
     srgb_decode,
     srgb_encode,
@@ -177,6 +180,14 @@ def test_srgb16_is_exact_on_the_levels_of_the_table() -> None:
     assert error.max() < 0.51  # half a level, and single precision
 
 
+def test_8_bit_levels_are_the_nearest() -> None:
+    levels = np.arange(65536, dtype=np.uint16)
+    assert np.array_equal(levels8(levels), np.rint(levels / 257))
+    encoded = np.linspace(-0.1, 1.1, 7000).reshape(1, 7, -1)
+    error = srgb8_from_bt709(encoded) - _exact_srgb(encoded.clip(0, 1)) * 255
+    assert np.abs(error).max() < 0.51
+
+
 # ---------------------------------------------------------------- camera matrix
 
 
@@ -238,13 +249,12 @@ def _profile() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(io.BytesIO(srgb_icc_profile()))
 
 
-def test_the_profile_is_small_and_always_the_same() -> None:
-    first = srgb_icc_profile()
-    srgb_icc_profile.cache_clear()
-    assert srgb_icc_profile() == first
-    assert 128 < len(first) < 4096
-    assert int.from_bytes(first[:4], "big") == len(first)
-    assert len(first) % 4 == 0
+def test_the_profile_is_what_its_numbers_say() -> None:
+    profile = srgb_icc_profile()
+    assert profile == srgb_profile()
+    assert 128 < len(profile) < 4096
+    assert int.from_bytes(profile[:4], "big") == len(profile)
+    assert len(profile) % 4 == 0
 
 
 def test_the_profile_opens_and_says_what_it_is() -> None:

@@ -26,9 +26,10 @@ from gia_cli.imaging.color import (
     srgb_encode,
 )
 from gia_cli.imaging.icc import srgb_icc_profile
-from gia_cli.imaging.writer import FORMATS, develop, orient, output_format, read_image, write_image
+from gia_cli.imaging.writer import FORMATS, develop, output_format, read_image, write_image
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.writer import write_dng
+from tests.imaging.upright import orient
 
 SHOT = ShotInfo(
     make="SONY",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gia_cli.nets import build
-from gia_cli.nets.base import Network, frame_sum
+from gia_cli.nets.base import Network
 from gia_cli.nets.config import NETWORKS
 from gia_cli.raw.cfa import CfaKind
 from tests.networks import (
@@ -161,13 +161,6 @@ def test_a_group_is_one_photo(name: str, cfa: CfaKind) -> None:
         assert (grouped - alone)[:2].abs().max() > 1e-3
     else:
         assert torch.equal(grouped, alone)
-
-
-def test_means_and_sums_are_taken_in_fp32_at_least() -> None:
-    ones = torch.ones(1, 2, 64, 80, dtype=torch.bfloat16)
-    assert frame_sum(ones).tolist() == [[5120, 5120]]
-    assert frame_sum(ones).dtype == torch.float32
-    assert frame_sum(ones.double()).dtype == torch.float64
 
 
 # ---------------------------------------------------------------- sight

@@ -34,7 +34,6 @@ from gia_cli.errors import (
     UnsupportedCompressionError,
 )
 from gia_cli.imaging.color import srgb_decode
-from gia_cli.imaging.writer import orient
 from gia_cli.raw.cfa import (
     PLANE_COLORS,
     RGGB,
@@ -48,6 +47,7 @@ from gia_cli.raw.cfa import (
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RAW_SUFFIXES, RawFrame, read_raw, render
 from gia_cli.raw.writer import A_SHOT, write_arw, write_dng, write_raf
+from tests.imaging.upright import orient
 
 BAYER_PHASES = list(np.ndindex(2, 2))
 XTRANS_PHASES = list(np.ndindex(6, 6))
