@@ -22,8 +22,8 @@ from PIL import Image
 from gia_cli import runtime
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.dataset import simulate_tree
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.sensor import simulate_mosaic
 from gia_cli.training import log
 

@@ -151,12 +151,12 @@ def _stage_enhancer(
     """Open what enhances the photo; in int8 only if there are such weights of the chosen ones."""
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.errors import WeightsError
-    from gia_cli.weights.manifest import find_quantised, find_weights
+    from gia_cli.weights.manifest import find_quantized, find_weights
 
     info = find_weights(weights, kind)
     if precision == "int8":
         try:
-            find_quantised(info)
+            find_quantized(info)
         except WeightsError as error:
             terminal.note(f"{error.message} The photo's stages are timed in fp32.")
             precision = "fp32"

@@ -51,7 +51,7 @@ from gia_cli.runtime import (
     resolve,
 )
 from gia_cli.runtime import Quality as Quality
-from gia_cli.weights.manifest import find_quantised, find_weights, shipped_quantised
+from gia_cli.weights.manifest import find_quantized, find_weights, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
@@ -224,7 +224,7 @@ class Enhancer:
         if engine == "openvino":
             require_openvino(runtime, config)
         if runtime.dtype == "int8" and info is not None:
-            info = find_quantised(info)
+            info = find_quantized(info)
         if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
             require_int8(runtime, engine, config)
 
@@ -458,7 +458,7 @@ class Enhancer:
         """Find what was asked for; in int8 only if that was, too."""
         if kind not in self._found:
             info = find_weights(self._weights, kind, self._mode)
-            self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
+            self._found[kind] = find_quantized(info) if self.runtime.dtype == "int8" else info
         return self._found[kind]
 
     def _engine(
@@ -491,7 +491,7 @@ class Enhancer:
         """Find the int8 weights that are run in place of these; None if these are."""
         if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
             return None
-        return shipped_quantised(weights)
+        return shipped_quantized(weights)
 
     def _go_on_in_fp32(
         self, weights: WeightsInfo, error: RuntimeError, progress: Progress

@@ -114,7 +114,7 @@ def srgb16_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint16]:
     Returns
     -------
     the same shape, uint16
-        Within 2 levels of the unquantised conversion (near black one step of the table's input is
+        Within 2 levels of the unquantized conversion (near black one step of the table's input is
         2.9 sRGB levels), and within 1.2 from a code value of 0.1 up.
 
     Examples

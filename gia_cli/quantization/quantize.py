@@ -26,7 +26,7 @@ from gia_cli.weights.storage import (
     WeightsInfo,
     load_arrays,
     refuse_to_replace,
-    save_quantised,
+    save_quantized,
     weights_path,
 )
 
@@ -121,7 +121,7 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
         "seed": config.seed,
         "gia": __version__,
     }
-    row = save_quantised(path, rounded, info, quantization=how)
+    row = save_quantized(path, rounded, info, quantization=how)
     list_in_manifest(config.out, row)
     return row
 

@@ -170,7 +170,7 @@ def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> We
     )
 
 
-def find_quantised(info: WeightsInfo) -> WeightsInfo:
+def find_quantized(info: WeightsInfo) -> WeightsInfo:
     """Find the int8 weights that were made from given ones, beside them or among the shipped.
 
     Parameters
@@ -195,7 +195,7 @@ def find_quantised(info: WeightsInfo) -> WeightsInfo:
     )
 
 
-def shipped_quantised(info: WeightsInfo) -> WeightsInfo | None:
+def shipped_quantized(info: WeightsInfo) -> WeightsInfo | None:
     """Find the shipped int8 weights that were made from given shipped ones; None if there are none.
 
     What ships is told by its digest, wherever the file lies.

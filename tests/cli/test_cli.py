@@ -25,7 +25,7 @@ from gia_cli.enhance.white_balance import NAMES
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_dng
 from gia_cli.training.config import TrainConfig
-from gia_cli.weights.manifest import find_weights, shipped_quantised, weights_folder
+from gia_cli.weights.manifest import find_weights, shipped_quantized, weights_folder
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
 
@@ -200,7 +200,7 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert first["outputs"] == [str(tmp_path / "night_gia.tif")]
     assert first["ratios"] == [{"ratio": 80.0, "rule": "given", "reason": "as given"}]
     chosen = find_weights(DEFAULT)
-    assert first["weights"] == (shipped_quantised(chosen) or chosen).name
+    assert first["weights"] == (shipped_quantized(chosen) or chosen).name
     assert {"decode", "network", "write"} < set(first["stages"])
     assert second["stages"] == {}
     assert second["error"]["exit_code"] == 13

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from gia_cli import cli
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.options import SimulateOptions
 
 
 def gia(*args: str | Path) -> Result:

@@ -25,8 +25,8 @@ from gia_cli.errors import DataError
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.dataset import simulate_tree
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.loop import train
 

@@ -25,8 +25,8 @@ from gia_cli.imaging.color import bt709_encode
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
 from gia_cli.sid_layout import Split
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.dataset import simulate_tree
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from tests.progress_spy import ProgressSpy
 
 SUMMARY = Path(__file__).parent / "sid_lists.txt"

@@ -16,7 +16,8 @@ from gia_cli.errors import OutputExistsError, UsageError, WeightsError
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.photo import SimulateOptions, simulate_photo
+from gia_cli.simulation.options import SimulateOptions
+from gia_cli.simulation.photo import simulate_photo
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import lively, small

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gia_cli.imaging.blocks import block_means
 
@@ -12,7 +15,7 @@ from gia_cli.imaging.blocks import block_means
 def test_each_block_is_its_mean_and_remainders_are_left_out(
     rng: np.random.Generator, shape: tuple[int, ...], side: int, dtype: type
 ) -> None:
-    values = rng.uniform(0, 65535, shape).astype(dtype)
+    values: NDArray[Any] = rng.uniform(0, 65535, shape).astype(dtype)
     found = block_means(values, side)
     assert found.dtype == np.float32
     assert found.shape == (shape[0] // side, shape[1] // side, *shape[2:])

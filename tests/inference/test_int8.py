@@ -29,12 +29,12 @@ from gia_cli.progress import Silent
 from gia_cli.raw.reader import read_raw
 from gia_cli.runtime import Precision, Runtime
 from gia_cli.weights import manifest as checkpoint
-from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantised
+from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantized
 from gia_cli.weights.storage import (
     Original,
     WeightsInfo,
     load_network,
-    save_quantised,
+    save_quantized,
     save_weights,
 )
 from tests.inference.test_openvino_engine import (
@@ -173,7 +173,7 @@ def pair(tmp_path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[WeightsInfo, 
     row = save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
     list_in_manifest(tmp_path, row)
     own = find_weights(tmp_path / "own.safetensors")
-    rounded = save_quantised(tmp_path / "own-int8.safetensors", arrays, own)
+    rounded = save_quantized(tmp_path / "own-int8.safetensors", arrays, own)
     (tmp_path / "manifest.json").unlink()
     for line in (rounded, row):
         list_in_manifest(tmp_path, line)
@@ -297,12 +297,12 @@ def test_what_ships_is_known_wherever_it_lies(
     (tmp_path / "elsewhere").mkdir()
     copy = shutil.copy(own.path, tmp_path / "elsewhere" / "copy.safetensors")
     for path in (own.path, copy, os.path.relpath(own.path)):
-        assert shipped_quantised(find_weights(path)) == rounded
+        assert shipped_quantized(find_weights(path)) == rounded
     row = save_weights(
         tmp_path / "elsewhere" / "other.safetensors", lively(small("gia-net"), seed=3)
     )
     list_in_manifest(tmp_path / "elsewhere", row)
-    assert shipped_quantised(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
+    assert shipped_quantized(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_what_layers_read_reaches_further_than_the_nights_went(
 
 
 @pytest.mark.slow
-def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> None:
+def test_int8_weights_are_not_quantized_again(made: Result, folder: Path) -> None:
     again = asked(folder, weights=str(folder / "own-int8.safetensors"), name="twice")
     with pytest.raises(UsageError, match="int8 already"):
         quantize.quantize(again)

@@ -12,9 +12,10 @@ import pytest
 from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
 from gia_cli.imaging.color import srgb_decode
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.manifest import read_plan
-from gia_cli.simulation.photo import Simulated, SimulateOptions
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
+from gia_cli.simulation.photo import Simulated
 from tests.progress_spy import ProgressSpy
 from tests.simulation.pictures import Photo, save, smooth_photo
 

@@ -22,7 +22,8 @@ from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
 from gia_cli.imaging.color import bt709_encode, srgb_decode
 from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.photo import SimulateOptions, simulate_photo
+from gia_cli.simulation.options import SimulateOptions
+from gia_cli.simulation.photo import simulate_photo
 from gia_cli.simulation.sensor import CAMERAS, SceneSettings, median_gains, mosaic_from_linear
 from tests.progress_spy import ProgressSpy
 from tests.simulation.pictures import (

@@ -15,7 +15,8 @@ from gia_cli.raw.cfa import CANONICAL, pack
 from gia_cli.raw.reader import read_raw
 from gia_cli.sensor_table import iso_settings
 from gia_cli.simulation.noise import SensorNoise
-from gia_cli.simulation.photo import SimulateOptions, simulate_photo
+from gia_cli.simulation.options import SimulateOptions
+from gia_cli.simulation.photo import simulate_photo
 from gia_cli.simulation.sensor import (
     CAMERAS,
     daylight_gains,
