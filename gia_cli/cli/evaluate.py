@@ -15,8 +15,9 @@ from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
+    from gia_cli.evaluation.config import EvalConfig
     from gia_cli.evaluation.diagnose import Diagnosis
-    from gia_cli.evaluation.evaluate import EvalConfig, Failure, Report
+    from gia_cli.evaluation.report import Failure, Report
     from gia_cli.paper import PaperRow
     from gia_cli.weights.storage import WeightsInfo
 
@@ -190,7 +191,8 @@ def evaluate(
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Quality
     from gia_cli.evaluation.classical import ISP_NAMES
-    from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, report_json
+    from gia_cli.evaluation.config import EvalConfig, RatioMode
+    from gia_cli.evaluation.report import report_json
     from gia_cli.paper import paper_table
 
     if panel < 0:
@@ -259,7 +261,7 @@ def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:
 def _draw_panel(
     report: Report, count: int, order: Literal["spread", "worst"], terminal: Terminal
 ) -> None:
-    from gia_cli.evaluation.evaluate import choose_for_panel, panel_rows
+    from gia_cli.evaluation.panel import choose_for_panel, panel_rows
     from gia_cli.evaluation.tables import write_figure
 
     with terminal:
@@ -304,7 +306,7 @@ def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
 
 def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tuple[str, ...]:
     """Match weights with the table's rows, name what is missing, and put them in its order."""
-    from gia_cli.evaluation.evaluate import split_label
+    from gia_cli.evaluation.systems import split_label
 
     found: dict[str, WeightsInfo] = {}
     for text in given:

@@ -15,7 +15,8 @@ from gia_cli.benchmark.flops import Cost
 from gia_cli.benchmark.speed import SpeedReport
 from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.errors import UsageError
-from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report
+from gia_cli.evaluation.panel import PanelRow
+from gia_cli.evaluation.report import Estimate, Report
 from gia_cli.files import atomic_file
 from gia_cli.imaging.color import srgb16_from_bt709
 from gia_cli.nets.config import NETWORKS

@@ -13,7 +13,9 @@ from PIL import Image
 from gia_cli.benchmark.flops import Cost
 from gia_cli.benchmark.speed import Speed, SpeedReport, Variant
 from gia_cli.errors import UsageError
-from gia_cli.evaluation.evaluate import Estimate, EvalConfig, PanelRow, Report, Summary
+from gia_cli.evaluation.config import EvalConfig
+from gia_cli.evaluation.panel import PanelRow
+from gia_cli.evaluation.report import Estimate, Report, Summary
 from gia_cli.evaluation.tables import (
     cost_table,
     difference_table,
