@@ -26,6 +26,8 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE, paper_costs
+from gia_cli.raw.cfa import Alignment
+from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import Precision
 from tests.networks import DEFAULT, UNETS, lively, small
 
@@ -221,7 +223,7 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
     hook = network.register_forward_hook(lambda module, args, result: seen.append(result))
     bench._run_eagerly(network, planes, torch.device("cpu"))
     hook.remove()
-    mosaic = bench.PackedMosaic(planes, "bayer", 400, 128, bench.Alignment(0, 0, 0, 0))
+    mosaic = PackedMosaic(planes, "bayer", 400, 128, Alignment(0, 0, 0, 0))
     picture = infer(TorchEngine(network, resolve("cpu")), mosaic)
     assert seen[0][0, :, :400].numpy() == pytest.approx(picture, abs=1e-5)
 
