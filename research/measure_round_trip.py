@@ -1,6 +1,6 @@
 """Measure how well LibRaw renders simulated long exposures back to their photographs.
 
-    python scripts/measure_round_trip.py PHOTO... [--camera ILCE-7SM2] [--camera X-T2]
+    python research/measure_round_trip.py PHOTO... [--camera ILCE-7SM2] [--camera X-T2]
 
 Each photograph becomes the noiseless long exposure of a scene (ratio 1, ISO 100 or the camera's
 lowest, light of SID's median scene), is written as the camera's ARW or RAF, and rendered by LibRaw:
