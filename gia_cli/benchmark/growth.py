@@ -7,6 +7,7 @@ what a network computes does not depend on what it sees. Decoding and writing ar
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Sequence
@@ -126,6 +127,7 @@ def _run(megapixels: float, limit: int | None, weights: str | None) -> _Run | st
 
 
 def _serve(pipe: Connection, megapixels: float, limit: int | None, weights: str | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     try:
         pipe.send(run_once(megapixels, limit, weights))
     except (GiaError, RuntimeError, MemoryError) as error:
@@ -137,10 +139,8 @@ def run_once(megapixels: float, limit: int | None, weights: str | None) -> _Run:
     info = find_weights(weights, "bayer" if weights is None else None)
     is_int8 = info.quantized_from is not None
     engine = open_engine(info, resolve("cpu", "int8" if is_int8 else "fp32"))
-    mosaic, options = (
-        random_mosaic(size_of(megapixels), info.config.cfa),
-        InferOptions(max_memory=limit),
-    )
+    mosaic = random_mosaic(size_of(megapixels), info.config.cfa)
+    options = InferOptions(max_memory=limit)
     chosen = str(plan(engine, mosaic, options))
     start = time.perf_counter()
     infer(engine, mosaic, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import statistics
 import tempfile
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ def _run(config: TrainingConfig, folder: Path, workers: int, turn: int) -> float
 
 
 def _serve(pipe: Connection, config: TrainingConfig, folder: Path, workers: int, turn: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     try:
         pipe.send(seconds_a_step(config, folder, workers, turn))
     except (GiaError, RuntimeError, MemoryError) as error:
@@ -115,6 +117,8 @@ def seconds_a_step(config: TrainingConfig, folder: Path, workers: int, turn: int
     ------
     GiaError
         Whatever `gia train` would say.
+    RuntimeError
+        It was stopped, as by Ctrl-C.
     """
     from gia_cli.training.config import TrainConfig
     from gia_cli.training.log import read_log
@@ -137,4 +141,6 @@ def seconds_a_step(config: TrainingConfig, folder: Path, workers: int, turn: int
         )
     )
     at = {row["step"]: row["seconds"] for row in read_log(run) if "images_per_s" in row}
+    if _STEPS not in at:
+        raise RuntimeError("it was stopped")
     return float(at[_STEPS] - at[_STEPS - _TIMED]) / _TIMED

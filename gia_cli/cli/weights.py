@@ -193,8 +193,9 @@ def weights_reduce_checkerboard(
 ) -> None:
     """Fit a trained GIA-Net's last layer anew, so that flat areas show less of a grid.
 
-    Takes a minute, and changes nothing but how the sub-pixels differ from their mean. Give the
-    photographs trained on: those that gia train keeps for validation are left out.
+    Takes a minute, and changes nothing but how the sub-pixels differ from their mean. Weights that
+    were trained with --checkerboard-weight have little to gain. Give the photographs trained on:
+    those that gia train keeps for validation are left out.
     """
     from gia_cli.cli.console import Terminal
     from gia_cli.training.checkerboard import CheckerboardConfig, reduce_checkerboard

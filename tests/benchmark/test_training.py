@@ -34,6 +34,14 @@ def test_the_last_fifty_steps_are_timed(tmp_path: Path, monkeypatch: pytest.Monk
     assert (asked[0].workers, asked[0].steps, asked[0].sides) == (2, 100, (64, 64))
 
 
+def test_a_run_that_was_stopped_has_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gia_cli.training.loop.train", lambda config: None)  # no log at all
+    with pytest.raises(RuntimeError, match="stopped"):
+        bench.seconds_a_step(TrainingConfig(tmp_path, device="cpu"), tmp_path, 0)
+
+
 def test_failures_are_told_and_stop_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
