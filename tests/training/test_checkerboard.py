@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typer.testing import CliRunner
 
 from gia_cli._version import __version__
+from gia_cli.cli import app
 from gia_cli.errors import UsageError
+from gia_cli.imaging.fusion import ShareCounter
 from gia_cli.nets.unet import GiaNet
+from gia_cli.progress import Silent
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.training.checkerboard import (
     CheckerboardConfig,
@@ -136,3 +142,44 @@ def test_other_networks_are_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="are a sid-net, not a gia-net"):
         reduce_checkerboard(asked(folder, "other", "never"))
     assert not (folder / "never.safetensors").exists()
+
+
+def test_the_command_names_the_file_alone_on_stdout(folder: Path) -> None:
+    photos, cache = folder / "photos", folder / "cache"
+    made = CliRunner().invoke(
+        app,
+        [
+            *("weights", "reduce-checkerboard", str(folder / "own.safetensors")),
+            *("--name", "by-command", "--out", str(folder), "--photos", str(photos)),
+            *("--scenes", "2", "--seed", "7", "--cache", str(cache)),
+        ],
+    )
+    assert made.exit_code == 0, made.output
+    assert made.stdout == f"{folder / 'by-command.safetensors'}\n"
+    (row,) = (row for row in manifest(folder) if row["name"] == "by-command")
+    assert (row["checkerboard_reduction"]["scenes"], row["checkerboard_reduction"]["seed"]) == (
+        2,
+        7,
+    )
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())["weights"]
+    return rows
+
+
+def test_shares_learned_with_the_old_layer_are_left_out(folder: Path) -> None:
+    source = folder / "calibrated.safetensors"
+    config = replace(small("gia-net"), white_balance="as-shot", input_floor=None)
+    save_weights(
+        source, lively(config), camera="ILCE-7SM2", fusion=ShareCounter().shares().to_json()
+    )
+    heard: list[str] = []
+
+    class Heard(Silent):
+        def note(self, message: str) -> None:
+            heard.append(message)
+
+    row = reduce_checkerboard(asked(folder, "calibrated", "uncalibrated"), Heard())
+    assert "fusion" not in row
+    assert any("gia weights calibrate" in line for line in heard)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from gia_cli.cli import app
 from gia_cli.errors import UsageError
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -174,3 +176,19 @@ def test_a_width_that_is_no_smaller_is_refused(folder: Path, width: int) -> None
 def test_no_width_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="--width must be positive"):
         asked(folder, width=0)
+
+
+def test_the_command_takes_a_width(folder: Path) -> None:
+    made = CliRunner().invoke(
+        app,
+        [
+            *("weights", "narrow", str(folder / "own.safetensors"), "--width", "2"),
+            *("--name", "by-command", "--out", str(folder), "--photos", str(folder / "photos")),
+            *("--scenes", "2", "--cache", str(folder / "cache"), "-v"),
+        ],
+    )
+    assert made.exit_code == 0, made.output
+    path = folder / "by-command.safetensors"
+    assert made.stdout == f"{path}\n"
+    assert "decoder.3.2: 8 -> 2 channels" in made.stderr
+    assert find_weights(path).config.width == 2
