@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ PACKAGE = TESTS.parent / "gia_cli"
 FLOORS: list[set[str]] = [
     {"_version", "errors", "paper", "progress", "tiling"},
     {"cameras", "files", "runtime"},
-    {"sid_layout"},
+    {"sensor_table", "sid_layout"},
     {"raw"},
     {"imaging", "nets"},
     {"simulation", "weights"},
@@ -188,6 +189,20 @@ def test_nobody_below_the_command_line_prints_or_exits(module: str) -> None:
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             assert name not in {"print", "exit", "quit", "sys.exit", "os._exit"}, module
+
+
+def has_doctests(module: str) -> bool:
+    return ">>> " in MODULES[module].read_text(encoding="utf-8")
+
+
+def test_every_doctest_is_run() -> None:
+    """Of the package pytest looks only at what it is told of: collecting a module imports it."""
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    named = project["tool"]["pytest"]["ini_options"]["testpaths"]
+    paths = [TESTS.parent / path for path in named]
+    with_doctests = [MODULES[module] for module in MODULES if has_doctests(module)]
+    assert with_doctests
+    assert not [path for path in with_doctests if not {path, *path.parents} & set(paths)]
 
 
 def is_a_docstring_only(module: str) -> bool:

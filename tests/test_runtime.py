@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -433,5 +434,5 @@ def test_what_was_freed_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: None) -> None:
         raise OSError("another C library")
 
-    monkeypatch.setattr(runtime.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
     runtime.return_freed_memory()

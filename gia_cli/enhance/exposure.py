@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import ExposureError, UsageError
+from gia_cli.raw.black_level import likely_black
 from gia_cli.raw.cfa import PLANE_COLORS, align, pack, plane_values
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame
@@ -197,7 +198,7 @@ def block_brightness(frame: RawFrame) -> NDArray[np.float32]:
     aligned, _ = align(frame.mosaic, frame.phase, frame.kind)
     planes = pack(aligned, frame.kind)
     black, white = (
-        plane_values(level, frame.kind, frame.phase) for level in (frame.black, frame.white)
+        plane_values(level, frame.kind, frame.phase) for level in (likely_black(frame), frame.white)
     )
     colors = np.array(PLANE_COLORS[frame.kind])
     means = [_block_means(plane) for plane in planes]

@@ -73,6 +73,12 @@ def psnr(picture: NDArray[np.floating], target: NDArray[np.floating]) -> float:
     ------
     ValueError
         The shapes differ.
+
+    Examples
+    --------
+    >>> target = np.full((4, 6, 3), 0.5)
+    >>> round(psnr(target + 0.1, target), 6)
+    20.0
     """
     if np.shape(picture) != np.shape(target):
         raise ValueError(

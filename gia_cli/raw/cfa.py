@@ -80,6 +80,13 @@ def classify(pattern: NDArray[np.uint8]) -> CfaKind | None:
     -------
     "bayer", "xtrans" or None
         None for everything else (quad Bayer, one colour, four colours).
+
+    Examples
+    --------
+    >>> classify(np.tile(XTRANS, (2, 2)))
+    'xtrans'
+    >>> classify(np.ones((12, 12), np.uint8)) is None
+    True
     """
     for kind in ("bayer", "xtrans"):
         if find_phase(pattern, kind) is not None:
@@ -102,6 +109,13 @@ def find_phase(pattern: NDArray[np.uint8], kind: CfaKind) -> tuple[int, int] | N
         ``pattern[y, x] == canonical[(y + dy) % p, (x + dx) % p]``. Of several answers (X-Trans
         repeats at (3, 3) too) the one that needs the fewest added rows and columns; None when the
         pattern is of another kind.
+
+    Examples
+    --------
+    A mosaic that starts with G R / B G lacks the first column of R G / G B.
+
+    >>> find_phase(np.array([[1, 0], [2, 1]], np.uint8), "bayer")
+    (0, 1)
     """
     canonical = CANONICAL[kind]
     period = canonical.shape[0]
@@ -135,6 +149,16 @@ def align(
         H' and W' are multiples of the period (2 or 6).
     Alignment
         What to cut off the result to come back to the mosaic.
+
+    Examples
+    --------
+    The first column is added in front: it has the colours of the second. Then the last is missing.
+
+    >>> aligned, added = align(np.array([[11, 12], [21, 22]], np.uint16), (0, 1), "bayer")
+    >>> aligned.tolist()
+    [[12, 11, 12, 11], [22, 21, 22, 21]]
+    >>> added
+    Alignment(top=0, left=1, bottom=0, right=1)
     """
     period = CANONICAL[kind].shape[0]
     top, left = phase
@@ -169,6 +193,13 @@ def pack(aligned: NDArray[Any], kind: CfaKind, dtype: DTypeLike | None = None) -
     -------
     (C, H/s, W/s)
         Bayer: R, G1, B, G2 (LibRaw's colour order, which the weights know). X-Trans: SID's nine.
+
+    Examples
+    --------
+    >>> pack(np.array([[10, 20], [21, 30]]), "bayer").ravel().tolist()
+    [10, 20, 30, 21]
+    >>> pack(np.zeros((12, 18)), "xtrans").shape
+    (9, 4, 6)
     """
     height, width = aligned.shape
     factor = PACK_FACTOR[kind]
@@ -190,6 +221,12 @@ def unpack(planes: NDArray[Any], kind: CfaKind) -> NDArray[Any]:
     Returns
     -------
     (s*h, s*w), the same dtype
+
+    Examples
+    --------
+    >>> mosaic = np.arange(6 * 12).reshape(6, 12)
+    >>> all(np.array_equal(unpack(pack(mosaic, kind), kind), mosaic) for kind in CANONICAL)
+    True
     """
     factor = PACK_FACTOR[kind]
     _, height, width = planes.shape

@@ -19,6 +19,7 @@ from gia_cli.errors import DataError, GiaError, OutputError, UsageError
 from gia_cli.files import atomic_file, make_folder
 from gia_cli.imaging.photos import find_photos
 from gia_cli.progress import SILENT, Progress
+from gia_cli.sensor_table import nearest_iso
 from gia_cli.sid_layout import (
     FAMILIES,
     MOST_SCENES,
@@ -30,7 +31,6 @@ from gia_cli.sid_layout import (
     time_name,
 )
 from gia_cli.simulation.manifest import Picture, TreePlan, fingerprint, read_plan, write_plan
-from gia_cli.simulation.noise import nearest_iso
 from gia_cli.simulation.photo import (
     HELP,
     XTRANS_RENDER_SIDE,

@@ -22,7 +22,8 @@ from gia_cli.raw.cfa import CANONICAL
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RAW_SUFFIXES
 from gia_cli.raw.writer import write_arw, write_raf
-from gia_cli.simulation.noise import SensorNoise, iso_settings
+from gia_cli.sensor_table import iso_settings
+from gia_cli.simulation.noise import SensorNoise
 from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX, CameraName, WhiteBalance
 from gia_cli.imaging.color import XYZ_FROM_SRGB, camera_from_srgb, srgb_decode
 from gia_cli.raw.cfa import CANONICAL, CfaKind
-from gia_cli.simulation.noise import SensorNoise, add_noise, fuji_xt2, nearest_iso, sony_a7s2
+from gia_cli.sensor_table import nearest_iso
+from gia_cli.simulation.noise import SensorNoise, add_noise, fuji_xt2, sony_a7s2
 
 
 @dataclass(frozen=True, slots=True)
 class CameraModel:
     """A camera whose scenes can be simulated."""
 
+    name: CameraName
     kind: CfaKind
     black: int
     white: int
@@ -34,8 +36,8 @@ class CameraModel:
 
 
 CAMERAS: dict[CameraName, CameraModel] = {
-    "ILCE-7SM2": CameraModel("bayer", 512, 16383, A7S2_MATRIX, sony_a7s2),
-    "X-T2": CameraModel("xtrans", 1024, 16383, XT2_MATRIX, fuji_xt2),
+    "ILCE-7SM2": CameraModel("ILCE-7SM2", "bayer", 512, 16383, A7S2_MATRIX, sony_a7s2),
+    "X-T2": CameraModel("X-T2", "xtrans", 1024, 16383, XT2_MATRIX, fuji_xt2),
 }
 
 

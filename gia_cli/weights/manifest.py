@@ -61,7 +61,7 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
 # Names that runs and weights of before 0.1.0 state, and what they are called now.
 _RENAMED_KEYS = {
     "tells_facts": "vector_supervised",
-    "scenes": "scenes",
+    "nights": "scenes",
     "facts_weight": "auxiliary_weight",
     "evenness_weight": "checkerboard_weight",
     "depth_weight": "deep_supervision_weight",

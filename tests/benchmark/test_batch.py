@@ -11,6 +11,7 @@ from gia_cli.benchmark.batch import BatchConfig, _written, measure_batch
 from gia_cli.errors import DataError, UsageError
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_every_photo_is_enhanced_in_every_round(make_arw: Callable[..., Path]) -> None:
     photo = make_arw()
@@ -26,6 +27,7 @@ def test_every_photo_is_enhanced_in_every_round(make_arw: Callable[..., Path]) -
     assert not list(photo.parent.glob("*.tif"))
 
 
+@pytest.mark.slow
 def test_what_enhance_refuses_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"wrote no picture: .*nothing"):
         measure_batch(BatchConfig(tmp_path / "nothing", rounds=1))

@@ -11,6 +11,7 @@ from gia_cli.benchmark.growth import GrowthConfig, measure_growth, run_once
 from gia_cli.errors import OutOfMemoryError, UsageError, WeightsError
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.run import infer
 from gia_cli.raw.packing import PackedMosaic
 from gia_cli.weights.storage import save_weights
 from tests.networks import lively, small
@@ -25,15 +26,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_network_runs_once_under_the_limit(
     weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int, int | None]] = []
-    plain = growth.infer
 
     def listen(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> object:
         seen.append((mosaic.height, mosaic.width, options.max_memory))
-        return plain(engine, mosaic, options)
+        return infer(engine, mosaic, options)
 
     monkeypatch.setattr(growth, "infer", listen)
     run = run_once(0.06, 8_000_000_000, weights)
@@ -43,6 +44,7 @@ def test_the_network_runs_once_under_the_limit(
         run_once(0.06, 10_000_000, weights)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_every_size_and_limit_is_a_point(weights: str) -> None:
     config = GrowthConfig((0.1, 0.4), (None, 2_000_000_000), weights, rounds=2)

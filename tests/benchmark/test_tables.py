@@ -37,7 +37,7 @@ def test_costs_are_related_to_sid_net() -> None:
 
 def test_speeds_are_related_to_the_first_way() -> None:
     variants = [
-        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")  # type: ignore[arg-type]
+        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")
         for how in ("eager NCHW, whole", "whole", "tiled")
     ]
     speeds = [
@@ -78,6 +78,7 @@ def test_growth_is_told_for_a_megapixel() -> None:
     assert rows[3][2] == "its process has died"
 
 
+@pytest.mark.slow
 def test_growth_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot_growth(POINTS, tmp_path / "plot.png")

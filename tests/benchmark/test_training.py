@@ -54,6 +54,7 @@ def test_failures_are_told_and_stop_nothing(
     assert (one.seconds, one.error) == ([], "no room")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_it_trains_in_a_process_of_its_own(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 2, (70, 80))

@@ -40,6 +40,7 @@ def gia_process(*args: str | Path) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------- enhance
 
 
+@pytest.mark.slow
 def test_enhance_writes_and_prints_the_path(make_arw: MakePhoto, tmp_path: Path) -> None:
     result = gia("enhance", make_arw(), "-o", tmp_path / "o.tif", "--ratio", "100")
     assert result.exit_code == 0, result.output
@@ -60,11 +61,13 @@ def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
     assert result.stdout.strip().endswith("night_gia.png")
 
 
+@pytest.mark.slow
 def test_verbose_tells_the_plan(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "-v", "--tile", "64", "--device", "cpu")
     assert "tiles of 32x32 packed px, two passes" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "words"), [("torch", "engine: torch on cpu"), ("openvino", "engine: OpenVINO")]
 )
@@ -85,8 +88,8 @@ def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
 def test_precision_int8_without_int8_weights_is_refused(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
-    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
     own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
     result = gia("enhance", make_arw(), "--precision", "int8", "--weights", own)
     assert result.exit_code == 40
     assert "no int8 weights made from 'own'" in result.stderr
@@ -115,6 +118,7 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
     assert "ratio 25 (2.5 s wanted, 1/10 s taken)" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -164,6 +168,7 @@ def test_one_bad_photo_exits_with_its_own_code(tmp_path: Path) -> None:
         assert path.name in line
 
 
+@pytest.mark.slow
 def test_a_batch_with_failures_exits_with_3_and_names_them(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
@@ -199,6 +204,7 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert second["input"] == str(bad)
 
 
+@pytest.mark.slow
 def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
     photo = make_raf()
     report = json.loads(gia("enhance", photo, "--ratio", "100", "--json").stdout)
@@ -224,20 +230,27 @@ def test_a_white_balance_that_no_weights_have_is_told(
 def test_the_white_balance_is_reported(make_arw: MakePhoto, tmp_path: Path) -> None:
     config = replace(small("gia-net"), white_balance="as-shot")
     save_weights(tmp_path / "own.safetensors", lively(config), camera="ILCE-7SM2")
-    options = ["--weights", tmp_path / "own.safetensors", "--white-balance", "3200K,5"]
+    options: list[str | Path] = [
+        "--weights",
+        tmp_path / "own.safetensors",
+        "--white-balance",
+        "3200K,5",
+    ]
     result = gia("enhance", make_arw(), "--json", "-v", *options)
     assert result.exit_code == 0, result.output
     assert "white balance 3200 K, tint +5: red x" in result.stderr
     (file,) = json.loads(result.stdout)["files"]
     assert file["white_balance"] == "3200 K, tint +5"
     with tifffile.TiffFile(file["outputs"][0]) as tiff:
-        comment = str(tiff.pages[0].tags["ExifTag"].value["UserComment"])
+        comment = str(tiff.pages.first.tags["ExifTag"].value["UserComment"])
     assert "white balance 3200 K, tint +5" in comment
 
 
+@pytest.mark.slow
 def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
-    common = ["enhance", make_arw(), "--weights", tmp_path / "own.safetensors", "--device", "cpu"]
+    own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
+    common: list[str | Path] = ["enhance", make_arw(), "--weights", own, "--device", "cpu"]
     for quality in ("normal", "best"):
         out = tmp_path / f"{quality}.tif"
         assert gia(*common, "--quality", quality, "-o", out).exit_code == 0
@@ -289,6 +302,7 @@ def test_info_as_json(make_raf: MakePhoto) -> None:
     assert abs(facts["as_shot_tint"]) < 150
 
 
+@pytest.mark.slow
 def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
     path, zeros = tmp_path / "unknown.dng", ((0.0, 0.0, 0.0),) * 3
     write_dng(path, np.full((64, 64), 600), matrix=zeros, shot=ShotInfo(make="No", model="Box"))
@@ -298,6 +312,7 @@ def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
     assert "as shot tint" in gia("info", path).stdout
 
 
+@pytest.mark.slow
 def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
     photo = make_arw()
     named = json.loads(gia("info", photo, "--json").stdout)["weights"]
@@ -310,6 +325,7 @@ def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
     assert gia("info", tmp_path / "gone").exit_code == 11
 
 
+@pytest.mark.slow
 def test_weights_list_and_verify() -> None:
     listed = gia("weights", "list")
     assert DEFAULT in listed.stdout
@@ -332,6 +348,7 @@ def test_version() -> None:
 # ---------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys\n"
@@ -344,6 +361,7 @@ def test_help_does_not_import_torch() -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
     run = gia_process("enhance", tmp_path / "gone.ARW")
     assert run.returncode == 11
@@ -352,6 +370,7 @@ def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> None:
     path = make_arw()
     path.write_bytes(path.read_bytes()[:-5000])
@@ -361,6 +380,7 @@ def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> Non
     assert line.startswith("error: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
 def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: str) -> None:
@@ -371,6 +391,7 @@ def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: 
     assert tifffile.imread(tmp_path / "o.tif").shape == (96, 144, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Path) -> None:
     make_arw()
@@ -383,18 +404,20 @@ def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Pa
     assert (tmp_path / "o.tif").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
 def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
     photo = make_arw()
     name = os.fsencode(photo).replace(b"night", b"b\xff")
     photo.rename(os.fsdecode(name))
-    command = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
+    command: list[str | bytes] = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
     run = subprocess.run(command, check=False, capture_output=True)
     assert run.returncode == 0, run.stderr
     (file,) = json.loads(run.stdout.decode("utf-8"))["files"]
     assert Path(file["outputs"][0]).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_path: Path) -> None:
     count = 120  # so many that none of a busy machine's pauses lets it finish first

@@ -43,6 +43,7 @@ def make_weights(
     list_in_manifest(folder, row)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = gia(
@@ -57,6 +58,7 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     assert names == {"scores.jsonl", "scores.csv", "report.json", "panel.png"}
 
 
+@pytest.mark.slow
 def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     done = gia("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path, "--json")
     assert done.exit_code == 0
@@ -67,6 +69,7 @@ def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     assert report["systems"][0]["means"]["psnr"]["mean"] == pytest.approx(np.mean(scores))
 
 
+@pytest.mark.slow
 def test_markdown_and_casts(tree: Path, tmp_path: Path) -> None:
     arguments = ("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path)
     done = gia(*arguments, "--markdown", "--casts")
@@ -87,6 +90,7 @@ def test_markdown_and_casts(tree: Path, tmp_path: Path) -> None:
     assert "--markdown takes neither" in refused.output
 
 
+@pytest.mark.slow
 def test_a_failed_pair_leaves_exit_code_3(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(tree, copy)
@@ -98,6 +102,7 @@ def test_a_failed_pair_leaves_exit_code_3(tree: Path, tmp_path: Path) -> None:
     assert "1 of 2 pairs failed" in done.output
 
 
+@pytest.mark.slow
 def test_a_papers_table_is_laid_out_in_its_order(tree: Path, tmp_path: Path) -> None:
     """Rows are matched by how weights were trained; what is missing is named."""
     folder = tmp_path / "weights"
@@ -115,6 +120,7 @@ def test_a_papers_table_is_laid_out_in_its_order(tree: Path, tmp_path: Path) -> 
     assert any("published, on SID: SW-Net" in row and "28.89" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     make_weights(folder, "mine", "gia-net", "joint")
@@ -127,6 +133,7 @@ def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_pat
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
     """Two files for one row, another network under a row's name, other crops than the row's."""
     folder = tmp_path / "weights"
@@ -151,6 +158,7 @@ def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
     assert "has no manifest.json" in empty.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -178,6 +186,7 @@ def test_mistakes_are_told(
 # ---------------------------------------------------------------- gia bench
 
 
+@pytest.mark.slow
 def test_bench_prints_table_4() -> None:
     done = gia("bench", "--network", "sid-net", "--network", "gia-net")
     assert done.exit_code == 0, done.output
@@ -185,6 +194,7 @@ def test_bench_prints_table_4() -> None:
         assert words in done.output
 
 
+@pytest.mark.slow
 def test_bench_counts_everything_by_default() -> None:
     done = gia("bench", "--size", "640x480", "--json")
     assert done.exit_code == 0
@@ -193,6 +203,7 @@ def test_bench_counts_everything_by_default() -> None:
     assert costs[0]["size"] == [480, 640]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
     done = gia(
@@ -204,6 +215,7 @@ def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
         assert words in done.output
 
 
+@pytest.mark.slow
 def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
     gia("eval", "--data", tree, "--weights", DEFAULT, "--out", tmp_path, "--device", "cpu")
     plot = tmp_path / "plot.png"
@@ -214,6 +226,7 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     make_arw: Callable[..., Path], tmp_path: Path
@@ -230,6 +243,7 @@ def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     assert "one photo (own)" in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -293,6 +307,7 @@ def test_bench_shows_a_batch_and_its_json(tmp_path: Path, monkeypatch: pytest.Mo
     assert report["machine"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_bench_measures_and_draws_growth(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")

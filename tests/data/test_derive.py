@@ -17,7 +17,8 @@ from gia_cli.data.derive import (
     target_path,
 )
 from gia_cli.errors import DataError, OutputExistsError, UsageError
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import WeightsInfo, save_weights
 from tests.data.test_synthetic import write_photos

@@ -20,11 +20,12 @@ from gia_cli.data.synthetic import PhotoScenes, SceneOptions, open_photos, sourc
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
+from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw
 from gia_cli.raw.turns import TURNS, Turn
 from gia_cli.raw.writer import write_arw, write_raf
-from gia_cli.simulation.noise import iso_settings
+from gia_cli.sensor_table import iso_settings, nearest_row
 from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
 #: What three plain scenes of the seeds 0 to 2 tell, on which weights have been validated so far.
@@ -91,7 +92,8 @@ def test_a_night_is_what_its_file_would_be(
     pairs = open_scenes(photos, camera).pairs(np.random.default_rng(seed), count=2, side=12)
     for pair, dn, (_, options) in zip(pairs, spy.results, spy.calls, strict=True):
         path = tmp_path / "night"
-        (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn)
+        shot = ShotInfo(iso=options["iso"])
+        (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn, shot=shot)
         planes = prepare(read_raw(path), options["ratio"]).planes
         assert np.array_equal(planes, pair.planes)
 
@@ -153,6 +155,20 @@ def test_the_facts_are_those_of_the_night(
         assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
 
 
+def test_what_is_known_of_the_black_level_is_not_asked(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exposed = Spy(monkeypatch, "expose")
+    source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=None)
+    for seed in range(5):
+        (pair,) = source.pairs(np.random.default_rng(seed), count=1, side=8)
+        drawn = exposed.calls[-1][1]
+        known = nearest_row("ILCE-7SM2", drawn["iso"])[-1]
+        left = np.mean(drawn["noise"].black_error) - known
+        scale = 8 * drawn["ratio"] / (CAMERAS["ILCE-7SM2"].white - CAMERAS["ILCE-7SM2"].black)
+        assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * left, 0, 1), abs=1e-4)
+
+
 def test_of_a_light_that_is_given_nothing_is_asked(photos: ArrayCache) -> None:
     source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, GivenBalance())
     plain = open_scenes(photos, "ILCE-7SM2", PLAIN)
@@ -211,8 +227,8 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
 
 def test_what_lies_below_black_is_kept_if_so_asked(photos: ArrayCache) -> None:
     clipped, kept = (
-        PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=floor).pairs(
-            np.random.default_rng(2), count=1, side=24
+        PhotoScenes(photos, photos.keys, "X-T2", PLAIN, floor=floor).pairs(
+            np.random.default_rng(2), count=1, side=16
         )[0]
         for floor in (0, None)
     )
@@ -242,6 +258,7 @@ def test_an_impossible_split_by_source_is_refused(sources: ArrayCache, kept: lis
         split_photos(sources, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("power", "share"), [(1.0, 9 / 12), (0.5, 3 / (3 + 1 + 2**0.5)), (0, 1 / 3)]
 )
@@ -250,9 +267,12 @@ def test_sources_are_drawn_by_their_size_to_a_power(
 ) -> None:
     drawn: list[str] = []
     array = sources.array
-    monkeypatch.setattr(
-        sources, "array", lambda key, name: (drawn.append(source_of(key)), array(key, name))[1]
-    )
+
+    def noted(key: str, name: str) -> NDArray[Any]:
+        drawn.append(source_of(key))
+        return array(key, name)
+
+    monkeypatch.setattr(sources, "array", noted)
     options = replace(PLAIN, source_power=power)
     source = PhotoScenes(sources, sources.keys, "ILCE-7SM2", options)
     for seed in range(400):
@@ -260,6 +280,7 @@ def test_sources_are_drawn_by_their_size_to_a_power(
     assert drawn.count("many") / 400 == pytest.approx(share, abs=0.07)
 
 
+@pytest.mark.slow
 def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch, "expose")
     source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))

@@ -13,7 +13,8 @@ import pytest
 from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
 from gia_cli.enhance.enhancer import Enhancer, fuse_measured
 from gia_cli.errors import OutputExistsError, UsageError, WeightsError
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.raw.reader import read_raw
 from gia_cli.simulation.photo import SimulateOptions, simulate_photo
 from gia_cli.weights.manifest import find_weights, list_weights
@@ -57,6 +58,7 @@ def _config(source: Path, photos: Path, folder: Path, **options: Any) -> Calibra
     )
 
 
+@pytest.mark.slow
 def test_calibrated_weights_are_the_same_with_shares(calibrated: tuple[Path, Path]) -> None:
     source, path = calibrated
     before, info = find_weights(source), find_weights(path)
@@ -88,6 +90,7 @@ def test_enhancing_fuses(calibrated: tuple[Path, Path], photos: Path, tmp_path: 
     assert off[1] < 0.5 * off[0]
 
 
+@pytest.mark.slow
 def test_tiles_fuse_as_the_whole_frame_does(
     calibrated: tuple[Path, Path], photos: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +131,7 @@ def test_weights_that_are_there_stay(calibrated: tuple[Path, Path], photos: Path
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_weights_are_not_calibrated_into_their_own_file(
     calibrated: tuple[Path, Path], photos: Path
 ) -> None:

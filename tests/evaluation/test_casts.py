@@ -92,6 +92,7 @@ def pictures_of_truths(config: EvalConfig, folder: Path) -> EvalConfig:
     return replace(config, weights=(), isp=(), pictures=(f"theirs={folder}",))
 
 
+@pytest.mark.slow
 def test_a_cast_of_one_exposure_is_found_in_it_alone(config: EvalConfig, tmp_path: Path) -> None:
     (casts,) = measure_casts(pictures_of_truths(config, tmp_path / "theirs"))
     assert casts.system == "theirs"
@@ -109,6 +110,7 @@ def test_a_cast_of_one_exposure_is_found_in_it_alone(config: EvalConfig, tmp_pat
     assert all(grid.most < 0.01 for grid in least.grids.values())
 
 
+@pytest.mark.slow
 def test_one_exposure_of_a_scene_is_no_comparison(config: EvalConfig, tmp_path: Path) -> None:
     config = pictures_of_truths(config, tmp_path / "theirs")
     (casts,) = measure_casts(replace(config, limit=1))
@@ -116,6 +118,7 @@ def test_one_exposure_of_a_scene_is_no_comparison(config: EvalConfig, tmp_path: 
     assert [ends.exposure for ends in casts.ends] == [LEAST]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_rendered_is_named_and_left_out(config: EvalConfig, tmp_path: Path) -> None:
     config = pictures_of_truths(config, tmp_path / "theirs")
     gone = sorted((tmp_path / "theirs").iterdir())[0]

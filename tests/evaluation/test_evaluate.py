@@ -26,6 +26,7 @@ from tests.networks import DEFAULT
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_it_scores_what_users_get(config: EvalConfig) -> None:
     """PSNR of the enhancer's own 16-bit picture against LibRaw's rendering of the long exposure."""
     report = evaluate(config)
@@ -45,6 +46,7 @@ def test_it_scores_what_users_get(config: EvalConfig) -> None:
     assert report.summaries[1].means["psnr"].mean > report.summaries[0].means["psnr"].mean + 1
 
 
+@pytest.mark.slow
 def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
     report = evaluate(config)
     assert set(NAMES) <= set(report.scores[0].values)
@@ -58,6 +60,7 @@ def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
     assert "flat_luma_2_8" in written["systems"][1]["means"]
 
 
+@pytest.mark.slow
 def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     black = np.zeros((96, 128, 3), np.float32)
     monkeypatch.setattr("gia_cli.evaluation.systems.render_isp", lambda *_: black)
@@ -68,6 +71,7 @@ def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.Mo
     json.loads((config.out / REPORT).read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     report = evaluate(replace(config, isp=(), ratios=("known", "auto", "picture")))
     known, auto, picture = report.summaries
@@ -79,6 +83,7 @@ def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     assert auto.differences.keys() == known.means.keys()
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_named_and_stops_nothing(
     config: EvalConfig, tree: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +99,7 @@ def test_a_broken_file_is_named_and_stops_nothing(
     assert report.summaries[0].count == 3
 
 
+@pytest.mark.slow
 def test_a_system_that_fails_stops_no_other(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

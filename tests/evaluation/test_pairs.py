@@ -29,6 +29,7 @@ def test_missing_files_are_all_named_first(config: EvalConfig, tree: Path, tmp_p
     assert not (config.out / SCORES).exists()
 
 
+@pytest.mark.slow
 def test_a_subset_is_spread_over_the_list(config: EvalConfig) -> None:
     report = evaluate(replace(config, weights=(), limit=2))
     assert report.pairs == 2

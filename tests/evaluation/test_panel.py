@@ -12,10 +12,13 @@ from tests.networks import DEFAULT
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_panel_shows_input_systems_and_truth(config: EvalConfig) -> None:
     report = evaluate(config)
     worst = choose_for_panel(report, 2, "worst")
-    values = {s.short: s.values["psnr"] for s in report.scores if s.system == DEFAULT}
+    scores = (s for s in report.scores if s.system == DEFAULT)
+    values = {s.short: s.values["psnr"] or 0.0 for s in scores}
+    assert all(values.values())
     assert [values[name] for name in worst] == sorted(values.values())[:2]
     assert len(set(choose_for_panel(report, 9, "spread"))) == 4
     (row,) = panel_rows(config, worst[:1])

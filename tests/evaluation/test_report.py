@@ -17,6 +17,7 @@ from tests.networks import DEFAULT
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_results_are_written(config: EvalConfig) -> None:
     report = evaluate(config)
     with (config.out / TABLE).open(encoding="utf-8") as file:

@@ -34,6 +34,7 @@ def own_pictures(config: EvalConfig, folder: Path, border: int = 0) -> None:
         tifffile.imwrite(folder / f"{pair.short.stem}.tif", cut, photometric="rgb")
 
 
+@pytest.mark.slow
 def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     own_pictures(config, folder)
@@ -49,6 +50,7 @@ def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path
     assert narrower.means["psnr"].mean == pytest.approx(own.means["psnr"].mean, abs=1)
 
 
+@pytest.mark.slow
 def test_pictures_that_do_not_fit_fail_alone(config: EvalConfig, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     own_pictures(config, folder)
@@ -75,6 +77,7 @@ def test_a_folder_of_pictures_needs_a_label_and_pictures(
         evaluate(replace(config, pictures=(f"theirs={tmp_path}",)))
 
 
+@pytest.mark.slow
 def test_a_wrong_white_balance_is_a_row_of_its_own(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +101,7 @@ def test_a_wrong_white_balance_is_a_row_of_its_own(
         assert quotient == pytest.approx([1.2, 1, 1 / 1.2])
 
 
+@pytest.mark.slow
 def test_both_qualities_are_rows_of_their_own(config: EvalConfig) -> None:
     report = evaluate(replace(config, isp=(), qualities=("normal", "best"), limit=1))
     names = [summary.system for summary in report.summaries]

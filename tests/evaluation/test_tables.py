@@ -172,6 +172,7 @@ COSTS = [
 ]
 
 
+@pytest.mark.slow
 def test_quality_is_plotted_over_cost(report: Report, tmp_path: Path) -> None:
     scores = tmp_path / "report.json"
     scores.write_text(json.dumps({"systems": [asdict(x) for x in report.summaries]}))

@@ -28,7 +28,7 @@ from gia_cli.inference.select import open_engine
 from gia_cli.nets.config import NetName
 from gia_cli.progress import Silent
 from gia_cli.raw.reader import read_raw
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import Precision, Runtime
 from gia_cli.weights import manifest as checkpoint
 from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantised
 from gia_cli.weights.storage import (
@@ -45,6 +45,7 @@ from tests.inference.test_openvino_engine import (
     split_plan,
 )
 from tests.networks import UNETS, int8_arrays, lively, small
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,6 +69,7 @@ def on_int8(name: NetName, planes: NDArray[np.float32]) -> OpenVinoEngine:
 # ---------------------------------------------------------------- what it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNETS)
 def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
@@ -218,6 +220,7 @@ def test_a_row_that_is_wrong_about_int8_is_refused(pair: tuple[WeightsInfo, Weig
         open_engine(replace(own, quantized_from=Original("other", "0" * 64)), CPU)
 
 
+@pytest.mark.slow
 def test_precision_int8_takes_what_was_made_from_the_chosen(
     pair: tuple[WeightsInfo, WeightsInfo],
 ) -> None:
@@ -239,6 +242,7 @@ def shipped(
     return pair
 
 
+@pytest.mark.slow
 def test_int8_weights_that_ship_are_what_a_cpu_runs(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,16 +257,6 @@ def test_int8_weights_that_ship_are_what_a_cpu_runs(
     assert ran() == "own"
 
 
-class Listener(Silent):
-    """Keeps what a user is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 def test_where_openvino_fails_in_int8_fp32_goes_on(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +268,7 @@ def test_where_openvino_fails_in_int8_fp32_goes_on(
         return compile_part(self, part, sides)
 
     monkeypatch.setattr(OpenVinoEngine, "_compile", broken)
-    listener = Listener()
+    listener = ProgressSpy()
     enhancer = Enhancer.from_weights(device="cpu")
     for _ in range(2):
         result = enhancer.enhance(SAMPLE, ratio=100, progress=listener)
@@ -289,7 +283,7 @@ def test_damaged_int8_weights_that_nobody_asked_for_stop_nothing(
 ) -> None:
     _, rounded = shipped
     rounded.path.unlink()
-    listener = Listener()
+    listener = ProgressSpy()
     result = Enhancer.from_weights(device="cpu").enhance(SAMPLE, ratio=100, progress=listener)
     assert result.weights.name == "own"
     assert any("own-int8 cannot be used; going on in fp32" in text for text in listener.notes)
@@ -312,18 +306,20 @@ def test_what_ships_is_known_wherever_it_lies(
     assert shipped_quantised(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
 
 
+@pytest.mark.slow
 def test_what_ships_in_int8_does_not_decide_a_score(
     shipped: tuple[WeightsInfo, WeightsInfo], tmp_path: Path
 ) -> None:
     frame = read_raw(SAMPLE)
-    levels = {
+    levels: dict[Precision, NDArray[np.uint16]] = {
         precision: Enhancer.from_weights(device="cpu", precision=precision)
         .enhance(frame, ratio=100)
         .image
         for precision in ("fp32", "int8")
     }
     config = EvalConfig(tmp_path, "sony", tmp_path / "out", weights=("own",), device="cpu")
-    for precision, expected in (("auto", "fp32"), ("fp32", "fp32"), ("int8", "int8")):
+    used: dict[Precision, Precision] = {"auto": "fp32", "fp32": "fp32", "int8": "int8"}
+    for precision, expected in used.items():
         (system,) = open_systems(replace(config, precision=precision))
         picture, _ = system.render(frame, 100.0)
         assert np.array_equal(picture, bt709_from_srgb16(unorient(levels[expected], frame.flip)))

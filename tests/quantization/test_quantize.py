@@ -64,6 +64,7 @@ def made(folder: Path, one_thread: None) -> Result:
     return gia("weights", "quantize", own, "--name", "own-int8", *options)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) -> None:
     path = folder / "own-int8.safetensors"
     assert made.exit_code == 0, made.output
@@ -88,6 +89,7 @@ def scene(folder: Path) -> PackedMosaic:
     return PackedMosaic(planes, "bayer", height, width, Alignment(0, 0, 0, 0))
 
 
+@pytest.mark.slow
 def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     mosaic = scene(folder)
     exact, rounded = (
@@ -98,6 +100,7 @@ def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     assert 1e-5 < difference < 0.1
 
 
+@pytest.mark.slow
 def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
     """Two by default; what is left to lose is less than in int8 from the first level on."""
     outer = ("encoder.0.", "encoder.1.", "upsample.3.", "upsample.2.", "decoder.3.", "decoder.2.")
@@ -144,6 +147,7 @@ def test_weights_beyond_a_byte_are_cut(rng: np.random.Generator) -> None:
     assert rounded.min() >= -127 and rounded.max() <= 127
 
 
+@pytest.mark.slow
 def test_what_layers_read_reaches_further_than_the_nights_went(
     made: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,12 +161,14 @@ def test_what_layers_read_reaches_further_than_the_nights_went(
     ranges = [name for name in wide if name.endswith(".ranges")]
     assert ranges
     for name in ranges:
-        assert np.allclose(wide[name], 1.3 * narrow[name], rtol=1e-5)
-        low, high = wide[name]
+        own, before = (np.asarray(arrays[name], np.float32) for arrays in (wide, narrow))
+        assert np.allclose(own, 1.3 * before, rtol=1e-5)
+        low, high = own
         below = -low / (high - low) * 255
         assert abs(below - np.rint(below)) < 0.01  # zero, which borders hold, is a step
 
 
+@pytest.mark.slow
 def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> None:
     again = asked(folder, weights=str(folder / "own-int8.safetensors"), name="twice")
     with pytest.raises(UsageError, match="int8 already"):

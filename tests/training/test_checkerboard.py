@@ -53,6 +53,7 @@ def checkerboard(pictures: Tensor, wanted: Tensor, scale: int) -> float:
     return float((error - error.mean(2, keepdim=True)).square().mean().sqrt())
 
 
+@pytest.mark.slow
 def test_the_features_are_what_the_network_makes_its_picture_of(
     network: GiaNet, planes: Tensor
 ) -> None:
@@ -104,10 +105,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(folder: Path, weights: str = "own", name: str = "new") -> CheckerboardConfig:
     path = folder / f"{weights}.safetensors"
-    options = {"scenes": 3, "seed": 4, "cache": folder / "cache"}
+    options: dict[str, Any] = {"scenes": 3, "seed": 4, "cache": folder / "cache"}
     return CheckerboardConfig(str(path), name, folder, (folder / "photos",), **options)
 
 
+@pytest.mark.slow
 def test_the_last_layer_alone_is_another_and_the_row_says_so(folder: Path) -> None:
     row = reduce_checkerboard(asked(folder))
     made = row["checkerboard_reduction"]
@@ -123,6 +125,7 @@ def test_the_last_layer_alone_is_another_and_the_row_says_so(folder: Path) -> No
     assert changed == {"to_rgb.weight", "to_rgb.bias"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_weights(folder: Path) -> None:
     digests = {
         reduce_checkerboard(replace(asked(folder, name=name), seed=seed))["sha256"]
@@ -144,6 +147,7 @@ def test_other_networks_are_refused(folder: Path) -> None:
     assert not (folder / "never.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_command_names_the_file_alone_on_stdout(folder: Path) -> None:
     photos, cache = folder / "photos", folder / "cache"
     made = CliRunner().invoke(
@@ -168,6 +172,7 @@ def manifest(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_shares_learned_with_the_old_layer_are_left_out(folder: Path) -> None:
     source = folder / "calibrated.safetensors"
     config = replace(small("gia-net"), white_balance="as-shot", input_floor=None)

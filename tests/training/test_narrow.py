@@ -55,9 +55,9 @@ def doubled(network: GiaNet) -> GiaNet:
 
 def narrowed(wide: GiaNet, width: int, planes: Tensor) -> GiaNet:
     network = build(replace(wide.config, width=width)).requires_grad_(False).eval()
+    assert isinstance(network, GiaNet)
     with torch.no_grad():
         Narrowing(wide, network, planes).run()
-    assert isinstance(network, GiaNet)
     return network
 
 
@@ -65,6 +65,7 @@ def unexplained(pictures: Tensor, wanted: Tensor) -> float:
     return float((pictures - wanted).square().mean() / wanted.var())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 2])
 def test_channels_too_many_are_left_out(planes: Tensor, factor: int) -> None:
     """The same width, or half of one whose channels are all there twice, makes the same picture."""
@@ -79,6 +80,7 @@ def test_channels_too_many_are_left_out(planes: Tensor, factor: int) -> None:
         assert unexplained(network(planes), wanted) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_narrow_network_comes_near(planes: Tensor) -> None:
     """Nearer than the mean picture, and the vector says the same."""
     wide = lively(replace(small("gia-net"), width=8))
@@ -129,6 +131,7 @@ def asked(folder: Path, **options: Any) -> NarrowConfig:
     return NarrowConfig(path, "new", folder, (folder / "photos",), **settings)
 
 
+@pytest.mark.slow
 def test_the_row_says_what_was_made_of_what(folder: Path) -> None:
     row = narrow(asked(folder))
     assert row["config"]["width"] == 4  # half
@@ -141,6 +144,7 @@ def test_the_row_says_what_was_made_of_what(folder: Path) -> None:
     assert network.config.width == 4
 
 
+@pytest.mark.slow
 def test_every_layer_is_a_step(folder: Path) -> None:
     heard = Heard()
     narrow(asked(folder, width=3, overwrite=True), heard)
@@ -178,6 +182,7 @@ def test_no_width_is_refused(folder: Path) -> None:
         asked(folder, width=0)
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_width(folder: Path) -> None:
     made = CliRunner().invoke(
         app,
