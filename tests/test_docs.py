@@ -11,13 +11,13 @@ import shlex
 from functools import cache
 from pathlib import Path
 
-import docs_pages
 import pytest
 from typer.testing import CliRunner
 
 from gia_cli import errors
 from gia_cli.cli import app
 from gia_cli.enhance.white_balance import NAMES, PRESETS
+from scripts import docs_pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -112,7 +112,7 @@ def test_generated_exit_codes_are_those_of_the_errors() -> None:
 def test_generated_commands_are_all_with_all_options() -> None:
     generated = docs_pages.commands()
     sections = re.split(r"^## gia ", generated, flags=re.MULTILINE)[1:]
-    assert len(sections) == 11
+    assert len(sections) == 13
     for section in sections:
         command = section.split("\n")[0]
         options = set(re.findall(r"--[a-z0-9-]+", help_of(command)))

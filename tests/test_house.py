@@ -47,7 +47,7 @@ FENCES: dict[str, set[str]] = {
     "torch": {"nets", "weights", "metrics", "training", "runtime", "inference.torch_engine"}
     | {"data.batches", "benchmark.flops", "benchmark.speed", "evaluation.diagnose"},
     "tensorboardX": {"training.log"},
-    "matplotlib": {"training.log", "evaluation.tables"},
+    "matplotlib": {"training.log", "benchmark.tables", "evaluation.tables"},
     "skimage": {"evaluation.classical"},
     "bm3d": {"evaluation.classical"},
 }

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from gia_cli._version import __version__
 from gia_cli.benchmark.flops import Cost
+from gia_cli.benchmark.frames import random_mosaic
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.inference.engine import FP32_LEVELS, Engine
@@ -37,8 +38,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE
 from gia_cli.progress import SILENT, Progress, Silent
-from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind
-from gia_cli.raw.packing import PackedMosaic
+from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.writer import A_SHOT, write_arw
 from gia_cli.runtime import DeviceName, Precision, peak_resident_bytes, resolve
 
@@ -243,13 +243,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     runtime = resolve(variant.device, variant.precision)
     torch.manual_seed(0)
     network = build(replace(NETWORKS[variant.network], cfa=variant.cfa)).eval()
-    factor = PACK_FACTOR[variant.cfa]
-    height, width = (side // factor for side in variant.size)
-    planes = np.random.default_rng(0).random(
-        (len(PLANE_COLORS[variant.cfa]), height, width), np.float32
-    )
-    still = Alignment(0, 0, 0, 0)
-    mosaic = PackedMosaic(planes, variant.cfa, height * factor, width * factor, still)
+    mosaic = random_mosaic(variant.size, variant.cfa)
     options = _cut(variant)
     if variant.how.startswith("OpenVINO"):
         engine = _openvino_engine(network, variant.precision)
@@ -260,7 +254,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, planes, torch.device(runtime.device))
+            _run_eagerly(network, mosaic.planes, torch.device(runtime.device))
         else:
             infer(engine, mosaic, options, _Strict())
         seconds = time.perf_counter() - start

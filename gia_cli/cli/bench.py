@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import app, choices
+from gia_cli.cli.app import app, choices, numbers
 from gia_cli.cli.options import Device, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
 
@@ -57,7 +59,53 @@ def bench(
             "--weights",
             "-w",
             metavar="NAME|PATH",
-            help="With --speed: the weights of the photo's stages (default: the shipped ones).",
+            help="With --speed, --batch or --growth: the weights (default: the shipped ones).",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch",
+            metavar="FOLDER",
+            help="Time gia enhance on a folder of RAW photos, end to end, instead.",
+            show_default=False,
+        ),
+    ] = None,
+    growth: Annotated[
+        str | None,
+        typer.Option(
+            "--growth",
+            metavar="MP,...",
+            help="Measure the network's time and memory on the CPU at so many megapixels instead, "
+            "such as 3,12,24.",
+            show_default=False,
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="With --growth: also under this limit, such as 3GB. With --batch: the limit.",
+            show_default=False,
+        ),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            "--training",
+            metavar="FOLDER",
+            help="Time training on exposures of these photographs instead, with 0 to 2 workers.",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="With --training: where decoded photographs are kept (default: nowhere).",
             show_default=False,
         ),
     ] = None,
@@ -83,7 +131,7 @@ def bench(
         typer.Option(
             "--plot",
             metavar="PNG",
-            help="Draw quality over FLOPs or, with --speed, over time.",
+            help="Draw quality over FLOPs or, with --speed, over time; with --growth, that.",
             show_default=False,
         ),
     ] = None,
@@ -92,28 +140,55 @@ def bench(
     verbose: Verbose = False,
 ) -> None:
     """Count parameters and FLOPs of the networks (the paper's Table 4); measure their speed."""
-    if (plot is None) != (scores is None):
+    others = [option for option in (batch, growth, training) if option is not None]
+    if len(others) > 1 or (others and (speed or scores is not None)):
+        raise UsageError("--batch, --growth and --training each stand alone, without --speed.")
+    if (plot is None) != (scores is None) and growth is None:
         raise UsageError("--plot needs --scores, and --scores --plot.")
-    if (photo is not None or weights is not None) and not speed:
-        raise UsageError("--photo and --weights are timed with --speed.")
+    if photo is not None and not speed:
+        raise UsageError("--photo is timed with --speed.")
+    if weights is not None and not (speed or batch or growth):
+        raise UsageError("--weights are timed with --speed, --batch or --growth.")
+    if max_memory is not None and not (batch or growth):
+        raise UsageError("--max-memory is for --batch and --growth.")
+    if cache is not None and training is None:
+        raise UsageError("--cache is for --training.")
+    if growth is not None and (device not in ("auto", "cpu") or precision != "auto"):
+        raise UsageError(
+            "--growth runs on the CPU, in the precision of its weights.",
+            hint="Name int8 weights with --weights to have them measured.",
+        )
     frame = _size(size)
+
+    from gia_cli.cli.console import Terminal
+    from gia_cli.runtime import Precision
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    precisions = choices(precision, "--precision", get_args(Precision))
+    if batch is not None:
+        options = _enhance_options(weights, device, precisions[0], max_memory)
+        _bench_batch(batch, options, rounds, terminal, as_json=as_json)
+        return
+    if growth is not None:
+        _bench_growth(growth, max_memory, weights, rounds, plot, terminal, as_json=as_json)
+        return
+    if training is not None:
+        way = device, precisions[0]
+        _bench_training(training, cache, way, rounds, terminal, as_json=as_json)
+        return
 
     from gia_cli.benchmark.flops import measure_cost
     from gia_cli.benchmark.speed import SpeedConfig, bench_json, measure_speed, measure_stages
-    from gia_cli.cli.console import Terminal
     from gia_cli.nets.config import NETWORKS
     from gia_cli.raw.reader import read_raw
-    from gia_cli.runtime import Precision
 
     # A mistake should not cost the timings before it.
     kind = "bayer" if photo is None else read_raw(photo).kind
-    terminal = Terminal(quiet=quiet, verbose=verbose)
     costs = [measure_cost(name, frame, cfa) for name in network or NETWORKS]
     report, stages = None, None
     if not as_json:
         _show_costs(costs, terminal)
     if speed:
-        precisions = choices(precision, "--precision", get_args(Precision))
         config = SpeedConfig(
             networks=tuple(network or ("sid-net", "gia-net")),
             size=frame,
@@ -139,6 +214,104 @@ def bench(
     failed = [] if report is None else [x for x in report.speeds if x.error is not None]
     if failed:
         raise BatchError(f"{len(failed)} of {len(report.speeds) if report else 0} ways failed.")
+
+
+def _enhance_options(
+    weights: str | None, device: DeviceName, precision: Precision, max_memory: str | None
+) -> tuple[str, ...]:
+    """Write the options that `gia enhance` is to have."""
+    wanted = {"--weights": weights, "--max-memory": max_memory}
+    named = [text for name, value in wanted.items() if value is not None for text in (name, value)]
+    return (*named, "--device", device, "--precision", precision)
+
+
+def _bench_batch(
+    photos: Path, options: tuple[str, ...], rounds: int, terminal: Terminal, *, as_json: bool
+) -> None:
+    from gia_cli.benchmark.batch import BatchConfig, measure_batch
+    from gia_cli.benchmark.speed import machine_name
+    from gia_cli.benchmark.tables import batch_table
+
+    with terminal:
+        runs = measure_batch(BatchConfig(photos, options, rounds), terminal)
+    if as_json:
+        _print_json(terminal, batch=runs)
+        return
+    terminal.table(*batch_table(runs))
+    terminal.say(f"{machine_name()}; a process for each round, start-up included")
+
+
+def _bench_growth(
+    sizes: str,
+    max_memory: str | None,
+    weights: str | None,
+    rounds: int,
+    plot: Path | None,
+    terminal: Terminal,
+    *,
+    as_json: bool,
+) -> None:
+    from gia_cli.benchmark.growth import GrowthConfig, measure_growth
+    from gia_cli.benchmark.speed import machine_name
+    from gia_cli.benchmark.tables import growth_table, plot_growth
+    from gia_cli.runtime import parse_size
+
+    limits = (None,) if max_memory is None else (None, parse_size(max_memory))
+    config = GrowthConfig(numbers(sizes, "--growth"), limits, weights, rounds)
+    with terminal:
+        points = measure_growth(config, terminal)
+    if as_json:
+        _print_json(terminal, growth=points)
+    else:
+        terminal.table(*growth_table(points))
+        terminal.say(f"{machine_name()}; the network alone, a process for each run")
+    if plot is not None:
+        plot_growth(points, plot)
+        if not as_json:
+            terminal.line(str(plot))
+    _require_all([point.error for point in points])
+
+
+def _bench_training(
+    photos: Path,
+    cache: Path | None,
+    way: tuple[DeviceName, Precision],
+    rounds: int,
+    terminal: Terminal,
+    *,
+    as_json: bool,
+) -> None:
+    from gia_cli.benchmark.speed import machine_name
+    from gia_cli.benchmark.tables import training_table
+    from gia_cli.benchmark.training import TrainingConfig, measure_training
+
+    device, precision = way
+    config = TrainingConfig(photos, cache, device=device, precision=precision, rounds=rounds)
+    with terminal:
+        speeds = measure_training(config, terminal)
+    if as_json:
+        _print_json(terminal, training=speeds)
+    else:
+        terminal.table(*training_table(speeds))
+        terminal.say(
+            f"{machine_name()}; steps 51 to 100 of the recipe 'small', 4 crops of {config.side} "
+            "packed px, a process for each run"
+        )
+    _require_all([speed.error for speed in speeds])
+
+
+def _print_json(terminal: Terminal, **measured: Sequence[Any]) -> None:
+    from gia_cli._version import __version__
+    from gia_cli.benchmark.speed import machine_name
+
+    rows = {name: [asdict(row) for row in found] for name, found in measured.items()}
+    terminal.json({"gia": __version__, "machine": machine_name(), **rows})
+
+
+def _require_all(errors: list[str | None]) -> None:
+    failed = sum(error is not None for error in errors)
+    if failed:
+        raise BatchError(f"{failed} of {len(errors)} ways failed.")
 
 
 def _stage_enhancer(
@@ -171,7 +344,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
-    from gia_cli.evaluation.tables import cost_table
+    from gia_cli.benchmark.tables import cost_table
     from gia_cli.paper import PAPER_SIZE
 
     terminal.table(*cost_table(costs))
@@ -189,7 +362,7 @@ def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
 def _show_speeds(
     report: SpeedReport, costs: list[Cost], stages: Stages, terminal: Terminal
 ) -> None:
-    from gia_cli.evaluation.tables import speed_table
+    from gia_cli.benchmark.tables import speed_table
 
     terminal.table(*speed_table(report, costs))
     terminal.say(

@@ -19,8 +19,10 @@ from gia_cli.sid_layout import Split
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
+    from gia_cli.evaluation.casts import Casts
+    from gia_cli.evaluation.config import EvalConfig
     from gia_cli.evaluation.diagnose import Diagnosis
-    from gia_cli.evaluation.evaluate import EvalConfig, Failure, Report
+    from gia_cli.evaluation.report import Failure, Report
     from gia_cli.paper import PaperRow
     from gia_cli.weights.storage import WeightsInfo
 
@@ -141,6 +143,14 @@ def evaluate(
             "costs, in dB.",
         ),
     ] = False,
+    casts: Annotated[
+        bool,
+        typer.Option(
+            "--casts",
+            help="Also measure what is wrong all over the pictures, on two exposures a scene: "
+            "casts, drifts across the frame, grids.",
+        ),
+    ] = False,
     panel_order: Annotated[
         Literal["spread", "worst"],
         typer.Option("--panel-order", help="By the last row: from worst to best, or the worst."),
@@ -178,6 +188,10 @@ def evaluate(
             help="auto: fp32 on CPUs, fp16 on CUDA; int8: the weights made from these, on the CPU.",
         ),
     ] = "auto",
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Print one Markdown table of it all on stdout."),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -189,7 +203,8 @@ def evaluate(
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Quality
     from gia_cli.evaluation.classical import ISP_NAMES
-    from gia_cli.evaluation.evaluate import EvalConfig, RatioMode, report_json
+    from gia_cli.evaluation.config import EvalConfig, RatioMode
+    from gia_cli.evaluation.report import report_json
     from gia_cli.paper import paper_table
 
     if panel < 0:
@@ -198,6 +213,8 @@ def evaluate(
         raise UsageError("--diagnose knows no --balance-error; leave either out.")
     if diagnose and not weights:
         raise UsageError("--diagnose needs --weights: there is nothing to cut in an ISP.")
+    if markdown and (as_json or table is not None):
+        raise UsageError("--markdown takes neither --json nor --table.")
     rows = paper_table(table) if table is not None else []
     terminal = Terminal(quiet=quiet, verbose=verbose)
     config = EvalConfig(
@@ -222,15 +239,23 @@ def evaluate(
         engine=engine,
     )
     report = _evaluate(config, terminal)
-    if not as_json:
+    if markdown:
+        _show_markdown(report, terminal)
+    elif not as_json:
         _show(report, rows, terminal)
     if panel > 0:
         _draw_panel(report, panel, panel_order, terminal)
     tests = _diagnose(config, terminal) if diagnose else []
+    found = _measure_casts(config, terminal) if casts else []
     if as_json:
-        terminal.json({**report_json(report), "diagnosis": [asdict(test) for test in tests]})
+        more = {
+            "diagnosis": [asdict(test) for test in tests],
+            "casts": [asdict(row) for row in found],
+        }
+        terminal.json({**report_json(report), **more})
     else:
         _show_diagnosis(tests, terminal)
+        _show_casts(found, terminal)
         terminal.line(str(config.out))
     failed = {failure.path for failure in report.failures}
     if failed:
@@ -258,7 +283,7 @@ def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:
 def _draw_panel(
     report: Report, count: int, order: Literal["spread", "worst"], terminal: Terminal
 ) -> None:
-    from gia_cli.evaluation.evaluate import choose_for_panel, panel_rows
+    from gia_cli.evaluation.panel import choose_for_panel, panel_rows
     from gia_cli.evaluation.tables import write_figure
 
     with terminal:
@@ -274,12 +299,22 @@ def _diagnose(config: EvalConfig, terminal: Terminal) -> list[Diagnosis]:
         return diagnose(config, terminal, _tell_failure(terminal))
 
 
+def _measure_casts(config: EvalConfig, terminal: Terminal) -> list[Casts]:
+    from gia_cli.evaluation.casts import measure_casts
+
+    with terminal:
+        return measure_casts(config, terminal, _tell_failure(terminal))
+
+
 def _show(report: Report, rows: list[PaperRow], terminal: Terminal) -> None:
-    from gia_cli.evaluation.tables import difference_table, score_table
+    from gia_cli.evaluation.tables import difference_table, ratio_table, score_table
 
     terminal.table(*score_table(report, rows))
     if len(report.summaries) > 1:
         terminal.table(*difference_table(report))
+    by_ratio = ratio_table(report)
+    if by_ratio[1]:
+        terminal.table(*by_ratio)
     config = report.config
     terminal.say(
         f"{config.data.name}, {config.camera} {config.split}, protocol {config.protocol}, "
@@ -287,6 +322,32 @@ def _show(report: Report, rows: list[PaperRow], terminal: Terminal) -> None:
     )
     for name, reason in report.unavailable.items():
         terminal.say(f"{name}: n/a ({reason})")
+
+
+def _show_markdown(report: Report, terminal: Terminal) -> None:
+    from gia_cli.evaluation.tables import markdown_table
+
+    for line in markdown_table(report):
+        terminal.line(line)
+
+
+def _show_casts(casts: list[Casts], terminal: Terminal) -> None:
+    from gia_cli.evaluation.tables import casts_table
+
+    if not casts:
+        return
+    terminal.table(*casts_table(casts))
+    for row in casts:
+        if row.apart is not None:
+            median, high, most = row.apart
+            terminal.say(
+                f"{row.system}: the mean colours of a scene's two exposures are {median:.1f} apart "
+                f"in the median, {high:.1f} at the 90th percentile, {most:.1f} at most"
+            )
+    terminal.say(
+        "colours: CIELAB of the mean light, distances in a and b; ±: standard error over scenes; "
+        "grids: RMS of what all places alike modulo the period share, in 255 levels (by chance)"
+    )
 
 
 def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
@@ -303,7 +364,7 @@ def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
 
 def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tuple[str, ...]:
     """Match weights with the table's rows, name what is missing, and put them in its order."""
-    from gia_cli.evaluation.evaluate import split_label
+    from gia_cli.evaluation.systems import split_label
 
     found: dict[str, WeightsInfo] = {}
     for text in given:

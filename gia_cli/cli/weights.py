@@ -1,15 +1,48 @@
-"""``gia weights``: list, export, quantize, verify."""
+"""``gia weights``: what is there, is it intact, and weights made of others."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gia_cli.cli.app import given, weights_app
-from gia_cli.cli.options import Json
+from gia_cli.cli.options import Json, Verbose
+
+if TYPE_CHECKING:
+    from gia_cli.cli.console import Terminal
+
+Source = Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the new weights.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
+]
+Photos = Annotated[
+    list[Path],
+    typer.Option(
+        "--photos",
+        metavar="FOLDER",
+        help="Photographs to simulate scenes of; may be repeated.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Of the scenes (default: 0).", show_default=False)
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Where decoded photographs are kept (default: as gia train).",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace weights of that name.")]
+
+_FOLDER = Path("weights")
 
 
 @weights_app.command("list")
@@ -57,10 +90,8 @@ def weights_list(as_json: Json = False) -> None:
 @weights_app.command("export")
 def weights_export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
-    name: Annotated[str, typer.Option("--name", help="Name of the weights.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
-    ] = Path("weights"),
+    name: Name,
+    out: Out = _FOLDER,
     data_note: Annotated[
         str | None,
         typer.Option("--data-note", help="What it was trained on, in words.", show_default=False),
@@ -69,57 +100,29 @@ def weights_export(
         str | None,
         typer.Option("--licence", help="Licence of the weights.", show_default=False),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace weights of that name.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a run's weights as fp16 safetensors, and their row into the folder's manifest."""
     from gia_cli.cli.console import Terminal
     from gia_cli.training.run_folder import export_run
 
     row = export_run(run, name, out, data_note=data_note, licence=licence, overwrite=overwrite)
-    terminal = Terminal()
-    terminal.line(str(out / row["file"]))
-    terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {out / row['file']}")
+    _show_written(row, out, Terminal())
 
 
 @weights_app.command("calibrate")
 def weights_calibrate(
-    weights: Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")],
-    name: Annotated[
-        str, typer.Option("--name", help="Name of the calibrated weights.", show_default=False)
-    ],
-    photos: Annotated[
-        list[Path],
-        typer.Option(
-            "--photos",
-            metavar="FOLDER",
-            help="Photographs to simulate scenes of; may be repeated.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
-    ] = Path("weights"),
+    weights: Source,
+    name: Name,
+    photos: Photos,
+    out: Out = _FOLDER,
     scenes: Annotated[
         int | None,
         typer.Option("--scenes", metavar="N", help="Default: 150.", show_default=False),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the scenes.", show_default=False)
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache",
-            metavar="DIR",
-            help="Where decoded photographs are kept (default: as gia train).",
-            show_default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace weights of that name.")
-    ] = False,
+    seed: Seed = None,
+    cache: Cache = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Learn how far to trust the sensor beside the network, for weights that follow the balance."""
     from gia_cli.cli.console import Terminal
@@ -130,32 +133,24 @@ def weights_calibrate(
     terminal = Terminal()
     with terminal:
         row = calibrate(config, terminal)
-    path = out / row["file"]
-    terminal.line(str(path))
-    terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {path}")
+    _show_written(row, out, terminal)
 
 
 @weights_app.command("quantize")
 def weights_quantize(
-    weights: Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")],
-    name: Annotated[
-        str, typer.Option("--name", help="Name of the int8 weights.", show_default=False)
-    ],
-    photos: Annotated[
-        list[Path],
+    weights: Source,
+    name: Name,
+    photos: Photos,
+    out: Out = _FOLDER,
+    scenes: Annotated[
+        int | None,
         typer.Option(
-            "--photos",
-            metavar="FOLDER",
-            help="Photographs to simulate exposures of; may be repeated.",
+            "--scenes",
+            "--samples",
+            metavar="N",
+            help="Exposures to go by (default: 64).",
             show_default=False,
         ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
-    ] = Path("weights"),
-    samples: Annotated[
-        int | None,
-        typer.Option("--samples", help="Exposures to go by (default: 64).", show_default=False),
     ] = None,
     fp32_levels: Annotated[
         int | None,
@@ -167,32 +162,101 @@ def weights_quantize(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the exposures.", show_default=False)
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache",
-            metavar="DIR",
-            help="Where decoded photographs are kept (default: as gia train).",
-            show_default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace weights of that name.")
-    ] = False,
+    seed: Seed = None,
+    cache: Cache = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make int8 weights, which OpenVINO runs faster on CPUs, by simulated exposures."""
     from gia_cli.cli.console import Terminal
     from gia_cli.quantization.quantize import QuantizeConfig, quantize
 
-    options = given(samples=samples, fp32_levels=fp32_levels, seed=seed, cache=cache)
+    options = given(scenes=scenes, fp32_levels=fp32_levels, seed=seed, cache=cache)
     config = QuantizeConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
     terminal = Terminal()
     with terminal:
         row = quantize(config, terminal)
-    path = out / row["file"]
+    _show_written(row, out, terminal)
+
+
+@weights_app.command("reduce-checkerboard")
+def weights_reduce_checkerboard(
+    weights: Source,
+    name: Name,
+    photos: Photos,
+    out: Out = _FOLDER,
+    scenes: Annotated[
+        int | None,
+        typer.Option("--scenes", metavar="N", help="Default: 200.", show_default=False),
+    ] = None,
+    seed: Seed = None,
+    cache: Cache = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a trained GIA-Net's last layer anew, so that flat areas show less of a grid.
+
+    Takes a minute, and changes nothing but how the sub-pixels differ from their mean. Weights that
+    were trained with --checkerboard-weight have little to gain. Give the photographs trained on:
+    those that gia train keeps for validation are left out.
+    """
+    from gia_cli.cli.console import Terminal
+    from gia_cli.training.checkerboard import CheckerboardConfig, reduce_checkerboard
+
+    options = given(scenes=scenes, seed=seed, cache=cache)
+    config = CheckerboardConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
+    terminal = Terminal()
+    with terminal:
+        row = reduce_checkerboard(config, terminal)
+    _show_written(row, out, terminal)
+
+
+@weights_app.command("narrow")
+def weights_narrow(
+    weights: Source,
+    name: Name,
+    photos: Photos,
+    out: Out = _FOLDER,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width",
+            metavar="N",
+            help="Channels of the first level to keep (default: half).",
+            show_default=False,
+        ),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option(
+            "--scenes",
+            metavar="N",
+            help="Default: 800. All are held in memory: 21 MB each for a network of width 32.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = None,
+    cache: Cache = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a GIA-Net with fewer channels of a trained one, to train on from.
+
+    What comes out is a start for gia train --init-from, not a network to use. Give the photographs
+    trained on.
+    """
+    from gia_cli.cli.console import Terminal
+    from gia_cli.training.narrow import NarrowConfig, narrow
+
+    options = given(width=width, scenes=scenes, seed=seed, cache=cache)
+    config = NarrowConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
+    terminal = Terminal(verbose=verbose)
+    with terminal:
+        row = narrow(config, terminal)
+    _show_written(row, out, terminal)
+
+
+def _show_written(row: dict[str, Any], folder: Path, terminal: Terminal) -> None:
+    """Name the file of new weights, and say how to use it."""
+    path = folder / row["file"]
     terminal.line(str(path))
     terminal.say(f"SHA-256 {row['sha256']}; use it with --weights {path}")
 

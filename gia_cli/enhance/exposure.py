@@ -28,7 +28,7 @@ MAX_RATIO = 300.0
 
 # What "auto" knows of pictures, in units of saturation, over blocks of 4x4 cells in the largest
 # white-balanced channel. The bright end of a well-exposed picture (its 99.8th percentile) lies
-# about here (fitted by `scripts/fit_ratio.py`: 85 % of 610 simulated exposures come to within half
+# about here (fitted by `research/fit_ratio.py`: 85 % of 610 simulated exposures come to within half
 # a stop of the ratio they were darkened by; other percentiles, or several, do no better). Within
 # these factors of it the exposure time is believed.
 _BRIGHT_PERCENTILE = 99.8

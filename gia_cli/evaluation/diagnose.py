@@ -19,14 +19,10 @@ from torch import Tensor, nn
 from gia_cli.cameras import KINDS
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.errors import GiaError
-from gia_cli.evaluation.evaluate import (
-    EvalConfig,
-    Failure,
-    Truths,
-    open_pairs,
-    read_pair,
-    split_label,
-)
+from gia_cli.evaluation.config import EvalConfig
+from gia_cli.evaluation.pairs import Truths, open_pairs, read_pair
+from gia_cli.evaluation.report import Failure
+from gia_cli.evaluation.systems import split_label
 from gia_cli.inference.run import pad_to_stride
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.nets.base import Network

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gia_cli.benchmark.flops import Cost
 from gia_cli.benchmark.speed import SpeedReport
 from gia_cli.errors import UsageError
-from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report
+from gia_cli.evaluation.casts import PERIODS, Casts
+from gia_cli.evaluation.panel import PanelRow
+from gia_cli.evaluation.report import Estimate, Report, Summary
 from gia_cli.files import atomic_file
 from gia_cli.imaging.color import srgb8_from_bt709
 from gia_cli.imaging.sheet import side_by_side, stacked
@@ -35,6 +39,9 @@ SCORE_COLUMNS: tuple[tuple[str, str, int], ...] = (
 )
 #: Those of them whose differences are shown.
 _DIFFERENCES = {"psnr", "ssim", "delta_e", "block_color", "flat_chroma_8_32"}
+#: The columns of the research notes' tables, and those of them that are compared.
+_IN_MARKDOWN = {"psnr", "ssim", "delta_e", "block_color", "flat_chroma_8_32", "flat_luma_2_8"}
+_COMPARED_IN_MARKDOWN = {"psnr", "block_color", "flat_chroma_8_32"}
 _PUBLISHED_AS = {"psnr": "psnr", "ssim": "ssim", "pieapp": "pieapp", "lpips_alex": "lpips"}
 
 
@@ -56,13 +63,13 @@ def score_table(
     ]
     automatic = any(summary.ratio_mode != "known" for summary in report.summaries)
     columns = ["system", "photos", *(heading for _, heading, _ in shown)]
-    columns += ["ratio off, stops"] if automatic else []
+    columns += ["ratio off, stops", "within ½ stop"] if automatic else []
     rows = []
     for summary in report.summaries:
         row = [_row_name(summary.system, summary.ratio_mode), str(summary.count)]
         row += [_interval(summary.means.get(name), digits) for name, _, digits in shown]
         if automatic:
-            row.append(f"{summary.means['ratio_error_stops'].mean:.2f}")
+            row += _ratio_cells(summary)
         rows.append(row)
     for paper_row in published:
         values = dict(
@@ -73,7 +80,113 @@ def score_table(
             "-" if value is None else f"{value:.{digits}f}"
             for value, (_, _, digits) in zip(found, shown, strict=True)
         ]
-        rows.append([f"published, on SID: {paper_row.name}", "", *numbers, *([""] * automatic)])
+        rows.append(
+            [f"published, on SID: {paper_row.name}", "", *numbers, *([""] * (2 * automatic))]
+        )
+    return columns, rows
+
+
+def ratio_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Lay out the mean PSNR of each row at each ratio of the list; no rows if it has one alone."""
+    ratios = sorted({round(score.known_ratio) for score in report.scores})
+    if len(ratios) < 2:
+        return [], []
+    rows = [
+        [_row_name(summary.system, summary.ratio_mode), *_psnr_at(report, summary, ratios)]
+        for summary in report.summaries
+    ]
+    return ["PSNR", *(f"ratio {ratio}" for ratio in ratios)], rows
+
+
+def _psnr_at(report: Report, summary: Summary, ratios: Sequence[int]) -> list[str]:
+    cells = []
+    for ratio in ratios:
+        found = [
+            score.values["psnr"]
+            for score in report.scores
+            if (score.system, score.ratio_mode) == (summary.system, summary.ratio_mode)
+            and round(score.known_ratio) == ratio
+        ]
+        numbers = [value for value in found if value is not None]
+        cells.append(f"{np.mean(numbers):.2f}" if numbers else "n/a")
+    return cells
+
+
+def markdown_table(report: Report) -> list[str]:
+    """Lay a report out as one Markdown table: means, differences to one row, PSNR at each ratio.
+
+    Returns
+    -------
+    list of str
+        The table's lines.
+    """
+    wanted = [c for c in SCORE_COLUMNS if c[0] in _IN_MARKDOWN]
+    ratios = sorted({round(score.known_ratio) for score in report.scores})
+    automatic = any(summary.ratio_mode != "known" for summary in report.summaries)
+    head = ["row", *(heading for _, heading, _ in wanted)]
+    compared = [c for c in wanted if c[0] in _COMPARED_IN_MARKDOWN]
+    if len(report.summaries) > 1:
+        head += [
+            f"{heading.split()[0]} to {report.versus if index == 0 else 'it'}"
+            for index, (_, heading, _) in enumerate(compared)
+        ]
+    head += [f"ratio {ratio}" for ratio in ratios]
+    head += ["ratio off, stops", "within ½ stop"] if automatic else []
+    lines = [head, ["---"] * len(head)]
+    for summary in report.summaries:
+        cells = [_row_name(summary.system, summary.ratio_mode)]
+        for name, _, digits in wanted:
+            mean = summary.means.get(name)
+            cells.append("n/a" if mean is None else f"{mean.mean:.{digits}f}")
+        if len(report.summaries) > 1:
+            for name, _, digits in compared:
+                text = _signed(summary.differences.get(name), digits, missing="")
+                cells.append(text.replace("-", "\N{MINUS SIGN}"))
+        cells += _psnr_at(report, summary, ratios)
+        if automatic:
+            cells += _ratio_cells(summary)
+        lines.append(cells)
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _ratio_cells(summary: Summary) -> list[str]:
+    off = summary.means["ratio_error_stops"].mean
+    return [f"{off:.2f}", f"{summary.within_half_a_stop:.0%}"]
+
+
+def _signed(estimate: Estimate | None, digits: int, *, missing: str) -> str:
+    """Write a difference with its interval."""
+    if estimate is None:
+        return missing
+    low, high = (f"{value:+.{digits}f}" for value in (estimate.low, estimate.high))
+    return f"{estimate.mean:+.{digits}f} [{low}, {high}]"
+
+
+def casts_table(casts: Sequence[Casts]) -> tuple[list[str], list[list[str]]]:
+    """Lay out what is wrong all over the pictures, a row for each system and exposure."""
+    columns = ["system", "exposure", "scenes", "colour to truth", "right less left: L, a, b"]
+    columns += ["bottom less top: L, a, b", *(f"grid of {period} px" for period in PERIODS)]
+    columns += ["PSNR", "with gains of its own"]
+    rows = [
+        [
+            _row_name(of_system.system, of_system.ratio_mode),
+            ends.exposure,
+            str(ends.scenes),
+            f"{ends.to_truth:.1f}",
+            *(
+                ", ".join(
+                    f"{mean:+.1f} ±{error:.1f}"
+                    for mean, error in zip(drift.mean, drift.error, strict=True)
+                )
+                for drift in (ends.right_less_left, ends.bottom_less_top)
+            ),
+            *(f"{grid.rms:.2f} ({grid.chance:.2f})" for grid in ends.grids.values()),
+            f"{ends.psnr:.2f}",
+            f"{ends.psnr_with_gains:.2f}",
+        ]
+        for of_system in casts
+        for ends in of_system.ends
+    ]
     return columns, rows
 
 
@@ -87,12 +200,7 @@ def difference_table(report: Report) -> tuple[list[str], list[list[str]]]:
         cells = []
         for name, _, digits in wanted:
             estimate = summary.differences.get(name)
-            cells.append(
-                "n/a"
-                if estimate is None
-                else f"{estimate.mean:+.{digits}f} "
-                f"[{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
-            )
+            cells.append(_signed(estimate, digits, missing="n/a"))
         rows.append([_row_name(summary.system, summary.ratio_mode), *cells])
     return [f"minus {report.versus}", *(heading for _, heading, _ in wanted)], rows
 
@@ -139,60 +247,6 @@ def write_figure(rows: Iterable[PanelRow], path: Path) -> None:
 
 
 # ---------------------------------------------------------------- gia bench
-
-
-def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
-    """Lay parameters and FLOPs out, relative to SID-Net's."""
-    first = next((cost for cost in costs if cost.network == "sid-net"), None)
-    rows = []
-    for cost in costs:
-        parameters, tf1 = f"{cost.parameters:,}", f"{cost.tf1_flops / 1e9:.4f} B"
-        ratios = ["", ""]
-        if first is not None:
-            ratios = [
-                f"x{cost.parameters / first.parameters:.4f}",
-                f"x{cost.tf1_flops / first.tf1_flops:.4f}",
-            ]
-        macs = f"{cost.torch_flops / 1e9:.2f} B"
-        rows.append([cost.network, parameters, ratios[0], tf1, ratios[1], macs])
-    return ["network", "parameters", "", "FLOPs (TF 1)", "", "2 x MAC"], rows
-
-
-def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
-    """Lay times and memory out; each network's rows are compared with its first."""
-    flops = {cost.network: cost.torch_flops for cost in costs}
-    reference: dict[str, float] = {}
-    rows = []
-    for speed in report.speeds:
-        variant = speed.variant
-        name = [variant.network, variant.how, speed.runtime or variant.precision]
-        if speed.error is not None:
-            rows.append([*name, speed.error, "", "", "", ""])
-            continue
-        first = reference.setdefault(variant.network, speed.median)
-        share = flops[variant.network] / speed.median / report.peak_flops
-        is_cpu = speed.runtime.startswith("cpu")
-        rows.append(
-            [
-                *name,
-                f"{speed.median:.2f} s",
-                f"{min(speed.seconds):.2f} to {max(speed.seconds):.2f}",
-                f"x{first / speed.median:.2f}",
-                f"{speed.peak_bytes / 1e9:.2f} GB",
-                f"{share:.0%}" if is_cpu else "",  # the product was the CPU's
-            ]
-        )
-    columns = [
-        "network",
-        "how",
-        "on",
-        "median",
-        "spread",
-        "faster",
-        "peak memory",
-        "of peak FLOP/s",
-    ]
-    return columns, rows
 
 
 def plot_quality(

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
-from gia_cli.cameras import camera_of_kind
 from gia_cli.data.augment import GivenBalance
-from gia_cli.data.cache import ArrayCache
-from gia_cli.data.synthetic import PhotoScenes, open_photos
-from gia_cli.errors import DataError, UsageError
+from gia_cli.data.derive import DeriveConfig, crop_side, open_scenes, target_path
+from gia_cli.errors import UsageError
 from gia_cli.files import make_folder
 from gia_cli.inference.engine import FP32_LEVELS
 from gia_cli.inference.select import require_openvino, require_quantizer
 from gia_cli.nets.config import LEVELS
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import Runtime, cache_folder
+from gia_cli.runtime import Runtime
 from gia_cli.weights.manifest import find_weights, list_in_manifest
-from gia_cli.weights.storage import (
-    WeightsInfo,
-    load_arrays,
-    refuse_to_replace,
-    save_quantized,
-    weights_path,
-)
+from gia_cli.weights.storage import WeightsInfo, load_arrays, save_quantized
 
 # Packed pixels a side of a scene, where the photographs are large enough.
 _SIDE = 256
@@ -37,40 +28,23 @@ _HELP = "See 'gia weights quantize --help'."
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizeConfig:
+class QuantizeConfig(DeriveConfig):
     """What is quantized, by which scenes, and where it goes."""
 
-    weights: str
-    """Name or path of fp32 or fp16 weights."""
-    name: str
-    """Of the int8 weights; the file is ``name.safetensors``."""
-    out: Path
-    """Folder of the file and the manifest."""
-    photos: tuple[Path, ...]
-    """Photographs, or folders of them."""
-    samples: int = 64
-    """Scenes that the ranges are found by."""
+    scenes: int = 64
+    """Simulated exposures that the ranges are found by."""
     fp32_levels: int = FP32_LEVELS
     """Levels of the network, counted from full size down, that stay in fp32. What int8 loses shows
     as grain in dark flat areas, and comes of these."""
-    seed: int = 0
-    cache: Path | None = None
-    """Where decoded photographs are kept; by default as `gia train` does."""
-    overwrite: bool = False
-    """Replace weights of that name."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for what cannot be quantized."""
-        weights_path(self.out, self.name)
-        if self.samples < 1:
-            raise UsageError(f"--samples must be positive, not {self.samples}.", hint=_HELP)
+        DeriveConfig.__post_init__(self)
         if not 0 <= self.fp32_levels < LEVELS:
             raise UsageError(
                 f"--fp32-levels must lie between 0 and {LEVELS - 1}, not {self.fp32_levels}.",
                 hint=_HELP,
             )
-        if not self.photos:
-            raise UsageError("There are no photographs to simulate exposures of.", hint=_HELP)
 
 
 def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -102,11 +76,9 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     require_quantizer()
     if info.quantized_from is not None:
         raise UsageError(f"The weights '{info.name}' are int8 already.", hint=_HELP)
-    path = weights_path(config.out, config.name)
-    _check_target(path, info, overwrite=config.overwrite)
+    path = target_path(config, info)
     arrays = load_arrays(info)
-    photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
-    scenes = _draw_crops(photos, info, config)
+    scenes = _draw_crops(config, info, progress)
 
     from gia_cli.inference.openvino_graph import fp32_layers
     from gia_cli.quantization.openvino import quantized
@@ -116,7 +88,7 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     progress.advance()
     make_folder(config.out, "--out")
     how = {
-        "scenes": config.samples,
+        "scenes": config.scenes,
         "fp32_levels": config.fp32_levels,
         "seed": config.seed,
         "gia": __version__,
@@ -126,24 +98,11 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
     return row
 
 
-def _check_target(path: Path, info: WeightsInfo, *, overwrite: bool) -> None:
-    if path.resolve() == info.path.resolve():
-        raise UsageError(f"{path} is what is to be quantized.", hint="Give another --name.")
-    refuse_to_replace(path, overwrite=overwrite)
-
-
 def _draw_crops(
-    photos: ArrayCache, info: WeightsInfo, config: QuantizeConfig
+    config: QuantizeConfig, info: WeightsInfo, progress: Progress = SILENT
 ) -> list[NDArray[np.float32]]:
     """Draw a crop of each scene, as in training but for wrong white balances."""
-    camera = camera_of_kind(info.config.cfa)
-    given = info.config.white_balance == "as-shot"
-    balance = GivenBalance(changed_share=0) if given else None
-    scenes = PhotoScenes(
-        photos, sorted(photos.keys), camera, balance=balance, floor=info.config.input_floor
-    )
-    side = min(_SIDE, scenes.largest_side() // _STRIDE * _STRIDE)
-    if side == 0:
-        raise DataError("The photographs are too small to simulate exposures of.")
+    scenes = open_scenes(config, info, progress, balance=GivenBalance(changed_share=0))
+    side = crop_side(scenes, _SIDE, _STRIDE)
     rng = np.random.default_rng(config.seed)
-    return [scenes.pairs(rng, count=1, side=side)[0].planes for _ in range(config.samples)]
+    return [scenes.pairs(rng, count=1, side=side)[0].planes for _ in range(config.scenes)]

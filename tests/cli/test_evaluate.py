@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from gia_cli.benchmark.batch import BatchConfig, BatchRun
+from gia_cli.benchmark.training import TrainingSpeed
 from gia_cli.cli import app
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -65,6 +67,27 @@ def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     assert len(report["scores"]) == 2
     scores = [score["values"]["psnr"] for score in report["scores"]]
     assert report["systems"][0]["means"]["psnr"]["mean"] == pytest.approx(np.mean(scores))
+
+
+@pytest.mark.slow
+def test_markdown_and_casts(tree: Path, tmp_path: Path) -> None:
+    arguments = ("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path)
+    done = gia(*arguments, "--markdown", "--casts")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("| row | PSNR ↑ |") and lines[0].endswith(
+        "| ratio 100 | ratio 250 |"
+    )
+    assert lines[2].startswith("| LibRaw, amplified |")
+    assert "most amplified" in done.stdout
+    assert "exposures are" in done.output
+    report = json.loads(gia(*arguments, "--json", "--casts").stdout)
+    (casts,) = report["casts"]
+    assert [ends["exposure"] for ends in casts["ends"]] == ["least amplified", "most amplified"]
+    assert set(casts["ends"][0]["grids"]) == {"2", "4", "8", "16"}
+    refused = gia(*arguments, "--markdown", "--json")
+    assert refused.exit_code == 2
+    assert "--markdown takes neither" in refused.output
 
 
 @pytest.mark.slow
@@ -180,8 +203,8 @@ def test_bench_counts_everything_by_default() -> None:
     assert costs[0]["size"] == [480, 640]
 
 
-@pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.slow
 def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
     done = gia(
         *("bench", "--network", "gia-net", "--size", "256x192", "--speed", "--rounds", "1"),
@@ -203,8 +226,8 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.slow
 def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     make_arw: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -237,3 +260,74 @@ def test_mistakes_in_bench_are_told(arguments: list[str], words: str) -> None:
     done = gia("bench", *arguments)
     assert done.exit_code == 2
     assert words in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batch", "x", "--growth", "3"], "stand alone"),
+        (["--training", "x", "--speed"], "stand alone"),
+        (["--growth", "3", "--scores", "x"], "stand alone"),
+        (["--batch", "x", "--plot", "x.png"], "--plot needs --scores"),
+        (["--photo", "x"], "--photo is timed with --speed"),
+        (["--weights", "x"], "--weights are timed with"),
+        (["--max-memory", "3GB"], "--max-memory is for"),
+        (["--cache", "x"], "--cache is for --training"),
+        (["--growth", "3", "--device", "cuda"], "--growth runs on the CPU"),
+        (["--growth", "3", "--precision", "int8"], "Name int8 weights"),
+        (["--growth", "many"], "--growth takes numbers"),
+        (["--growth", "0"], "--growth takes megapixels"),
+        (["--training", "nowhere"], "There is no nowhere"),
+        (["--precision", "fp7"], "--precision takes auto"),
+    ],
+)
+def test_bench_tells_mistakes_before_it_measures(arguments: list[str], words: str) -> None:
+    done = gia("bench", *arguments)
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+def test_bench_shows_a_batch_and_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[BatchConfig] = []
+
+    def measure(config: BatchConfig, progress: object) -> list[BatchRun]:
+        asked.append(config)
+        return [BatchRun(2, 12.0, 20.0, 10**9, 10.0, {"network": 5.0})]
+
+    monkeypatch.setattr("gia_cli.benchmark.batch.measure_batch", measure)
+    arguments = ("bench", "--batch", tmp_path, "--weights", "own", "--max-memory", "1GB")
+    done = gia(*arguments, "--rounds", 1)
+    assert done.exit_code == 0, done.output
+    assert "x1.200" in done.stdout
+    assert "start-up included" in done.output
+    options = ("--weights", "own", "--max-memory", "1GB", "--device", "auto", "--precision", "auto")
+    assert asked == [BatchConfig(tmp_path, options, 1)]
+    report = json.loads(gia(*arguments, "--json").stdout)
+    assert report["batch"][0]["network_seconds"] == 10
+    assert report["machine"]
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_bench_measures_and_draws_growth(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
+    plot = tmp_path / "plot.png"
+    done = gia(
+        *("bench", "--growth", "0.1,0.3", "--max-memory", "2GB", "--rounds", 1, "--plot", plot),
+        *("--weights", tmp_path / "own.safetensors"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "2 GB" in done.stdout and done.stdout.splitlines()[-1] == str(plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_shows_training_and_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = [TrainingSpeed(0, [0.25]), TrainingSpeed(1, [], "no room")]
+    monkeypatch.setattr("gia_cli.benchmark.training.measure_training", lambda *_: speeds)
+    done = gia("bench", "--training", tmp_path)
+    assert done.exit_code == 3
+    assert "0.250 s" in done.stdout and "no room" in done.stdout
+    assert "1 of 2 ways failed" in done.output

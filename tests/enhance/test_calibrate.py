@@ -132,6 +132,18 @@ def test_weights_that_are_there_stay(calibrated: tuple[Path, Path], photos: Path
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_weights_are_not_calibrated_into_their_own_file(
+    calibrated: tuple[Path, Path], photos: Path
+) -> None:
+    source, _ = calibrated
+    before = source.read_bytes()
+    own = replace(_config(source, photos, source.parent, overwrite=True), name=source.stem)
+    with pytest.raises(UsageError, match="the new ones are made of"):
+        calibrate(own)
+    assert source.read_bytes() == before
+
+
 def test_impossible_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--scenes"):
         CalibrateConfig("x", "y", tmp_path, (tmp_path,), scenes=0)

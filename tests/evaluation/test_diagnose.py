@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.diagnose import _OtherScene, diagnose
-from gia_cli.evaluation.evaluate import EvalConfig, Failure, evaluate
+from gia_cli.evaluation.evaluate import evaluate
+from gia_cli.evaluation.report import Failure
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
 from gia_cli.weights.manifest import find_weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,19 @@ import pytest
 from PIL import Image
 
 from gia_cli.benchmark.flops import Cost
-from gia_cli.benchmark.speed import Speed, SpeedReport, Variant
 from gia_cli.errors import UsageError
-from gia_cli.evaluation.evaluate import Estimate, EvalConfig, PanelRow, Report, Summary
+from gia_cli.evaluation.casts import LEAST, MOST, PERIODS, Casts, Drift, Ends, Grid
+from gia_cli.evaluation.config import EvalConfig
+from gia_cli.evaluation.panel import PanelRow
+from gia_cli.evaluation.report import Estimate, Report, Summary
+from gia_cli.evaluation.scores import Score
 from gia_cli.evaluation.tables import (
-    cost_table,
+    casts_table,
     difference_table,
+    markdown_table,
     plot_quality,
+    ratio_table,
     score_table,
-    speed_table,
     write_figure,
 )
 from gia_cli.paper import paper_table
@@ -40,7 +44,7 @@ def summary(name: str, value: float, mode: str = "known") -> Summary:
         "flat_chroma_8_32": Estimate(-0.5, -0.75, -0.25),
     }
     differences = versus if name != "first" else {}
-    return Summary(name, "gia-net", 32, mode, 7, means, differences, 1.0, 0.5)  # type: ignore[arg-type]
+    return Summary(name, "gia-net", 32, mode, 7, means, differences, 0.8, 0.5)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -58,6 +62,7 @@ def test_scores_stand_beside_the_published_ones(report: Report) -> None:
     assert cells["PieAPP ↓"] == "n/a"
     assert rows[1][0] == "second (auto ratio)"
     assert rows[1][columns.index("ratio off, stops")] == "0.25"
+    assert rows[1][columns.index("within ½ stop")] == "80%"
     published = dict(zip(columns, rows[-1], strict=True))
     assert published["system"] == "published, on SID: GIA-Net"
     assert (published["PSNR ↑"], published["SSIM ↑"]) == ("29.72", "0.795")
@@ -74,8 +79,8 @@ def test_columns_that_nobody_fills_are_left_out(report: Report) -> None:
 
 def test_two_scales_stand_for_the_noise_in_flat_places(report: Report) -> None:
     columns, rows = score_table(report)
-    assert columns[-3:-1] == ["mottle ↓", "grain ↓"]
-    assert rows[0][-3:-1] == ["2.25 ±0.25", "1.50 ±0.10"]
+    assert columns[-4:-2] == ["mottle ↓", "grain ↓"]
+    assert rows[0][-4:-2] == ["2.25 ±0.25", "1.50 ±0.10"]
     assert not any("1.25" in cell for cell in rows[0])
 
 
@@ -85,6 +90,59 @@ def test_differences_name_what_they_are_to(report: Report) -> None:
     assert rows == [
         ["second (auto ratio)", "+1.50 [+1.25, +1.75]", *["n/a"] * 3, "-0.50 [-0.75, -0.25]"],
     ]
+
+
+def scored(report: Report) -> Report:
+    """The report with two photos at one ratio and one at another."""
+    ratios = ((100.0, 24.0), (100.4, 25.0), (250.0, 20.0))
+    scores = [
+        Score(row.system, None, None, "k", row.ratio_mode, "1", str(r), r, r, 1.0, {"psnr": x}, {})
+        for row in report.summaries
+        for r, x in ratios
+    ]
+    return replace(report, scores=scores)
+
+
+def test_each_ratio_has_its_own_mean(report: Report) -> None:
+    columns, rows = ratio_table(scored(report))
+    assert columns == ["PSNR", "ratio 100", "ratio 250"]
+    assert rows == [["first", "24.50", "20.00"], ["second (auto ratio)", "24.50", "20.00"]]
+    one = replace(report, scores=scored(report).scores[:1])
+    assert ratio_table(one) == ([], [])
+
+
+def test_markdown_holds_all_in_one_table(report: Report) -> None:
+    head, rule, first, second = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in markdown_table(scored(report))
+    )
+    assert head == [
+        *("row", "PSNR ↑", "SSIM ↑", "ΔE00 ↓", "colour ↓", "mottle ↓", "grain ↓"),
+        *("PSNR to first", "colour to it", "mottle to it", "ratio 100", "ratio 250"),
+        *("ratio off, stops", "within ½ stop"),
+    ]
+    assert set(rule) == {"---"} and len(rule) == len(head)
+    means = ["0.700", "n/a", "3.25", "2.25", "1.50"]
+    assert first == ["first", "24.00", *means, "", "", "", "24.50", "20.00", "0.25", "80%"]
+    minus = "\N{MINUS SIGN}"
+    compared = ["+1.50 [+1.25, +1.75]", "", f"{minus}0.50 [{minus}0.75, {minus}0.25]"]
+    assert second[7:10] == compared
+    alone = replace(report, summaries=report.summaries[:1])
+    assert not any(" to " in cell for cell in markdown_table(alone)[0].split("|"))
+
+
+def test_casts_have_a_row_for_each_exposure() -> None:
+    drift = Drift((0.25, -1.0, 2.0), (0.5, 0.25, 1.0))
+    grids = {period: Grid(0.5, 0.125, 0.0625) for period in PERIODS}
+    ends = Ends(LEAST, 24, 5.14, drift, drift, grids, 22.2, 22.9, (1.0, 1.0, 0.9))
+    casts = Casts("own", "known", (1.7, 3.0, 4.3), [ends, replace(ends, exposure=MOST)])
+    columns, rows = casts_table([casts])
+    assert all(len(row) == len(columns) for row in rows)
+    cells = dict(zip(columns, rows[0], strict=True))
+    assert cells["colour to truth"] == "5.1"
+    assert cells["bottom less top: L, a, b"] == "+0.2 ±0.5, -1.0 ±0.2, +2.0 ±1.0"
+    assert cells["grid of 16 px"] == "0.12 (0.06)"
+    assert [row[1] for row in rows] == [LEAST, MOST]
 
 
 def test_a_figure_has_a_row_for_each_photo(tmp_path: Path) -> None:
@@ -112,31 +170,6 @@ COSTS = [
     Cost("sid-net", "bayer", (64, 64), 1000, 2_000_000_000, 1_900_000_000),
     Cost("gia-net", "bayer", (64, 64), 1100, 2_100_000_000, 2_000_000_000),
 ]
-
-
-def test_costs_are_related_to_sid_net() -> None:
-    columns, rows = cost_table(COSTS)
-    assert rows[1] == ["gia-net", "1,100", "x1.1000", "2.1000 B", "x1.0500", "2.00 B"]
-    assert len(columns) == 6
-    assert cost_table(COSTS[1:])[1][0][2] == ""  # nothing to relate it to
-
-
-def test_speeds_are_related_to_the_first_way() -> None:
-    variants = [
-        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")
-        for how in ("eager NCHW, whole", "whole", "tiled")
-    ]
-    speeds = [
-        Speed(variants[0], [4.0, 4.0, 5.0], 3_000_000_000, "cpu fp32"),
-        Speed(variants[1], [2.0, 1.0, 3.0], 1_500_000_000, "cpu fp32"),
-        Speed(variants[2], [], 0, "", "its process has died"),
-    ]
-    columns, rows = speed_table(SpeedReport("a machine", 2e9, speeds), COSTS)
-    assert rows[1] == [
-        *["gia-net", "whole", "cpu fp32", "2.00 s", "1.00 to 3.00", "x2.00", "1.50 GB", "50%"]
-    ]
-    assert rows[2][3] == "its process has died"
-    assert all(len(row) == len(columns) for row in rows)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import DeviceError, WeightsError, WeightsMismatchError
-from gia_cli.evaluation.evaluate import EvalConfig, open_systems
+from gia_cli.evaluation.config import EvalConfig
+from gia_cli.evaluation.systems import open_systems
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import unorient
 from gia_cli.inference import run as infer_module

@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gia_cli.cli import app
-from gia_cli.data.synthetic import open_photos
 from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
 from gia_cli.inference import select
 from gia_cli.inference.run import infer
@@ -44,7 +43,7 @@ def asked(folder: Path, **changes: Any) -> QuantizeConfig:
         "name": "own-int8",
         "out": folder,
         "photos": (folder / "photos",),
-        "samples": 3,
+        "scenes": 3,
         "cache": folder / "cache",
     }
     return QuantizeConfig(**options | changes)
@@ -61,7 +60,7 @@ def gia(*arguments: object) -> Result:
 def made(folder: Path, one_thread: None) -> Result:
     pytest.importorskip("nncf")
     own, photos, cache = folder / "own.safetensors", folder / "photos", folder / "cache"
-    options = ("--photos", photos, "--out", folder, "--samples", 3, "--seed", 1, "--cache", cache)
+    options = ("--photos", photos, "--out", folder, "--scenes", 3, "--seed", 1, "--cache", cache)
     return gia("weights", "quantize", own, "--name", "own-int8", *options)
 
 
@@ -84,9 +83,8 @@ FP32 = Runtime("cpu", "float32")
 
 def scene(folder: Path) -> PackedMosaic:
     """One that the ranges were not found by."""
-    photos = open_photos([folder / "photos"], folder / "cache")
     own = find_weights(folder / "own.safetensors")
-    (planes,) = quantize._draw_crops(photos, own, asked(folder, samples=1, seed=7))
+    (planes,) = quantize._draw_crops(asked(folder, scenes=1, seed=7), own)
     height, width = (2 * side for side in planes.shape[1:])
     return PackedMosaic(planes, "bayer", height, width, Alignment(0, 0, 0, 0))
 
@@ -191,13 +189,13 @@ def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(select, "find_spec", lambda name: name)
     for changes, words in (
         ({"name": "a/b"}, "no name for weights"),
-        ({"samples": 0}, "--samples must be positive"),
+        ({"scenes": 0}, "--scenes must be positive"),
         ({"fp32_levels": 5}, "--fp32-levels must lie between 0 and 4, not 5"),
         ({"photos": ()}, "no photographs"),
     ):
         with pytest.raises(UsageError, match=words):
             asked(folder, **changes)
-    with pytest.raises(UsageError, match="what is to be quantized"):
+    with pytest.raises(UsageError, match="the new ones are made of"):
         quantize.quantize(asked(folder, name="own", overwrite=True))
     (folder / "there.safetensors").touch()
     with pytest.raises(OutputExistsError, match="already there"):

@@ -1,6 +1,6 @@
 """Measure how well LibRaw renders simulated long exposures back to their photographs.
 
-    python scripts/measure_round_trip.py PHOTO... [--camera ILCE-7SM2] [--camera X-T2]
+    python research/measure_round_trip.py PHOTO... [--camera ILCE-7SM2] [--camera X-T2]
 
 Each photograph becomes the noiseless long exposure of a scene (ratio 1, ISO 100 or the camera's
 lowest, light of SID's median scene), is written as the camera's ARW or RAF, and rendered by LibRaw:
@@ -21,9 +21,9 @@ from typing import get_args
 
 import imageio.v3 as iio
 import numpy as np
-from numpy.typing import NDArray
 
 from gia_cli.cameras import ENDINGS, CameraName
+from gia_cli.imaging.blocks import block_means
 from gia_cli.imaging.photos import read_photo
 from gia_cli.raw.reader import render
 from gia_cli.sensor_table import iso_settings
@@ -64,14 +64,7 @@ def measure(path: Path, camera: CameraName) -> tuple[float, float]:
     height, width, _ = photo.shape
     inner = rendered[_MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
     error = inner.astype(np.float64) - photo
-    return float(np.abs(error).mean()), float(np.abs(block_means(error)).mean())
-
-
-def block_means(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average whole blocks: (H, W, 3) to (H // 12, W // 12, 3)."""
-    height, width = (side // _BLOCK for side in picture.shape[:2])
-    cut = picture[: _BLOCK * height, : _BLOCK * width]
-    return np.asarray(cut.reshape(height, _BLOCK, width, _BLOCK, 3).mean(axis=(1, 3)))
+    return float(np.abs(error).mean()), float(np.abs(block_means(error, _BLOCK)).mean())
 
 
 if __name__ == "__main__":

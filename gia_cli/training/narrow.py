@@ -1,41 +1,121 @@
 """Make a narrower GIA-Net of a trained one, to train on from.
 
-    python scripts/narrow_weights.py WEIGHTS OUT.safetensors --width N PHOTOS... [--cache FOLDER]
-
 From layer to layer, on simulated exposures: of the trained network's channels those are kept that
-tell most of the others (QR with column pivoting, each channel weighed by the weights that read
-it; Chee et al., *Model Preserving Compression for Neural Networks*, 2022), and what makes them is
-fitted anew, by ridge regression from what the narrow network has made up to there. The vector
-keeps its length and its order, so what it tells of the scene goes on being told. Needs scipy,
-which comes with the ``dev`` extra.
+the others can best be told from (QR with column pivoting, each channel weighed by the weights that
+read it), and what makes them is fitted anew, by ridge regression from what the narrow network has
+made up to there. The vector keeps its length and its order, so what it tells of the scene goes on
+being told.
+
+References
+----------
+Chee, Flynn, Damle and De Sa, *Model Preserving Compression for Neural Networks*, NeurIPS 2022.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.linalg import qr
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from trained import arguments, load_gia_net, training_nights
 
+from gia_cli._version import __version__
+from gia_cli.data.derive import (
+    DeriveConfig,
+    crop_side,
+    open_scenes,
+    origin,
+    save_derived,
+    target_path,
+)
+from gia_cli.errors import UsageError
 from gia_cli.nets import build
 from gia_cli.nets.blocks import LEAKY_SLOPE
 from gia_cli.nets.config import LEVELS
 from gia_cli.nets.unet import GiaNet
+from gia_cli.progress import SILENT, Progress
+from gia_cli.training.checkerboard import load_gia_net
 from gia_cli.training.config import VECTOR_SUPERVISED
 from gia_cli.training.initialise import ridge
-from gia_cli.weights.storage import save_weights
+from gia_cli.weights.manifest import find_weights
 
-SIDE = 96  # packed pixels of a scene's crop
-PLACES = 256  # of a crop that a fit looks at, at most
-RIDGE = 1e-4  # of the mean square of the features
-VECTOR_RIDGE = 1e-2
-SEED = 1
+Conv = nn.Conv2d | nn.ConvTranspose2d
+
+_SIDE = 96  # packed pixels of a scene's crop
+_STRIDE = 2 ** (LEVELS - 1)
+_PLACES = 256  # of a crop that a fit looks at, at most
+_SAMPLE = 20_000  # places, of all crops, that channels are chosen by
+_RIDGE = 1e-4  # of the mean square of the features
+_VECTOR_RIDGE = 1e-2
+_LAYERS = 2 * LEVELS + 1 + 3 * (LEVELS - 1) + 1  # the encoder's, the module, the decoder's, to RGB
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowConfig(DeriveConfig):
+    """Which weights are narrowed, by which scenes, and where the result goes."""
+
+    scenes: int = 800
+    width: int | None = None
+    """Channels of the first level that are kept; None: half of them."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for what cannot be made."""
+        DeriveConfig.__post_init__(self)
+        if self.width is not None and self.width < 1:
+            raise UsageError(f"--width must be positive, not {self.width}.")
+
+
+@torch.no_grad()
+def narrow(config: NarrowConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Write narrower weights, to train on from, and list them in the folder's manifest.
+
+    Parameters
+    ----------
+    config : NarrowConfig
+    progress : Progress
+        Hears of a stage "simulating" with a step for each scene and of one "narrowing" with a step
+        for each layer, and details of how well each was fitted.
+
+    Returns
+    -------
+    dict
+        The manifest's row.
+
+    Raises
+    ------
+    UsageError
+        The weights are no GIA-Net's, or no wider than asked for.
+    WeightsError, DataError, OutputExistsError, OutputError
+    """
+    info = find_weights(config.weights)
+    path = target_path(config, info)
+    wide = load_gia_net(info)
+    width = config.width or wide.config.width // 2
+    if not 0 < width < wide.config.width:
+        raise UsageError(
+            f"'{info.name}' has {wide.config.width} channels at its first level; "
+            f"{width} would be no fewer, or none.",
+            hint="Give a smaller --width.",
+        )
+    network = build(replace(wide.config, width=width)).requires_grad_(False)
+    assert isinstance(network, GiaNet)
+    source = open_scenes(config, info, progress, training_only=True)
+    side = crop_side(source, _SIDE, _STRIDE)
+    planes = []
+    progress.stage("simulating", config.scenes)
+    for scene in range(config.scenes):
+        rng = np.random.default_rng([config.seed, scene])
+        planes.append(source.pairs(rng, count=1, side=side)[0].planes)
+        progress.advance()
+    progress.stage("narrowing", _LAYERS)
+    Narrowing(wide, network, torch.from_numpy(np.stack(planes)), config.seed, progress).run()
+    told = {VECTOR_SUPERVISED: info.training.get(VECTOR_SUPERVISED, False)}
+    made = {"from": origin(info), "scenes": config.scenes, "seed": config.seed}
+    return save_derived(path, network, info, training=told, narrowing={**made, "gia": __version__})
 
 
 class Both(NamedTuple):
@@ -61,20 +141,42 @@ def choose(x: Tensor, weight: Tensor, count: int, rng: np.random.Generator) -> T
     Returns their numbers, (count,), in order.
     """
     flat = x.movedim(1, -1).reshape(-1, x.shape[1])
-    rows = torch.from_numpy(rng.choice(len(flat), min(len(flat), 20_000), replace=False))
-    sample = flat[rows].double()
+    rows = rng.choice(len(flat), min(len(flat), _SAMPLE), replace=False)
+    sample = flat[torch.from_numpy(rows)].double()
     sample = (sample - sample.mean(0)) * weight.double()
-    order = qr(sample.numpy(), mode="r", pivoting=True)[1]
-    return torch.from_numpy(np.sort(order[:count]))
+    return torch.from_numpy(np.sort(pivots(sample.numpy(), count)))
 
 
-def fit(conv: nn.Module, narrow: Tensor, wanted: Tensor, rng: np.random.Generator) -> None:
+def pivots(columns: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Choose columns of (N, C) as QR with column pivoting does: each time the longest remainder.
+
+    Returns
+    -------
+    (count,)
+        Their numbers, in the order in which they were chosen.
+    """
+    # R's columns have the lengths and angles of the matrix's own, and only C entries.
+    left: NDArray[np.float64] = np.asarray(np.linalg.qr(columns, mode="r"))
+    chosen: list[int] = []
+    for _ in range(count):
+        lengths = np.square(left).sum(0)
+        lengths[chosen] = -1  # of what rounding has left of them
+        pivot = int(lengths.argmax())
+        chosen.append(pivot)
+        if lengths[pivot] > 0:
+            direction = left[:, pivot] / np.sqrt(lengths[pivot])
+            left = left - np.outer(direction, direction @ left)
+    return np.array(chosen)
+
+
+def fit(conv: Conv, narrow: Tensor, wanted: Tensor, rng: np.random.Generator) -> None:
     """Fit a 1x1 or 3x3 convolution, or a 2x2 transposed one; in place.
 
     narrow, what it reads, and wanted, what it shall make of it, are (N, C, H, W).
     """
     is_up = isinstance(conv, nn.ConvTranspose2d)
     side = 1 if is_up else conv.kernel_size[0]
+    assert conv.bias is not None
     features = narrow.shape[1] * side**2
     gram = torch.zeros(features + 1, features + 1, dtype=torch.float64)
     outputs = wanted.shape[1] * (4 if is_up else 1)
@@ -83,12 +185,12 @@ def fit(conv: nn.Module, narrow: Tensor, wanted: Tensor, rng: np.random.Generato
         x = F.unfold(narrow[part], side, padding=side // 2).movedim(1, -1)
         y = F.pixel_unshuffle(wanted[part], 2) if is_up else wanted[part]
         y = y.flatten(2).movedim(1, -1)
-        places = torch.from_numpy(rng.permutation(x.shape[1])[:PLACES])
+        places = torch.from_numpy(rng.permutation(x.shape[1])[:_PLACES])
         x, y = x[:, places].reshape(-1, features), y[:, places].reshape(-1, outputs)
         x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
         gram += (x.T @ x).double()
         product += (x.T @ y).double()
-    penalty = RIDGE * gram.diagonal()[:-1].mean() * torch.ones(features + 1, dtype=torch.float64)
+    penalty = _RIDGE * gram.diagonal()[:-1].mean() * torch.ones(features + 1, dtype=torch.float64)
     penalty[-1] = 0
     solved = torch.linalg.solve(gram + torch.diag(penalty), product).float()
     weight, bias = solved[:-1].T, solved[-1]
@@ -109,13 +211,22 @@ def reading(*weights: Tensor) -> Tensor:
 class Narrowing:
     """Fits the layers, in the order in which the network runs them."""
 
-    def __init__(self, wide: GiaNet, narrow: GiaNet, planes: Tensor) -> None:
+    def __init__(
+        self,
+        wide: GiaNet,
+        narrow: GiaNet,
+        planes: Tensor,
+        seed: int = 0,
+        progress: Progress = SILENT,
+    ) -> None:
         self.wide, self.narrow, self.planes = wide, narrow, planes
-        self.rng = np.random.default_rng(SEED)
+        self.rng = np.random.default_rng(seed)
+        self._progress = progress
 
     def layer(self, name: str, here: Both, readers: list[Tensor], *, activate: bool = True) -> Both:
         """Fit a convolution; what both make of it, the wide one in all its channels."""
         wide_conv, conv = (net.get_submodule(name) for net in (self.wide, self.narrow))
+        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
         made = through(wide_conv, here.wide)
         slope = LEAKY_SLOPE if activate else 1.0
         shown = F.leaky_relu(made, slope)
@@ -124,7 +235,7 @@ class Narrowing:
         fit(conv, here.narrow, made[:, kept], self.rng)
         narrow = F.leaky_relu(through(conv, here.narrow), slope)
         error = (narrow - shown[:, kept]).square().mean() / shown[:, kept].var()
-        print(f"{name}: {shown.shape[1]} -> {count} channels, error {float(error):.4f}", flush=True)
+        self._tell(f"{name}: {shown.shape[1]} -> {count} channels, error {float(error):.4f}")
         return Both(shown, narrow)
 
     def weight(self, name: str) -> Tensor:
@@ -157,12 +268,17 @@ class Narrowing:
             joined = self.weight(f"decoder.{step}.0")
             up = f"upsample.{step}"
             risen = self.layer(up, here, [joined[:, : joined.shape[1] // 2]], activate=False)
-            skip = skips.pop()
-            here = Both(*(torch.cat(pair, 1) for pair in zip(risen, skip, strict=True)))
+            here = Both(*(torch.cat(maps, 1) for maps in zip(risen, skips.pop(), strict=True)))
             is_last = step == LEVELS - 2
             reader = self.weight("to_rgb") if is_last else self.up_weight(step + 1)
             here = self.double(f"decoder.{step}", here, [reader])
         fit(narrow.to_rgb, here.narrow, through(wide.to_rgb, here.wide), self.rng)
+        self._progress.advance()
+
+    def _tell(self, what: str) -> None:
+        """Report a layer."""
+        self._progress.detail(what)
+        self._progress.advance()
 
     def up_weight(self, step: int) -> Tensor:
         """Weights of a way up, as (out, in, h, w)."""
@@ -181,50 +297,23 @@ class Narrowing:
         fit(part, here.narrow, mixed[:, kept], self.rng)
         narrow.fuse.weight[:, : narrow.channels] = part.weight
         narrow.fuse.weight[:, narrow.channels :] = wide.fuse.weight[kept, wide.channels :]
+        assert narrow.fuse.bias is not None and wide.fuse.bias is not None
+        assert part.bias is not None
         narrow.fuse.bias.copy_(wide.fuse.bias[kept] + part.bias)
         mean = here.narrow.mean((2, 3))
         shown = narrow(here.narrow, narrow.bias(mean))
         error = (shown - made[:, kept]).square().mean() / made[:, kept].var()
-        print(f"gia: error {float(error):.4f}", flush=True)
+        self._tell(f"gia: error {float(error):.4f}")
         return Both(made, shown)
 
     def fit_vector(self, mean: Tensor, vector: Tensor) -> None:
         """Let the narrow network's mean tell what the wide one's vector says."""
-        weight, bias = ridge(mean, vector, VECTOR_RIDGE * len(mean))
+        weight, bias = ridge(mean, vector, _VECTOR_RIDGE * len(mean))
         told = mean.double() @ weight.T + bias
         left = (vector - told).var(0)[:4] / vector.double().var(0)[:4]
-        print("vector: unexplained of the first four", left.numpy().round(3), flush=True)
+        shares = ", ".join(f"{float(share):.3f}" for share in left)
+        self._progress.detail(f"vector: unexplained of its first four numbers {shares}")
         shrink = self.narrow.gia.shrink
         shrink.weight.copy_(weight[:, :, None, None])
+        assert shrink.bias is not None
         shrink.bias.copy_(bias)
-
-
-def main() -> None:
-    """Write the narrow weights."""
-    parser = arguments(__doc__.splitlines()[0], scenes=800)
-    parser.add_argument("--width", type=int, default=16)
-    options = parser.parse_args()
-    info, wide = load_gia_net(options.weights)
-    narrow = build(replace(wide.config, width=options.width)).requires_grad_(False)
-    assert isinstance(narrow, GiaNet)
-    source = training_nights(info, options.photos, options.cache)
-    planes = np.stack(
-        [
-            source.pairs(np.random.default_rng([SEED, scene]), count=1, side=SIDE)[0].planes
-            for scene in range(options.scenes)
-        ]
-    )
-    with torch.no_grad():
-        Narrowing(wide, narrow, torch.from_numpy(planes)).run()
-    save_weights(
-        options.out,
-        narrow,
-        camera=info.camera,
-        daylight_wb=info.daylight_wb,
-        neutral_wb=info.neutral_wb,
-        training={VECTOR_SUPERVISED: info.training.get(VECTOR_SUPERVISED, False)},
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Fit what `--ratio auto` does without an exposure time, on simulated exposures of photographs.
 
-    python scripts/fit_ratio.py PHOTOS... [--cache FOLDER] [--scenes N] [--validation]
+    python research/fit_ratio.py PHOTOS... [--cache FOLDER] [--scenes N] [--validation]
 
 A scene is darkened by a known ratio; the bright end of what the sensor records, times that ratio,
 is where the photograph has it. For each percentile that could serve as the bright end: the level

@@ -1,6 +1,6 @@
 """Let RawTherapee develop the short exposures of a tree, for a row of `gia eval`.
 
-    python scripts/render_rawtherapee.py TREE OUT [--camera sony] [--luminance 40]
+    python research/render_rawtherapee.py TREE OUT [--camera sony] [--luminance 40]
     gia eval --data TREE --pictures RawTherapee=OUT ...
 
 Needs `rawtherapee-cli` (Debian's package rawtherapee). Each photo is brightened by the ratio that
@@ -90,7 +90,7 @@ def render(short: Path, ratio: float, luminance: int, out: Path) -> None:
     if target.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
-        profile = Path(folder) / "night.pp3"
+        profile = Path(folder) / "develop.pp3"
         profile.write_text(PROFILE.format(stops=math.log2(ratio), luminance=luminance))
         made = Path(folder) / target.name
         words = [

@@ -1,6 +1,6 @@
 """Make scenes of real RAW photos: a ground truth that nobody rendered.
 
-    python scripts/make_real_nights.py PHOTO.CRW ... OUT
+    python research/make_real_scenes.py PHOTO.CRW ... OUT
     gia eval --data OUT --weights ...
 
 Each photo, taken in good light, becomes the long exposure of a tree with SID's names. Its own

@@ -1,6 +1,6 @@
 """Measure what each of training's settings gives on this machine: A against B, in turns.
 
-    python scripts/measure_training.py PHOTOS [--rounds 3] [--side 96] [--cache FOLDER]
+    python research/measure_training.py PHOTOS [--rounds 3] [--side 96] [--cache FOLDER]
 
 Every variant trains the same 100 steps of the recipe "small" (4 crops of one side) in a process of
 its own, one variant after another, round by round; what counts is the speed of the last 50 steps.

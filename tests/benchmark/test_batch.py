@@ -1,0 +1,41 @@
+"""A batch is timed as users run it, and what it wrote is removed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gia_cli.benchmark.batch import BatchConfig, _written, measure_batch
+from gia_cli.errors import DataError, UsageError
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_every_photo_is_enhanced_in_every_round(make_arw: Callable[..., Path]) -> None:
+    photo = make_arw()
+    options = ("--device", "cpu", "--precision", "fp32", "--ratio", "100")
+    runs = measure_batch(BatchConfig(photo, options, rounds=2))
+    assert [run.photos for run in runs] == [1, 1]
+    for run in runs:
+        assert {"decode", "network", "write"} <= set(run.stages)
+        assert run.network_seconds == run.stages["network"]  # of the one photo
+        assert 0 < run.network_seconds < run.seconds
+        assert run.cpu_seconds > 0
+        assert run.peak_bytes > 50e6
+    assert not list(photo.parent.glob("*.tif"))
+
+
+@pytest.mark.slow
+def test_what_enhance_refuses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"wrote no picture: .*nothing"):
+        measure_batch(BatchConfig(tmp_path / "nothing", rounds=1))
+    with pytest.raises(UsageError, match="--rounds"):
+        BatchConfig(tmp_path, rounds=0)
+
+
+def test_photos_that_failed_do_not_count() -> None:
+    report = b'{"files": [{"status": "failed"}, {"status": "written", "stages": {}}]}'
+    assert _written(report) == [{"status": "written", "stages": {}}]
+    assert _written(b"") == []

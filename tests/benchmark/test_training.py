@@ -1,0 +1,71 @@
+"""Training is timed by the steps that count, with as many workers as are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gia_cli.benchmark import training as bench
+from gia_cli.benchmark.training import TrainingConfig, measure_training
+from gia_cli.errors import UsageError
+from gia_cli.training.config import TrainConfig
+from tests.data.test_synthetic import write_photos
+
+
+def test_the_last_fifty_steps_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the start, in which the first crops are waited for and the cache is made."""
+    asked: list[TrainConfig] = []
+
+    def train(config: TrainConfig) -> None:
+        asked.append(config)
+        config.run.mkdir()
+        rows = [{"step": 1, "seconds": 30.0}, {"step": 50, "seconds": 40.0}]
+        rows.append({"step": 100, "seconds": 45.0})
+        lines = [json.dumps({**row, "images_per_s": 4.0}) for row in rows]
+        lines.insert(2, json.dumps({"step": 50, "validation_psnr": 20.0, "seconds": 41.0}))
+        (config.run / "log.jsonl").write_text("\n".join(lines) + "\n")
+
+    monkeypatch.setattr("gia_cli.training.loop.train", train)
+    config = TrainingConfig(tmp_path, device="cpu", side=64)
+    assert bench.seconds_a_step(config, tmp_path, 2) == pytest.approx(0.1)
+    assert (asked[0].workers, asked[0].steps, asked[0].sides) == (2, 100, (64, 64))
+
+
+def test_a_run_that_was_stopped_has_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gia_cli.training.loop.train", lambda config: None)  # no log at all
+    with pytest.raises(RuntimeError, match="stopped"):
+        bench.seconds_a_step(TrainingConfig(tmp_path, device="cpu"), tmp_path, 0)
+
+
+def test_failures_are_told_and_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: Any, folder: Path, workers: int, turn: int) -> float | str:
+        return "no room" if workers == 1 else 0.25 + turn
+
+    monkeypatch.setattr(bench, "_run", run)
+    none, one = measure_training(TrainingConfig(tmp_path, workers=(0, 1), rounds=2))
+    assert (none.seconds, none.median, none.error) == ([0.25, 1.25], 0.75, None)
+    assert (one.seconds, one.error) == ([], "no room")
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_it_trains_in_a_process_of_its_own(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2, (70, 80))
+    config = TrainingConfig(tmp_path / "photos", side=16, workers=(0,), device="cpu", rounds=1)
+    (speed,) = measure_training(config)
+    assert speed.error is None
+    assert 0 < speed.median < 10
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--rounds"):
+        TrainingConfig(tmp_path, rounds=0)
+    with pytest.raises(UsageError, match="There is no"):
+        TrainingConfig(tmp_path / "none")
