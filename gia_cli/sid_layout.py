@@ -12,6 +12,7 @@ from typing import Literal
 
 from gia_cli.cameras import CameraFamily, CameraName
 
+TruthName = Literal["long", "photograph"]
 Split = Literal["train", "val", "test"]
 
 #: SID's folder for each camera.

@@ -15,7 +15,7 @@ from gia_cli.cli.options import Camera, Device, Engine, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.paper import TableName
 from gia_cli.runtime import Precision
-from gia_cli.sid_layout import Split
+from gia_cli.sid_layout import Split, TruthName
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -91,6 +91,14 @@ def evaluate(
             "(as it chooses without an exposure time); several are rows of their own.",
         ),
     ] = "known",
+    truth: Annotated[
+        TruthName,
+        typer.Option(
+            "--truth",
+            help="long: LibRaw's rendering of the long exposure. photograph: what a simulated tree "
+            "was made from, without LibRaw's demosaicing.",
+        ),
+    ] = "long",
     balance_error: Annotated[
         str,
         typer.Option(
@@ -230,6 +238,7 @@ def evaluate(
         balance_errors=_numbers(balance_error, "--balance-error"),
         qualities=choices(quality, "--quality", get_args(Quality)),
         limit=limit,
+        truth=truth,
         versus=versus,
         lpips_alex=lpips,
         lpips_vgg=lpips_vgg,

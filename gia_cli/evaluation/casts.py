@@ -124,7 +124,7 @@ def measure_casts(
     for pair in open_pairs(config, progress):
         scenes[pair.scene].append(pair)
     systems = open_systems(config)
-    truths = Truths()
+    truths = Truths(config)
     found: list[list[dict[str, _Found]]] = [[] for _ in systems]
     ends = [_ends(pairs) for pairs in scenes.values()]
     progress.stage("casts", len(systems) * sum(map(len, ends)))

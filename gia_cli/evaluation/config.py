@@ -13,7 +13,7 @@ from gia_cli.errors import UsageError
 from gia_cli.evaluation.classical import IspName
 from gia_cli.inference.select import EngineName
 from gia_cli.runtime import DeviceName, Precision
-from gia_cli.sid_layout import Split
+from gia_cli.sid_layout import Split, TruthName
 
 RatioMode = Literal["known", "auto", "picture"]
 
@@ -48,6 +48,10 @@ class EvalConfig:
     """Rows of their own: as `Enhancer` renders by default, and as the mean of eight renderings."""
     limit: int | None = None
     """Evaluate only this many pairs, spread evenly over the list."""
+    truth: TruthName = "long"
+    """What the pictures are compared with: LibRaw's rendering of the long exposure, as SID has it,
+    or, of a simulated tree, the photograph that it was made from. LibRaw's demosaicing is in the
+    former, which favours whoever shares it where there is little noise."""
     lpips_alex: Path | None = None
     lpips_vgg: Path | None = None
     pieapp: Path | None = None

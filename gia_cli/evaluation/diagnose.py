@@ -76,7 +76,7 @@ def diagnose(
     networks = [load_network(info) for _, info in infos]
     scores: list[dict[str, list[float]]] = [{} for _ in infos]
     others = [_OtherScene() for _ in infos]
-    truths = Truths()
+    truths = Truths(config)
     progress.stage("diagnosing", len(pairs) * len(infos))
     for pair in pairs:
         try:

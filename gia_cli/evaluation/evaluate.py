@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from gia_cli.data.sid import SidPair
 from gia_cli.errors import GiaError, UsageError
@@ -47,8 +48,11 @@ def evaluate(
     for name, reason in measures.unavailable.items():
         progress.note(f"{name} is not taken: {reason}")
     _check_versus(config, systems)
+    if config.truth != "long":  # scores by another truth are other scores
+        keys = {name: f"{key} to the {config.truth}" for name, key in measures.keys.items()}
+        measures = replace(measures, keys=keys)
     book = ScoreBook(config.out, measures.keys)
-    truths = Truths()
+    truths = Truths(config)
     failures: list[Failure] = []
     progress.stage("evaluating", len(pairs) * len(systems))
     for pair in pairs:

@@ -71,7 +71,7 @@ def panel_rows(
     """
     pairs = {pair.short.name: pair for pair in open_pairs(config)}
     systems = [s for s in open_systems(config) if s.name != ISP_NAMES["libraw"]]
-    truths = Truths()
+    truths = Truths(config)
     progress.stage("panel", len(shorts))
     for name in shorts:
         pair = pairs[name]

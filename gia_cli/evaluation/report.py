@@ -162,6 +162,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "gia": __version__,
         "data": config.data.name,
         "camera": config.camera,
+        "truth": config.truth,
         "split": config.split,
         "protocol": config.protocol,
         "pairs": report.pairs,
