@@ -12,6 +12,8 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import unicodedata
+from collections import deque
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +32,21 @@ _RAF_JPEG_POINTER = 84  # two big-endian u32: offset and length of the embedded 
 _TIFF_LIKE_MAGICS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Olympus, Panasonic: TIFF otherwise
 _HEAD_BYTES = 1 << 20  # their IFDs lie at the front
 _MAX_NUMBER = 2.0**32  # no exposure, ISO or focal length is larger, and EXIF could not hold it
-_ISO_OVERFLOW = 65535  # ISOSpeedRatings is a 16-bit field; beyond, RecommendedExposureIndex counts
+_ISO_OVERFLOW = 65535  # ISOSpeedRatings is a 16-bit field; beyond, another tag counts
+# Which, by SensitivityType (EXIF 2.3), the first of each the most like a camera's own setting.
+_SENSITIVITY_NAMES = ("RecommendedExposureIndex", "StandardOutputSensitivity", "ISOSpeed")
+_REI, _SOS, _SPEED = _SENSITIVITY_NAMES
+_SENSITIVITIES = {1: (_SOS,), 2: (_REI,), 3: (_SPEED,), 4: (_REI, _SOS), 5: (_SOS, _SPEED)}
+_SENSITIVITIES |= {6: (_REI, _SPEED), 7: (_REI, _SOS, _SPEED)}
+_NAMELESS = {_SOS: "Tag 0x8831"}  # what exifread calls a tag that it does not know
+_NUMBER_TAGS = {
+    "exposure_s": "ExposureTime",
+    "aperture": "FNumber",
+    "focal_mm": "FocalLength",
+}
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Canon's files have a dozen heaps, of some dozen records each; LibRaw stops at 127.
+_MAX_HEAPS, _MAX_RECORDS = 64, 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,8 @@ class ShotInfo:
     """Focal length in millimetres."""
     taken: str | None = None
     """Local time as EXIF writes it, "YYYY:MM:DD HH:MM:SS"."""
+    owner: str | None = None
+    """The camera owner's name."""
 
     @property
     def camera(self) -> str:
@@ -82,15 +100,34 @@ def read_shot(path: Path) -> ShotInfo:
     OSError
         The file cannot be opened.
     """
+    return read_exif(path)[0]
+
+
+def read_exif(path: Path) -> tuple[ShotInfo, frozenset[str]]:
+    """Read a photo's EXIF, and say which numbers it states, be they nonsense.
+
+    Parameters and errors as for `read_shot`.
+
+    Returns
+    -------
+    shot : ShotInfo
+    stated : set of field names
+        Of ``exposure_s``, ``aperture`` and ``focal_mm``: those that have a tag. Where it holds
+        1/0, a negative number or what is none, the field is None.
+    """
     with path.open("rb") as file:
         head = file.read(32)
         if head[6:14] == b"HEAPCCDR":
-            return _read_ciff(file)
+            return _read_ciff(file), frozenset()
         streams = _exif_streams(path, file, head)
-        shot = ShotInfo()
+        shot, stated = ShotInfo(), frozenset[str]()
         for stream in streams:
-            shot = shot.or_else(_shot_from_tags(_tags(stream)))
-        return shot
+            tags = _tags(stream)
+            shot = shot.or_else(_shot_from_tags(tags))
+            stated |= {
+                field for field, name in _NUMBER_TAGS.items() if _find(tags, name) is not None
+            }
+        return shot, stated
 
 
 def _exif_streams(path: Path, file: BinaryIO, head: bytes) -> list[BinaryIO]:
@@ -131,30 +168,78 @@ def _tags(stream: BinaryIO) -> dict[str, Any]:
 
 
 def _shot_from_tags(tags: dict[str, Any]) -> ShotInfo:
-    iso = _number(tags, "ISOSpeedRatings")
-    if iso is None or iso >= _ISO_OVERFLOW:
-        iso = _number(tags, "RecommendedExposureIndex") or iso
+    iso = _iso(tags)
     return ShotInfo(
         make=_text(tags, "Make"),
         model=_text(tags, "Model"),
         lens=_text(tags, "LensModel"),
         exposure_s=_number(tags, "ExposureTime"),
-        iso=None if iso is None else round(iso),
+        iso=None if iso is None else round(iso) or None,
         aperture=_number(tags, "FNumber"),
         focal_mm=_number(tags, "FocalLength"),
         taken=_date(tags, "DateTimeOriginal") or _date(tags, "DateTime"),
+        owner=_text(tags, "CameraOwnerName"),
     )
+
+
+def _iso(tags: dict[str, Any]) -> float | None:
+    """Read the sensitivity; beyond 16 bits it stands in the tag that SensitivityType names."""
+    iso = _number(tags, "ISOSpeedRatings")
+    if iso is not None and iso < _ISO_OVERFLOW:
+        return iso
+    kind = _number(tags, "SensitivityType")
+    names = _SENSITIVITIES.get(0 if kind is None else round(kind), ())
+    for name in (*names, *_SENSITIVITY_NAMES):
+        if value := _number(tags, name):
+            return value
+    return iso
 
 
 def _find(tags: dict[str, Any], name: str) -> Any | None:
     # Old TIFF/EP files (Kodak KDC) and CR3's CMT2 keep EXIF tags in their first IFD, "Image".
+    name = _NAMELESS.get(name, name)
     return tags.get(f"EXIF {name}", tags.get(f"Image {name}"))
 
 
 def _text(tags: dict[str, Any], name: str) -> str | None:
     tag = _find(tags, name)
-    text = "" if tag is None else str(tag.printable).split("\0")[0].strip()
-    return text or None
+    # exifread leaves bytes that are no UTF-8 as they are; `printable` would be Python's b'...'.
+    return None if tag is None else clean_text(tag.values)
+
+
+def clean_text(raw: str | bytes | Any) -> str | None:
+    """Make one line of a text that a camera wrote.
+
+    Parameters
+    ----------
+    raw : bytes or str
+        Bytes are UTF-8, or else Latin-1. Anything else is no text.
+
+    Returns
+    -------
+    str or None
+        Up to the first zero byte, without control characters: they could command a terminal. None
+        for an empty text and for bytes that were never written (all 0xFF).
+    """
+    if isinstance(raw, bytes):
+        line = _decoded(raw.split(b"\0")[0])
+    elif isinstance(raw, str):
+        line = raw.split("\0")[0]
+    else:
+        return None
+    # Cc: C0 and C1 controls; Cf, Zl, Zp: what turns the reading direction or breaks lines; Cs: half
+    # characters, which no encoding takes.
+    kept = (" " if unicodedata.category(c) in _UNPRINTABLE else c for c in line)
+    return " ".join("".join(kept).split()) or None
+
+
+def _decoded(text: bytes) -> str:
+    if not text.strip(b"\xff"):
+        return ""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        return text.decode("latin-1")
 
 
 def _date(tags: dict[str, Any], name: str) -> str | None:
@@ -167,7 +252,8 @@ def _number(tags: dict[str, Any], name: str) -> float | None:
     """Read the first value of a tag as a positive float."""
     tag = _find(tags, name)
     try:
-        value = float(tag.values[0])  # type: ignore[union-attr]
+        first = tag.values[0]  # type: ignore[union-attr]
+        value = float(first[0] if isinstance(first, tuple) else first)  # exifread's floats
     except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError):
         return None
     return value if 0 < value < _MAX_NUMBER else None  # also refuses what is not a number
@@ -177,7 +263,7 @@ def _read_ciff(file: BinaryIO) -> ShotInfo:
     """Make and model from a Canon CRW (CIFF): record 0x080A, two strings in the root's heap."""
     data = _whole(file)
     record = _ciff_record(data, struct.unpack_from("<I", data, 2)[0], len(data), 0x080A)
-    names = [part.decode("ascii", "replace").strip() for part in record.split(b"\0") if part]
+    names = [clean_text(part) for part in record.split(b"\0") if part]
     return ShotInfo(make=names[0], model=names[1]) if len(names) >= 2 else ShotInfo()
 
 
@@ -186,23 +272,36 @@ def _whole(file: BinaryIO) -> bytes:
     return file.read()
 
 
-def _ciff_record(data: bytes, start: int, end: int, wanted: int, depth: int = 0) -> bytes:
+def _ciff_record(data: bytes, start: int, end: int, wanted: int) -> bytes:
     """Search a CIFF heap and the heaps within it; empty when the record is not there."""
-    try:
-        table = start + struct.unpack_from("<I", data, end - 4)[0]
-        (count,) = struct.unpack_from("<H", data, table)
-        entries = [struct.unpack_from("<HII", data, table + 2 + 10 * i) for i in range(count)]
-    except struct.error:
-        return b""
-    for tag, size, offset in entries:
-        begin = start + offset
-        if tag == wanted:
-            return data[begin : begin + size]
-        if tag & 0x3800 in (0x2800, 0x3000) and depth < 4:
-            found = _ciff_record(data, begin, begin + size, wanted, depth + 1)
-            if found:
-                return found
+    pending = deque([(start, end)])
+    seen: set[tuple[int, int]] = set()
+    while pending and len(seen) < _MAX_HEAPS:
+        heap = pending.popleft()
+        if heap in seen:
+            continue
+        seen.add(heap)
+        start, end = heap
+        try:
+            table = start + struct.unpack_from("<I", data, end - 4)[0]
+            (count,) = struct.unpack_from("<H", data, table)
+        except struct.error:
+            continue
+        if count > _MAX_RECORDS:
+            continue
+        for at in range(table + 2, min(table + 2 + 10 * count, len(data) - 9), 10):
+            tag, size, offset = struct.unpack_from("<HII", data, at)
+            begin = start + offset
+            if tag == wanted:
+                return data[begin : begin + size]
+            if tag & 0x3800 in (0x2800, 0x3000) and begin + size <= len(data):
+                pending.append((begin, begin + size))
     return b""
+
+
+def utf8(text: str) -> bytes:
+    """Encode a text for EXIF. It says ASCII; what goes beyond, all programs read as UTF-8."""
+    return text.encode("utf-8", "replace")
 
 
 def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
@@ -230,5 +329,7 @@ def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
     if shot.focal_mm is not None:
         entries.append(Entry(0x920A, RATIONAL, rational(shot.focal_mm)))
     if shot.lens is not None:
-        entries.append(Entry(0xA434, ASCII, shot.lens))
+        entries.append(Entry(0xA434, ASCII, utf8(shot.lens)))
+    if shot.owner is not None:
+        entries.append(Entry(0xA430, ASCII, utf8(shot.owner)))
     return [*entries, *more]

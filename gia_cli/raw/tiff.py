@@ -41,7 +41,10 @@ class Ref(str):
 
 
 class Entry(NamedTuple):
-    """One directory entry: tag number, TIFF type, value or values (a `Ref` for an offset)."""
+    """One directory entry: tag number, TIFF type, value or values (a `Ref` for an offset).
+
+    A str becomes ASCII; bytes say a text in another encoding.
+    """
 
     tag: int
     type: int
@@ -133,8 +136,8 @@ def ifd_bytes(
 def _encode(entry: Entry, order: ByteOrder, offsets: Mapping[str, int]) -> tuple[int, bytes]:
     kind, values = entry.type, entry.values
     if kind == ASCII:
-        # EXIF says ASCII; what writes more writes UTF-8.
-        data = values.encode("utf-8", "replace") + b"\0"
+        data = values if isinstance(values, bytes) else values.encode("ascii", "replace")
+        data += b"\0"
         return len(data), data
     if kind in (BYTE, UNDEFINED):
         return len(values), bytes(values)

@@ -233,7 +233,8 @@ def test_an_independent_reader_sees_the_same_values(order: ByteOrder) -> None:
     ]
     values: list[tuple[int, int, Any, Any]] = [
         (40001, ASCII, "a text", "a text"),
-        (40002, ASCII, "é", "é"),
+        (40002, ASCII, "é", "?"),
+        (40011, ASCII, "é".encode(), "é"),
         (40003, RATIONAL, 0.5, (1, 2)),
         (40004, RATIONAL, [0.25, (3, 9)], (1, 4, 3, 9)),
         (40005, RATIONAL, (7, 8), (7, 8)),
@@ -380,7 +381,7 @@ def test_fractions_floats_and_texts_are_told_apart(order: ByteOrder) -> None:
         Entry(2, SRATIONAL, [(-3, 4), (3, -4)]),
         Entry(3, FLOAT, [0.25, -8.0]),
         Entry(4, DOUBLE, 1e300),
-        Entry(5, ASCII, "ƒ/1.8"),
+        Entry(5, ASCII, "ƒ/1.8".encode()),
         Entry(6, SHORT, [7, 8]),
     ]
     (directory,) = _walk(build({"ifd0": entries}, order=order))
