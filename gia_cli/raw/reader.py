@@ -385,7 +385,7 @@ def _dng_pattern(tags: Directory, raw: rawpy.RawPy) -> NDArray[np.uint8] | None:
     rows, columns = (*tags.tags.get(_CFA_REPEAT, ()), 0, 0)[:2]
     if not rows * columns or len(values) != rows * columns or max(values) > 2:
         return None
-    if _PATTERN_PROBE % rows or _PATTERN_PROBE % columns:
+    if max(rows, columns) > _PATTERN_PROBE:
         return None
     top, left = _start(tags, raw)
     cell = np.array(values, np.uint8).reshape(rows, columns)
@@ -468,7 +468,7 @@ def _matrix(raw: rawpy.RawPy) -> NDArray[np.float32] | None:
 
 
 def _libraw_shot(raw: rawpy.RawPy, stated: frozenset[str]) -> ShotInfo:
-    """Ask LibRaw about the shot, for files whose EXIF exifread cannot read.
+    """Ask LibRaw about the shot, for files whose EXIF is not where it should be.
 
     What the EXIF has `stated` is left out: where that was nonsense, LibRaw has made a number of it.
     """

@@ -171,6 +171,10 @@ class Directory:
         values = self.tags.get(tag, ())
         return values[0] if values else default
 
+    def __contains__(self, tag: int) -> bool:
+        """Whether the directory has a tag, of any type that is read."""
+        return tag in self.tags or tag in self.numbers or tag in self.texts
+
     def floats(self, tag: int) -> tuple[float, ...]:
         """Return the numbers of `tag`, of whatever type; none when the directory lacks it."""
         return self.numbers.get(tag) or self.tags.get(tag, ())
@@ -187,12 +191,11 @@ def walk(file: BinaryIO, *, limit: int = 32) -> list[Directory]:
         At most this many directories. Each is read once, and together they may hold a million
         values: a file made to keep a reader busy ends there.
     """
-    file.seek(0)
-    head = file.read(8)
-    if head[:4] not in (b"II*\0", b"MM\0*") or len(head) < 8:
+    header = _header(file)
+    if header is None:
         return []
-    order: ByteOrder = "<" if head[:2] == b"II" else ">"
-    pending = deque([struct.unpack(order + "I", head[4:])[0]])
+    order, first = header
+    pending = deque([first])
     seen: set[int] = set()
     found: list[Directory] = []
     budget = _MAX_VALUES
@@ -211,6 +214,46 @@ def walk(file: BinaryIO, *, limit: int = 32) -> list[Directory]:
             pending += directory.tags.get(tag, ())[:limit]
         pending += [following] if following else []
     return found
+
+
+def first_and_exif(file: BinaryIO) -> list[Directory]:
+    """Read the first directory of a TIFF file and the EXIF one below it.
+
+    Parameters
+    ----------
+    file : binary file
+        Anything, as for `walk`.
+
+    Returns
+    -------
+    list of Directory
+        The EXIF directory first; without what is not there.
+    """
+    header = _header(file)
+    if header is None:
+        return []
+    order, offset = header
+    found: list[Directory] = []
+    budget = _MAX_VALUES
+    while offset and len(found) < 2:
+        try:
+            directory, _, taken = _read_ifd(file, offset, order, budget)
+        except struct.error:
+            break
+        budget -= taken
+        found.insert(0, directory)
+        offset = directory.first(EXIF_IFD)
+    return found
+
+
+def _header(file: BinaryIO) -> tuple[ByteOrder, int] | None:
+    """Byte order, and where the first directory is; None for what is no TIFF file."""
+    file.seek(0)
+    head = file.read(8)
+    if head[:4] not in (b"II*\0", b"MM\0*") or len(head) < 8:
+        return None
+    order: ByteOrder = "<" if head[:2] == b"II" else ">"
+    return order, struct.unpack(order + "I", head[4:])[0]
 
 
 def _read_ifd(

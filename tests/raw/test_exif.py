@@ -34,6 +34,7 @@ from gia_cli.raw.tiff import (
     build,
 )
 from gia_cli.raw.writer import write_arw, write_dng, write_raf
+from gia_cli.runtime import peak_resident_bytes
 
 MOSAIC = np.full((24, 24), 2000, np.uint16)
 SHOT = ShotInfo(
@@ -267,7 +268,7 @@ def test_a_truncated_raf_is_damaged(tmp_path: Path) -> None:
         assert str(tmp_path / "photo") in caught.value.message
 
 
-def test_exifread_says_nothing_about_a_file_it_does_not_know(tmp_path: Path) -> None:
+def test_nothing_is_said_about_a_file_that_is_no_photo(tmp_path: Path) -> None:
     """In a process of its own: pytest's log handlers would keep logging's last resort silent."""
     (tmp_path / "photo").write_bytes(b"not a photo at all" * 10)
     script = (
@@ -453,3 +454,24 @@ def test_a_crw_of_heaps_within_themselves_ends(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert _read(tmp_path, data) == ShotInfo()
     assert time.perf_counter() - start < 5
+
+
+def test_a_file_of_texts_that_all_are_the_same_ends(tmp_path: Path) -> None:
+    """4,000 tags of 400 KB each, which all name the same bytes."""
+    count, text = 4000, b"A" * 400_000
+    at = 8 + 2 + 12 * count + 4
+    entries = (struct.pack("<HHII", 0x1000 + i, ASCII, len(text), at) for i in range(count))
+    data = struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", count) + b"".join(entries)
+    before = peak_resident_bytes()
+    assert _read(tmp_path, data + bytes(4) + text) == ShotInfo()
+    assert peak_resident_bytes() - before < 10**8
+
+
+def test_a_jpeg_is_looked_at_up_to_its_picture(tmp_path: Path) -> None:
+    app0 = b"\xff\xe0" + struct.pack(">H", 16) + b"JFIF\0".ljust(14, b"\0")
+    block = b"Exif\0\0" + _tiff(ShotInfo(model="Phone"))
+    app1 = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    scan = b"\xff\xda\x00\x08" + bytes(6)
+    assert _read(tmp_path, b"\xff\xd8" + app0 + app1 + scan).model == "Phone"
+    assert _read(tmp_path, b"\xff\xd8" + app0 + scan + app1) == ShotInfo()
+    assert _read(tmp_path, b"\xff\xd8" + app0) == ShotInfo()

@@ -364,7 +364,7 @@ def test_what_the_file_does_not_say_about_the_shot_is_none(
     assert read_raw(tmp_path / "photo.dng").shot == ShotInfo(make="A", model="B")
 
 
-def test_what_exifread_cannot_read_libraw_is_asked_for(
+def test_what_the_exif_does_not_say_libraw_is_asked_for(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_arw(tmp_path / "photo.arw", _noise(rng))
@@ -763,7 +763,7 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, orientation: 
 
 
 @pytest.mark.parametrize("phase", BAYER_PHASES)
-@pytest.mark.parametrize("cells", [(1, 2), (2, 1), (2, 2), (3, 3)], ids=str)
+@pytest.mark.parametrize("cells", [(1, 2), (2, 1), (2, 2), (3, 3), (4, 4)], ids=str)
 def test_a_bayer_pattern_may_be_spelled_larger(
     tmp_path: Path, phase: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator
 ) -> None:
