@@ -119,8 +119,7 @@ class CameraColors:
         directories : sequence of Directory
             All of the file.
         table : (3, 3), optional
-            LibRaw's own matrix of the camera, for D65, which then stands for the file's: a camera
-            that LibRaw knows has the same colours in a DNG as in its own format.
+            LibRaw's own matrix of the camera, for D65; used where the file has none.
 
         Returns
         -------
@@ -134,10 +133,9 @@ class CameraColors:
         found = [c for number in (0, 1) if (c := _calibration(tags, number)) is not None]
         if len(found) == 2 and found[0].kelvin == found[1].kelvin:
             found.pop()
-        if table is not None:
-            individual = _mixed(found, _KELVIN[_D65_ILLUMINANT]).individual if found else np.eye(3)
+        if not found and table is not None:
             matrix = np.asarray(table, np.float64)
-            found = [Calibration(_KELVIN[_D65_ILLUMINANT], D65, matrix, individual)]
+            found = [Calibration(_KELVIN[_D65_ILLUMINANT], D65, matrix, np.eye(3))]
         if not found:
             return None
         found.sort(key=lambda calibration: calibration.kelvin)

@@ -447,7 +447,7 @@ def _colors(
         as_shot = _gains(1 / seen)
     else:
         as_shot = np.ones(3, np.float32) if daylight is None else daylight
-    if table is None:
+    if table is None:  # a camera that LibRaw knows has the colours of its own format in a DNG too
         table = colors.rendering_matrix(1 / as_shot).astype(np.float32)
     return as_shot, daylight, table
 
