@@ -24,6 +24,8 @@ _LIT_SHARE = 0.25
 # So many rows of one value each. Where it is this near to white, it is the sun.
 _FLAT_ROWS = 32
 _SATURATED = 0.9
+# So many blocks of so many photosites a side hold nothing: a tile of the file.
+_BLOCK, _DEAD_BLOCKS = 16, 4
 _PROBE = 32  # photosites of each row that are looked at first
 # A row with noise: so many photosites differ from the next of their colour.
 _NOISY_SHARE = 0.5
@@ -43,18 +45,20 @@ def is_damaged(mosaic: NDArray[np.uint16], black: float, white: float) -> bool:
 
 
 def _has_zeros(mosaic: NDArray[np.uint16], black: float) -> bool:
-    height, width = mosaic.shape
-    lit = np.count_nonzero(mosaic)
+    lit = int(np.count_nonzero(mosaic))
     if black > 0 and lit < (1 - _ZERO_SHARE) * mosaic.size:
         return True
+    if lit == 0 or _has_zero_lines(mosaic, black, lit) or _has_zero_lines(mosaic.T, black, lit):
+        return True
+    return black > 0 and _has_zero_blocks(mosaic)
+
+
+def _has_zero_lines(mosaic: NDArray[np.uint16], black: float, lit: int) -> bool:
+    """Look for runs of rows that hold nothing; `lit` photosites of the mosaic hold something."""
+    height, width = mosaic.shape
     dead = np.asarray(~mosaic[:, :_PROBE].any(axis=1))
     dead[dead] = ~mosaic[dead].any(axis=1)
-    count = np.count_nonzero(dead)
-    if count == 0:
-        return False
-    if count == height:
-        return True
-    if lit < _LIT_SHARE * width * (height - count):
+    if lit < _LIT_SHARE * width * np.count_nonzero(~dead):
         return False
     least = _DEAD_ROWS if black > 0 else _DEAD_ROWS_WITHOUT_BLACK
     edge = max(least, int(_DEAD_EDGE_SHARE * height))
@@ -62,6 +66,17 @@ def _has_zeros(mosaic: NDArray[np.uint16], black: float) -> bool:
         stop - start >= (edge if start == 0 or stop == height else least)
         for start, stop in _runs(dead)
     )
+
+
+def _has_zero_blocks(mosaic: NDArray[np.uint16]) -> bool:
+    """Look for a tile that holds nothing, off the edges, in a mosaic whose black lies above 0."""
+    top, left = (max(1, int(_DEAD_EDGE_SHARE * side)) for side in mosaic.shape)
+    inner = mosaic[top:-top, left:-left]
+    rows, columns = (side // _BLOCK for side in inner.shape)
+    blocks = inner[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
+    places = zip(*np.nonzero(~blocks[:, ::4, :, ::4].any(axis=(1, 3))), strict=True)
+    dead = sum(not blocks[row, :, column].any() for row, column in places)
+    return dead >= _DEAD_BLOCKS
 
 
 def _has_flat_rows(mosaic: NDArray[np.uint16], white: float) -> bool:

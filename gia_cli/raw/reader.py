@@ -491,8 +491,8 @@ def _positive(value: float) -> float | None:
 
 
 def _named(directories: Sequence[Directory], shot: ShotInfo) -> ShotInfo:
-    """Name the camera by a DNG's UniqueCameraModel where make and model are not there."""
+    """Name the camera by a DNG's UniqueCameraModel where its model is not there."""
     tags = color_directory(directories)
-    if shot.make is not None or shot.model is not None or tags is None:
+    if shot.model is not None or tags is None:
         return shot
     return replace(shot, model=clean_text(tags.texts.get(0xC614, b"")))

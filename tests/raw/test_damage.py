@@ -44,6 +44,23 @@ def test_darkness_is_no_damage(rng: np.random.Generator) -> None:
     assert not is_damaged(dark, 0, 16383)
 
 
+@pytest.mark.parametrize("black", [0, 512])
+def test_columns_of_nothing_are_damage(rng: np.random.Generator, black: int) -> None:
+    mosaic = _night(rng, black)
+    mosaic[:, 60:] = 0
+    assert is_damaged(mosaic, black, 16383)
+
+
+def test_a_tile_of_nothing_is_damage(rng: np.random.Generator) -> None:
+    mosaic = _night(rng, 512)
+    mosaic[64:128, 40:88] = 0
+    assert is_damaged(mosaic, 512, 16383)
+    mosaic = _night(rng, 512)
+    mosaic[rng.random(mosaic.shape) < 0.2] = 0  # noise that reaches down to 0
+    mosaic[100:116, 40:60] = 0
+    assert not is_damaged(mosaic, 512, 16383)
+
+
 def test_nothing_at_all_is_damage() -> None:
     assert is_damaged(np.zeros((40, 48), np.uint16), 0, 16383)
 

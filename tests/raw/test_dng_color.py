@@ -263,3 +263,5 @@ def test_a_dng_without_a_name_is_called_by_its_unique_model(tmp_path: Path) -> N
         tmp_path, extra=[Entry(0xC614, ASCII, "Pocket Cinema 4K")], without=[0x010F, 0x0110]
     )
     assert frame.shot.camera == "Pocket Cinema 4K"
+    frame = _photo(tmp_path, extra=[Entry(0xC614, ASCII, "SONY Alpha")], without=[0x0110])
+    assert frame.shot.camera == "SONY Alpha"
