@@ -1,7 +1,7 @@
 """Every error a user can meet: one class, one exit code, and what to do next.
 
-Nothing in the package prints or exits except ``console`` and ``cli``: everything else raises one
-of these. ``tests/test_errors.py`` asserts that no two of them share an exit code.
+Nothing in the package prints or exits except `cli`: everything else raises one of these.
+``tests/test_errors.py`` asserts that no two of them share an exit code.
 """
 
 from __future__ import annotations

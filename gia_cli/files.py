@@ -1,4 +1,4 @@
-"""Atomic writing: a file under its final name is always a whole file."""
+"""Files that gia writes: atomically, so that one under its final name is always a whole one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from gia_cli.errors import OutputError
+
+#: What to do when an output is already there.
+OnExists = Literal["error", "skip", "overwrite"]
+#: Formats of pictures.
+OutputFormat = Literal["tif", "png"]
 
 
 @contextmanager
@@ -67,31 +72,25 @@ def make_folder(folder: Path, option: str) -> None:
 def lock(path: Path) -> Iterator[bool]:
     """Hold a file that says that something is going on; tells whether nobody else held it.
 
-    The system lets go of it when the process ends, however it ends. Where files cannot be locked,
-    as on some network drives, everybody gets it.
+    The system lets go of it when the process ends, however it ends, even if processes that it
+    forked go on. Where files cannot be locked, as on some network drives, everybody gets it.
     """
-    with path.open("ab") as file:
-        yield _try_lock(file)
+    from filelock import FileLock, Timeout
 
-
-def _try_lock(file: BinaryIO) -> bool:
+    path.touch()  # a folder that may not be written to is no matter of locks
+    # Its way out where there are no locks, a file that counts by being there, would outlive a kill.
+    holder = FileLock(path, timeout=0, fallback_to_soft=False)
+    is_ours = True
     try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
+        holder.acquire()
+    except Timeout:
+        is_ours = False
+    except (OSError, NotImplementedError):
+        pass
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+        yield is_ours
+    finally:
+        holder.release()
 
 
 def _remove(path: Path) -> None:

@@ -26,7 +26,7 @@ class PaperRow:
 
     name: str
     network: str | None
-    """Name in `nets.NETWORKS`; None for a number that the paper took from elsewhere."""
+    """Name in `nets.config.NETWORKS`; None for a number that the paper took from elsewhere."""
     loss: str | None
     multi_size: bool
     """Whether the crops' side is drawn anew for every iteration."""

@@ -1,4 +1,7 @@
-"""The machine: device, precision, memory budget. Imports torch only where a question needs it."""
+"""The machine: device, precision, memory budget. Imports torch only where a question needs it.
+
+The names of what can be chosen are here too, for the command line, which imports little.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import psutil
-
 from gia_cli.errors import DeviceError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 DeviceKind = Literal["cpu", "cuda", "mps"]
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+DeviceName = Literal["auto", DeviceKind]
+#: Of training.
+FloatPrecision = Literal["auto", "fp32", "fp16", "bf16"]
+Precision = Literal[FloatPrecision, "int8"]
+EngineName = Literal["auto", "torch", "openvino"]
+#: One rendering, or the mean of eight.
+Quality = Literal["normal", "best"]
 #: Names of number formats, as torch and NumPy have them. Double is for tests; int8 stands for
 #: networks that are int8 for the most part, which only OpenVINO runs.
 NumberFormat = Literal["float16", "bfloat16", "float32", "float64", "int8"]
 
-MEGABYTE = 10**6
 # Of the memory that is free now, this share is ours; the rest is for what others start meanwhile.
 _SHARE_OF_FREE = 0.8
 
@@ -150,6 +155,8 @@ def _cuda_count() -> int:
 
 def available_cores() -> int:
     """Count the cores that this process may keep busy: physical, and not beyond its share."""
+    import psutil
+
     logical = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux
         logical = len(os.sched_getaffinity(0))
@@ -200,12 +207,13 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 
 def cache_folder() -> Path:
-    """Name the folder for what can be made again: ``$XDG_CACHE_HOME/gia``, else ``~/.cache/gia``.
+    """Name the folder for what can be made again, where the system has such folders.
 
-    Safe to delete while gia does not run.
+    On Linux ``$XDG_CACHE_HOME/gia``, else ``~/.cache/gia``. Safe to delete while gia does not run.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gia"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gia", appauthor=False)
 
 
 def peak_resident_bytes() -> int:
@@ -263,6 +271,8 @@ def parse_size(text: str) -> int:
 
 def resident_bytes() -> int:
     """Memory that this process holds now (RSS)."""
+    import psutil
+
     return int(psutil.Process().memory_info().rss)
 
 
@@ -281,6 +291,8 @@ def free_bytes(device: DeviceKind = "cpu") -> int:
         # torch keeps what it freed: still ours to use, but not free to the driver.
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int((torch.cuda.mem_get_info()[0] + kept) * _SHARE_OF_FREE)
+    import psutil
+
     free = int(psutil.virtual_memory().available)
     limits = [limit for files in _CGROUP_FILES if (limit := _cgroup_free(*files)) is not None]
     return int(min([free, *limits]) * _SHARE_OF_FREE)

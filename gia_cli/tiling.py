@@ -38,12 +38,6 @@ class Tile:
         rows, cols = self.rows, self.cols
         return rows.read_stop - rows.read_start, cols.read_stop - cols.read_start
 
-    @property
-    def read_area(self) -> int:
-        """Packed pixels that the network computes for this tile."""
-        rows, cols = self.read_shape
-        return rows * cols
-
 
 def round_up(size: int, step: int) -> int:
     """Round `size` up to a multiple of `step`."""

@@ -1,35 +1,59 @@
 """All checks: style, types, tests, the documentation, and the wheel used outside the checkout.
 
-    python scripts/check.py
+    python scripts/check.py         # what CI runs, and you before you send a change
+    python scripts/check.py --fast  # while you work: without slow tests, documentation and wheel
 
-Needs the ``dev`` extra. What CI runs, and what a developer runs before a commit.
+Needs the ``dev`` extra.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import venv
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gia-check"
+CACHED_DAYS = 14
 
 
 def main() -> None:
     """Run every check; stop at the first that fails, with its exit code."""
+    parser = argparse.ArgumentParser(description="All checks of the project.")
+    parser.add_argument(
+        "--fast", action="store_true", help="leave out slow tests, documentation and wheel"
+    )
+    fast = parser.parse_args().fast
     python = sys.executable
     run("ruff", [python, "-m", "ruff", "check", "."])
     run("ruff format", [python, "-m", "ruff", "format", "--check", "."])
     run("mypy", [python, "-m", "mypy"])
-    run("pytest", [python, "-m", "pytest", "-q", "--durations=10"])
-    with tempfile.TemporaryDirectory() as folder:
-        check_documentation(Path(folder) / "site")
-        check_wheel(Path(folder))
-    print("All checks passed.")
+    run("pytest", [python, "-m", "pytest", *pytest_options(fast=fast)])
+    if not fast:
+        with tempfile.TemporaryDirectory() as folder:
+            check_documentation(Path(folder) / "site")
+            check_wheel(Path(folder))
+    print("All checks passed." if not fast else "The fast checks passed.")
+
+
+def pytest_options(*, fast: bool) -> list[str]:
+    """Share the tests among processes of one core each.
+
+    Each begins with a run of neighbours, whose fixtures they share, and helps out at the end.
+    """
+    workers = min(os.cpu_count() or 1, 4)  # each takes up to 2 GB
+    options = ["-q", "--durations=10", "--numprocesses", str(workers), "--dist", "worksteal"]
+    return options + (["-m", "not slow"] if fast else [])
 
 
 def check_documentation(site: Path) -> None:
@@ -40,20 +64,68 @@ def check_documentation(site: Path) -> None:
     run("mkdocs", [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)])
 
 
+# ---------------------------------------------------------------- the wheel
+
+
 def check_wheel(folder: Path) -> None:
     """Build the wheel, install it alone in a new environment, enhance a sample elsewhere."""
     run("build", [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder)])
     (wheel,) = folder.glob("*.whl")
+    installed = dependencies()
     environment = folder / "venv"
-    venv.create(environment, with_pip=True)
-    scripts = environment / ("Scripts" if os.name == "nt" else "bin")
-    pip = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
-    run("install the wheel", [*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)])
-    gia, sample = str(scripts / "gia"), ROOT / "samples" / "night.ARW"
+    venv.create(environment)
+    bare = scripts(environment) / "python"
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site, packages = (
+        Path(subprocess.check_output([python, "-c", ask], text=True).strip())
+        for python in (bare, scripts(installed) / "python")
+    )
+    (site / "dependencies.pth").write_text(f"{packages}\n", encoding="utf-8")
+    # What the wheel asks for and the dependencies lack is installed beside it.
+    run("install the wheel", [*pip(installed, bare), str(wheel)])
+    gia, sample = str(scripts(environment) / "gia"), ROOT / "samples" / "night.ARW"
     run("gia weights verify", [gia, "weights", "verify"], folder)
     run("gia enhance", [gia, "enhance", str(sample), "-o", "night.tif"], folder)
     if (folder / "night.tif").stat().st_size < 1_000_000:
         sys.exit("gia enhance wrote a file that is too small to be the picture")
+
+
+def dependencies() -> Path:
+    """Make an environment with what the wheel depends on, and nothing else; or find it again.
+
+    It is named after all that decides what lies in it, and never changed. It is made under another
+    name first, so that a run that was interrupted leaves no half of one.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked: list[str] = project["dependencies"]
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    key = "\n".join([sys.version, sys.base_prefix, *asked, constraints])
+    environment = CACHE / hashlib.sha256(key.encode()).hexdigest()[:16]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for old in CACHE.iterdir():
+        if time.time() - old.stat().st_mtime > CACHED_DAYS * 86400:
+            shutil.rmtree(old, ignore_errors=True)
+    if not environment.is_dir():
+        with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as folder:
+            new = Path(folder) / "venv"
+            venv.create(new, with_pip=True)
+            run("install the dependencies", [*pip(new), *asked])
+            with contextlib.suppress(OSError):  # another run was faster
+                new.rename(environment)
+    os.utime(environment)
+    return environment
+
+
+def pip(environment: Path, target: Path | None = None) -> list[str]:
+    """Begin a command that installs with an environment's pip, there or into `target`'s."""
+    into = [] if target is None else ["--python", str(target)]
+    options = ["install", "--quiet", "-c", str(ROOT / "constraints.txt")]
+    return [str(scripts(environment) / "python"), "-m", "pip", *into, *options]
+
+
+def scripts(environment: Path) -> Path:
+    """Folder of an environment's commands."""
+    return environment / ("Scripts" if os.name == "nt" else "bin")
 
 
 def run(name: str, command: list[str], folder: Path = ROOT) -> None:

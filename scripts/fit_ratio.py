@@ -5,8 +5,8 @@
 A scene is darkened by a known ratio; the bright end of what the sensor records, times that ratio,
 is where the photograph has it. For each percentile that could serve as the bright end: the level
 that most scenes have it at (the median), and how far the ratio is off, in stops, if all are brought
-there. `exposure` holds the percentile and the level that were chosen by this. Nothing held out may
-be among PHOTOS.
+there. `enhance.exposure` holds the percentile and the level that were chosen by this. Nothing held
+out may be among PHOTOS.
 """
 
 from __future__ import annotations

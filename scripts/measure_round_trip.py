@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gia_cli.cameras import ENDINGS, CameraName
 from gia_cli.imaging.photos import read_photo
 from gia_cli.raw.reader import render
-from gia_cli.simulation.noise import iso_settings
+from gia_cli.sensor_table import iso_settings
 from gia_cli.simulation.photo import SimulateOptions, simulate_photo
 
 _BLOCK = 12

@@ -1,24 +1,74 @@
-"""Fixtures that several tests share: a seeded generator, photos, an enhancer."""
+"""Fixtures that several tests share: a seeded generator, photos, an enhancer.
+
+Under pytest-xdist each worker has one core, and session fixtures of its own.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from gia_cli import runtime
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.dataset import simulate_tree
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.sensor import simulate_mosaic
+from gia_cli.training import log
 
 WB = (2.02, 1.0, 2.46)
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+if IS_WORKER:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_core_per_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A worker's share of the processor is one core, as a container's may be; OpenVINO asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        if IS_WORKER:
+            share = tmp_path_factory.mktemp("share") / "cpu.max"
+            share.write_text("100000 100000")
+            patch.setattr(runtime, "_CGROUP_CPU_FILE", str(share))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def alone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Tests marked `alone` start processes that want the cores: workers run them in turn."""
+    if IS_WORKER and request.node.get_closest_marker("alone"):
+        with FileLock(tmp_path_factory.getbasetemp().parent / "alone.lock"):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what a training run draws, except in tests marked `plots`."""
+    if not request.node.get_closest_marker("plots"):
+        leave_out_plots(monkeypatch)
+
+
+def leave_out_plots(patch: pytest.MonkeyPatch) -> None:
+    """Draw no curves and write no TensorBoard log: both take longer than a tiny run's steps."""
+    board = SimpleNamespace(add_scalar=lambda *_: None, close=lambda: None)
+    patch.setattr(log, "_tensorboard", lambda *_: board)
+    patch.setattr(log, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -107,6 +157,12 @@ def enhancer() -> Enhancer:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
+    with in_one_thread():
+        yield
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.nets import build
-from gia_cli.nets.base import Network, frame_sum
+from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import ChannelGate
 from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.nets.unet import GiaNet
@@ -91,8 +91,7 @@ def global_terms(network: Network, x: Tensor) -> list[Tensor]:
     terms: list[Tensor] = []
     for index in range(network.vectors):
         feature = network.measure(network.encode(x), [t.expand(len(x), -1) for t in terms])
-        cells = feature.shape[0] * feature.shape[2] * feature.shape[3]
-        mean = frame_sum(feature).sum(0, keepdim=True) / cells
+        mean = feature.mean((0, 2, 3), dtype=torch.float64)[None]
         terms.append(network.global_term(index, mean.to(x.dtype)).detach())
     return terms
 

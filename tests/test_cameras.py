@@ -11,8 +11,10 @@ from gia_cli.cameras import (
     KINDS,
     camera_family,
     camera_name,
+    camera_of_kind,
 )
 from gia_cli.errors import UsageError
+from gia_cli.simulation.sensor import CAMERAS
 
 
 @pytest.mark.parametrize(("family", "model"), CAMERA_OF.items())
@@ -30,3 +32,9 @@ def test_an_unknown_camera_is_refused_with_the_known_ones() -> None:
 def test_all_facts_are_known_of_every_camera() -> None:
     assert set(KINDS) == set(CAMERA_OF)
     assert set(ENDINGS) == set(CAMERA_MATRICES) == set(CAMERA_OF.values())
+
+
+def test_a_colour_filter_array_tells_the_camera() -> None:
+    assert {camera_of_kind(kind) for kind in KINDS.values()} == set(CAMERA_OF.values())
+    assert camera_of_kind("bayer") == "ILCE-7SM2"
+    assert all(CAMERAS[camera_of_kind(kind)].kind == kind for kind in KINDS.values())

@@ -11,7 +11,7 @@ def _descendants(cls: type[GiaError]) -> list[type[GiaError]]:
     return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 
-ALL = [GiaError, *_descendants(GiaError)]
+ALL: list[type[GiaError]] = [GiaError, *_descendants(GiaError)]
 
 
 def test_the_walk_reaches_every_exception_of_the_module() -> None:

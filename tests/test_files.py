@@ -3,14 +3,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from gia_cli.errors import GiaError, OutputError
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, lock
 
-posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
 
 def _names(folder: Path) -> list[str]:
@@ -213,3 +217,72 @@ def test_any_name_a_shell_may_give_works(tmp_path: Path) -> None:
             file.write(name.encode())
         assert (tmp_path / name).read_bytes() == name.encode()
     assert len(_names(tmp_path)) == 6
+
+
+# ---------------------------------------------------------------- lock
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from gia_cli.files import lock
+with lock(Path(sys.argv[1])) as is_ours:
+    if "fork" not in sys.argv:
+        print(is_ours, flush=True)
+    elif os.fork() == 0:
+        print(is_ours, flush=True)
+        sys.stdin.read()  # until the test is done with it, as a worker that outlives a run
+        os._exit(0)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def _held_by_another(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLD, str(path), *options]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_lock_is_had_once_and_can_be_had_again(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    for _ in range(2):
+        with lock(path) as is_ours:
+            assert is_ours
+            with lock(path) as again:
+                assert not again
+            with lock(path) as again:  # that we did not get it has not let go of it
+                assert not again
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("fork",), marks=posix)])
+def test_another_process_holds_a_lock_until_it_is_killed(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / ".lock"
+    with _held_by_another(path, *options) as process:
+        with lock(path) as is_ours:
+            assert not is_ours
+        process.kill()
+        process.wait()
+        with lock(path) as is_ours:
+            assert is_ours
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_files_cannot_be_locked_everybody_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for _ in range(2):  # nor does it leave anything that would stop the next run
+        with lock(tmp_path / ".lock") as first, lock(tmp_path / ".lock") as second:
+            assert first and second

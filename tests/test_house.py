@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ PACKAGE = TESTS.parent / "gia_cli"
 FLOORS: list[set[str]] = [
     {"_version", "errors", "paper", "progress", "tiling"},
     {"cameras", "files", "runtime"},
-    {"sid_layout"},
+    {"sensor_table", "sid_layout"},
     {"raw"},
     {"imaging", "nets"},
     {"simulation", "weights"},
@@ -31,11 +32,13 @@ FLOORS: list[set[str]] = [
 # Third party: the rooms, or the single modules, that may import it.
 FENCES: dict[str, set[str]] = {
     "rawpy": {"raw.reader", "raw.libraw", "cli"},  # cli: LibRaw's version, for --version -v
+    "filelock": {"files"},
     "tifffile": {"imaging.writer"},
     "imageio": {"raw.writer", "imaging.photos"},
-    "PIL": {"imaging.photos", "evaluation.tables", "training.log"},
+    "PIL": {"imaging.photos", "imaging.sheet", "training.log"},
     "rich": {"cli.console"},
     "typer": {"cli"},
+    "platformdirs": {"runtime"},
     "psutil": {"runtime"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},
@@ -56,10 +59,13 @@ TESTED_BY = {
     "cli.bench": "cli/test_cli.py",
     "cli.enhance": "cli/test_cli.py",
     "cli.info": "cli/test_cli.py",
+    "cli.options": "cli/test_cli.py",
     "cli.train": "cli/test_cli.py",
     "cli.weights": "cli/test_cli.py",
     "data.crops": "data/test_batches.py",
+    "enhance.camera_match": "enhance/test_enhancer.py",
     "imaging.icc": "imaging/test_color.py",
+    "imaging.sheet": "enhance/test_comparison.py",
     "inference.openvino_graph": "inference/test_openvino_engine.py",
     "inference.plan": "inference/test_run.py",
     "inference.quiet_openvino": "inference/test_select.py",
@@ -72,6 +78,7 @@ TESTED_BY = {
     "nets.unet": "nets/test_nets.py",
     "quantization.openvino": "quantization/test_quantize.py",
     "raw.libraw": "raw/test_reader.py",
+    "simulation.options": "simulation/test_photo.py",
     "sid_layout": "data/test_sid.py",
 }
 UNTESTED = {"_version", "progress"}
@@ -187,6 +194,20 @@ def test_nobody_below_the_command_line_prints_or_exits(module: str) -> None:
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             assert name not in {"print", "exit", "quit", "sys.exit", "os._exit"}, module
+
+
+def has_doctests(module: str) -> bool:
+    return ">>> " in MODULES[module].read_text(encoding="utf-8")
+
+
+def test_every_doctest_is_run() -> None:
+    """Of the package pytest looks only at what it is told of: collecting a module imports it."""
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    named = project["tool"]["pytest"]["ini_options"]["testpaths"]
+    paths = [TESTS.parent / path for path in named]
+    with_doctests = [MODULES[module] for module in MODULES if has_doctests(module)]
+    assert with_doctests
+    assert not [path for path in with_doctests if not {path, *path.parents} & set(paths)]
 
 
 def is_a_docstring_only(module: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -24,6 +25,7 @@ from gia_cli.runtime import (
     Precision,
     Runtime,
     available_cores,
+    cache_folder,
     device_names,
     free_bytes,
     parse_size,
@@ -433,5 +435,22 @@ def test_what_was_freed_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: None) -> None:
         raise OSError("another C library")
 
-    monkeypatch.setattr(runtime.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
     runtime.return_freed_memory()
+
+
+# ---------------------------------------------------------------- the cache
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have other places")
+def test_the_cache_lies_where_linux_keeps_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "gia"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == tmp_path / ".cache" / "gia"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert cache_folder() == tmp_path / "elsewhere" / "gia"
+    assert not list(tmp_path.iterdir())  # asking makes nothing

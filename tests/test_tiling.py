@@ -79,7 +79,7 @@ def test_reading_and_cutting_out_cores_restores_the_frame(
     for tile in tiles(height, width, core, halo, STRIDE):
         rows, cols = tile.rows, tile.cols
         read = frame[rows.read_start : rows.read_stop, cols.read_start : cols.read_stop]
-        assert tile.read_area == read.size
+        assert tile.read_shape == read.shape
         restored[rows.core_start : rows.core_stop, cols.core_start : cols.core_stop] = read[
             slice(*rows.core_in_read), slice(*cols.core_in_read)
         ]
@@ -100,7 +100,7 @@ def test_a_core_as_large_as_the_frame_is_one_tile_without_halo(
 ) -> None:
     whole = Tile(Span(0, 80, 0, 80), Span(0, 112, 0, 112))
     assert tiles(80, 112, core, halo, STRIDE) == [whole]
-    assert whole.read_area == 80 * 112
+    assert whole.read_shape == (80, 112)
 
 
 def test_transposing_the_frame_transposes_the_tiles() -> None:

@@ -52,7 +52,7 @@ def measure_cost(name: str, size: tuple[int, int] = PAPER_SIZE, cfa: CfaKind = "
     Parameters
     ----------
     name : str
-        Of `nets.NETWORKS`.
+        Of `nets.config.NETWORKS`.
     size : (height, width)
         Photosites. Odd packed sides are pooled up in the U-Nets, as the published code does, and
         rounded up to the stride in the other networks.

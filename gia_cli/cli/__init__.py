@@ -14,7 +14,8 @@ import typer
 
 from gia_cli._version import __version__
 from gia_cli.cli import bench, enhance, evaluate, info, simulate, train, weights
-from gia_cli.cli.app import Verbose, app
+from gia_cli.cli.app import app
+from gia_cli.cli.options import Verbose
 from gia_cli.errors import UsageError
 
 __all__ = ["app", "bench", "enhance", "evaluate", "info", "main", "simulate", "train", "weights"]

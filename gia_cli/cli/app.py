@@ -1,4 +1,4 @@
-"""What all commands share: the Typer application, options, parsers, parts of reports."""
+"""What all commands share: the Typer application, parsers, parts of reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
@@ -52,42 +52,6 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The networks' weights: what is there, and is it intact.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
-
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results only.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where to compute.")
-]
-Engine = Annotated[
-    Literal["auto", "torch", "openvino"],
-    typer.Option(
-        "--engine", help="What computes; auto: OpenVINO on CPUs where it can, else torch."
-    ),
-]
-OnExists = Annotated[
-    Literal["error", "skip", "overwrite"],
-    typer.Option("--on-exists", help="What to do when an output is already there."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        "-w",
-        metavar="NAME|PATH",
-        help="Weights to use; by default GIA_WEIGHTS, else chosen by the photo's sensor.",
-        show_default=False,
-    ),
-]
-MaxRatio = Annotated[
-    float | None,
-    typer.Option(
-        "--max-ratio",
-        metavar="N",
-        help="Never amplify more than this (default: 300, the most the networks learned).",
-        show_default=False,
-    ),
-]
 
 
 # ---------------------------------------------------------------- parsers

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, choices
+from gia_cli.cli.app import app, choices
+from gia_cli.cli.options import Device, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
@@ -150,12 +151,12 @@ def _stage_enhancer(
     """Open what enhances the photo; in int8 only if there are such weights of the chosen ones."""
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.errors import WeightsError
-    from gia_cli.weights.manifest import find_quantised, find_weights
+    from gia_cli.weights.manifest import find_quantized, find_weights
 
     info = find_weights(weights, kind)
     if precision == "int8":
         try:
-            find_quantised(info)
+            find_quantized(info)
         except WeightsError as error:
             terminal.note(f"{error.message} The photo's stages are timed in fp32.")
             precision = "fp32"

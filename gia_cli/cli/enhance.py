@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gia_cli._version import __version__
-from gia_cli.cli.app import (
+from gia_cli.cli.app import app, counts, error_report, exposure_request
+from gia_cli.cli.options import (
     Device,
     Engine,
     Json,
@@ -17,12 +18,10 @@ from gia_cli.cli.app import (
     Quiet,
     Verbose,
     Weights,
-    app,
-    counts,
-    error_report,
-    exposure_request,
 )
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.files import OutputFormat
+from gia_cli.runtime import Precision, Quality
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -61,7 +60,7 @@ def enhance(
         ),
     ] = None,
     output_format: Annotated[
-        Literal["tif", "png"] | None,
+        OutputFormat | None,
         typer.Option(
             "--format", "-f", help="16-bit TIFF or PNG (default: tif).", show_default=False
         ),
@@ -115,7 +114,7 @@ def enhance(
         ),
     ] = None,
     quality: Annotated[
-        Literal["normal", "best"],
+        Quality,
         typer.Option(
             "--quality",
             help="best: the mean of eight pictures, of the photo turned and mirrored; a little "
@@ -125,7 +124,7 @@ def enhance(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16", "int8"],
+        Precision,
         typer.Option(
             "--precision",
             help="auto: fp16 on CUDA, on CPUs int8 where such weights ship, else fp32.",
@@ -241,7 +240,7 @@ def _tile_side(text: str) -> int | None:
 
 def _comparison() -> Product:
     from gia_cli.enhance.batch import Product
-    from gia_cli.evaluation.tables import comparison_path, write_comparison
+    from gia_cli.enhance.comparison import comparison_path, write_comparison
 
     return Product(comparison_path, write_comparison)
 

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from gia_cli.cameras import AnyCameraName, camera_family
-from gia_cli.cli.app import Device, Engine, Json, Quiet, Verbose, app, choices
+from gia_cli.cameras import camera_family
+from gia_cli.cli.app import app, choices
+from gia_cli.cli.options import Camera, Device, Engine, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.paper import TableName
+from gia_cli.runtime import Precision
+from gia_cli.sid_layout import Split
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -59,10 +63,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    camera: Annotated[
-        AnyCameraName,
-        typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
-    ] = "sony",
+    camera: Camera = "sony",
     protocol: Annotated[
         Literal["all", "clean", "00", "clean-00"],
         typer.Option(
@@ -70,11 +71,9 @@ def evaluate(
             help="clean: without SID's misaligned scenes. 00: the first shot of each burst.",
         ),
     ] = "all",
-    split: Annotated[
-        Literal["train", "val", "test"], typer.Option("--split", help="Which list.")
-    ] = "test",
+    split: Annotated[Split, typer.Option("--split", help="Which list.")] = "test",
     table: Annotated[
-        Literal["1", "2", "3"] | None,
+        TableName | None,
         typer.Option(
             "--table",
             help="Lay the rows out as the paper's table, and say which are missing.",
@@ -173,7 +172,7 @@ def evaluate(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16", "int8"],
+        Precision,
         typer.Option(
             "--precision",
             help="auto: fp32 on CPUs, fp16 on CUDA; int8: the weights made from these, on the CPU.",

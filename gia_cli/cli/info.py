@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gia_cli.cli.app import Json, MaxRatio, Weights, app, exposure_request
+from gia_cli.cli.app import app, exposure_request
+from gia_cli.cli.options import Json, MaxRatio, Weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gia_cli._version import __version__
-from gia_cli.cameras import AnyCameraName, camera_name
-from gia_cli.cli.app import (
-    Json,
-    OnExists,
-    Quiet,
-    Verbose,
-    app,
-    counts,
-    error_report,
-    given,
-    numbers,
-)
+from gia_cli.cameras import camera_name
+from gia_cli.cli.app import app, counts, error_report, given, numbers
+from gia_cli.cli.options import Camera, Json, OnExists, Quiet, Seed, Verbose, defaults
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.simulation.options import SimulateOptions, TreeOptions, TreeSplit
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.dataset import TreeOptions
-    from gia_cli.simulation.photo import Simulated, SimulateOptions
+    from gia_cli.simulation.photo import Simulated
 
 
 _SIMULATE_HELP = "See 'gia simulate --help'."
+_DEFAULT, _TREE_DEFAULT = defaults(SimulateOptions), defaults(TreeOptions)
 
 
 @app.command()
@@ -58,16 +50,13 @@ def simulate(
     sid: Annotated[
         bool, typer.Option("--sid", help="Make a data set with SID's names, folders and lists.")
     ] = False,
-    camera: Annotated[
-        AnyCameraName,
-        typer.Option("--camera", help="Sony A7S II (Bayer, ARW) or Fujifilm X-T2 (X-Trans, RAF)."),
-    ] = "ILCE-7SM2",
+    camera: Camera = _DEFAULT.camera,
     ratio: Annotated[
         float | None,
         typer.Option(
             "--ratio",
             metavar="N",
-            help="How much shorter the short exposure is (default: 100).",
+            help=f"How much shorter the short exposure is (default: {_DEFAULT.ratio:g}).",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +74,8 @@ def simulate(
         typer.Option(
             "--iso",
             metavar="N",
-            help="One of the camera's settings (default: 1600; with --sid as SID's scenes had).",
+            help=f"One of the camera's settings (default: {_DEFAULT.iso}; with --sid as SID's "
+            "scenes had).",
             show_default=False,
         ),
     ] = None,
@@ -101,16 +91,16 @@ def simulate(
     ] = None,
     long_exposure: Annotated[
         float, typer.Option("--long-exposure", metavar="SECONDS", help="Time of the long exposure.")
-    ] = 10.0,
+    ] = _DEFAULT.long_exposure_s,
     aperture: Annotated[
         float, typer.Option("--aperture", metavar="F", help="f-number, for the EXIF only.")
-    ] = 8.0,
+    ] = _DEFAULT.aperture,
     ev: Annotated[
         float,
         typer.Option(
             "--ev", metavar="STOPS", help="How much brighter than the picture the scene is."
         ),
-    ] = 0.0,
+    ] = _DEFAULT.ev,
     shrink: Annotated[
         int,
         typer.Option(
@@ -118,24 +108,25 @@ def simulate(
             metavar="N",
             help="Average NxN pixels first; 2 or more hides a camera JPEG's own noise.",
         ),
-    ] = 1,
+    ] = _DEFAULT.shrink,
     clean_long: Annotated[
         bool, typer.Option("--clean-long", help="Make the long exposure free of noise.")
-    ] = False,
+    ] = _DEFAULT.clean_long,
     burst: Annotated[
         int | None,
         typer.Option(
             "--burst",
             metavar="N",
-            help="With --sid: short exposures at each ratio (default: 1).",
+            help=f"With --sid: short exposures at each ratio (default: {_TREE_DEFAULT.burst}).",
             show_default=False,
         ),
     ] = None,
     split: Annotated[
-        Literal["auto", "train", "val", "test"] | None,
+        TreeSplit | None,
         typer.Option(
             "--split",
-            help="With --sid: the list for all pictures (default: auto, dealt out at random).",
+            help="With --sid: the list for all pictures (default: "
+            f"{_TREE_DEFAULT.split}, dealt out at random).",
             show_default=False,
         ),
     ] = None,
@@ -144,7 +135,8 @@ def simulate(
         typer.Option(
             "--test-share",
             metavar="SHARE",
-            help="With --sid: share on the test list (default: SID's, 0.22).",
+            help="With --sid: share on the test list (default: SID's, "
+            f"{_TREE_DEFAULT.test_share:g}).",
             show_default=False,
         ),
     ] = None,
@@ -153,14 +145,13 @@ def simulate(
         typer.Option(
             "--val-share",
             metavar="SHARE",
-            help="With --sid: share on the validation list (default: SID's, 0.09).",
+            help="With --sid: share on the validation list (default: SID's, "
+            f"{_TREE_DEFAULT.val_share:g}).",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", help="Decides all that is random.")
-    ] = 0,
-    on_exists: OnExists = "error",
+    seed: Seed = _DEFAULT.seed,
+    on_exists: OnExists = _DEFAULT.on_exists,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -184,8 +175,6 @@ def simulate(
         _check_one_photo(inputs)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.simulation.dataset import TreeOptions
-    from gia_cli.simulation.photo import SimulateOptions
 
     exposure = SimulateOptions(
         camera=camera_name(camera),

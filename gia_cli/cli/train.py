@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gia_cli.cameras import AnyCameraName, camera_family
-from gia_cli.cli.app import Device, Json, Quiet, Verbose, app, seconds
+from gia_cli.cameras import camera_family
+from gia_cli.cli.app import app, seconds
+from gia_cli.cli.options import (
+    Cache,
+    Camera,
+    Device,
+    Json,
+    Photos,
+    Quiet,
+    Seed,
+    Verbose,
+    defaults,
+    time_text,
+)
 from gia_cli.errors import UsageError
+from gia_cli.nets.config import NETWORKS, WhiteBalanceMode
+from gia_cli.paper import TableName
+from gia_cli.runtime import FloatPrecision
+from gia_cli.training.config import LossName, RecipeName, TrainConfig
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.paper import TableName
-    from gia_cli.training.config import TrainConfig
     from gia_cli.training.loop import TrainResult
 
 _HELP = "See 'gia train --help'."
+_DEFAULT = defaults(TrainConfig)
 
 
 @app.command()
@@ -32,27 +47,16 @@ def train(
             help="Where the run lives; the same folder resumes it.",
         ),
     ] = Path("runs/gia"),
-    camera: Annotated[
-        AnyCameraName,
-        typer.Option("--camera", help="sony: A7S II, Bayer. fuji: X-T2, X-Trans."),
-    ] = "sony",
+    camera: Camera = _DEFAULT.camera,
     data: Annotated[
         Path | None,
         typer.Option(
             "--data", metavar="TREE", help="SID, or a tree made like it.", show_default=False
         ),
     ] = None,
-    photos: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--photos",
-            metavar="FOLDER",
-            help="Photographs to simulate exposures of; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    photos: Photos = None,
     table: Annotated[
-        Literal["1", "2", "3"] | None,
+        TableName | None,
         typer.Option(
             "--table",
             help="Train every row of the paper's table, one after another, each for --budget.",
@@ -69,20 +73,19 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Literal["small", "finetune", "paper", "paper-as-printed"],
+        RecipeName,
         typer.Option(
             "--recipe",
             help="small: for a few cores. finetune: the same, from --init-from on. paper: the "
             "published one.",
         ),
-    ] = "small",
+    ] = _DEFAULT.recipe,
     network: Annotated[
         str | None,
         typer.Option(
             "--network",
             metavar="NAME",
-            help="gia-net (default), sid-net, sid-dilated, sw-net, se-unet, sid-2conv, dncnn, "
-            "ridnet or sgn.",
+            help=f"One of {', '.join(NETWORKS)} (default: {_DEFAULT.network}).",
             show_default=False,
         ),
     ] = None,
@@ -114,12 +117,12 @@ def train(
         ),
     ] = None,
     white_balance: Annotated[
-        Literal["learned", "as-shot"],
+        WhiteBalanceMode,
         typer.Option(
             "--white-balance",
             help="learned: the network infers the light, as in the paper. as-shot: it is given it.",
         ),
-    ] = "learned",
+    ] = _DEFAULT.white_balance,
     clip_black: Annotated[
         bool | None,
         typer.Option(
@@ -148,9 +151,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides all that is random.")] = 0,
+    seed: Seed = _DEFAULT.seed,
     loss: Annotated[
-        Literal["l1", "l2", "joint", "zamir"] | None,
+        LossName | None,
         typer.Option("--loss", help="Instead of the recipe's.", show_default=False),
     ] = None,
     vgg: Annotated[
@@ -216,32 +219,24 @@ def train(
             show_default=False,
         ),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache",
-            metavar="FOLDER",
-            help="Where decoded data go (default: TREE/.gia-cache, or the user's cache).",
-            show_default=False,
-        ),
-    ] = None,
-    device: Device = "auto",
+    cache: Cache = None,
+    device: Device = _DEFAULT.device,
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"],
+        FloatPrecision,
         typer.Option(
             "--precision",
             help="auto: bf16 where the device computes in it; else fp16 on CUDA, fp32 elsewhere.",
         ),
-    ] = "auto",
+    ] = _DEFAULT.precision,
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Processes that make crops.")
-    ] = 1,
+    ] = _DEFAULT.workers,
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", metavar="TIME", help="How often to save.")
-    ] = "5m",
+    ] = time_text(_DEFAULT.checkpoint_every_s),
     validate_every: Annotated[
         str, typer.Option("--validate-every", metavar="TIME", help="How often to validate.")
-    ] = "10m",
+    ] = time_text(_DEFAULT.validate_every_s),
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -258,7 +253,6 @@ def train(
         raise UsageError("--row names a row of a table: which? Give --table.", hint=_HELP)
 
     from gia_cli.cli.console import Terminal
-    from gia_cli.training.config import TrainConfig
 
     changes = {
         "lr": lr,
@@ -273,7 +267,7 @@ def train(
         data=data,
         photos=tuple(photos or ()),
         recipe=recipe,
-        network=network or "gia-net",
+        network=network or _DEFAULT.network,
         width=width,
         white_balance=white_balance,
         clip_black=clip_black,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gia_cli.cli.app import Json, given, weights_app
+from gia_cli.cli.app import given, weights_app
+from gia_cli.cli.options import Json
 
 
 @weights_app.command("list")

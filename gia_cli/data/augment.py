@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gia_cli.data.auxiliary import unknown_targets
 from gia_cli.imaging.color import XYZ_FROM_SRGB
 from gia_cli.imaging.fusion import Measurement
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, cell_from
 from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS, Turn, turn_frame
@@ -26,7 +26,7 @@ class Pair:
     """What a network is given, and what it should make of it."""
 
     planes: NDArray[np.float32] = field(repr=False)
-    """(C, h, w) float32, as `mosaic.prepare` makes them."""
+    """(C, h, w) float32, as `packing.prepare` makes them."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
     auxiliary: NDArray[np.float32] = field(default_factory=unknown_targets, repr=False)
@@ -146,8 +146,8 @@ def _cut(frame: RawFrame, rows: slice, cols: slice) -> RawFrame:
         frame,
         mosaic=frame.mosaic[rows, cols],
         phase=((dy + y) % period, (dx + x) % period),
-        black=np.roll(frame.black, (-y, -x), axis=(0, 1)),
-        white=np.roll(frame.white, (-y, -x), axis=(0, 1)),
+        black=cell_from(frame.black, (y, x)),
+        white=cell_from(frame.white, (y, x)),
     )
 
 

@@ -31,7 +31,10 @@ def unknown_targets() -> NDArray[np.float32]:
 
 
 def auxiliary_targets(
-    noise: SensorNoise, amplification: float, light: NDArray[np.floating] | None
+    noise: SensorNoise,
+    amplification: float,
+    light: NDArray[np.floating] | None,
+    known_black: float = 0.0,
 ) -> NDArray[np.float32]:
     """Put a scene's auxiliary targets into numbers between 0 and 1.
 
@@ -43,6 +46,8 @@ def auxiliary_targets(
     light : (3,) or None
         White balance gains of the light (R, G, B) relative to the camera's usual ones; None where
         the network is given gains to follow, whatever the light.
+    known_black : float
+        How much of the black level error is known, DN, and so not in what the network is given.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def auxiliary_targets(
         for no error, the usual light, and a noise of 6 % of white. NaN for a red or blue that is
         not asked for, or too far off to be told.
     """
-    black = float(np.mean(noise.black_error)) if noise.black_error else 0.0
+    black = noise.mean_black_error - known_black
     red = blue = math.nan
     if light is not None:
         red, blue = math.log(light[0] / light[1]), math.log(light[2] / light[1])

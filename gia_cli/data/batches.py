@@ -19,22 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX
+from gia_cli.cameras import CAMERA_MATRICES, camera_of_kind
 from gia_cli.data.augment import GivenBalance, Pair, crop, draw_corner, draw_turn, window
 from gia_cli.data.crops import CropOptions
 from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_through, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.packing import prepare, usable_gains
 
 _WORKER_NICENESS = 5
-# Of the cameras that SID was taken with.
-_MATRICES: dict[CfaKind, tuple[tuple[float, ...], ...]] = {
-    "bayer": A7S2_MATRIX,
-    "xtrans": XT2_MATRIX,
-}
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
 #: Planes, pictures and auxiliary targets of N crops, and what each is fused with, if anything.
@@ -79,7 +74,7 @@ class SidCrops:
         self.frames = frames
         self._balance = balance
         self._floor = floor
-        self._matrix = np.array(_MATRICES[frames.kind])
+        self._matrix = np.array(CAMERA_MATRICES[camera_of_kind(frames.kind)])
         by_scene: dict[str, list[int]] = {}
         for index, pair in enumerate(frames.pairs):
             by_scene.setdefault(pair.scene, []).append(index)

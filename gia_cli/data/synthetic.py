@@ -1,7 +1,7 @@
 """Photographs to training pairs, made on the fly: every crop is a scene that nobody has seen.
 
-The physics is `simulate`'s, the way into the network `mosaic.prepare`: a network cannot tell these
-crops from those of a RAW file that `gia simulate` wrote.
+The physics is that of `simulation.sensor`, the way into the network `packing.prepare`: a network
+cannot tell these crops from those of a RAW file that `gia simulate` wrote.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from gia_cli.imaging.color import bt709_encode, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement, measure
 from gia_cli.imaging.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
+from gia_cli.raw.black_level import likely_black
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import Turn
-from gia_cli.simulation.noise import SensorNoise, iso_settings
+from gia_cli.sensor_table import iso_settings
+from gia_cli.simulation.noise import SensorNoise
 from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,
@@ -228,17 +230,6 @@ class PhotoScenes:
             side=side,
         )
 
-    def scene_pairs(
-        self,
-        photo: NDArray[np.float16],
-        rng: np.random.Generator,
-        places: list[tuple[tuple[int, int], Turn]],
-        *,
-        side: int,
-    ) -> list[Pair]:
-        """Photograph some places of a scene; see `record`."""
-        return [self._pair(scene) for scene in self.record(photo, rng, places, side=side)]
-
     def _pair(self, scene: RecordedScene) -> Pair:
         packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
         return Pair(packed.planes, scene.target, scene.auxiliary, self._measured(scene))
@@ -257,7 +248,7 @@ class PhotoScenes:
             scene.gains,
             np.array(self.camera.matrix),
             noise=(noise.gain, noise.read_variance + noise.row_sigma**2),
-            black_error=float(np.mean(noise.black_error)) if noise.black_error else 0.0,
+            black_error=noise.mean_black_error - _known_black(scene.frame),
         )
 
     def record(
@@ -287,12 +278,11 @@ class PhotoScenes:
         light = np.array([red, 1, blue])
         amplification = ratio / (self.camera.white - self.camera.black)
         gains = rebalance = None
+        unusual = None
         if self._balance is None:
             unusual = light / median_gains(self.camera_name)
-            auxiliary = auxiliary_targets(noise, amplification, unusual)
         else:
             gains = self._balance.draw(light, rng)
-            auxiliary = auxiliary_targets(noise, amplification, None)
             rebalance = _matrix(self.camera, gains / light)
         size = side * PACK_FACTOR[self.camera.kind]
         recorded = []
@@ -303,7 +293,9 @@ class PhotoScenes:
             dn = expose(mosaic, self.camera, ratio=ratio, iso=iso, rng=rng, noise=noise)
             shown = linear if rebalance is None else linear @ rebalance
             target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
-            frame = as_if_read(dn, self.camera)
+            frame = as_if_read(dn, self.camera, iso=iso)
+            known = 0.0 if self._floor == 0 else _known_black(frame)
+            auxiliary = auxiliary_targets(noise, amplification, unusual, known)
             recorded.append(
                 RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), auxiliary, noise)
             )
@@ -318,6 +310,11 @@ class PhotoScenes:
             light += rng.random() * (np.log((daylight[0], daylight[2])) - light)
         red, blue = np.exp(light + rng.normal(0, options.wb_sigma, 2)).tolist()
         return red, blue
+
+
+def _known_black(frame: RawFrame) -> float:
+    """Tell how much of a frame's black level error is known and subtracted, DN."""
+    return float((likely_black(frame) - frame.black).mean())
 
 
 def _matrix(camera: CameraModel, change: NDArray[np.floating]) -> NDArray[np.float32] | None:
@@ -340,7 +337,10 @@ def _unclipped(linear: NDArray[np.float32], factor: np.float32) -> NDArray[np.fl
 
 
 def as_if_read(
-    dn: NDArray[np.uint16], camera: CameraModel, wb: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    dn: NDArray[np.uint16],
+    camera: CameraModel,
+    wb: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    iso: int | None = None,
 ) -> RawFrame:
     """Wrap a simulated mosaic up as if it had been read from a file.
 
@@ -351,6 +351,7 @@ def as_if_read(
     camera : CameraModel
     wb : (3,)
         White balance as shot.
+    iso : int, optional
     """
     period = CANONICAL[camera.kind].shape[0]
     return RawFrame(
@@ -364,7 +365,7 @@ def as_if_read(
         daylight_wb=None,
         xyz_to_camera=None,
         flip=0,
-        shot=ShotInfo(),
+        shot=ShotInfo(model=camera.name, iso=iso),
     )
 
 

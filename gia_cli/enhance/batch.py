@@ -30,12 +30,11 @@ from gia_cli.errors import (
     UnreadableFileError,
     UsageError,
 )
-from gia_cli.files import make_folder
-from gia_cli.imaging.writer import OutputFormat, output_format
+from gia_cli.files import OnExists, OutputFormat, make_folder
+from gia_cli.imaging.writer import output_format
 from gia_cli.progress import Progress
 from gia_cli.raw.reader import RAW_SUFFIXES
 
-OnExists = Literal["error", "skip", "overwrite"]
 Status = Literal["written", "skipped", "failed"]
 Files = Sequence[tuple["Product", Path]]  # to make of one picture
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gia_cli._version import __version__
+from gia_cli.cameras import camera_of_kind
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import DataError, UsageError
@@ -87,7 +88,7 @@ def calibrate(config: CalibrateConfig, progress: Progress = SILENT) -> dict[str,
     path = weights_path(config.out, config.name)
     refuse_to_replace(path, overwrite=config.overwrite)
     network = load_network(info)
-    camera = next(name for name, of in CAMERAS.items() if of.kind == info.config.cfa)
+    camera = camera_of_kind(info.config.cfa)
     photos = open_photos(list(config.photos), config.cache or cache_folder() / "photos", progress)
     source = PhotoScenes(photos, sorted(photos.keys), camera, balance=GivenBalance(), floor=None)
     side = min(_SIDE, source.largest_side() // _MULTIPLE * _MULTIPLE)

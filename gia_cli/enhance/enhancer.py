@@ -14,25 +14,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
 from gia_cli.cameras import CAMERA_MATRICES
+from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
-from gia_cli.imaging.color import bt709_through, colors_of_another_camera
 from gia_cli.imaging.fusion import fuse, measure, whiten
-from gia_cli.imaging.writer import BAND_PIXELS, bands, develop, write_image
+from gia_cli.imaging.writer import develop, write_image
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer
 from gia_cli.inference.select import (
-    EngineName,
     obstacle_to_openvino,
     open_engine,
     require_int8,
@@ -41,21 +40,21 @@ from gia_cli.inference.select import (
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
-from gia_cli.raw.packing import PackedMosaic, neutral_gains, prepare, usable_gains
+from gia_cli.raw.packing import PackedMosaic, prepare
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
-from gia_cli.runtime import DeviceName, Precision, Runtime, in_threads, parse_size, resolve
-from gia_cli.weights.manifest import find_quantised, find_weights, shipped_quantised
+from gia_cli.runtime import (
+    DeviceName,
+    EngineName,
+    Precision,
+    Runtime,
+    parse_size,
+    resolve,
+)
+from gia_cli.runtime import Quality as Quality
+from gia_cli.weights.manifest import find_quantized, find_weights, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
-Quality = Literal["normal", "best"]
-
-# Gains closer to one than this are the same camera for any purpose.
-_SAME_NEUTRAL = 0.005
-# A mixing that differs less from none comes of rounding.
-_SAME_COLORS = 0.005
-# A file's matrix that asks for more is none of a camera's.
-_LARGEST_MIXING = 2.5
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
 _READING_MOSAICS = 4
 
@@ -230,7 +229,7 @@ class Enhancer:
         if engine == "openvino":
             require_openvino(runtime, config)
         if runtime.dtype == "int8" and info is not None:
-            info = find_quantised(info)
+            info = find_quantized(info)
         if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
             require_int8(runtime, engine, config)
 
@@ -482,7 +481,7 @@ class Enhancer:
         """Find what was asked for; in int8 only if that was, too."""
         if kind not in self._found:
             info = find_weights(self._weights, kind, self._mode)
-            self._found[kind] = find_quantised(info) if self.runtime.dtype == "int8" else info
+            self._found[kind] = find_quantized(info) if self.runtime.dtype == "int8" else info
         return self._found[kind]
 
     def _engine(
@@ -515,7 +514,7 @@ class Enhancer:
         """Find the int8 weights that are run in place of these; None if these are."""
         if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
             return None
-        return shipped_quantised(weights)
+        return shipped_quantized(weights)
 
     def _go_on_in_fp32(
         self, weights: WeightsInfo, error: RuntimeError, progress: Progress
@@ -567,41 +566,6 @@ def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -
         )
 
 
-def camera_gains(
-    frame: RawFrame, weights: WeightsInfo, balance: WhiteBalance | None = None
-) -> NDArray[np.float32] | None:
-    """Find the factors for R, G and B that bring a photo to what the weights were trained on.
-
-    Weights for balanced planes get the white balance that was asked for, by default the photo's
-    own, which makes every camera's neutral alike. For the others a photo is brought to the neutral
-    of their camera.
-
-    A camera whose daylight multipliers LibRaw does not know is brought there by the photo's own
-    white balance: what the camera called neutral then looks to the network like a grey card in the
-    light of its training scenes. (Daylight would do for it as little as for a photo: the scenes
-    were lit by lamps, and a network that never saw daylight paints it blue.)
-
-    Returns
-    -------
-    (3,) float32 or None
-        None when they are the same camera, or when the weights do not say what theirs was.
-
-    Raises
-    ------
-    WhiteBalanceError
-        The white balance asked for cannot be worked out for this camera.
-    """
-    if weights.config.white_balance == "as-shot":
-        return usable_gains((balance or WhiteBalance("as-shot")).gains_for(frame))
-    own, training = frame.daylight_wb, weights.daylight_wb
-    if own is None:
-        own, training = frame.as_shot_wb, weights.neutral_wb
-    if training is None:
-        return None
-    gains = neutral_gains(own, np.asarray(training))
-    return None if np.abs(gains - 1).max() < _SAME_NEUTRAL else gains
-
-
 def fuse_measured(
     picture: NDArray[np.float32],
     frame: RawFrame,
@@ -626,45 +590,6 @@ def fuse_measured(
     if weights.fusion is None or gains is None or xyz_to_camera is None:
         return
     fuse(picture, measure(frame, ratio, gains, np.array(xyz_to_camera)), weights.fusion)
-
-
-def camera_colors(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float64] | None:
-    """Find the matrix, (3, 3), that gives the network's picture the colours of the photo's camera.
-
-    A network has learned one camera's filters. Another's see a red rose as another mixture, which
-    the white balance leaves as it is.
-
-    Returns
-    -------
-    (3, 3) or None
-        For linear light. None where the two cameras' colours are the same, where either is not
-        known, and where the file's matrix is nonsense.
-    """
-    known = CAMERA_MATRICES.get(weights.camera or "")
-    if known is None or frame.xyz_to_camera is None:
-        return None
-    try:
-        with np.errstate(divide="ignore", invalid="ignore"):  # a row of zeros
-            matrix = colors_of_another_camera(frame.xyz_to_camera, np.asarray(known))
-    except np.linalg.LinAlgError:
-        return None
-    is_sane = bool(np.abs(matrix).max() < _LARGEST_MIXING)  # False for NaN too
-    return matrix if is_sane and np.abs(matrix - np.eye(3)).max() > _SAME_COLORS else None
-
-
-def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
-    """Apply a matrix to the linear light of a BT.709-encoded (3, H, W) picture, in its place.
-
-    What lies outside [0, 1] is clipped first, as it would be at the end: a red that overshoots
-    white must not colour green and blue.
-    """
-    _, height, width = picture.shape
-
-    def change(rows: slice) -> None:
-        picture[:, rows] = bt709_through(matrix, np.clip(picture[:, rows], 0, 1))
-
-    for _ in in_threads(change, bands(height, BAND_PIXELS // width)):
-        pass
 
 
 @contextmanager

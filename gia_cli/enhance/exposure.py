@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import ExposureError, UsageError
+from gia_cli.imaging.blocks import block_means
+from gia_cli.raw.black_level import likely_black
 from gia_cli.raw.cfa import PLANE_COLORS, align, pack, plane_values
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame
@@ -197,10 +199,11 @@ def block_brightness(frame: RawFrame) -> NDArray[np.float32]:
     aligned, _ = align(frame.mosaic, frame.phase, frame.kind)
     planes = pack(aligned, frame.kind)
     black, white = (
-        plane_values(level, frame.kind, frame.phase) for level in (frame.black, frame.white)
+        plane_values(level, frame.kind, frame.phase) for level in (likely_black(frame), frame.white)
     )
     colors = np.array(PLANE_COLORS[frame.kind])
-    means = [_block_means(plane) for plane in planes]
+    side = min(_BLOCK_CELLS, *planes.shape[1:])
+    means = [block_means(plane, side) for plane in planes]
     unit = [(m - b) / (w - b) for m, b, w in zip(means, black, white, strict=True)]
     channels = [
         frame.as_shot_wb[color] * np.mean([unit[i] for i in np.flatnonzero(colors == color)], 0)
@@ -208,15 +211,6 @@ def block_brightness(frame: RawFrame) -> NDArray[np.float32]:
     ]
     brightest: NDArray[np.float32] = np.max(channels, axis=0)
     return brightest
-
-
-def _block_means(plane: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Means over blocks of 4x4 plane pixels; a remainder at the right and bottom is left out."""
-    size = min(_BLOCK_CELLS, *plane.shape)
-    height, width = (side // size for side in plane.shape)
-    blocks = plane[: height * size, : width * size].reshape(height, size, width, size)
-    means: NDArray[np.float32] = blocks.mean(axis=(1, 3), dtype=np.float32)
-    return means
 
 
 # ---------------------------------------------------------------- exposure arithmetic

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.cameras import KINDS
-from gia_cli.enhance.enhancer import camera_colors, camera_gains, recolor
+from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.errors import GiaError
 from gia_cli.evaluation.evaluate import (
     EvalConfig,

@@ -47,7 +47,7 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
 from gia_cli.runtime import DeviceName, Precision
 from gia_cli.sid_layout import Split
-from gia_cli.weights.manifest import find_quantised, find_weights
+from gia_cli.weights.manifest import find_quantized, find_weights
 from gia_cli.weights.storage import WeightsInfo
 
 RatioMode = Literal["known", "auto", "picture"]
@@ -59,7 +59,7 @@ EXPOSURE = "ratio_error_stops"
 _HELP = "See 'gia eval --help'."
 _THUMBNAIL_SIDE = 1280  # pixels
 # Raised whenever the same weights are made to give another picture: scores are kept by it.
-_STAGES = 2
+_STAGES = 3
 _WIDEST_BORDER = 16  # pixels that another program may leave out at each side
 
 
@@ -477,7 +477,7 @@ def open_systems(config: EvalConfig) -> list[System]:
         label, name = split_label(text)
         info = find_weights(name, kind)
         if config.precision == "int8":
-            info = find_quantised(info)
+            info = find_quantized(info)
         # Not `from_weights`: whether int8 weights ship beside these must not decide their score.
         runtime = choose_runtime(config.device, config.precision, config.engine)
         enhancers = [

@@ -1,4 +1,4 @@
-"""What people look at beside the picture itself: comparison sheets, tables, figures."""
+"""What people look at beside the pictures themselves: tables and figures."""
 
 from __future__ import annotations
 
@@ -7,84 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-
 from gia_cli.benchmark.flops import Cost
 from gia_cli.benchmark.speed import SpeedReport
-from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.errors import UsageError
 from gia_cli.evaluation.evaluate import Estimate, PanelRow, Report
 from gia_cli.files import atomic_file
-from gia_cli.imaging.color import srgb16_from_bt709
+from gia_cli.imaging.color import srgb8_from_bt709
+from gia_cli.imaging.sheet import side_by_side, stacked
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PUBLISHED_MEASURES, PaperRow
-from gia_cli.raw.reader import render
-
-_PANEL_SIDE = 1600  # longest side of each panel in pixels
-_CAPTION_HEIGHT = 44
-_GAP = 8
-_BACKGROUND = (24, 24, 24)
-_INK = (235, 235, 235)
-_XTRANS_DEMOSAIC_SIDE = 512  # LibRaw's X-Trans demosaicing fails on smaller frames
-
-
-def comparison_path(target: Path) -> Path:
-    """Name the comparison sheet that belongs to an output: ``x.tif`` has ``x_compare.png``."""
-    return target.with_name(f"{target.stem}_compare.png")
-
-
-def write_comparison(result: Enhanced, path: Path) -> None:
-    """Write a sheet: LibRaw's rendering amplified by the same ratio beside the enhanced picture.
-
-    Parameters
-    ----------
-    result : Enhanced
-    path : Path
-        An 8-bit PNG; panels of at most 1600 px on their longer side.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    RawError
-        The RAW file has gone since it was read.
-    """
-    frame = result.frame
-    height, width, _ = result.image.shape
-    size = _panel_size(width, height)
-    # A half-size rendering is enough for a panel, and quick.
-    too_small = frame.kind == "xtrans" and min(frame.mosaic.shape) < _XTRANS_DEMOSAIC_SIDE
-    halve = too_small or 2 * max(size) <= max(width, height)
-    plain = render(frame.path, brightness=result.choice.ratio, half_size=halve)
-    enhanced = (result.image >> 8).astype(np.uint8)
-    panels = [
-        (f"LibRaw, x{result.choice.ratio:.4g}", plain),
-        (f"gia, {result.weights.name}", enhanced),
-    ]
-    with atomic_file(path) as file:
-        _sheet(panels, size).save(file, "PNG")
-
-
-def _panel_size(width: int, height: int) -> tuple[int, int]:
-    shrink = min(1.0, _PANEL_SIDE / max(width, height))
-    return max(round(width * shrink), 1), max(round(height * shrink), 1)
-
-
-def _sheet(panels: list[tuple[str, NDArray[np.uint8]]], size: tuple[int, int]) -> Image.Image:
-    width, height = size
-    total = len(panels) * width + (len(panels) - 1) * _GAP
-    sheet = Image.new("RGB", (total, height + _CAPTION_HEIGHT), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_CAPTION_HEIGHT // 2)
-    for index, (caption, pixels) in enumerate(panels):
-        left = index * (width + _GAP)
-        panel = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-        sheet.paste(panel, (left, _CAPTION_HEIGHT))
-        draw.text((left + 8, _CAPTION_HEIGHT // 4), caption, fill=_INK, font=font)
-    return sheet
-
 
 # ---------------------------------------------------------------- gia eval
 
@@ -195,27 +126,16 @@ def write_figure(rows: Iterable[PanelRow], path: Path) -> None:
     strips = []
     for row in rows:
         panels = [
-            (f"{row.title} {caption}" if index == 0 else caption, _as_srgb8(picture))
+            (f"{row.title} {caption}" if index == 0 else caption, srgb8_from_bt709(picture))
             for index, (caption, picture) in enumerate(row.pictures)
         ]
         height, width, _ = row.pictures[0][1].shape
         shrink = min(1.0, _FIGURE_SIDE / max(width, height))
-        strips.append(_sheet(panels, (round(width * shrink), round(height * shrink))))
+        strips.append(side_by_side(panels, (round(width * shrink), round(height * shrink))))
     if not strips:
         return
-    total = sum(strip.height for strip in strips)
-    figure = Image.new("RGB", (max(strip.width for strip in strips), total), _BACKGROUND)
-    top = 0
-    for strip in strips:
-        figure.paste(strip, (0, top))
-        top += strip.height
     with atomic_file(path) as file:
-        figure.save(file, "PNG")
-
-
-def _as_srgb8(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    levels: NDArray[np.uint8] = (srgb16_from_bt709(picture) >> 8).astype(np.uint8)
-    return levels
+        stacked(strips).save(file, "PNG")
 
 
 # ---------------------------------------------------------------- gia bench

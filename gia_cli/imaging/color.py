@@ -29,7 +29,18 @@ _BT709_BETA = 0.018053968510807
 
 
 def bt709_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Linear light to BT.709 code values, both [0, 1] float; what LibRaw writes by default."""
+    """Linear light to BT.709 code values, both [0, 1] float; what LibRaw writes by default.
+
+    Examples
+    --------
+    A grey card of 18 % is darker than in sRGB; a file tagged sRGB needs `srgb_encode`.
+
+    >>> grey = np.array([0.0, 0.18, 1.0])
+    >>> [round(float(value), 3) for value in bt709_encode(grey)]
+    [0.0, 0.409, 1.0]
+    >>> [round(float(value), 3) for value in srgb_encode(grey)]
+    [0.0, 0.461, 1.0]
+    """
     linear = np.asarray(linear, np.float32)
     power = _BT709_ALPHA * np.power(np.maximum(linear, _BT709_BETA), _BT709_POWER)
     encoded = np.where(linear < _BT709_BETA, _BT709_SLOPE * linear, power - (_BT709_ALPHA - 1))
@@ -78,7 +89,13 @@ def _srgb16_from_bt709_16() -> NDArray[np.uint16]:
 
 
 def quantize16(unit: NDArray[np.floating]) -> NDArray[np.uint16]:
-    """[0, 1] to 0...65535, rounded to nearest, clipped; NaN becomes 0."""
+    """[0, 1] to 0...65535, rounded to nearest, clipped; NaN becomes 0.
+
+    Examples
+    --------
+    >>> quantize16(np.array([-0.1, 0.5, 1.1, np.nan])).tolist()
+    [0, 32768, 65535, 0]
+    """
     scaled = np.asarray(np.multiply(unit, 65535))
     scaled += 0.5
     np.fmax(scaled, 0, out=scaled)  # unlike maximum, it takes the number where the other is NaN
@@ -97,11 +114,43 @@ def srgb16_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint16]:
     Returns
     -------
     the same shape, uint16
-        Within 2 levels of the unquantised conversion (near black one step of the table's input is
+        Within 2 levels of the unquantized conversion (near black one step of the table's input is
         2.9 sRGB levels), and within 1.2 from a code value of 0.1 up.
+
+    Examples
+    --------
+    >>> srgb16_from_bt709(np.array([0.0, 0.409, 1.0])).tolist()
+    [0, 30245, 65535]
     """
     # No level lies outside the table, so clipping changes nothing; checking would take longer.
     return _srgb16_from_bt709_16().take(quantize16(encoded), mode="clip")
+
+
+@lru_cache(maxsize=1)
+def _levels8_from_16() -> NDArray[np.uint8]:
+    return np.rint(np.arange(65536) / 257).astype(np.uint8)
+
+
+def levels8(levels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """16-bit levels to the nearest 8-bit ones.
+
+    Examples
+    --------
+    >>> levels8(np.array([0, 129, 257, 65535], np.uint16)).tolist()
+    [0, 1, 1, 255]
+    """
+    return _levels8_from_16()[levels]
+
+
+def srgb8_from_bt709(encoded: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Convert a BT.709-encoded picture of any shape to 8-bit sRGB levels, as screens show them.
+
+    Examples
+    --------
+    >>> srgb8_from_bt709(np.array([-1.0, 0.0, 0.5, 1.0])).tolist()
+    [0, 0, 139, 255]
+    """
+    return levels8(srgb16_from_bt709(encoded))
 
 
 def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -116,6 +165,12 @@ def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]
     -------
     (3, 3)
         Rows sum to 1: white stays white. LibRaw renders with its inverse.
+
+    Examples
+    --------
+    >>> from gia_cli.cameras import A7S2_MATRIX
+    >>> (camera_from_srgb(np.array(A7S2_MATRIX)) @ [0.5, 0.5, 0.5]).round(6).tolist()
+    [0.5, 0.5, 0.5]
     """
     matrix = np.asarray(xyz_to_camera, np.float64) @ XYZ_FROM_SRGB
     normalised: NDArray[np.float64] = matrix / matrix.sum(axis=1, keepdims=True)
@@ -209,6 +264,11 @@ def lab_from_srgb(linear: NDArray[np.floating]) -> NDArray[np.float64]:
     (..., 3) float64
         L* in [0, 100], a*, b*, for sRGB's own white, D65 (CIE 15); equal red, green and blue are
         exactly neutral.
+
+    Examples
+    --------
+    >>> lab_from_srgb(np.array([0.18, 0.18, 0.18])).round(1).tolist()
+    [49.5, 0.0, 0.0]
     """
     white = XYZ_FROM_SRGB.sum(axis=1)
     relative = np.asarray(linear, np.float64) @ (XYZ_FROM_SRGB / white[:, None]).T

@@ -24,8 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.imaging.blocks import block_means
 from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, camera_from_srgb
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, align, pack, plane_values
+from gia_cli.raw.black_level import known_black_error, likely_black
+from gia_cli.raw.cfa import (
+    CANONICAL,
+    PACK_FACTOR,
+    CfaKind,
+    align,
+    cell_colors,
+    pack,
+    plane_values,
+)
 from gia_cli.raw.noise_estimate import estimate_noise
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import in_threads
@@ -44,9 +54,6 @@ _LUMINANCE = XYZ_FROM_SRGB[1].astype(np.float32)
 _BRIGHTEST = 0.92
 # Least luminance of a place, for the slope of the curve: noise below it is not told from black.
 _DARKEST = 1e-3
-# A black level error of this size is usual, as a share of white - black: 1.6 DN of 14 bits, the RMS
-# of the A7S II's over its ISO settings (Feng et al. 2022).
-BLACK_SIGMA = 1e-4
 _SMOOTHING = 0.7  # knots; over which the shares are pooled
 # Error of a network's picture that is common to all places, in code values, beside one that grows
 # with the light (measured).
@@ -103,26 +110,26 @@ def measure(
     noise : (gain, variance), optional
         As `estimate_noise` returns them, DN per electron and DN^2; estimated by default.
     black_error : float, optional
-        How far the true black level lies above the file's, DN; estimated by default.
+        How far the true black level lies above the likely one, DN; estimated by default.
     """
     gain, variance = noise or _estimated_noise(frame)
-    period = len(CANONICAL[frame.kind])
-    colors = np.roll(CANONICAL[frame.kind], [-shift for shift in frame.phase], axis=(0, 1))
-    span = frame.white - frame.black
+    colors = cell_colors(frame.kind, frame.phase)
+    black, (_, black_sigma) = likely_black(frame), known_black_error(frame)
+    span = frame.white - black
     scale = (ratio * np.asarray(gains, np.float64)[colors] / span).astype(np.float32)
-    assert scale.shape == (period, period)
+    assert scale.shape == colors.shape
     of_color = np.array([scale[colors == color].mean() for color in range(3)], np.float64)
     whole = ratio * np.asarray(gains, np.float64)
     return Measurement(
         mosaic=frame.mosaic,
         kind=frame.kind,
         colors=colors,
-        black=frame.black,
+        black=black,
         scale=scale,
         to_camera=camera_from_srgb(xyz_to_camera),
         slope=gain * of_color,
         constant=variance * of_color**2,
-        black_sigma=BLACK_SIGMA * whole,
+        black_sigma=black_sigma * whole,
         black_error=None if black_error is None else black_error * of_color,
     )
 
@@ -138,7 +145,7 @@ def _estimated_noise(frame: RawFrame) -> tuple[float, float]:
     joined = np.concatenate(strips)
     aligned, _ = align(joined, frame.phase, frame.kind)
     planes = pack(aligned, frame.kind, np.float32)
-    planes -= plane_values(frame.black, frame.kind, frame.phase)[:, None, None]
+    planes -= plane_values(likely_black(frame), frame.kind, frame.phase)[:, None, None]
     return estimate_noise(planes)
 
 
@@ -191,8 +198,8 @@ class Shares:
 def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
-    Works in bands of rows, in threads. Beside the picture it holds some 30 bytes a photosite of a
-    Bayer mosaic, less for X-Trans.
+    Works in bands of rows, in threads. Beside the picture it holds up to 44 bytes a photosite of a
+    Bayer mosaic, 20 of X-Trans (traced on 12 megapixels).
 
     Parameters
     ----------
@@ -681,9 +688,7 @@ class ShareCounter:
         linear = _decoded(picture)
         wanted = bt709_decode(truth) - linear
         scale = PACK_FACTOR[measured.kind]
-        height, width = (side // scale for side in wanted.shape[1:])
-        whole = wanted[:, : height * scale, : width * scale]
-        packed = whole.reshape(3, height, scale, width, scale).mean(axis=(2, 4))
+        packed = np.stack([block_means(channel, scale) for channel in wanted])
         means = [packed]
         for _ in range(LEVELS - 2):
             means.append(_halved_mean(means[-1]))

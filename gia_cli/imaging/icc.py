@@ -2,67 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from functools import lru_cache
-
-import numpy as np
-
-from gia_cli.imaging.color import quantize16, srgb_decode
-
-_ICC_CURVE_POINTS = 1024
-# sRGB primaries and white adapted to D50 (Bradford), as ICC asks for in the profile space.
-_ICC_COLORANTS = {
-    b"rXYZ": (0.43607, 0.22249, 0.01392),
-    b"gXYZ": (0.38515, 0.71687, 0.09708),
-    b"bXYZ": (0.14307, 0.06061, 0.71410),
-}
-_ICC_D50 = (0.9642, 1.0, 0.8249)
+from importlib import resources
 
 
 @lru_cache(maxsize=1)
 def srgb_icc_profile() -> bytes:
-    """Build an sRGB ICC profile (version 2.4, matrix and curve, 2.6 kB, always the same bytes).
-
-    Version 2 because old editors do not read version 4's parametric curves; its three channels
-    share one curve of 1,024 points.
-    """
-    curve = quantize16(srgb_decode(np.linspace(0, 1, _ICC_CURVE_POINTS)))
-    curve_tag = b"curv\0\0\0\0" + struct.pack(">I", len(curve)) + curve.astype(">u2").tobytes()
-    blocks: dict[bytes, bytes] = {
-        b"desc": _icc_description(b"sRGB IEC61966-2.1"),
-        b"cprt": b"text\0\0\0\0" + b"CC0\0",
-        b"wtpt": _icc_xyz(_ICC_D50),
-        **{name: _icc_xyz(xyz) for name, xyz in _ICC_COLORANTS.items()},
-        b"rTRC": curve_tag,
-    }
-    offsets: dict[bytes, tuple[int, int]] = {}
-    body = b""
-    start = 128 + 4 + 12 * (len(blocks) + 2)
-    for name, block in blocks.items():
-        offsets[name] = (start + len(body), len(block))
-        body += block + b"\0" * (-len(block) % 4)
-    offsets[b"gTRC"] = offsets[b"bTRC"] = offsets[b"rTRC"]
-    table = struct.pack(">I", len(offsets))
-    table += b"".join(name + struct.pack(">II", *where) for name, where in offsets.items())
-    return _icc_header(128 + len(table) + len(body)) + table + body
-
-
-def _icc_header(size: int) -> bytes:
-    header = struct.pack(">I4sI", size, b"\0" * 4, 0x02400000) + b"mntrRGB XYZ "
-    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 4
-    header = header.ljust(68, b"\0") + struct.pack(">3i", *(_s15f16(v) for v in _ICC_D50))
-    return header.ljust(128, b"\0")
-
-
-def _s15f16(value: float) -> int:
-    return round(value * 65536)
-
-
-def _icc_xyz(xyz: tuple[float, float, float]) -> bytes:
-    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(_s15f16(v) for v in xyz))
-
-
-def _icc_description(text: bytes) -> bytes:
-    """Encode a description (ICC.1:2001, 6.5.17): ASCII, then empty Unicode and Mac names."""
-    ascii_part = struct.pack(">I", len(text) + 1) + text + b"\0"
-    return b"desc\0\0\0\0" + ascii_part + b"\0" * (8 + 3 + 67)
+    """Read the sRGB profile, version 2.4, that ``scripts/make_icc_profile.py`` made."""
+    return (resources.files("gia_cli") / "imaging" / "srgb.icc").read_bytes()

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gia_cli.errors import DataError
+from gia_cli.imaging.blocks import block_means
 from gia_cli.imaging.color import srgb_decode
 
 # Twice what Pillow warns at is what it refuses.
 _LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+_BAND = 64  # rows of blocks that are worked on at once
 
 #: File name endings that count as photographs, in lower case.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -114,9 +117,8 @@ def shrink(photo: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     """
     height, width = (side // factor for side in photo.shape[:2])
     decode = srgb_decode(np.arange(256, dtype=np.float32) / 255)
-    linear = np.zeros((height, width, 3), np.float32)
-    for y in range(factor):
-        for x in range(factor):
-            linear += decode[photo[y : factor * height : factor, x : factor * width : factor]]
-    linear /= factor * factor
+    linear = np.empty((height, width, 3), np.float32)
+    for top in range(0, height, _BAND):  # the whole photograph as float32 would be large
+        band = photo[factor * top : factor * (top + _BAND)]
+        linear[top : top + _BAND] = block_means(decode[band], factor)[: height - top]
     return linear

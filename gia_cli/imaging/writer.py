@@ -16,21 +16,19 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from gia_cli.errors import DataError, UsageError
-from gia_cli.files import atomic_file
+from gia_cli.files import OutputFormat, atomic_file
 from gia_cli.imaging.color import srgb16_from_bt709
 from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
 from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
 from gia_cli.runtime import in_threads
-
-OutputFormat = Literal["tif", "png"]
 
 #: File name endings, with the format each means.
 FORMATS: dict[str, OutputFormat] = {".tif": "tif", ".tiff": "tif", ".png": "png"}
@@ -132,19 +130,8 @@ def bands(height: int, rows: int) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-def orient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
-    """Turn an image upright by LibRaw's flip bits: 1 mirror, 2 upside down, 4 transpose."""
-    if flip & 2:
-        image = image[::-1]
-    if flip & 1:
-        image = image[:, ::-1]
-    if flip & 4:
-        image = image.transpose(1, 0, 2)
-    return np.ascontiguousarray(image)
-
-
 def unorient(image: NDArray[np.uint16], flip: int) -> NDArray[np.uint16]:
-    """Undo `orient`: back to how the sensor lay."""
+    """Turn an upright image back to how the sensor lay, by LibRaw's flip bits."""
     return np.ascontiguousarray(_lying(image, flip))
 
 

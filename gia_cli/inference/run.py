@@ -5,7 +5,7 @@ take one pass more than the network has vectors: a pass for each averages the fe
 over the tiles' cores, knowing the vectors before, and the last one makes the picture. Both ways
 give the same picture, up to rounding.
 
-Some engines know a third way (`engines.Split`): the first and the last levels in tiles, which need
+Some engines know a third way (`engine.Split`): the first and the last levels in tiles, which need
 little context, and all below them at once.
 """
 

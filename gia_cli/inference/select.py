@@ -7,16 +7,14 @@ the U-Nets on CPUs, about twice as fast, and starts without torch.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
 
 from gia_cli.errors import DeviceError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
 from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
+from gia_cli.runtime import EngineName as EngineName
 from gia_cli.runtime import Runtime
 from gia_cli.weights.storage import WeightsInfo
-
-EngineName = Literal["auto", "torch", "openvino"]
 
 _OPENVINO_NETWORKS: tuple[NetName, ...] = (
     "sid-net",

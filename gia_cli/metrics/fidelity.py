@@ -3,8 +3,8 @@
 Unless a measure says otherwise, a picture is a float array (H, W, 3), RGB with sRGB primaries,
 BT.709-encoded, in [0, 1]: what the networks make, clipped. Values outside are measured as they
 are, and NaN gives NaN. Pictures are walked through in bands of rows, so that 12 million pixels
-take well under 1 GB beside the pictures themselves. Colours are in `color`, what people see is in
-`lpips` and `pieapp`.
+take well under 1 GB beside the pictures themselves. Colours are in `metrics.color`, what people
+see is in `metrics.lpips` and `metrics.pieapp`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gia_cli.imaging.blocks import block_means
 from gia_cli.metrics.ssim import STANDARD_EXPONENTS, WINDOW, gaussian, similarity_map
 
 Picture = NDArray[np.floating]
@@ -73,6 +73,12 @@ def psnr(picture: NDArray[np.floating], target: NDArray[np.floating]) -> float:
     ------
     ValueError
         The shapes differ.
+
+    Examples
+    --------
+    >>> target = np.full((4, 6, 3), 0.5)
+    >>> round(psnr(target + 0.1, target), 6)
+    20.0
     """
     if np.shape(picture) != np.shape(target):
         raise ValueError(
@@ -141,7 +147,7 @@ def ms_ssim(picture: Picture, target: Picture) -> float:
         similarity = _mean_similarity(picture, target, is_coarsest=is_coarsest)
         product *= np.maximum(similarity, 0) ** exponent
         if not is_coarsest:
-            picture, target = _halved(picture), _halved(target)
+            picture, target = block_means(picture, 2), block_means(target, 2)
     return float(product.mean())
 
 
@@ -160,16 +166,6 @@ def _mean_similarity(
         total += similarity.sum(dim=3).sum(dim=(0, 2), dtype=torch.float64)
     mean: NDArray[np.float64] = (total / (rows * cols)).numpy()
     return mean
-
-
-def _halved(picture: Picture) -> NDArray[np.float32]:
-    """Average 2x2 pixels, (H, W, 3) to (H // 2, W // 2, 3)."""
-    height, width = picture.shape[0] // 2 * 2, picture.shape[1]
-    half = np.empty((height // 2, width // 2, 3), np.float32)
-    for band in bands(height, width, multiple=2):
-        average = F.avg_pool2d(_tensor(picture[band]), 2)
-        half[band.start // 2 : band.stop // 2] = average[0].permute(1, 2, 0).numpy()
-    return half
 
 
 def _tensor(band: Picture) -> Tensor:

@@ -1,7 +1,8 @@
 """LPIPS: how different two pictures look, by a network that learned it from people.
 
 LPIPS v0.1 (Zhang, Isola, Efros, Shechtman, Wang, *The unreasonable effectiveness of deep features
-as a perceptual metric*, 2018), on AlexNet or VGG-16. Pictures and weights: see `perceptual`.
+as a perceptual metric*, 2018), on AlexNet or VGG-16. Pictures and weights: see
+`metrics.perceptual`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PieAPP: how different two pictures look, by a network that learned it from people.
 
 PieAPP v0.1 (Prashnani, Cai, Mostofi, Sen, *PieAPP: Perceptual image-error assessment through
-pairwise preference*, 2018). Pictures and weights: see `perceptual`.
+pairwise preference*, 2018). Pictures and weights: see `metrics.perceptual`.
 """
 
 from __future__ import annotations

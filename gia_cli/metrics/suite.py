@@ -1,6 +1,6 @@
 """All measures of a picture against its ground truth, by name, with those that cannot be taken.
 
-What `evaluate` writes for each photo; each measure itself is in `metrics` or `perceptual`.
+What `gia eval` writes for each photo; each measure itself is in a module of its own here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Measures:
         Parameters
         ----------
         lpips_alex, lpips_vgg, pieapp_weights : Path, optional
-            By default looked for in the cache; see `perceptual`.
+            By default looked for in the cache; see `metrics.perceptual`.
 
         Raises
         ------

@@ -216,11 +216,6 @@ class Network(nn.Module):
             raise ValueError(f"{height}x{width} packed px are no multiple of {self.stride}")
 
 
-def frame_sum(feature: Tensor) -> Tensor:
-    """Sum over all places, (N, C), in fp32 or finer: half precision loses a sum of thousands."""
-    return feature.sum(dim=(2, 3), dtype=torch.promote_types(feature.dtype, torch.float32))
-
-
 def group_mean(feature: Tensor, group: int) -> Tensor:
     """Mean over each group's crops, (N, C), the same for every member."""
     wide = torch.promote_types(feature.dtype, torch.float32)

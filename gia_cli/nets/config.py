@@ -1,12 +1,15 @@
-"""What a network is built from, and the published sizes, by name; without torch."""
+"""What a network is built from, and the published sizes, by name.
+
+Importing this imports neither torch nor NumPy: the command line reads names and defaults here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from gia_cli.cameras import CfaKind
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 
 NetName = Literal[
     "sid-net",
@@ -51,11 +54,15 @@ class NetConfig:
     @property
     def in_channels(self) -> int:
         """Planes of the packed mosaic: 4 for Bayer, 9 for X-Trans."""
+        from gia_cli.raw.cfa import PLANE_COLORS
+
         return len(PLANE_COLORS[self.cfa])
 
     @property
     def scale(self) -> int:
         """Pixel-shuffle factor: 2 for Bayer, 3 for X-Trans."""
+        from gia_cli.raw.cfa import PACK_FACTOR
+
         return PACK_FACTOR[self.cfa]
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +81,7 @@ class NetConfig:
         """
         try:
             config = cls(**values)
-            is_known = config.network in NETWORKS and config.cfa in PLANE_COLORS
+            is_known = config.network in NETWORKS and config.cfa in get_args(CfaKind)
         except TypeError as error:
             raise WeightsMismatchError(
                 f"The network configuration {values} is not one that this version knows."

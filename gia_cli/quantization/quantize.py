@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
+from gia_cli.cameras import camera_of_kind
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.cache import ArrayCache
 from gia_cli.data.synthetic import PhotoScenes, open_photos
@@ -20,13 +21,12 @@ from gia_cli.inference.select import require_openvino, require_quantizer
 from gia_cli.nets.config import LEVELS
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import Runtime, cache_folder
-from gia_cli.simulation.sensor import CAMERAS
 from gia_cli.weights.manifest import find_weights, list_in_manifest
 from gia_cli.weights.storage import (
     WeightsInfo,
     load_arrays,
     refuse_to_replace,
-    save_quantised,
+    save_quantized,
     weights_path,
 )
 
@@ -121,7 +121,7 @@ def quantize(config: QuantizeConfig, progress: Progress = SILENT) -> dict[str, A
         "seed": config.seed,
         "gia": __version__,
     }
-    row = save_quantised(path, rounded, info, quantization=how)
+    row = save_quantized(path, rounded, info, quantization=how)
     list_in_manifest(config.out, row)
     return row
 
@@ -136,7 +136,7 @@ def _draw_crops(
     photos: ArrayCache, info: WeightsInfo, config: QuantizeConfig
 ) -> list[NDArray[np.float32]]:
     """Draw a crop of each scene, as in training but for wrong white balances."""
-    camera = next(name for name, of in CAMERAS.items() if of.kind == info.config.cfa)
+    camera = camera_of_kind(info.config.cfa)
     given = info.config.white_balance == "as-shot"
     balance = GivenBalance(changed_share=0) if given else None
     scenes = PhotoScenes(

@@ -10,12 +10,12 @@ Colour ids here are 0 R, 1 G, 2 B; the two greens of a Bayer cell are told apart
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-CfaKind = Literal["bayer", "xtrans"]
+from gia_cli.cameras import CfaKind as CfaKind
 
 #: Bayer's canonical phase: R G / G B.
 RGGB: NDArray[np.uint8] = np.array([[0, 1], [1, 2]], np.uint8)
@@ -58,6 +58,40 @@ _XTRANS_INTERLEAVED = (
 _XTRANS_GREENS = ((1, 0), (1, 1), (2, 0), (2, 1))
 
 
+def cell_from(cell: NDArray[Any], start: tuple[int, int]) -> NDArray[Any]:
+    """Return a repeating cell as it is from another photosite, `start` (row, column), on.
+
+    Examples
+    --------
+    >>> cell_from(np.array([[0, 1], [2, 3]]), (1, 0)).tolist()
+    [[2, 3], [0, 1]]
+    """
+    y, x = start
+    return np.roll(cell, (-y, -x), axis=(0, 1))
+
+
+def cell_colors(kind: CfaKind, phase: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the colours of a mosaic's cell from its own first photosite on.
+
+    Parameters
+    ----------
+    kind : "bayer" or "xtrans"
+    phase : (dy, dx)
+        As `find_phase` returns it.
+
+    Returns
+    -------
+    (p, p) uint8
+        Colour ids; p is 2 or 6.
+
+    Examples
+    --------
+    >>> cell_colors("bayer", (0, 1)).tolist()
+    [[1, 0], [2, 1]]
+    """
+    return cell_from(CANONICAL[kind], phase)
+
+
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """How many photosites were added on each side to reach the canonical phase and whole cells."""
@@ -80,6 +114,13 @@ def classify(pattern: NDArray[np.uint8]) -> CfaKind | None:
     -------
     "bayer", "xtrans" or None
         None for everything else (quad Bayer, one colour, four colours).
+
+    Examples
+    --------
+    >>> classify(np.tile(XTRANS, (2, 2)))
+    'xtrans'
+    >>> classify(np.ones((12, 12), np.uint8)) is None
+    True
     """
     for kind in ("bayer", "xtrans"):
         if find_phase(pattern, kind) is not None:
@@ -102,6 +143,13 @@ def find_phase(pattern: NDArray[np.uint8], kind: CfaKind) -> tuple[int, int] | N
         ``pattern[y, x] == canonical[(y + dy) % p, (x + dx) % p]``. Of several answers (X-Trans
         repeats at (3, 3) too) the one that needs the fewest added rows and columns; None when the
         pattern is of another kind.
+
+    Examples
+    --------
+    A mosaic that starts with G R / B G lacks the first column of R G / G B.
+
+    >>> find_phase(np.array([[1, 0], [2, 1]], np.uint8), "bayer")
+    (0, 1)
     """
     canonical = CANONICAL[kind]
     period = canonical.shape[0]
@@ -135,6 +183,16 @@ def align(
         H' and W' are multiples of the period (2 or 6).
     Alignment
         What to cut off the result to come back to the mosaic.
+
+    Examples
+    --------
+    The first column is added in front: it has the colours of the second. Then the last is missing.
+
+    >>> aligned, added = align(np.array([[11, 12], [21, 22]], np.uint16), (0, 1), "bayer")
+    >>> aligned.tolist()
+    [[12, 11, 12, 11], [22, 21, 22, 21]]
+    >>> added
+    Alignment(top=0, left=1, bottom=0, right=1)
     """
     period = CANONICAL[kind].shape[0]
     top, left = phase
@@ -169,6 +227,13 @@ def pack(aligned: NDArray[Any], kind: CfaKind, dtype: DTypeLike | None = None) -
     -------
     (C, H/s, W/s)
         Bayer: R, G1, B, G2 (LibRaw's colour order, which the weights know). X-Trans: SID's nine.
+
+    Examples
+    --------
+    >>> pack(np.array([[10, 20], [21, 30]]), "bayer").ravel().tolist()
+    [10, 20, 30, 21]
+    >>> pack(np.zeros((12, 18)), "xtrans").shape
+    (9, 4, 6)
     """
     height, width = aligned.shape
     factor = PACK_FACTOR[kind]
@@ -190,6 +255,12 @@ def unpack(planes: NDArray[Any], kind: CfaKind) -> NDArray[Any]:
     Returns
     -------
     (s*h, s*w), the same dtype
+
+    Examples
+    --------
+    >>> mosaic = np.arange(6 * 12).reshape(6, 12)
+    >>> all(np.array_equal(unpack(pack(mosaic, kind), kind), mosaic) for kind in CANONICAL)
+    True
     """
     factor = PACK_FACTOR[kind]
     _, height, width = planes.shape
@@ -232,4 +303,5 @@ def plane_values(
     -------
     (C,) float32
     """
-    return pack(np.roll(cell, phase, axis=(0, 1)), kind)[:, 0, 0]
+    dy, dx = phase
+    return pack(cell_from(cell, (-dy, -dx)), kind)[:, 0, 0]

@@ -32,7 +32,7 @@ from gia_cli.errors import (
 )
 from gia_cli.raw import tiff
 from gia_cli.raw.exif import RAF_MAGIC
-from gia_cli.runtime import MEGABYTE, free_bytes
+from gia_cli.runtime import free_bytes
 
 _JPEG = b"\xff\xd8\xff"
 _NOT_RAW_MAGICS = {
@@ -175,9 +175,9 @@ def _refuse_size(path: Path, raw: rawpy.RawPy, max_memory: int | None) -> None:
     photosites = raw.sizes.raw_height * raw.sizes.raw_width
     needed = _READING_BYTES * photosites
     size = f"{path} says it has {photosites / 1e6:.0f} million photosites"
-    takes = f"to read them takes {needed / MEGABYTE:.0f} MB"
+    takes = f"to read them takes {needed / 1e6:.0f} MB"
     if max_memory is not None and needed > max_memory:
-        raise OutOfMemoryError(f"{size}; {takes}, more than {max_memory / MEGABYTE:.0f} MB.")
+        raise OutOfMemoryError(f"{size}; {takes}, more than {max_memory / 1e6:.0f} MB.")
     if path.stat().st_size * 8 < _LEAST_BITS * photosites:
         raise DamagedFileError(f"{size}, but holds only {path.stat().st_size} bytes.")
     # What is free now may be little because another photo is being worked on.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.raw.black_level import likely_black
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind, align, pack, plane_values
 from gia_cli.raw.reader import RawFrame
 
@@ -43,7 +44,8 @@ def prepare(
 
     The SID and GIA-Net protocol (Chen et al. 2018, section 3.2; Meng et al. 2020): no white
     balance, clipped to [0, 1] after the amplification. Later RAW denoisers do not clip at black:
-    where the signal is at or below the noise, that costs information and shifts the mean.
+    where the signal is at or below the noise, that costs information and shifts the mean. Nor is
+    the file's black level then taken at its word, but the likely one (`likely_black`).
 
     Parameters
     ----------
@@ -54,7 +56,8 @@ def prepare(
         Factors for R, G and B that bring this camera to the one a network was trained for
         (`neutral_gains`), or that balance it.
     floor : 0 or None
-        Whether what lies below black is clipped; see `NetConfig.input_floor`.
+        0: the published protocol, the file's black level and clipped there. None: the likely black
+        level, and nothing is clipped below it. See `NetConfig.input_floor`.
 
     Returns
     -------
@@ -62,9 +65,8 @@ def prepare(
     """
     aligned, alignment = align(frame.mosaic, frame.phase, frame.kind)
     planes = pack(aligned, frame.kind, np.float32)
-    black, white = (
-        plane_values(level, frame.kind, frame.phase) for level in (frame.black, frame.white)
-    )
+    level = frame.black if floor == 0 else likely_black(frame)
+    black, white = (plane_values(of, frame.kind, frame.phase) for of in (level, frame.white))
     color_gains = np.ones(3, np.float32) if gains is None else gains
     scale = ratio * color_gains[list(PLANE_COLORS[frame.kind])] / (white - black)
     for plane, plane_black, plane_scale in zip(planes, black, scale, strict=True):

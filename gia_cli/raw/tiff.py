@@ -1,7 +1,8 @@
 """TIFF structure: build directories (IFDs) and walk them.
 
-RAW containers, EXIF blocks and DNGs are all TIFF directories with different tags, so `rawfile`,
-`output` and `raw` share this one builder and one walker. Pixels are none of its business.
+RAW containers, EXIF blocks and DNGs are all TIFF directories with different tags, so `raw.writer`,
+`imaging.writer` and the readers share this one builder and one walker. Pixels are none of its
+business.
 Source: TIFF 6.0 (Adobe, 1992).
 """
 

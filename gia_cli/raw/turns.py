@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.raw.cfa import CANONICAL, find_phase
+from gia_cli.raw.cfa import cell_colors, find_phase
 from gia_cli.raw.reader import RawFrame
 
 
@@ -55,18 +55,17 @@ def turn_frame(frame: RawFrame, turn: Turn) -> RawFrame:
         The mosaic is a view. Levels and phase are those of its new first photosite. The
         orientation, `flip`, is 0; the white balances and the matrix stay.
     """
-    canonical = CANONICAL[frame.kind]
+    colors = cell_colors(frame.kind, frame.phase)
     height, width = frame.mosaic.shape
     at = np.ix_(
-        _first_places(height, len(canonical), flipped=turn.flip_rows),
-        _first_places(width, len(canonical), flipped=turn.flip_cols),
+        _first_places(height, len(colors), flipped=turn.flip_rows),
+        _first_places(width, len(colors), flipped=turn.flip_cols),
     )
 
     def turned(cell: NDArray[Any]) -> NDArray[Any]:
         return cell[at].T if turn.transpose else cell[at]
 
-    dy, dx = frame.phase
-    phase = find_phase(turned(np.roll(canonical, (-dy, -dx), axis=(0, 1))), frame.kind)
+    phase = find_phase(turned(colors), frame.kind)
     assert phase is not None  # a turned Bayer or X-Trans array is one again
     return replace(
         frame,

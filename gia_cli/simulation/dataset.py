@@ -7,18 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from gia_cli.cameras import ENDINGS, WhiteBalance
+from gia_cli.cameras import ENDINGS
 from gia_cli.errors import DataError, GiaError, OutputError, UsageError
 from gia_cli.files import atomic_file, make_folder
 from gia_cli.imaging.photos import find_photos
 from gia_cli.progress import SILENT, Progress
+from gia_cli.sensor_table import nearest_iso
 from gia_cli.sid_layout import (
     FAMILIES,
     MOST_SCENES,
@@ -30,12 +31,11 @@ from gia_cli.sid_layout import (
     time_name,
 )
 from gia_cli.simulation.manifest import Picture, TreePlan, fingerprint, read_plan, write_plan
-from gia_cli.simulation.noise import nearest_iso
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.photo import (
     HELP,
     XTRANS_RENDER_SIDE,
     Simulated,
-    SimulateOptions,
     check_options,
     check_range,
     existing,
@@ -51,28 +51,6 @@ _FOREIGN_HINT = (
     "--on-exists overwrite to make it anew."
 )
 _MOST_NAMED = 5  # pictures in a message
-
-
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
-    """How `gia simulate --sid` makes a data set of pictures."""
-
-    exposure: SimulateOptions = field(default_factory=SimulateOptions)
-    """Its ratio, ISO and white balance are not used."""
-    ratios: tuple[float, ...] | None = None
-    """Ratios of each scene's short exposures; by default those of the SID scene that is drawn."""
-    iso: int | None = None
-    """By default the drawn scene's."""
-    wb: WhiteBalance | None = None
-    """By default the drawn scene's."""
-    burst: int = 1
-    """Short exposures at each ratio, with the names `_00_`, `_01_`, ..."""
-    split: Literal["auto", "train", "val", "test"] = "auto"
-    """The list that the pictures go to; "auto" deals them out."""
-    test_share: float = 0.22
-    """Share of the tree's pictures on the test list; SID has 50 of 231 Sony scenes there."""
-    val_share: float = 0.09
-    """Share on the validation list; SID has 20 of 231."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +98,7 @@ def simulate_tree(
     the number in its burst and the exposure time, and ``long/00001_00_10s.ARW``. Scene numbers
     start with 0 on the training list, 1 on the test list and 2 on the validation list. The lists
     (``Sony_train_list.txt``, ...) lie in `tree` itself, and so does its plan
-    (``Sony_simulation.json``, see `treeplan`): which picture became which scene, and how.
+    (``Sony_simulation.json``, see `simulation.manifest`): which picture became which scene, how.
 
     With `on_exists` "skip" the tree goes on as the plan has it: what an interrupted run left out is
     made, and pictures that the plan does not know get new numbers and are dealt out so that the

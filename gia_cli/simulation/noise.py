@@ -19,26 +19,20 @@ The numbers, with their sources, lie in ``calibration/noise.json``:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from math import exp, gamma, log, pi
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.cameras import CameraName
+from gia_cli.sensor_table import BODY_SIGMA, calibration, nearest_row
 
 EldCamera = Literal["CanonEOS5D4", "CanonEOS70D", "CanonEOS700D", "NikonD850", "SonyA7S2"]
 
 # Feng et al. scatter the gain by this much, evenly: flat fields give it no better.
 _A7S2_GAIN_JITTER = 0.01
-# Two A7S II were calibrated, Feng's and ELD's. Their black level errors agree in course over ISO
-# (correlation 0.97) and differ by this much (RMS of nine ISOs); around its mean over the colours
-# ELD's strays by _COLOR_SIGMA.
-_BODY_SIGMA = 0.5
+# Around its mean over the colours the black level error of ELD's A7S II strays by this much.
 _COLOR_SIGMA = 0.08
 # No X-T2's black level error was measured: the RMS of the A7S II's over its ISO settings.
 _XT2_BLACK_ERROR_SIGMA = 1.6
@@ -66,6 +60,11 @@ class SensorNoise:
     R, G, B. Empty for none."""
 
     @property
+    def mean_black_error(self) -> float:
+        """Mean over the colours, DN."""
+        return sum(self.black_error) / len(self.black_error) if self.black_error else 0.0
+
+    @property
     def read_variance(self) -> float:
         """Variance of the read noise in DN^2, without rows and rounding."""
         if self.read_lambda is None:
@@ -89,9 +88,9 @@ def sony_a7s2(iso: int, rng: np.random.Generator) -> SensorNoise:
     rng : numpy Generator
         Draws what differs from body to body and from frame to frame.
     """
-    row = _nearest_row("ILCE-7SM2", iso)
+    row = nearest_row("ILCE-7SM2", iso)
     gain, read_lambda, read, read_sd, row_sigma, row_sd, black = row[1:]
-    common = black + rng.normal(0, _BODY_SIGMA)
+    common = black + rng.normal(0, BODY_SIGMA)
     return SensorNoise(
         gain=gain * (1 + rng.uniform(-_A7S2_GAIN_JITTER, _A7S2_GAIN_JITTER)),
         read_scale=float(rng.normal(read, read_sd)),
@@ -113,7 +112,7 @@ def fuji_xt2(iso: int, rng: np.random.Generator) -> SensorNoise:
         Taken for the nearest of the settings from 200 to 25600.
     rng : numpy Generator
     """
-    _, gain, read = _nearest_row("X-T2", iso)
+    _, gain, read = nearest_row("X-T2", iso)
     read *= exp(rng.normal(0, _XT2_READ_JITTER))
     return SensorNoise(
         gain=gain * exp(rng.normal(0, _XT2_GAIN_JITTER)),
@@ -137,7 +136,7 @@ def eld_camera(name: EldCamera, iso: float, rng: np.random.Generator) -> SensorN
         Feng's labelled ones, so one of the two nearest in ISO is drawn.
     rng : numpy Generator
     """
-    camera = _calibration()["ELD"]["cameras"][name]
+    camera = calibration()["ELD"]["cameras"][name]
     gain = camera["gain_at_iso_100"] * iso / 100
     stops = len(camera["read_lambda"]) // 2
     stop = min(max(round(log(iso / 100, 2)), 0), stops - 1)
@@ -150,29 +149,6 @@ def eld_camera(name: EldCamera, iso: float, rng: np.random.Generator) -> SensorN
         row_sigma=_regression(camera["row_sigma"], gain, rng),
         black_error=(red, green1, green2, blue),
     )
-
-
-def iso_settings(camera: CameraName) -> list[int]:
-    """ISO settings at which a camera's noise is known, ascending."""
-    return [int(row[0]) for row in _calibration()[camera]["rows"]]
-
-
-def nearest_iso(camera: CameraName, iso: float) -> int:
-    """Find the camera's ISO setting nearest to a number, in stops."""
-    return min(iso_settings(camera), key=lambda setting: abs(log(setting / iso)))
-
-
-@lru_cache(maxsize=1)
-def _calibration() -> dict[str, Any]:
-    path = resources.files("gia_cli") / "calibration" / "noise.json"
-    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return table
-
-
-def _nearest_row(camera: CameraName, iso: float) -> list[float]:
-    setting = nearest_iso(camera, iso)
-    rows: list[list[float]] = _calibration()[camera]["rows"]
-    return next(row for row in rows if row[0] == setting)
 
 
 def _scattered(
@@ -202,7 +178,7 @@ def add_noise(
     signal : (H, W) float
         Expected DN above black, not negative; along the second axis the sensor reads a row.
     noise : SensorNoise
-        Its black level error is left to `simulate.expose`, which knows the filter array.
+        Its black level error is left to `sensor.expose`, which knows the filter array.
     rng : numpy Generator
 
     Returns

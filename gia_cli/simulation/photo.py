@@ -1,6 +1,6 @@
 """A photograph to the RAW file that a camera would have recorded at night.
 
-The physics is in `sensor`; many photographs become a data set in `dataset`.
+The physics is in `simulation.sensor`; many photographs become a data set in `simulation.dataset`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import ENDINGS, CameraName, WhiteBalance
 from gia_cli.errors import DataError, GiaError, OutputExistsError, UsageError
+from gia_cli.files import OnExists
 from gia_cli.imaging.color import srgb_encode
 from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.progress import SILENT, Progress
@@ -22,7 +23,9 @@ from gia_cli.raw.cfa import CANONICAL
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RAW_SUFFIXES
 from gia_cli.raw.writer import write_arw, write_raf
-from gia_cli.simulation.noise import SensorNoise, iso_settings
+from gia_cli.sensor_table import iso_settings
+from gia_cli.simulation.noise import SensorNoise
+from gia_cli.simulation.options import SimulateOptions
 from gia_cli.simulation.sensor import (
     CAMERAS,
     CameraModel,
@@ -33,7 +36,6 @@ from gia_cli.simulation.sensor import (
     scaled,
 )
 
-OnExists = Literal["error", "skip", "overwrite"]
 Status = Literal["written", "skipped", "failed"]
 
 
@@ -50,31 +52,6 @@ _EXISTS_HINT = "Use --on-exists overwrite or skip, or another name."
 
 
 # ---------------------------------------------------------------- one exposure
-
-
-@dataclass(frozen=True, slots=True)
-class SimulateOptions:
-    """How `gia simulate` photographs a picture."""
-
-    camera: CameraName = "ILCE-7SM2"
-    ratio: float = 100.0
-    """How much shorter than the long exposure the short one is."""
-    iso: int = 1600
-    wb: WhiteBalance | None = None
-    """Gains (r, g, b) of the light, of which only the quotients matter; by default the median of
-    SID's scenes."""
-    long_exposure_s: float = 10.0
-    """SID's, for most of its scenes."""
-    aperture: float = 8.0
-    """Only written into the EXIF."""
-    shrink: int = 1
-    """Side of the block of pixels that becomes one photosite."""
-    ev: float = 0.0
-    """Stops by which the scene is brighter than the picture."""
-    clean_long: bool = False
-    """Whether the long exposure is free of noise; a real one is not."""
-    seed: int = 0
-    on_exists: OnExists = "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A sensor at night, and the scenes of SID.
 
 The physics of the training data: undo the photograph's curve and colours, lay the camera's filters
-over it, take away the light, add the sensor's noise. Source of the noise: see `noise`.
+over it, take away the light, add the sensor's noise. Source of the noise: see `simulation.noise`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX, CameraName, WhiteBalance
 from gia_cli.imaging.color import XYZ_FROM_SRGB, camera_from_srgb, srgb_decode
 from gia_cli.raw.cfa import CANONICAL, CfaKind
-from gia_cli.simulation.noise import SensorNoise, add_noise, fuji_xt2, nearest_iso, sony_a7s2
+from gia_cli.sensor_table import nearest_iso
+from gia_cli.simulation.noise import SensorNoise, add_noise, fuji_xt2, sony_a7s2
 
 
 @dataclass(frozen=True, slots=True)
 class CameraModel:
     """A camera whose scenes can be simulated."""
 
+    name: CameraName
     kind: CfaKind
     black: int
     white: int
@@ -34,8 +36,8 @@ class CameraModel:
 
 
 CAMERAS: dict[CameraName, CameraModel] = {
-    "ILCE-7SM2": CameraModel("bayer", 512, 16383, A7S2_MATRIX, sony_a7s2),
-    "X-T2": CameraModel("xtrans", 1024, 16383, XT2_MATRIX, fuji_xt2),
+    "ILCE-7SM2": CameraModel("ILCE-7SM2", "bayer", 512, 16383, A7S2_MATRIX, sony_a7s2),
+    "X-T2": CameraModel("X-T2", "xtrans", 1024, 16383, XT2_MATRIX, fuji_xt2),
 }
 
 
@@ -228,7 +230,7 @@ def simulate_mosaic(
     Returns
     -------
     (H, W) uint16
-        DN, ready for `rawfile`.
+        DN, ready for `raw.writer`.
     """
     camera = CAMERAS[camera_name]
     linear = srgb_decode(photo.astype(np.float32) / 255)

@@ -1,6 +1,6 @@
 """What a training run is asked to be: its configuration and the named recipes.
 
-Nothing here imports torch, so the command line can read recipes and defaults.
+Nothing here imports torch or NumPy, so the command line reads recipes and defaults at its start.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gia_cli.cameras import KINDS, CameraFamily
+from gia_cli.cameras import KINDS, CameraFamily, CfaKind
 from gia_cli.data.crops import CropOptions
 from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS, NetConfig, WhiteBalanceMode
-from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import DeviceName, Precision
 
 LossName = Literal["l1", "l2", "joint", "zamir"]
@@ -124,7 +123,7 @@ class TrainConfig:
     """What to train, on what, and where to put it."""
 
     run: Path
-    camera: CameraFamily
+    camera: CameraFamily = "sony"
     data: Path | None = None
     """A tree with SID's names and lists; either this or `photos`."""
     photos: tuple[Path, ...] = ()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from gia_cli.data.augment import Pair
 from gia_cli.files import atomic_file
-from gia_cli.imaging.color import bt709_encode, srgb16_from_bt709
+from gia_cli.imaging.color import bt709_encode, srgb8_from_bt709
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 
 LOG = "log.jsonl"
@@ -169,7 +169,10 @@ def write_panel(
     """
     rows = [
         np.concatenate(
-            [_with_gap(_as_srgb8(x)) for x in (preview(pair.planes, kind), picture, pair.target)],
+            [
+                _with_gap(srgb8_from_bt709(x).transpose(1, 2, 0))
+                for x in (preview(pair.planes, kind), picture, pair.target)
+            ],
             axis=1,
         )
         for pair, picture in zip(pairs, pictures, strict=True)
@@ -190,10 +193,6 @@ def preview(planes: NDArray[np.float32], kind: CfaKind) -> NDArray[np.float32]:
     factor = PACK_FACTOR[kind]
     mean = np.stack([planes[colors == color].mean(0) for color in range(3)])
     return bt709_encode(mean.repeat(factor, 1).repeat(factor, 2))
-
-
-def _as_srgb8(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return (srgb16_from_bt709(picture).transpose(1, 2, 0) >> 8).astype(np.uint8)
 
 
 def _with_gap(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

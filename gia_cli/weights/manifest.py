@@ -61,7 +61,7 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
 # Names that runs and weights of before 0.1.0 state, and what they are called now.
 _RENAMED_KEYS = {
     "tells_facts": "vector_supervised",
-    "scenes": "scenes",
+    "nights": "scenes",
     "facts_weight": "auxiliary_weight",
     "evenness_weight": "checkerboard_weight",
     "depth_weight": "deep_supervision_weight",
@@ -90,7 +90,8 @@ def current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     daylight, neutral = row.get("daylight_wb"), row.get("neutral_wb")
-    original = row.get("quantized_from")
+    # The weights that ship, and their manifest, spell it as it was before 0.1.0.
+    original = row.get("quantized_from", row.get("quantised_from"))
     if row["encoding"] != "bt709":
         raise WeightsMismatchError(
             f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
@@ -169,7 +170,7 @@ def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> We
     )
 
 
-def find_quantised(info: WeightsInfo) -> WeightsInfo:
+def find_quantized(info: WeightsInfo) -> WeightsInfo:
     """Find the int8 weights that were made from given ones, beside them or among the shipped.
 
     Parameters
@@ -194,7 +195,7 @@ def find_quantised(info: WeightsInfo) -> WeightsInfo:
     )
 
 
-def shipped_quantised(info: WeightsInfo) -> WeightsInfo | None:
+def shipped_quantized(info: WeightsInfo) -> WeightsInfo | None:
     """Find the shipped int8 weights that were made from given shipped ones; None if there are none.
 
     What ships is told by its digest, wherever the file lies.

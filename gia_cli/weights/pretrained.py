@@ -1,7 +1,7 @@
 """Networks that others trained: their files of weights, read safely, checked, and fitted strictly.
 
-Nothing is downloaded. `losses` reads VGG here, `perceptual` the networks of LPIPS and PieAPP; what
-gia ships itself goes through `checkpoint` and its manifest instead.
+Nothing is downloaded. `training.losses` reads VGG here, `metrics.lpips` and `metrics.pieapp` their
+networks; what gia ships itself goes through `weights.storage` and its manifest instead.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def save_weights(
     return _written(path, data, row)
 
 
-def save_quantised(
+def save_quantized(
     path: Path, arrays: dict[str, NDArray[Any]], original: WeightsInfo, **metadata: Any
 ) -> dict[str, Any]:
     """Save int8 weights as safetensors, and return their manifest row.

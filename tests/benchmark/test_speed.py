@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +25,18 @@ from gia_cli.benchmark.speed import (
 )
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
+from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE, paper_costs
+from gia_cli.raw.cfa import Alignment, CfaKind
+from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import Precision
 from tests.networks import DEFAULT, UNETS, lively, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_sid_net_costs_what_tensorflow_counted() -> None:
     """Parameters and FLOPs of the published network as its profiler gave them, by hand."""
     cost = measure_cost("sid-net")
@@ -41,6 +46,7 @@ def test_sid_net_costs_what_tensorflow_counted() -> None:
     assert round(cost.torch_flops / 1e9, 2) == 1110.60
 
 
+@pytest.mark.slow
 def test_gia_nets_ratios_are_those_of_table_4() -> None:
     sid, gia = measure_cost("sid-net"), measure_cost("gia-net")
     parameters, flops = gia.parameters / sid.parameters, gia.tf1_flops / sid.tf1_flops
@@ -50,17 +56,18 @@ def test_gia_nets_ratios_are_those_of_table_4() -> None:
     assert round(flops, 3) == published["flops_ratio"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfa", ["bayer", "xtrans"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_can_be_counted_at_any_size(name: str, cfa: str) -> None:
-    small, large = (measure_cost(name, size, cfa) for size in ((302, 406), (604, 812)))  # type: ignore[arg-type]
+def test_every_network_can_be_counted_at_any_size(name: str, cfa: CfaKind) -> None:
+    small, large = (measure_cost(name, size, cfa) for size in ((302, 406), (604, 812)))
     assert small.parameters == large.parameters > 0
     assert 3.5 < large.tf1_flops / small.tf1_flops < 4.5
     assert 0.9 < small.tf1_flops / small.torch_flops < 1.3
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
-    network = bench.build(NETWORKS["gia-net"])
+    network = build(NETWORKS["gia-net"])
     with Tf1Counter() as counter, flops_module._as_published(network, counter):
         pass
     assert network.stride == 16
@@ -83,9 +90,9 @@ def test_counting_leaves_the_network_as_it_was() -> None:
         (lambda x: x.permute(0, 2, 3, 1).reshape(-1), 0),
     ],
 )
-def test_the_rules(operation: object, flops: int) -> None:
+def test_the_rules(operation: Callable[[torch.Tensor], torch.Tensor], flops: int) -> None:
     with Tf1Counter() as counter:
-        operation(torch.zeros(1, 3, 5, 5))  # type: ignore[operator]
+        operation(torch.zeros(1, 3, 5, 5))
     assert counter.flops == flops
 
 
@@ -120,6 +127,7 @@ def test_what_openvino_cannot_run_is_left_out(
     assert bench._can_run(replace(variant, how="tiled")) == (precision != "int8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["whole", "OpenVINO, whole", "OpenVINO, in parts", "OpenVINO, tiled"]
 )
@@ -129,6 +137,7 @@ def test_a_variant_runs(how: bench.How) -> None:
     assert finish()[1] == "cpu, float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", UNETS)
 def test_every_u_net_is_timed_in_int8(network: str) -> None:
     how: bench.How = "OpenVINO, whole"
@@ -159,6 +168,7 @@ def test_weights_made_up_in_int8_are_the_ones_they_were_made_of() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_all_variants_run_in_processes_of_their_own() -> None:
     config = SpeedConfig(networks=("gia-net",), size=(128, 192), device="cpu", rounds=2)
     report = measure_speed(config)
@@ -209,6 +219,7 @@ def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the ratio to it would mean nothing."""
     from gia_cli.inference.run import infer
@@ -216,19 +227,20 @@ def test_the_eager_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) 
     from gia_cli.runtime import resolve
 
     seen: list[torch.Tensor] = []
-    network = bench.build(NETWORKS["gia-net"]).eval()
+    network = build(NETWORKS["gia-net"]).eval()
     planes = torch.rand(4, 200, 64).numpy()
     hook = network.register_forward_hook(lambda module, args, result: seen.append(result))
     bench._run_eagerly(network, planes, torch.device("cpu"))
     hook.remove()
-    mosaic = bench.PackedMosaic(planes, "bayer", 400, 128, bench.Alignment(0, 0, 0, 0))
+    mosaic = PackedMosaic(planes, "bayer", 400, 128, Alignment(0, 0, 0, 0))
     picture = infer(TorchEngine(network, resolve("cpu")), mosaic)
     assert seen[0][0, :, :400].numpy() == pytest.approx(picture, abs=1e-5)
 
 
-def test_the_stages_of_a_photo_are_timed(make_arw: object) -> None:
+@pytest.mark.slow
+def test_the_stages_of_a_photo_are_timed(make_arw: Callable[..., Path]) -> None:
     enhancer = Enhancer.from_weights(device="cpu", precision="fp32")
-    stages = measure_stages(make_arw(), enhancer, rounds=1)  # type: ignore[operator]
+    stages = measure_stages(make_arw(), enhancer, rounds=1)
     stages_taken = {"decode", "exposure", "pack", "network", "fusion", "colour", "write"}
     assert set(stages.seconds) == stages_taken
     assert all(seconds > 0 for seconds in stages.seconds.values())

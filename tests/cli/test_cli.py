@@ -14,15 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import typer
 from typer.testing import CliRunner, Result
 
 from gia_cli._version import __version__
 from gia_cli.cli import app
+from gia_cli.cli.app import seconds
+from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
-from gia_cli.weights.manifest import find_weights, shipped_quantised, weights_folder
+from gia_cli.training.config import TrainConfig
+from gia_cli.weights.manifest import find_weights, shipped_quantized, weights_folder
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, lively, small
 
@@ -41,6 +45,7 @@ def gia_process(*args: str | Path) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------- enhance
 
 
+@pytest.mark.slow
 def test_enhance_writes_and_prints_the_path(make_arw: MakePhoto, tmp_path: Path) -> None:
     result = gia("enhance", make_arw(), "-o", tmp_path / "o.tif", "--ratio", "100")
     assert result.exit_code == 0, result.output
@@ -61,11 +66,13 @@ def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
     assert result.stdout.strip().endswith("night_gia.png")
 
 
+@pytest.mark.slow
 def test_verbose_tells_the_plan(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "-v", "--tile", "64", "--device", "cpu")
     assert "tiles of 32x32 packed px, two passes" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "words"), [("torch", "engine: torch on cpu"), ("openvino", "engine: OpenVINO")]
 )
@@ -86,8 +93,8 @@ def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
 def test_precision_int8_without_int8_weights_is_refused(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
-    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
     own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
     result = gia("enhance", make_arw(), "--precision", "int8", "--weights", own)
     assert result.exit_code == 40
     assert "no int8 weights made from 'own'" in result.stderr
@@ -116,6 +123,7 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
     assert "ratio 25 (2.5 s wanted, 1/10 s taken)" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -165,6 +173,7 @@ def test_one_bad_photo_exits_with_its_own_code(tmp_path: Path) -> None:
         assert path.name in line
 
 
+@pytest.mark.slow
 def test_a_batch_with_failures_exits_with_3_and_names_them(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
@@ -192,7 +201,7 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert first["outputs"] == [str(tmp_path / "night_gia.tif")]
     assert first["ratios"] == [{"ratio": 80.0, "rule": "given", "reason": "as given"}]
     chosen = find_weights(DEFAULT)
-    assert first["weights"] == (shipped_quantised(chosen) or chosen).name
+    assert first["weights"] == (shipped_quantized(chosen) or chosen).name
     assert {"decode", "network", "write"} < set(first["stages"])
     assert second["stages"] == {}
     assert second["error"]["exit_code"] == 13
@@ -200,6 +209,7 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     assert second["input"] == str(bad)
 
 
+@pytest.mark.slow
 def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
     photo = make_raf()
     report = json.loads(gia("enhance", photo, "--ratio", "100", "--json").stdout)
@@ -225,20 +235,27 @@ def test_a_white_balance_that_no_weights_have_is_told(
 def test_the_white_balance_is_reported(make_arw: MakePhoto, tmp_path: Path) -> None:
     config = replace(small("gia-net"), white_balance="as-shot")
     save_weights(tmp_path / "own.safetensors", lively(config), camera="ILCE-7SM2")
-    options = ["--weights", tmp_path / "own.safetensors", "--white-balance", "3200K,5"]
+    options: list[str | Path] = [
+        "--weights",
+        tmp_path / "own.safetensors",
+        "--white-balance",
+        "3200K,5",
+    ]
     result = gia("enhance", make_arw(), "--json", "-v", *options)
     assert result.exit_code == 0, result.output
     assert "white balance 3200 K, tint +5: red x" in result.stderr
     (file,) = json.loads(result.stdout)["files"]
     assert file["white_balance"] == "3200 K, tint +5"
     with tifffile.TiffFile(file["outputs"][0]) as tiff:
-        comment = str(tiff.pages[0].tags["ExifTag"].value["UserComment"])
+        comment = str(tiff.pages.first.tags["ExifTag"].value["UserComment"])
     assert "white balance 3200 K, tint +5" in comment
 
 
+@pytest.mark.slow
 def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
-    common = ["enhance", make_arw(), "--weights", tmp_path / "own.safetensors", "--device", "cpu"]
+    own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
+    common: list[str | Path] = ["enhance", make_arw(), "--weights", own, "--device", "cpu"]
     for quality in ("normal", "best"):
         out = tmp_path / f"{quality}.tif"
         assert gia(*common, "--quality", quality, "-o", out).exit_code == 0
@@ -290,6 +307,7 @@ def test_info_as_json(make_raf: MakePhoto) -> None:
     assert abs(facts["as_shot_tint"]) < 150
 
 
+@pytest.mark.slow
 def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
     path, zeros = tmp_path / "unknown.dng", ((0.0, 0.0, 0.0),) * 3
     write_dng(path, np.full((64, 64), 600), matrix=zeros, shot=ShotInfo(make="No", model="Box"))
@@ -299,6 +317,7 @@ def test_info_knows_no_temperature_of_an_unknown_camera(tmp_path: Path) -> None:
     assert "as shot tint" in gia("info", path).stdout
 
 
+@pytest.mark.slow
 def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
     photo = make_arw()
     named = json.loads(gia("info", photo, "--json").stdout)["weights"]
@@ -351,6 +370,7 @@ def test_a_photo_with_wide_pixels_becomes_wide(tmp_path: Path) -> None:
     assert tifffile.imread(tmp_path / "o.tif").shape == (64, 160, 3)
 
 
+@pytest.mark.slow
 def test_weights_list_and_verify() -> None:
     listed = gia("weights", "list")
     assert DEFAULT in listed.stdout
@@ -373,6 +393,7 @@ def test_version() -> None:
 # ---------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys\n"
@@ -385,6 +406,7 @@ def test_help_does_not_import_torch() -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
     run = gia_process("enhance", tmp_path / "gone.ARW")
     assert run.returncode == 11
@@ -393,6 +415,7 @@ def test_a_process_exits_with_the_code_and_one_line(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> None:
     path = make_arw()
     path.write_bytes(path.read_bytes()[:-5000])
@@ -402,6 +425,7 @@ def test_a_damaged_file_says_nothing_of_librarys_own(make_arw: MakePhoto) -> Non
     assert line.startswith("error: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
 def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: str) -> None:
@@ -412,6 +436,7 @@ def test_closed_outputs_do_no_harm(make_arw: MakePhoto, tmp_path: Path, closed: 
     assert tifffile.imread(tmp_path / "o.tif").shape == (96, 144, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Path) -> None:
     make_arw()
@@ -424,18 +449,20 @@ def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Pa
     assert (tmp_path / "o.tif").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
 def test_a_name_that_is_no_text_is_reported(make_arw: MakePhoto) -> None:
     photo = make_arw()
     name = os.fsencode(photo).replace(b"night", b"b\xff")
     photo.rename(os.fsdecode(name))
-    command = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
+    command: list[str | bytes] = [sys.executable, "-m", "gia_cli", "enhance", "--json", name]
     run = subprocess.run(command, check=False, capture_output=True)
     assert run.returncode == 0, run.stderr
     (file,) = json.loads(run.stdout.decode("utf-8"))["files"]
     assert Path(file["outputs"][0]).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_path: Path) -> None:
     count = 120  # so many that none of a busy machine's pauses lets it finish first
@@ -462,3 +489,25 @@ def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_
     for path in written:
         assert path.suffix == ".tif"
         assert tifffile.imread(path).shape == (96, 144, 3)
+
+
+@pytest.mark.parametrize("time", [1, 45, 60, 90, 300, 3600, 0.5])
+def test_a_time_is_written_as_options_take_it(time: float) -> None:
+    assert seconds(time_text(time), "--budget") == time
+
+
+def test_options_without_a_default_of_their_own_have_the_dataclass_s() -> None:
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    shown = {option.name: option.default for option in command.params}
+    config = TrainConfig(run=Path("run"), photos=(Path("photos"),))
+    for name in ("recipe", "white_balance", "seed", "device", "precision", "workers", "camera"):
+        assert shown[name] == getattr(config, name), name
+    assert seconds(shown["checkpoint_every"], "") == config.checkpoint_every_s
+    assert seconds(shown["validate_every"], "") == config.validate_every_s
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    heavy = "{'numpy', 'torch', 'rawpy', 'PIL', 'openvino', 'rich', 'psutil'}"
+    code = f"import sys, gia_cli.cli; sys.exit(str(sorted({heavy} & set(sys.modules))))"
+    run = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert run.stderr.strip() == "[]"

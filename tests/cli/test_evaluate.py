@@ -41,6 +41,7 @@ def make_weights(
     list_in_manifest(folder, row)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = gia(
@@ -55,6 +56,7 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     assert names == {"scores.jsonl", "scores.csv", "report.json", "panel.png"}
 
 
+@pytest.mark.slow
 def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     done = gia("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path, "--json")
     assert done.exit_code == 0
@@ -65,6 +67,7 @@ def test_json_holds_every_score(tree: Path, tmp_path: Path) -> None:
     assert report["systems"][0]["means"]["psnr"]["mean"] == pytest.approx(np.mean(scores))
 
 
+@pytest.mark.slow
 def test_a_failed_pair_leaves_exit_code_3(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(tree, copy)
@@ -76,6 +79,7 @@ def test_a_failed_pair_leaves_exit_code_3(tree: Path, tmp_path: Path) -> None:
     assert "1 of 2 pairs failed" in done.output
 
 
+@pytest.mark.slow
 def test_a_papers_table_is_laid_out_in_its_order(tree: Path, tmp_path: Path) -> None:
     """Rows are matched by how weights were trained; what is missing is named."""
     folder = tmp_path / "weights"
@@ -93,6 +97,7 @@ def test_a_papers_table_is_laid_out_in_its_order(tree: Path, tmp_path: Path) -> 
     assert any("published, on SID: SW-Net" in row and "28.89" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     make_weights(folder, "mine", "gia-net", "joint")
@@ -105,6 +110,7 @@ def test_weights_of_no_row_are_refused_unless_they_are_named(tree: Path, tmp_pat
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
     """Two files for one row, another network under a row's name, other crops than the row's."""
     folder = tmp_path / "weights"
@@ -129,6 +135,7 @@ def test_rows_are_not_mixed_up(tree: Path, tmp_path: Path) -> None:
     assert "has no manifest.json" in empty.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -156,6 +163,7 @@ def test_mistakes_are_told(
 # ---------------------------------------------------------------- gia bench
 
 
+@pytest.mark.slow
 def test_bench_prints_table_4() -> None:
     done = gia("bench", "--network", "sid-net", "--network", "gia-net")
     assert done.exit_code == 0, done.output
@@ -163,6 +171,7 @@ def test_bench_prints_table_4() -> None:
         assert words in done.output
 
 
+@pytest.mark.slow
 def test_bench_counts_everything_by_default() -> None:
     done = gia("bench", "--size", "640x480", "--json")
     assert done.exit_code == 0
@@ -172,6 +181,7 @@ def test_bench_counts_everything_by_default() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
     done = gia(
         *("bench", "--network", "gia-net", "--size", "256x192", "--speed", "--rounds", "1"),
@@ -182,6 +192,7 @@ def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
         assert words in done.output
 
 
+@pytest.mark.slow
 def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
     gia("eval", "--data", tree, "--weights", DEFAULT, "--out", tmp_path, "--device", "cpu")
     plot = tmp_path / "plot.png"
@@ -193,6 +204,7 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     make_arw: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -208,6 +220,7 @@ def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     assert "one photo (own)" in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

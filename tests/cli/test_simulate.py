@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from gia_cli import cli
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.options import SimulateOptions
 
 
 def gia(*args: str | Path) -> Result:
@@ -97,6 +97,7 @@ def test_defaults_are_the_dataclasss() -> None:
         assert words in help_text
 
 
+@pytest.mark.slow
 def test_on_exists(day: Path, tmp_path: Path) -> None:
     short, long = tmp_path / "n.ARW", tmp_path / "n_long.ARW"
     assert gia(day, "-o", short).exit_code == 0
@@ -121,6 +122,7 @@ def test_on_exists(day: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -25,8 +25,8 @@ from gia_cli.errors import DataError
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.dataset import simulate_tree
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.loop import train
 
@@ -242,11 +242,10 @@ def opened(
     """How often each frame is opened for crops."""
     crops = SidCrops(frames)
     indices: Counter[int] = Counter()
-    plain = SidFrames.frame.__get__(frames)
 
     def frame(index: int) -> tuple[RawFrame, NDArray[np.uint16]]:
         indices[index] += 1
-        return plain(index)
+        return SidFrames.frame(frames, index)
 
     monkeypatch.setattr(frames, "frame", frame)
     rng = np.random.default_rng(1)
@@ -296,6 +295,7 @@ def test_frames_too_small_for_a_crop_are_passed_over(
         crops.pairs(np.random.default_rng(0), count=1, side=55)
 
 
+@pytest.mark.slow
 def test_a_tree_of_several_sizes_trains(mixed_tree: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         run=tmp_path / "run",

@@ -15,27 +15,9 @@ from numpy.typing import NDArray
 from gia_cli.data import cache as module
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.errors import DataError, GiaError, OutputError
-from gia_cli.progress import Silent
+from tests.progress_spy import ProgressSpy
 
 COUNT = 5
-
-
-class Listener(Silent):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.stages: list[list[str | int]] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append([name, total, 0])
-
-    def advance(self, steps: int = 1) -> None:
-        name, total, done = self.stages[-1]
-        self.stages[-1] = [name, total, int(done) + steps]
 
 
 class Decoder:
@@ -136,13 +118,13 @@ def test_a_cache_may_hold_other_sources_too(
 
 
 def test_progress_hears_of_every_source(tmp_path: Path, sources: dict[str, Path]) -> None:
-    def open_cache() -> list[list[str | int]]:
-        listener = Listener()
+    def open_cache() -> list[tuple[str, int, int]]:
+        listener = ProgressSpy()
         ArrayCache.build(tmp_path, sources, Decoder(), recipe="1", progress=listener)
-        return listener.stages
+        return [(*stage, done) for stage, done in zip(listener.stages, listener.done, strict=True)]
 
-    assert open_cache() == [["checking", COUNT, COUNT], ["decoding", COUNT, COUNT]]
-    assert open_cache() == [["checking", COUNT, COUNT]]
+    assert open_cache() == [("checking", COUNT, COUNT), ("decoding", COUNT, COUNT)]
+    assert open_cache() == [("checking", COUNT, COUNT)]
 
 
 # ---------------------------------------------------------------- what has changed
@@ -276,7 +258,7 @@ def test_one_failure_is_one_file(build: Build, sources: dict[str, Path]) -> None
 @pytest.mark.parametrize(("count", "notes"), [(20, 0), (23, 23)])
 def test_a_few_failures_fit_a_line_many_are_noted(tmp_path: Path, count: int, notes: int) -> None:
     sources = {f"{index:02d}": tmp_path / f"{index:02d}.txt" for index in range(count)}
-    listener = Listener()
+    listener = ProgressSpy()
     with pytest.raises(DataError) as caught:
         ArrayCache.build(tmp_path / "cache", sources, Decoder(), recipe="1", progress=listener)
     message = caught.value.message

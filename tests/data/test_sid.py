@@ -22,29 +22,15 @@ from gia_cli.data import sid
 from gia_cli.data.sid import Protocol, SidFrames, SidPair, open_splits, read_list, select
 from gia_cli.errors import DataError, FileMissingError, OutputError, RawError
 from gia_cli.imaging.color import bt709_encode
-from gia_cli.progress import Silent
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
 from gia_cli.sid_layout import Split
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
-from gia_cli.simulation.photo import SimulateOptions
+from gia_cli.simulation.dataset import simulate_tree
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
+from tests.progress_spy import ProgressSpy
 
 SUMMARY = Path(__file__).parent / "sid_lists.txt"
 LISTS = ["Sony_train", "Sony_val", "Sony_test", "Fuji_train", "Fuji_val", "Fuji_test"]
-
-
-class Listener(Silent):
-    """Keeps the notes, and the names of the stages."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.stages: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append(name)
 
 
 # ---------------------------------------------------------------- the published lists
@@ -285,9 +271,9 @@ def assert_same_frame(found: RawFrame, wanted: RawFrame) -> None:
             assert got == want, name
 
 
-def refused(frames_tree: Path, progress: Listener | None = None) -> DataError:
+def refused(frames_tree: Path, progress: ProgressSpy | None = None) -> DataError:
     with pytest.raises(DataError) as caught:
-        SidFrames.open(frames_tree, "sony", "train", progress=progress or Listener())
+        SidFrames.open(frames_tree, "sony", "train", progress=progress or ProgressSpy())
     assert caught.value.exit_code == 70
     assert "\n" not in caught.value.message
     return caught.value
@@ -351,9 +337,9 @@ def test_what_is_decoded_is_not_decoded_again(tree: Path, monkeypatch: pytest.Mo
     first = SidFrames.open(tree, "sony", "train")
     monkeypatch.setattr(sid, "read_raw", None)
     monkeypatch.setattr(sid, "render_truth", None)
-    listener = Listener()
+    listener = ProgressSpy()
     second = SidFrames.open(tree, "sony", "train", progress=listener)
-    assert listener.stages == ["checking"]
+    assert listener.stage_names == ["checking"]
     assert second.pairs == first.pairs
     assert_same_frame(second.frame(3)[0], first.frame(3)[0])
 
@@ -399,11 +385,11 @@ def test_all_missing_files_are_named_before_anything_is_decoded(tree: Path) -> N
     gone = [pairs[0].short, pairs[3].short, pairs[0].long]
     for path in gone:
         path.unlink()
-    listener = Listener()
+    listener = ProgressSpy()
     message = refused(tree, listener).message
     assert message.startswith("3 files")
     assert all(str(path) in message for path in gone)
-    assert listener.stages == []
+    assert listener.stage_names == []
     assert not (tree / ".gia-cache").exists()
 
 
@@ -416,25 +402,26 @@ def test_what_all_lists_lack_is_named_at_once(tree: Path, sony_tree: Path) -> No
     gone = [training[1].short, validation[2].short, validation[0].long]
     for path in gone:
         path.unlink()
-    listener = Listener()
+    listener = ProgressSpy()
     with pytest.raises(DataError, match=r"^3 files cannot be used") as caught:
         open_splits(tree, "sony", ["train", "val"], progress=listener)
     assert all(str(path) in caught.value.message for path in gone)
     with pytest.raises(DataError, match=r"There is no list .*Sony_test_list\.txt"):
         open_splits(tree, "sony", ["train", "test"], progress=listener)
-    assert listener.stages == []
+    assert listener.stage_names == []
     assert not (tree / ".gia-cache").exists()
     for path in gone:
         shutil.copy(sony_tree / path.relative_to(tree), path)
     opened = open_splits(tree, "sony", ["val", "train"], protocol="00", progress=listener)
-    for frames, split in zip(opened, ("val", "train"), strict=True):
+    splits: tuple[Split, ...] = ("val", "train")
+    for frames, split in zip(opened, splits, strict=True):
         alone = SidFrames.open(tree, "sony", split, protocol="00")
         assert frames.pairs == alone.pairs
         assert_same_frame(frames.frame(1)[0], alone.frame(1)[0])
 
 
 def test_of_very_many_missing_files_each_is_noted(published: Path) -> None:
-    listener = Listener()
+    listener = ProgressSpy()
     with pytest.raises(DataError, match=r"^254 files .* And 234 more, named above\. Fetch"):
         SidFrames.open(published, "sony", "val", progress=listener)
     assert len(listener.notes) == 234 + 20  # short and long exposures

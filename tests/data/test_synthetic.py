@@ -20,11 +20,12 @@ from gia_cli.data.synthetic import PhotoScenes, SceneOptions, open_photos, sourc
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
+from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw
 from gia_cli.raw.turns import TURNS, Turn
 from gia_cli.raw.writer import write_arw, write_raf
-from gia_cli.simulation.noise import iso_settings
+from gia_cli.sensor_table import iso_settings, nearest_row
 from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
 #: What three plain scenes of the seeds 0 to 2 tell, on which weights have been validated so far.
@@ -59,6 +60,18 @@ def open_scenes(
     return PhotoScenes(photos, photos.keys, camera, options)
 
 
+def pairs_at(
+    source: PhotoScenes,
+    photo: NDArray[np.float16],
+    rng: np.random.Generator,
+    places: list[tuple[tuple[int, int], Turn]],
+    *,
+    side: int,
+) -> list[Pair]:
+    """Pairs of certain places of a photograph."""
+    return [source._pair(scene) for scene in source.record(photo, rng, places, side=side)]
+
+
 class Spy:
     """Notes with what a function is called, and what it returns."""
 
@@ -91,7 +104,8 @@ def test_a_night_is_what_its_file_would_be(
     pairs = open_scenes(photos, camera).pairs(np.random.default_rng(seed), count=2, side=12)
     for pair, dn, (_, options) in zip(pairs, spy.results, spy.calls, strict=True):
         path = tmp_path / "night"
-        (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn)
+        shot = ShotInfo(iso=options["iso"])
+        (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn, shot=shot)
         planes = prepare(read_raw(path), options["ratio"]).planes
         assert np.array_equal(planes, pair.planes)
 
@@ -153,6 +167,20 @@ def test_the_facts_are_those_of_the_night(
         assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * black, 0, 1), abs=1e-5)
 
 
+def test_what_is_known_of_the_black_level_is_not_asked(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exposed = Spy(monkeypatch, "expose")
+    source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=None)
+    for seed in range(5):
+        (pair,) = source.pairs(np.random.default_rng(seed), count=1, side=8)
+        drawn = exposed.calls[-1][1]
+        known = nearest_row("ILCE-7SM2", drawn["iso"])[-1]
+        left = np.mean(drawn["noise"].black_error) - known
+        scale = 8 * drawn["ratio"] / (CAMERAS["ILCE-7SM2"].white - CAMERAS["ILCE-7SM2"].black)
+        assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * left, 0, 1), abs=1e-4)
+
+
 def test_of_a_light_that_is_given_nothing_is_asked(photos: ArrayCache) -> None:
     source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, GivenBalance())
     plain = open_scenes(photos, "ILCE-7SM2", PLAIN)
@@ -195,8 +223,8 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
     photos = open_photos([tmp_path / "lamp"], tmp_path / "cache")
     source = PhotoScenes(photos, photos.keys, camera, PLAIN, Doubled())
     place = [((0, 0), TURNS[0])]
-    dim = source.scene_pairs(
-        photos.array(photos.keys[0], "linear"), np.random.default_rng(0), place, side=8
+    dim = pairs_at(
+        source, photos.array(photos.keys[0], "linear"), np.random.default_rng(0), place, side=8
     )
     assert dim[0].target[2].max() < 0.95  # as white paint would be
     source = PhotoScenes(
@@ -211,8 +239,8 @@ def test_a_blown_place_is_white_at_any_balance(tmp_path: Path, camera: CameraNam
 
 def test_what_lies_below_black_is_kept_if_so_asked(photos: ArrayCache) -> None:
     clipped, kept = (
-        PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, floor=floor).pairs(
-            np.random.default_rng(2), count=1, side=24
+        PhotoScenes(photos, photos.keys, "X-T2", PLAIN, floor=floor).pairs(
+            np.random.default_rng(2), count=1, side=16
         )[0]
         for floor in (0, None)
     )
@@ -242,6 +270,7 @@ def test_an_impossible_split_by_source_is_refused(sources: ArrayCache, kept: lis
         split_photos(sources, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("power", "share"), [(1.0, 9 / 12), (0.5, 3 / (3 + 1 + 2**0.5)), (0, 1 / 3)]
 )
@@ -250,9 +279,12 @@ def test_sources_are_drawn_by_their_size_to_a_power(
 ) -> None:
     drawn: list[str] = []
     array = sources.array
-    monkeypatch.setattr(
-        sources, "array", lambda key, name: (drawn.append(source_of(key)), array(key, name))[1]
-    )
+
+    def noted(key: str, name: str) -> NDArray[Any]:
+        drawn.append(source_of(key))
+        return array(key, name)
+
+    monkeypatch.setattr(sources, "array", noted)
     options = replace(PLAIN, source_power=power)
     source = PhotoScenes(sources, sources.keys, "ILCE-7SM2", options)
     for seed in range(400):
@@ -260,6 +292,7 @@ def test_sources_are_drawn_by_their_size_to_a_power(
     assert drawn.count("many") / 400 == pytest.approx(share, abs=0.07)
 
 
+@pytest.mark.slow
 def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch, "expose")
     source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, free_iso_share=1.0))
@@ -272,7 +305,7 @@ def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
     photo = photos.array(photos.keys[0], "linear")
     source = open_scenes(photos, "ILCE-7SM2")
     place = ((3, 5), TURNS[0])
-    first, second = source.scene_pairs(photo, np.random.default_rng(1), [place, place], side=8)
+    first, second = pairs_at(source, photo, np.random.default_rng(1), [place, place], side=8)
     assert np.array_equal(first.target, second.target)
     assert not np.array_equal(first.planes, second.planes)  # each photosite has noise of its own
 
@@ -296,7 +329,7 @@ def test_without_gain_the_target_is_the_photograph(
 ) -> None:
     photo = photos.array(photos.keys[1], "linear")
     source = open_scenes(photos, camera, PLAIN)
-    (pair,) = source.scene_pairs(photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
+    (pair,) = pairs_at(source, photo, np.random.default_rng(0), [((7, 11), turn)], side=8)
     size = pair.target.shape[1]
     piece = turn.apply(np.asarray(photo[7 : 7 + size, 11 : 11 + size]).astype(np.float32))
     assert np.allclose(pair.target.transpose(1, 2, 0), bt709_encode(piece), atol=1e-6)
@@ -308,7 +341,7 @@ def test_the_gain_makes_scenes_darker_and_brighter(photos: ArrayCache) -> None:
 
     def target(stops: float) -> NDArray[np.float32]:
         source = open_scenes(photos, "ILCE-7SM2", replace(PLAIN, gain_stops=(stops, stops)))
-        return source.scene_pairs(photo, np.random.default_rng(0), places, side=8)[0].target
+        return pairs_at(source, photo, np.random.default_rng(0), places, side=8)[0].target
 
     linear = np.asarray(photo[:16, :16]).astype(np.float32).transpose(2, 0, 1)
     for stops in (-1.0, 0.0, 1.0):
@@ -326,7 +359,7 @@ def test_some_lights_lie_between_lamps_and_daylight(
     for share in (0.0, 1.0):
         source = open_scenes(photos, camera, replace(PLAIN, daylight_share=share))
         for seed in range(40):
-            source.scene_pairs(photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
+            pairs_at(source, photo, np.random.default_rng(seed), [((0, 0), TURNS[0])], side=4)
     lights = np.log([args[2] for args, _ in filtered.calls])
     lamps, between = lights[:40, [0, 2]], lights[40:, [0, 2]]
     scenes = np.log([draw_scene(camera, np.random.default_rng(s)).wb for s in range(40)])
@@ -355,9 +388,7 @@ def test_photographs_are_developed_in_more_than_one_way(photos: ArrayCache) -> N
     linear = np.asarray(photo[:16, :16]).astype(np.float32)
     seen = []
     for seed in range(4):
-        first, second = source.scene_pairs(
-            photo, np.random.default_rng(seed), [place, place], side=8
-        )
+        first, second = pairs_at(source, photo, np.random.default_rng(seed), [place, place], side=8)
         assert np.array_equal(first.target, second.target)
         seen.append(first.target)
         assert not np.allclose(first.target.transpose(1, 2, 0), bt709_encode(linear), atol=0.01)

@@ -143,6 +143,7 @@ def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- running
 
 
+@pytest.mark.slow
 def test_bad_files_stop_nothing_and_are_named(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_bad_files_stop_nothing_and_are_named(
     assert names == {f"{path.stem}_gia.tif" for path in good}
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_same_pictures_as_single_runs(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
@@ -287,10 +289,11 @@ def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:
     assert run_jobs([], enhancer, BatchOptions(), progress=SILENT) == []
 
 
-NOTES = Product(
-    name=lambda target: target.with_suffix(".txt"),
-    write=lambda result, path: path.write_text(result.comment) and None,
-)
+def write_comment(result: Enhanced, path: Path) -> None:
+    path.write_text(result.comment)
+
+
+NOTES = Product(name=lambda target: target.with_suffix(".txt"), write=write_comment)
 
 
 def test_every_product_of_a_picture_heeds_what_exists(

@@ -13,9 +13,11 @@ import pytest
 from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
 from gia_cli.enhance.enhancer import Enhancer, fuse_measured
 from gia_cli.errors import OutputExistsError, UsageError, WeightsError
-from gia_cli.nets import NetConfig, build
+from gia_cli.nets import build
+from gia_cli.nets.config import NetConfig
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.photo import SimulateOptions, simulate_photo
+from gia_cli.simulation.options import SimulateOptions
+from gia_cli.simulation.photo import simulate_photo
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import lively, small
@@ -57,6 +59,7 @@ def _config(source: Path, photos: Path, folder: Path, **options: Any) -> Calibra
     )
 
 
+@pytest.mark.slow
 def test_calibrated_weights_are_the_same_with_shares(calibrated: tuple[Path, Path]) -> None:
     source, path = calibrated
     before, info = find_weights(source), find_weights(path)
@@ -88,6 +91,7 @@ def test_enhancing_fuses(calibrated: tuple[Path, Path], photos: Path, tmp_path: 
     assert off[1] < 0.5 * off[0]
 
 
+@pytest.mark.slow
 def test_tiles_fuse_as_the_whole_frame_does(
     calibrated: tuple[Path, Path], photos: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,10 @@ from numpy.typing import NDArray
 
 import gia_cli
 from gia_cli import ExposureRequest
+from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.enhancer import (
     Enhancer,
-    camera_colors,
-    camera_gains,
     fuse_measured,
-    recolor,
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
@@ -32,29 +31,12 @@ from gia_cli.raw.writer import write_dng
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, LEARNED
+from tests.progress_spy import ProgressSpy
 
 MakePhoto = Callable[..., Path]
 
 #: XYZ (D65) to camera, of a camera that no weights were trained for.
 OTHER_MATRIX = ((0.9194, -0.2787, -0.1059), (-0.8098, 1.5657, 0.2608), (-0.2610, 0.3064, 0.7867))
-
-
-class Notes:
-    """A `Progress` that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.details: list[str] = []
-
-    def photo(self, name: str, number: int, total: int) -> None: ...
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, steps: int = 1) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def detail(self, message: str) -> None:
-        self.details.append(message)
 
 
 def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhancer) -> None:
@@ -112,7 +94,7 @@ def test_saving_writes_the_picture_and_how_it_came_about(
     result = enhancer.enhance(make_arw(), ratio=64)
     result.save(tmp_path / "out.tif")
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
-        page = tiff.pages[0]
+        page = tiff.pages.first
         assert np.array_equal(page.asarray(), result.image)
         exif = page.tags["ExifTag"].value
         assert page.tags["Model"].value == "ILCE-7SM2"
@@ -148,7 +130,7 @@ def test_another_camera_is_brought_to_the_training_cameras_neutral(tmp_path: Pat
     pictures = []
     for name, matrix in {"own.dng": None, "other.dng": OTHER_MATRIX}.items():
         path = tmp_path / name
-        options = {} if matrix is None else {"matrix": matrix}
+        options: dict[str, Any] = {} if matrix is None else {"matrix": matrix}
         write_dng(path, np.full((96, 96), 512), **options)
         daylight = gia_cli.read_raw(path).daylight_wb
         assert daylight is not None
@@ -156,10 +138,10 @@ def test_another_camera_is_brought_to_the_training_cameras_neutral(tmp_path: Pat
         mosaic[::2, ::2] = 512 + 2000 / daylight[0]
         mosaic[1::2, 1::2] = 512 + 2000 / daylight[2]
         write_dng(path, np.rint(mosaic).astype(int), **options)
-        notes = Notes()
-        result = enhancer.enhance(path, ratio=2, progress=notes)
+        spy = ProgressSpy()
+        result = enhancer.enhance(path, ratio=2, progress=spy)
         pictures.append(result.image.astype(float))
-        assert any("brought to its neutral" in note for note in notes.notes) == (matrix is not None)
+        assert any("brought to its neutral" in note for note in spy.notes) == (matrix is not None)
     own, others = (picture[32:64, 32:64].mean(axis=(0, 1)) for picture in pictures)
     assert np.abs(own - others).max() < 0.02 * 65535
 
@@ -191,11 +173,11 @@ def test_another_cameras_picture_gets_its_own_colors(
     assert camera_colors(frame, weights) is None
     matrix = camera_colors(other, weights)
     assert matrix is not None and np.abs(matrix - np.eye(3)).max() > 0.1
-    notes = Notes()
+    spy = ProgressSpy()
     own, changed = (
-        enhancer.enhance(photo, ratio=20, progress=notes).image for photo in (frame, other)
+        enhancer.enhance(photo, ratio=20, progress=spy).image for photo in (frame, other)
     )
-    assert sum("own matrix" in note for note in notes.notes) == 1
+    assert sum("own matrix" in note for note in spy.notes) == 1
     linear = srgb_decode(own / 65535)
     expected = linear @ matrix.T
     inside = ((expected > 0.01) & (expected < 0.99) & (linear > 0) & (linear < 1)).all(axis=-1)
@@ -249,6 +231,7 @@ def test_colors_stay_for_weights_of_an_unknown_camera(make_arw: MakePhoto) -> No
     assert camera_colors(frame, replace(weights, camera=None)) is None
 
 
+@pytest.mark.slow
 def test_xtrans_photos_need_weights_of_their_own(
     make_raf: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
@@ -273,6 +256,7 @@ def test_mistakes_are_told_before_the_work(make_arw: MakePhoto, enhancer: Enhanc
         Enhancer.from_weights("no-such-weights", device="cpu")
 
 
+@pytest.mark.slow
 def test_tiles_and_a_memory_limit_give_the_same_picture(make_arw: MakePhoto) -> None:
     path = make_arw()
     whole = Enhancer.from_weights(device="cpu", precision="fp32").enhance(path, ratio=100)

@@ -15,7 +15,8 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.errors import UsageError
 from gia_cli.inference.engine import Engine
-from gia_cli.inference.run import InferOptions, infer
+from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.run import infer
 from gia_cli.inference.select import open_engine
 from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.raw.cfa import CANONICAL, CfaKind
@@ -27,6 +28,7 @@ from gia_cli.runtime import resident_bytes, resolve
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import save_weights
 from tests.networks import lively, small
+from tests.progress_spy import ProgressSpy
 
 SHAPES: dict[CfaKind, tuple[int, int]] = {"bayer": (71, 94), "xtrans": (103, 130)}
 PHASES: dict[CfaKind, tuple[int, int]] = {"bayer": (0, 1), "xtrans": (2, 5)}
@@ -75,6 +77,7 @@ def laid(picture: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
     return turn.apply(picture.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["learned", "as-shot"])
 @pytest.mark.parametrize("kind", ["bayer", "xtrans"])
 def test_a_turned_photo_gives_the_turned_picture(
@@ -103,6 +106,7 @@ def test_it_is_the_mean_of_the_turned_pictures(kind: CfaKind, tmp_path: Path) ->
     assert np.abs(best(tmp_path / f"{kind}-learned.safetensors", frame) - expected).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bayer", "xtrans"])
 def test_tiles_and_engines_give_the_same_picture(kind: CfaKind, tmp_path: Path) -> None:
     frame, weights = frame_of(kind, (210, 170)), weights_of(tmp_path, kind)
@@ -135,6 +139,7 @@ def test_normal_is_one_picture(tmp_path: Path) -> None:
 Infer = Callable[..., NDArray[np.float32]]
 
 
+@pytest.mark.slow
 def test_one_picture_more_is_held_and_known_to_every_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plans measure what is held: the sum is in memory before the first, and never twice."""
     shape = (2400, 3000)
@@ -164,50 +169,29 @@ def test_one_picture_more_is_held_and_known_to_every_plan(monkeypatch: pytest.Mo
     assert reserved == [7] + [0] * 7
 
 
-class Bar:
-    """A `Progress` that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int]] = []
-        self.steps: list[int] = []
-        self.said: list[str] = []
-
-    def photo(self, name: str, number: int, total: int) -> None: ...
-    def status(self, message: str) -> None: ...
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total))
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps.append(steps)
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-    def detail(self, message: str) -> None:
-        self.said.append(message)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 64])
 def test_one_bar_counts_all_eight(tmp_path: Path, tile: int | None) -> None:
     enhancer = Enhancer.from_weights(
         weights_of(tmp_path, "bayer"), device="cpu", engine="torch", quality="best", tile=tile
     )
     (prepared,) = enhancer.prepare(frame_of("bayer"), ExposureRequest(ratio=4))
-    bar = Bar()
+    bar = ProgressSpy()
     enhancer.compute(prepared, progress=bar)
     (total,) = [steps for name, steps in bar.stages if name == "network"]
     assert total == 800
-    assert sum(bar.steps) == total
-    assert min(bar.steps) > 0
-    assert len(bar.steps) >= 8
+    assert sum(bar.advances) == total
+    assert min(bar.advances) > 0
+    assert len(bar.advances) >= 8
     assert len(bar.said) == len(set(bar.said))
 
 
 def test_a_turn_that_begins_again_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    bar = Bar()
+    bar = ProgressSpy()
 
-    def fake(engine: object, mosaic: object, options: object, progress: Bar) -> NDArray[np.float32]:
+    def fake(
+        engine: object, mosaic: object, options: object, progress: ProgressSpy
+    ) -> NDArray[np.float32]:
         for total in (10, 4):  # out of memory after 7 of 10, then tiles
             progress.stage("network", total)
             for _ in range(7 if total == 10 else 4):
@@ -218,5 +202,5 @@ def test_a_turn_that_begins_again_takes_nothing_back(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("gia_cli.enhance.ensemble.infer", fake)
     infer_turned(None, lambda turn: None, (2, 2), None, bar)  # type: ignore[arg-type, return-value]
     assert bar.stages == [("network", 800)]
-    assert sum(bar.steps) == 800
+    assert sum(bar.advances) == 800
     assert bar.said == ["Out of memory"]

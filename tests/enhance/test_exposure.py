@@ -83,7 +83,7 @@ def slope(kind: CfaKind, peak: float) -> NDArray[np.float64]:
     block = BLOCK[kind]
     count = (height // block) * (width // block)
     steps = (np.arange(count) + 0.5).reshape(height // block, width // block) / count
-    return peak * np.kron(steps, np.ones((block, block)))
+    return peak * steps.repeat(block, 0).repeat(block, 1)
 
 
 def block_brightness(frame: RawFrame) -> NDArray[np.float64]:
@@ -102,7 +102,8 @@ def block_brightness(frame: RawFrame) -> NDArray[np.float64]:
         mask = (colors == color).astype(float)
         total = (unit * mask).reshape(shape).sum(axis=(1, 3))
         channels.append(float(WB[color]) * total / mask.reshape(shape).sum(axis=(1, 3)))
-    return np.max(channels, axis=0)
+    largest: NDArray[np.float64] = np.max(channels, axis=0)
+    return largest
 
 
 def only(choices: list[RatioChoice]) -> RatioChoice:
@@ -160,9 +161,10 @@ def test_a_reference_counts_by_light_and_gain(time: float, iso: int, aperture: f
 def test_an_iso_or_aperture_that_one_file_lacks_counts_as_equal(missing: str, who: str) -> None:
     photo, reference = ShotInfo(exposure_s=0.1, iso=200, aperture=5.6), REFERENCE
     shots = {"photo": photo, "reference": reference}
-    values = {"iso": reference.iso, "aperture": reference.aperture}
-    both_known = {"photo": replace(photo, **{missing: values[missing]}), "reference": reference}
-    shots[who] = replace(shots[who], **{missing: None})
+    known: dict[str, Any] = {missing: getattr(reference, missing)}
+    lacking: dict[str, Any] = {missing: None}
+    both_known = {"photo": replace(photo, **known), "reference": reference}
+    shots[who] = replace(shots[who], **lacking)
     one, other = (
         only(
             choose_ratios(
@@ -181,27 +183,28 @@ def test_a_shot_is_its_own_reference() -> None:
     assert choice.ratio == pytest.approx(1)
 
 
+ASKED: dict[str, dict[str, Any]] = {
+    "target": {"target_exposure_s": 2},
+    "reference": {"reference": REFERENCE},
+}
+
+
 @pytest.mark.parametrize("limit", [20, 300, 1000])
 @pytest.mark.parametrize("way", ["target", "reference"])
 def test_what_follows_from_a_shot_stays_within_the_limit(way: str, limit: float) -> None:
     frame = shot(1 / 1000, 400, 4)
-    asked: dict[str, Any] = {
-        "target": {"target_exposure_s": 2},
-        "reference": {"reference": REFERENCE},
-    }[way]
+    asked = ASKED[way]
     choice = only(choose_ratios(frame, ExposureRequest(**asked, max_ratio=limit)))
     assert (choice.ratio, choice.rule) == (limit, "limit")
     assert f"limit of {limit}" in choice.reason
     free = only(choose_ratios(frame, ExposureRequest(**asked, max_ratio=5000)))
-    assert (free.rule, free.ratio) == (way, pytest.approx(2000))
+    assert free.rule == way
+    assert free.ratio == pytest.approx(2000)
 
 
 @pytest.mark.parametrize("way", ["target", "reference"])
 def test_nothing_is_darkened(way: str) -> None:
-    asked: dict[str, Any] = {
-        "target": {"target_exposure_s": 2},
-        "reference": {"reference": REFERENCE},
-    }[way]
+    asked = ASKED[way]
     choice = only(choose_ratios(shot(30, 400, 4), ExposureRequest(**asked)))
     assert (choice.ratio, choice.rule) == (1, "limit")
     assert "never darkens" in choice.reason
@@ -323,10 +326,12 @@ def test_a_few_lamps_may_blow_out() -> None:
     light = np.full(SIZE["bayer"], 0.004)
     light[:16, :32] = 0.9  # 8 of 1600 blocks, half a percent
     choice = auto_ratio(make_frame(light, time=0.1))
-    assert (choice.rule, choice.ratio) == ("exif", pytest.approx(100))
+    assert choice.rule == "exif"
+    assert choice.ratio == pytest.approx(100)
     light[:40, :120] = 0.9  # 75 blocks: too much to lose
     choice = auto_ratio(make_frame(light, time=0.1))
-    assert (choice.rule, choice.ratio) == ("highlights", pytest.approx(1 / 0.9, rel=0.01))
+    assert choice.rule == "highlights"
+    assert choice.ratio == pytest.approx(1 / 0.9, rel=0.01)
 
 
 def test_what_a_picture_needs_is_never_more_than_what_it_bears(rng: np.random.Generator) -> None:
@@ -347,6 +352,7 @@ def test_without_exposure_time_the_picture_decides(kind: CfaKind, peak: float) -
     assert choice.ratio * bright_end == pytest.approx(0.9, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [None, 10.0, 0.1, 1e-4])
 @pytest.mark.parametrize("peak", [3.0, 0.9, 0.03, 1e-4, 0])
 @pytest.mark.parametrize("kind", KINDS)

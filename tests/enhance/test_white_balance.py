@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from gia_cli import ExposureRequest, read_raw
 from gia_cli.cameras import XT2_MATRIX
-from gia_cli.enhance.enhancer import Enhancer, camera_gains
+from gia_cli.enhance.camera_match import camera_gains
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.white_balance import NAMES, PRESETS, WhiteBalance, photo_light
 from gia_cli.errors import UsageError, WeightsMismatchError, WhiteBalanceError
 from gia_cli.imaging.temperature import Light, light_of_gains
-from gia_cli.nets import NetConfig
+from gia_cli.nets.config import NetConfig
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.raw.packing import prepare, usable_gains
 from gia_cli.raw.reader import RawFrame
-from gia_cli.weights.manifest import WeightsInfo, find_weights
-from gia_cli.weights.storage import save_weights
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import WeightsInfo, save_weights
 from tests.networks import lively, small
 
 MakePhoto = Callable[..., Path]
@@ -154,7 +155,7 @@ def test_a_camera_of_unknown_colors_needs_gains(frame: RawFrame) -> None:
         assert "R,G,B" in caught.value.hint and "as-shot" in caught.value.hint
     assert gains(unknown, "as-shot") == pytest.approx(frame.as_shot_wb)
     assert gains(unknown, "2,1,3") == pytest.approx([2, 1, 3])
-    blind = replace(frame, xyz_to_camera=np.eye(3, dtype=np.float32) * [[1], [1], [-1]])
+    blind = replace(frame, xyz_to_camera=np.diag([1, 1, -1]).astype(np.float32))
     with pytest.raises(WhiteBalanceError, match="cannot be balanced for 3200 K"):
         gains(blind, "3200K")
 

@@ -46,18 +46,19 @@ def make(path: Path, network: str, *, alive: bool) -> str:
         for parameter in net.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3 if alive else parameter)
         if not alive:
-            net.upsample[0].weight.zero_()  # type: ignore[union-attr]
-            net.upsample[0].bias.zero_()  # type: ignore[union-attr, operator]
+            net.get_parameter("upsample.0.weight").zero_()
+            net.get_parameter("upsample.0.bias").zero_()
     save_weights(path, net)
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Path) -> None:
     """What gia-sony-v0 was like: the two deepest levels and the vector contribute nothing."""
     network = load_network(find_weights(LEARNED))
     with torch.no_grad():
-        network.upsample[0].weight.zero_()  # type: ignore[union-attr]
-        network.upsample[0].bias.zero_()  # type: ignore[union-attr, operator]
+        network.get_parameter("upsample.0.weight").zero_()
+        network.get_parameter("upsample.0.bias").zero_()
     save_weights(tmp_path / "dead.safetensors", network, camera="ILCE-7SM2")
     (test,) = diagnose(replace(config, weights=(str(tmp_path / "dead.safetensors"),)))
     assert list(test.losses) == [*LEVELS, *VECTORS]
@@ -66,19 +67,21 @@ def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Pat
     assert test.losses["level 1"] > 0.1
 
 
+@pytest.mark.slow
 def test_another_cameras_photos_get_their_colors(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when they are enhanced, but for the fusion: what is tested is the network alone."""
     config = replace(config, weights=(LEARNED,))
     (own,) = diagnose(config)
-    monkeypatch.setattr("gia_cli.enhance.enhancer.CAMERA_MATRICES", {"ILCE-7SM2": OTHER_MATRIX})
+    monkeypatch.setattr("gia_cli.enhance.camera_match.CAMERA_MATRICES", {"ILCE-7SM2": OTHER_MATRIX})
     (changed,) = diagnose(config)
     assert abs(own.psnr - changed.psnr) > 0.05
     (summary,) = evaluate(config).summaries
     assert summary.means["psnr"].mean == pytest.approx(changed.psnr, abs=0.02)
 
 
+@pytest.mark.slow
 def test_another_photo_is_one_of_another_scene(
     make_tree: Callable[..., Path], config: EvalConfig, tmp_path: Path
 ) -> None:
@@ -97,6 +100,7 @@ def test_another_photo_is_one_of_another_scene(
     assert "vector of another photo" not in test.losses
 
 
+@pytest.mark.slow
 def test_a_broken_photo_is_told_and_left_out(config: EvalConfig, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(config.data, copy)
@@ -108,6 +112,7 @@ def test_a_broken_photo_is_told_and_left_out(config: EvalConfig, tmp_path: Path)
     assert np.isfinite(test.psnr)
 
 
+@pytest.mark.slow
 def test_a_living_network_is_seen_alive_and_a_cut_one_dead(
     config: EvalConfig, tmp_path: Path
 ) -> None:
@@ -119,6 +124,7 @@ def test_a_living_network_is_seen_alive_and_a_cut_one_dead(
     assert all(second.losses[name] == 0 for name in VECTORS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "parts"),
     [("sid-net", LEVELS), ("se-unet", [*LEVELS, *VECTORS]), ("ridnet", VECTORS)],

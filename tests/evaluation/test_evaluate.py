@@ -33,6 +33,7 @@ from gia_cli.evaluation.evaluate import (
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.metrics.flatness import NAMES
+from gia_cli.metrics.suite import Measures
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from tests.networks import DEFAULT
 
@@ -57,6 +58,7 @@ def config(tree: Path, tmp_path: Path) -> EvalConfig:
     )
 
 
+@pytest.mark.slow
 def test_it_scores_what_users_get(config: EvalConfig) -> None:
     """PSNR of the enhancer's own 16-bit picture against LibRaw's rendering of the long exposure."""
     report = evaluate(config)
@@ -87,6 +89,7 @@ def own_pictures(config: EvalConfig, folder: Path, border: int = 0) -> None:
         tifffile.imwrite(folder / f"{pair.short.stem}.tif", cut, photometric="rgb")
 
 
+@pytest.mark.slow
 def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     own_pictures(config, folder)
@@ -102,6 +105,7 @@ def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path
     assert narrower.means["psnr"].mean == pytest.approx(own.means["psnr"].mean, abs=1)
 
 
+@pytest.mark.slow
 def test_pictures_that_do_not_fit_fail_alone(config: EvalConfig, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     own_pictures(config, folder)
@@ -128,6 +132,7 @@ def test_a_folder_of_pictures_needs_a_label_and_pictures(
         evaluate(replace(config, pictures=(f"theirs={tmp_path}",)))
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(config)
     lines = (config.out / SCORES).read_text().splitlines()
@@ -137,44 +142,48 @@ def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.Mon
     rendered: list[str] = []
     plain = evaluation.NetworkSystem.render
 
-    def counted(self: evaluation.NetworkSystem, *arguments: object) -> object:
+    def counted(self: evaluation.NetworkSystem, *arguments: Any) -> object:
         rendered.append(self.name)
-        return plain(self, *arguments)  # type: ignore[arg-type]
+        return plain(self, *arguments)
 
     monkeypatch.setattr(evaluation.NetworkSystem, "render", counted)
     second = evaluate(config)
     assert 0 < len(rendered) < 4
-    drop = {"seconds": 0.0}
-    assert [replace(s, **drop) for s in first.scores] == [replace(s, **drop) for s in second.scores]
+    timeless = [
+        [replace(score, seconds=0.0) for score in report.scores] for report in (first, second)
+    ]
+    assert timeless[0] == timeless[1]
     rendered.clear()
     evaluate(config)
     assert rendered == []
 
 
+@pytest.mark.slow
 def test_a_measure_of_other_weights_is_taken_anew(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one that is not at hand any more is not shown."""
     isp = replace(config, weights=())
-    plain = evaluation.Measures.load
+    plain = Measures.load
 
     def with_lpips(digest: str, value: float) -> None:
-        def load(*paths: object) -> evaluation.Measures:
+        def load(*paths: object) -> Measures:
             measures = plain()
             available = {**measures.available, "lpips_alex": lambda a, b: value}
             return replace(
                 measures, available=available, keys={**measures.keys, "lpips_alex": digest}
             )
 
-        monkeypatch.setattr(evaluation.Measures, "load", load)
+        monkeypatch.setattr(Measures, "load", load)
 
     for digest, value in (("first", 0.25), ("second", 0.5)):
         with_lpips(digest, value)
         assert evaluate(isp).summaries[0].means["lpips_alex"].mean == value
-    monkeypatch.setattr(evaluation.Measures, "load", lambda *paths: plain())
+    monkeypatch.setattr(Measures, "load", lambda *paths: plain())
     assert "lpips_alex" not in evaluate(isp).summaries[0].means
 
 
+@pytest.mark.slow
 def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfig) -> None:
     isp = replace(config, weights=())
     first = evaluate(isp)
@@ -189,6 +198,7 @@ def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfi
     assert len(path.read_text().splitlines()) == 2 * len(old)  # the old ones, and these
 
 
+@pytest.mark.slow
 def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
     report = evaluate(config)
     assert set(NAMES) <= set(report.scores[0].values)
@@ -202,6 +212,7 @@ def test_noise_in_flat_places_is_in_every_result(config: EvalConfig) -> None:
     assert "flat_luma_2_8" in written["systems"][1]["means"]
 
 
+@pytest.mark.slow
 def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     black = np.zeros((96, 128, 3), np.float32)
     monkeypatch.setattr(evaluation, "render_isp", lambda *_: black)
@@ -212,12 +223,14 @@ def test_a_black_picture_ends_nothing(config: EvalConfig, monkeypatch: pytest.Mo
     json.loads((config.out / REPORT).read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_name_are_scored_anew(config: EvalConfig) -> None:
     evaluate(replace(config, weights=()))
     report = evaluate(replace(config, isp=(), weights=(f"LibRaw, amplified={DEFAULT}",)))
     assert all(score.network == "gia-net" for score in report.scores)
 
 
+@pytest.mark.slow
 def test_the_results_are_written(config: EvalConfig) -> None:
     report = evaluate(config)
     with (config.out / TABLE).open(encoding="utf-8") as file:
@@ -232,6 +245,7 @@ def test_the_results_are_written(config: EvalConfig) -> None:
     assert set(written["unavailable"]) == {"lpips_alex", "lpips_vgg", "pieapp"}
 
 
+@pytest.mark.slow
 def test_a_wrong_white_balance_is_a_row_of_its_own(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +274,7 @@ def test_a_wrong_white_balance_is_a_row_of_its_own(
         replace(config, weights=(), balance_errors=(20.0,))
 
 
+@pytest.mark.slow
 def test_both_qualities_are_rows_of_their_own(config: EvalConfig) -> None:
     report = evaluate(replace(config, isp=(), qualities=("normal", "best"), limit=1))
     names = [summary.system for summary in report.summaries]
@@ -275,6 +290,7 @@ def test_a_wrong_white_balance_does_not_change_how_bright(config: EvalConfig) ->
     assert plain.render(frame, 100.0)[1] == off.render(frame, 100.0)[1]
 
 
+@pytest.mark.slow
 def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     report = evaluate(replace(config, isp=(), ratios=("known", "auto", "picture")))
     known, auto, picture = report.summaries
@@ -286,6 +302,7 @@ def test_automatic_ratios_are_rows_of_their_own(config: EvalConfig) -> None:
     assert auto.differences.keys() == known.means.keys()
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_named_and_stops_nothing(
     config: EvalConfig, tree: Path, tmp_path: Path
 ) -> None:
@@ -301,6 +318,7 @@ def test_a_broken_file_is_named_and_stops_nothing(
     assert report.summaries[0].count == 3
 
 
+@pytest.mark.slow
 def test_a_system_that_fails_stops_no_other(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +355,7 @@ def test_missing_files_are_all_named_first(config: EvalConfig, tree: Path, tmp_p
     assert not (config.out / SCORES).exists()
 
 
+@pytest.mark.slow
 def test_a_subset_is_spread_over_the_list(config: EvalConfig) -> None:
     report = evaluate(replace(config, weights=(), limit=2))
     assert report.pairs == 2
@@ -409,10 +428,13 @@ def test_ratio_errors_count_in_stops() -> None:
 # ---------------------------------------------------------------- panels
 
 
+@pytest.mark.slow
 def test_the_panel_shows_input_systems_and_truth(config: EvalConfig) -> None:
     report = evaluate(config)
     worst = choose_for_panel(report, 2, "worst")
-    values = {s.short: s.values["psnr"] for s in report.scores if s.system == DEFAULT}
+    scores = (s for s in report.scores if s.system == DEFAULT)
+    values = {s.short: s.values["psnr"] or 0.0 for s in scores}
+    assert all(values.values())
     assert [values[name] for name in worst] == sorted(values.values())[:2]
     assert len(set(choose_for_panel(report, 9, "spread"))) == 4
     (row,) = panel_rows(config, worst[:1])

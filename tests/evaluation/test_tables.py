@@ -123,7 +123,7 @@ def test_costs_are_related_to_sid_net() -> None:
 
 def test_speeds_are_related_to_the_first_way() -> None:
     variants = [
-        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")  # type: ignore[arg-type]
+        Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")
         for how in ("eager NCHW, whole", "whole", "tiled")
     ]
     speeds = [
@@ -139,6 +139,7 @@ def test_speeds_are_related_to_the_first_way() -> None:
     assert all(len(row) == len(columns) for row in rows)
 
 
+@pytest.mark.slow
 def test_quality_is_plotted_over_cost(report: Report, tmp_path: Path) -> None:
     scores = tmp_path / "report.json"
     scores.write_text(json.dumps({"systems": [asdict(x) for x in report.summaries]}))

@@ -57,7 +57,9 @@ def test_known_lights_have_their_temperatures() -> None:
 @pytest.mark.parametrize("matrix", MATRICES, ids=CAMERA_MATRICES)
 @pytest.mark.parametrize("tint", TINTS)
 @pytest.mark.parametrize("kelvin", KELVINS)
-def test_gains_tell_the_light_again(kelvin: float, tint: float, matrix: NDArray) -> None:
+def test_gains_tell_the_light_again(
+    kelvin: float, tint: float, matrix: NDArray[np.floating]
+) -> None:
     light = Light(kelvin, tint)
     again = light_of_xyz(7 * xyz_of_light(light))
     assert again is not None
@@ -80,7 +82,7 @@ def test_the_limits_are_within(kelvin: float) -> None:
 
 
 @pytest.mark.parametrize("matrix", MATRICES, ids=CAMERA_MATRICES)
-def test_daylight_is_what_the_matrix_was_made_for(matrix: NDArray) -> None:
+def test_daylight_is_what_the_matrix_was_made_for(matrix: NDArray[np.floating]) -> None:
     """LibRaw's daylight multipliers are the inverse of what its matrix makes of D65."""
     light = light_of_gains(1 / (matrix @ XYZ_FROM_SRGB.sum(axis=1)), matrix)
     assert light is not None
@@ -88,7 +90,7 @@ def test_daylight_is_what_the_matrix_was_made_for(matrix: NDArray) -> None:
 
 
 @pytest.mark.parametrize("matrix", MATRICES, ids=CAMERA_MATRICES)
-def test_a_lower_temperature_means_less_red_and_more_blue(matrix: NDArray) -> None:
+def test_a_lower_temperature_means_less_red_and_more_blue(matrix: NDArray[np.floating]) -> None:
     gains = np.array([gains_of_light(Light(kelvin), matrix) for kelvin in KELVINS])
     assert (np.diff(gains[:, 0]) > 0).all()
     assert (np.diff(gains[:, 2]) < 0).all()
@@ -96,7 +98,7 @@ def test_a_lower_temperature_means_less_red_and_more_blue(matrix: NDArray) -> No
 
 
 @pytest.mark.parametrize("matrix", MATRICES, ids=CAMERA_MATRICES)
-def test_a_positive_tint_turns_towards_magenta(matrix: NDArray) -> None:
+def test_a_positive_tint_turns_towards_magenta(matrix: NDArray[np.floating]) -> None:
     gains = [gains_of_light(Light(4000, tint), matrix) for tint in (-20, 0, 20)]
     magenta = [float(np.sqrt(g[0] * g[2])) for g in gains if g is not None]
     assert len(magenta) == 3

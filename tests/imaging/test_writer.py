@@ -29,7 +29,6 @@ from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.imaging.writer import (
     FORMATS,
     develop,
-    orient,
     output_format,
     read_image,
     square_pixels,
@@ -37,6 +36,7 @@ from gia_cli.imaging.writer import (
 )
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.writer import write_dng
+from tests.imaging.upright import orient
 
 SHOT = ShotInfo(
     make="SONY",
@@ -291,7 +291,7 @@ def test_what_is_unknown_is_left_out(tmp_path: Path, suffix: str) -> None:
         assert [name for name in tags if any(word in name for word in absent)] == []
 
 
-STRANGE = {
+STRANGE: dict[str, dict[str, Any]] = {
     "blank date": {"taken": ":  :     :  :"},
     "short date": {"taken": "2026-02-03"},
     "make": {"make": "Léica"},
@@ -308,12 +308,11 @@ STRANGE = {
 def test_strange_metadata_never_costs_the_picture(tmp_path: Path, suffix: str, what: str) -> None:
     """The picture took minutes to make; an odd date in the photo's EXIF must not lose it."""
     path = tmp_path / f"out{suffix}"
-    fields: dict[str, Any] = STRANGE[what]
-    write_image(path, _smooth(), shot=replace(SHOT, **fields), software="gïa", comment="ß")
+    write_image(path, _smooth(), shot=replace(SHOT, **STRANGE[what]), software="gïa", comment="ß")
     assert np.array_equal(_read(path), _smooth())
     tags = _exif(path)
     assert str(tags["Image Software"]) == "g?a"
-    if "make" not in fields:
+    if "make" not in STRANGE[what]:
         assert str(tags["Image Make"]) == "SONY"
 
 
@@ -433,9 +432,8 @@ def test_orient_turns_as_libraw_does(tmp_path: Path, tag: int, flip: int) -> Non
     for name, orientation in (("plain.dng", 1), ("turned.dng", tag)):
         write_dng(tmp_path / name, mosaic, orientation=orientation)
         with rawpy.imread(str(tmp_path / name)) as raw:
-            renderings.append(
-                raw.postprocess(use_camera_wb=True, no_auto_bright=True, output_bps=16)
-            )
+            picture = raw.postprocess(use_camera_wb=True, no_auto_bright=True, output_bps=16)
+            renderings.append(np.asarray(picture, np.uint16))
             if orientation == tag:
                 assert raw.sizes.flip == flip
     plain, turned = renderings

@@ -27,14 +27,14 @@ from gia_cli.inference.select import open_engine
 from gia_cli.nets.config import NetName
 from gia_cli.progress import Silent
 from gia_cli.raw.reader import read_raw
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import Precision, Runtime
 from gia_cli.weights import manifest as checkpoint
-from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantised
+from gia_cli.weights.manifest import find_weights, list_in_manifest, shipped_quantized
 from gia_cli.weights.storage import (
     Original,
     WeightsInfo,
     load_network,
-    save_quantised,
+    save_quantized,
     save_weights,
 )
 from tests.inference.test_openvino_engine import (
@@ -44,6 +44,7 @@ from tests.inference.test_openvino_engine import (
     split_plan,
 )
 from tests.networks import UNETS, int8_arrays, lively, small
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,6 +68,7 @@ def on_int8(name: NetName, planes: NDArray[np.float32]) -> OpenVinoEngine:
 # ---------------------------------------------------------------- what it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNETS)
 def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
@@ -171,7 +173,7 @@ def pair(tmp_path: Path, arrays: dict[str, NDArray[Any]]) -> tuple[WeightsInfo, 
     row = save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
     list_in_manifest(tmp_path, row)
     own = find_weights(tmp_path / "own.safetensors")
-    rounded = save_quantised(tmp_path / "own-int8.safetensors", arrays, own)
+    rounded = save_quantized(tmp_path / "own-int8.safetensors", arrays, own)
     (tmp_path / "manifest.json").unlink()
     for line in (rounded, row):
         list_in_manifest(tmp_path, line)
@@ -217,6 +219,7 @@ def test_a_row_that_is_wrong_about_int8_is_refused(pair: tuple[WeightsInfo, Weig
         open_engine(replace(own, quantized_from=Original("other", "0" * 64)), CPU)
 
 
+@pytest.mark.slow
 def test_precision_int8_takes_what_was_made_from_the_chosen(
     pair: tuple[WeightsInfo, WeightsInfo],
 ) -> None:
@@ -238,6 +241,7 @@ def shipped(
     return pair
 
 
+@pytest.mark.slow
 def test_int8_weights_that_ship_are_what_a_cpu_runs(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,16 +256,6 @@ def test_int8_weights_that_ship_are_what_a_cpu_runs(
     assert ran() == "own"
 
 
-class Listener(Silent):
-    """Keeps what a user is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 def test_where_openvino_fails_in_int8_fp32_goes_on(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +267,7 @@ def test_where_openvino_fails_in_int8_fp32_goes_on(
         return compile_part(self, part, sides)
 
     monkeypatch.setattr(OpenVinoEngine, "_compile", broken)
-    listener = Listener()
+    listener = ProgressSpy()
     enhancer = Enhancer.from_weights(device="cpu")
     for _ in range(2):
         result = enhancer.enhance(SAMPLE, ratio=100, progress=listener)
@@ -288,7 +282,7 @@ def test_damaged_int8_weights_that_nobody_asked_for_stop_nothing(
 ) -> None:
     _, rounded = shipped
     rounded.path.unlink()
-    listener = Listener()
+    listener = ProgressSpy()
     result = Enhancer.from_weights(device="cpu").enhance(SAMPLE, ratio=100, progress=listener)
     assert result.weights.name == "own"
     assert any("own-int8 cannot be used; going on in fp32" in text for text in listener.notes)
@@ -303,26 +297,28 @@ def test_what_ships_is_known_wherever_it_lies(
     (tmp_path / "elsewhere").mkdir()
     copy = shutil.copy(own.path, tmp_path / "elsewhere" / "copy.safetensors")
     for path in (own.path, copy, os.path.relpath(own.path)):
-        assert shipped_quantised(find_weights(path)) == rounded
+        assert shipped_quantized(find_weights(path)) == rounded
     row = save_weights(
         tmp_path / "elsewhere" / "other.safetensors", lively(small("gia-net"), seed=3)
     )
     list_in_manifest(tmp_path / "elsewhere", row)
-    assert shipped_quantised(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
+    assert shipped_quantized(find_weights(tmp_path / "elsewhere" / "other.safetensors")) is None
 
 
+@pytest.mark.slow
 def test_what_ships_in_int8_does_not_decide_a_score(
     shipped: tuple[WeightsInfo, WeightsInfo], tmp_path: Path
 ) -> None:
     frame = read_raw(SAMPLE)
-    levels = {
+    levels: dict[Precision, NDArray[np.uint16]] = {
         precision: Enhancer.from_weights(device="cpu", precision=precision)
         .enhance(frame, ratio=100)
         .image
         for precision in ("fp32", "int8")
     }
     config = EvalConfig(tmp_path, "sony", tmp_path / "out", weights=("own",), device="cpu")
-    for precision, expected in (("auto", "fp32"), ("fp32", "fp32"), ("int8", "int8")):
+    used: dict[Precision, Precision] = {"auto": "fp32", "fp32": "fp32", "int8": "int8"}
+    for precision, expected in used.items():
         (system,) = open_systems(replace(config, precision=precision))
         picture, _ = system.render(frame, 100.0)
         assert np.array_equal(picture, bt709_from_srgb16(unorient(levels[expected], frame.flip)))

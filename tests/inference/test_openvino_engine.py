@@ -30,6 +30,7 @@ from gia_cli.raw.packing import PackedMosaic
 from gia_cli.runtime import Runtime, available_cores
 from gia_cli.tiling import round_up
 from tests.networks import CFAS, DEFAULT, PLANES, SCALE, UNETS, lively, small
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,6 +75,7 @@ def deviation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 # ---------------------------------------------------------------- against torch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfa", CFAS)
 @pytest.mark.parametrize("name", UNETS)
 def test_whole_frames_equal_torch(name: NetName, cfa: CfaKind, rng: np.random.Generator) -> None:
@@ -84,6 +86,7 @@ def test_whole_frames_equal_torch(name: NetName, cfa: CfaKind, rng: np.random.Ge
         assert deviation(infer(engine, mosaic), infer(on_torch(network), mosaic)) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_wide", [False, True])
 @pytest.mark.parametrize("cfa", CFAS)
 @pytest.mark.parametrize("name", UNETS)
@@ -105,6 +108,7 @@ def split_plan(engine: OpenVinoEngine, mosaic: PackedMosaic, side: int) -> Plan:
     return Plan((side, side), (height, width), 1, engine.split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(70, 200), (200, 23), (16, 16)])
 @pytest.mark.parametrize("cfa", CFAS)
 @pytest.mark.parametrize("name", UNETS)
@@ -118,6 +122,7 @@ def test_a_frame_in_three_parts_equals_torchs_whole_frame(
     assert deviation(picture, infer(on_torch(network), mosaic)) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sid-net", "sw-net"])
 def test_a_frame_in_three_parts_needs_its_halo(name: NetName, rng: np.random.Generator) -> None:
     network = lively(small(name))
@@ -152,6 +157,7 @@ def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Gen
     assert plan(engine, mosaic, InferOptions(max_memory=limit + third, reserved=third)).split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -172,6 +178,7 @@ def test_every_configuration_equals_torch(config: NetConfig, rng: np.random.Gene
         assert deviation(picture, expected) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gia-net", "se-unet"])
 def test_the_vector_matters_in_these_tests(name: NetName, rng: np.random.Generator) -> None:
     engine = on_openvino(lively(small(name)))
@@ -197,6 +204,7 @@ def test_an_engine_states_what_the_network_states(name: NetName) -> None:
     assert network.bytes_per_pixel <= engine.bytes_per_pixel < 1.5 * network.bytes_per_pixel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 256])
 def test_the_shipped_weights_make_the_same_picture(tile: int | None) -> None:
     images = [
@@ -276,6 +284,7 @@ def test_a_size_is_compiled_once(rng: np.random.Generator, monkeypatch: pytest.M
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_tiles_of_one_size_come_in_a_row(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +325,7 @@ def before_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "_HAS_RUN", Event())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("before_the_first_run")
 def test_what_an_engine_holds_it_will_not_take_again(rng: np.random.Generator) -> None:
     network = build(small("gia-net"))
@@ -343,6 +353,7 @@ def test_openvinos_own_memory_is_taken_once(rng: np.random.Generator) -> None:
     assert second.fixed_bytes == taken - openvino_engine._LIBRARY_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("before_the_first_run")
 @pytest.mark.parametrize("in_parts", [False, True])
 def test_a_later_photo_gets_the_plan_of_the_first(
@@ -455,24 +466,16 @@ def test_ctrl_c_ends_a_photo(rng: np.random.Generator, monkeypatch: pytest.Monke
 # ---------------------------------------------------------------- progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["auto", 64])
 @pytest.mark.parametrize("name", ["sid-net", "gia-net"])
 def test_progress_gets_as_many_steps_as_announced(
     name: NetName, tile: Any, rng: np.random.Generator
 ) -> None:
-    class Steps(Silent):
-        announced = done = 0
-
-        def stage(self, name: str, total: int) -> None:
-            self.announced += total
-
-        def advance(self, steps: int = 1) -> None:
-            self.done += steps
-
-    progress = Steps()
+    progress = ProgressSpy()
     engine = on_openvino(build(small(name)))
     infer(engine, photo(rng, "bayer", 60, 90), InferOptions(tile=tile), progress)
-    assert progress.done == progress.announced > 0
+    assert sum(progress.done) == progress.announced > 0
 
 
 def test_planes_are_left_alone(rng: np.random.Generator) -> None:

@@ -37,6 +37,7 @@ from gia_cli.raw.packing import PackedMosaic, prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import NumberFormat, Runtime
 from tests.networks import ALL, PLANES, SCALE, UNETS, WITH_VECTORS, lively, small
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,29 +69,6 @@ def infer(
 
 def plan(network: Network, mosaic: PackedMosaic, runtime: Runtime, options: InferOptions) -> Plan:
     return plan_module.plan(TorchEngine(network, runtime), mosaic, options)
-
-
-class Recorder:
-    """A `Progress` that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int]] = []
-        self.steps: list[int] = []
-        self.notes: list[str] = []
-        self.details: list[str] = []
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total))
-        self.steps.append(0)
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps[-1] += steps
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def detail(self, message: str) -> None:
-        self.details.append(message)
 
 
 def photo(
@@ -132,7 +110,8 @@ def direct(network: Network, mosaic: PackedMosaic) -> NDArray[np.float32]:
     with torch.no_grad():
         picture = network(padded)[0].float().numpy()
     a = mosaic.alignment
-    return picture[:, a.top : a.top + mosaic.height, a.left : a.left + mosaic.width]
+    cut: NDArray[np.float32] = picture[:, a.top : a.top + mosaic.height, a.left :]
+    return cut[..., : mosaic.width]
 
 
 def deviation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -151,6 +130,7 @@ def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- the weights of these tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "cfa"), [(8, "bayer"), (8, "xtrans"), (32, "bayer")])
 def test_the_vector_matters_in_these_tests(
     width: int, cfa: CfaKind, rng: np.random.Generator
@@ -172,6 +152,7 @@ def test_the_vector_matters_in_these_tests(
 # ---------------------------------------------------------------- whole frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 @pytest.mark.parametrize("size", [(65, 47), (16, 16), (1, 1), (3, 7), (1, 40)])
 def test_whole_frame_is_one_forward_pass(
@@ -256,6 +237,7 @@ TILED: list[tuple[NetName, CfaKind, tuple[int, int], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa", "size", "tile"), TILED)
 def test_tiles_equal_the_whole_frame(
     name: NetName, cfa: CfaKind, size: tuple[int, int], tile: int, rng: np.random.Generator
@@ -268,6 +250,7 @@ def test_tiles_equal_the_whole_frame(
     assert deviation(tiled, direct(network, mosaic)) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa", "size", "tile"), TILED)
 def test_tiles_differ_by_rounding_alone(
     name: NetName, cfa: CfaKind, size: tuple[int, int], tile: int, rng: np.random.Generator
@@ -284,6 +267,7 @@ def test_tiles_differ_by_rounding_alone(
 THIN = {"sid-dilated": 470, "sw-net": 470, "sid-2conv": 340, "sgn": 250, "dncnn": 100}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_wide", [False, True])
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_tiles_are_exact_for_every_network(
@@ -302,6 +286,7 @@ def test_tiles_are_exact_for_every_network(
     assert deviation(exact, direct(network, mosaic)) < TOLERANCE_FP64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*THIN, *WITH_VECTORS])
 def test_every_network_needs_its_halos(
     name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -319,6 +304,7 @@ def test_every_network_needs_its_halos(
         assert deviation(tiled, expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_tiles_equal_the_whole_frame_at_full_width(rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 119, 250)
@@ -350,6 +336,7 @@ def test_a_vector_for_each_tile_would_show(rng: np.random.Generator) -> None:
     assert deviation(wrong, whole) > 1000 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("halo", "too_little"), [("halo", 16), ("vector_halos", (16,))])
 def test_too_little_halo_would_show(
     halo: str,
@@ -365,6 +352,7 @@ def test_too_little_halo_would_show(
     assert deviation(infer(network, mosaic, CPU, options), direct(network, mosaic)) > 1e-3
 
 
+@pytest.mark.slow
 def test_each_vector_needs_one_pass_more(rng: np.random.Generator) -> None:
     encoded = {}
     for name in ("sid-net", "gia-net", "ridnet"):
@@ -409,6 +397,7 @@ def test_padding_is_the_reflected_border_and_nothing_else(rng: np.random.Generat
         assert np.array_equal(one, other[:, :80, :88])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["auto", 128])
 def test_bf16_is_close_to_fp32(tile: int, rng: np.random.Generator) -> None:
     network = lively(NetConfig("gia-net", width=8))
@@ -497,6 +486,7 @@ def fail_above(
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_stage", ["encode", "decode"])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_retreats_to_tiles(
@@ -509,7 +499,7 @@ def test_out_of_memory_retreats_to_tiles(
     mosaic = photo(rng, "bayer", 16, 500)
     expected = direct(network, mosaic)
     asked = fail_above(network, monkeypatch, area=16 * 400, error=error, in_stage=in_stage)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CPU, progress=progress)
     assert deviation(picture, expected) < TOLERANCE
     assert max(asked) == 16 * 512  # it was tried whole ...
@@ -526,12 +516,12 @@ def test_tiles_halve_until_they_fit(
     expected = direct(network, mosaic)
     # Read regions are 1024, 608, 448, 320, 256 and 224 wide for cores of 1024 down to 32.
     fail_above(network, monkeypatch, area=16 * 300, error=MemoryError)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CPU, progress=progress)
     assert deviation(picture, expected) < TOLERANCE
     assert len(progress.notes) == 4
     assert [total for _, total in progress.stages] == [100, 4, 8, 16, 32]
-    assert progress.steps[-1] == 32
+    assert progress.done[-1] == 32
     assert len(progress.details) == 5
 
 
@@ -542,7 +532,7 @@ def test_a_retreat_starts_from_the_tile_asked_for(
     mosaic = photo(rng, "bayer", 16, 1024)
     expected = direct(network, mosaic)
     fail_above(network, monkeypatch, area=16 * 300, error=MemoryError)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CPU, InferOptions(tile=512), progress)
     assert deviation(picture, expected) < TOLERANCE
     assert [total for _, total in progress.stages] == [8, 16, 32]
@@ -581,7 +571,7 @@ def test_other_errors_pass_through(
         raise raised
 
     monkeypatch.setattr(network, "encode", fail)
-    progress = Recorder()
+    progress = ProgressSpy()
     with pytest.raises(type(raised)) as caught:
         infer(network, photo(rng, "bayer", 32, 32), CPU, progress=progress)
     assert caught.value is raised
@@ -595,7 +585,8 @@ def test_every_retreat_is_smaller_and_they_end(
 ) -> None:
     emptied: list[bool] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
-    current, progress = Plan(frame, frame), Recorder()
+    progress = ProgressSpy()
+    current: Plan | None = Plan(frame, frame)
     is_cuda = runtime is CUDA
     engine = TorchEngine(build(NetConfig("sid-net", width=1)), runtime)
     sides = [max(frame)]
@@ -624,7 +615,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     run, tried = infer_module._run, []
 
     def no_room_on_cuda(
-        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: Recorder
+        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: ProgressSpy
     ) -> NDArray[np.float32]:
         tried.append((engine.device, max(plan.core)))
         if engine.device == "cuda":
@@ -635,7 +626,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     network = lively(NetConfig("gia-net", width=4))
     mosaic = photo(rng, "bayer", 90, 120)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CUDA, progress=progress)
     assert deviation(picture, direct(network, mosaic)) < TOLERANCE
     # The CPU's memory decides anew: its tiles need not be the GPU's smallest.
@@ -729,7 +720,7 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
     monkeypatch.setattr(infer_module, "_run", fail_on_cuda)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    progress = Recorder()
+    progress = ProgressSpy()
     picture = infer(network, mosaic, CUDA, progress=progress)
     assert np.array_equal(picture, infer(network, mosaic, CPU))
     (note,) = progress.notes
@@ -872,21 +863,21 @@ def test_a_tile_must_be_positive(tile: int) -> None:
 # ---------------------------------------------------------------- progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_large_whole_frame_moves_the_bar_in_small_steps(
     name: str, rng: np.random.Generator
 ) -> None:
     """Bands overlap: their rows add up to more than the frame's, the bar must not."""
-    moves: list[int] = []
-    progress = Recorder()
-    progress.advance = moves.append  # type: ignore[method-assign]
+    progress = ProgressSpy()
     network = build(small(name))
     infer(network, photo(rng, "bayer", 500, 40), CPU, None, progress)
-    assert sum(moves) == 100
-    assert max(moves) <= (16 if name in UNETS else 25)
+    assert sum(progress.advances) == 100
+    assert max(progress.advances) <= (16 if name in UNETS else 25)
     assert not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", ["auto", 64, 100])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_progress_gets_as_many_steps_as_announced(
@@ -894,13 +885,13 @@ def test_progress_gets_as_many_steps_as_announced(
 ) -> None:
     network = lively(small(name))
     mosaic = photo(rng, "bayer", 60, 90)
-    progress = Recorder()
+    progress = ProgressSpy()
     options = InferOptions(tile=tile)
     infer(network, mosaic, CPU, options, progress)
     chosen = plan(network, mosaic, CPU, options)
     passes = 1 + WITH_VECTORS.get(name, 0)
     steps = 100 if chosen.is_whole else tile_count(chosen) * passes
     assert progress.stages == [("network", steps)]
-    assert progress.steps == [progress.stages[0][1]]
+    assert progress.done == [progress.stages[0][1]]
     assert progress.notes == []
     assert [str(chosen) in detail for detail in progress.details] == [True]

@@ -16,23 +16,13 @@ from gia_cli.inference import select
 from gia_cli.inference.select import open_engine, require_openvino
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS, NetConfig
-from gia_cli.progress import Silent
 from gia_cli.runtime import Runtime
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, save_weights
+from tests.progress_spy import ProgressSpy
 
 CPU = Runtime("cpu", "float32")
 SAMPLE = Path(__file__).parents[2] / "samples" / "night.ARW"
-
-
-class Details(Silent):
-    """A `Progress` that remembers details."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def detail(self, message: str) -> None:
-        self.heard.append(message)
 
 
 def saved(folder: Path, config: NetConfig) -> WeightsInfo:
@@ -48,9 +38,9 @@ def tiny(tmp_path: Path) -> WeightsInfo:
 
 def opened(info: WeightsInfo, runtime: Runtime, engine: select.EngineName) -> tuple[str, str]:
     """Name of the engine, and the one line that the user was told."""
-    progress = Details()
+    progress = ProgressSpy()
     name = str(open_engine(info, runtime, engine, progress))
-    (line,) = progress.heard
+    (line,) = progress.details
     return name, line
 
 
@@ -155,6 +145,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_enhancing_on_a_cpu_never_imports_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -174,6 +165,7 @@ sys.exit("torch" in sys.modules)
     assert (tmp_path / "out.tif").stat().st_size > 10**5
 
 
+@pytest.mark.slow
 def test_the_choice_imports_no_machinery() -> None:
     code = (
         "import sys, gia_cli.inference.engine, gia_cli.enhance.enhancer;"

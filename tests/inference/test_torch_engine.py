@@ -21,13 +21,14 @@ def planes(rng: np.random.Generator, height: int = 48, width: int = 64) -> np.nd
     return rng.random((4, height, width), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_segments_make_what_the_whole_makes(name: str, rng: np.random.Generator) -> None:
     engine = TorchEngine(lively(small(name)), CPU)
     x = planes(rng)
     shares: list[float] = []
     whole = engine.run(x, shares.append)
-    terms: list[object] = []
+    terms: list[torch.Tensor] = []
     for index in range(len(engine.vector_halos)):
         feature = engine.measure(engine.encode(x), terms)
         mean = feature.mean(axis=(1, 2), dtype=np.float64)

@@ -231,6 +231,7 @@ def test_small_pictures_go_without_what_has_no_room(size: tuple[int, int]) -> No
 # ---------------------------------------------------------------- what must not matter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 310), (301, 300), (302, 299), (313, 305)])
 @pytest.mark.parametrize(
     "turn",

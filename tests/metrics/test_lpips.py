@@ -129,6 +129,7 @@ def plain_lpips(net: LpipsNet, picture: Picture, target: Picture) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("size", [(64, 64), (31, 47), (77, 130)])
 def test_lpips_equals_a_plain_implementation(
@@ -141,6 +142,7 @@ def test_lpips_equals_a_plain_implementation(
     assert lpips(other, target, models[net]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("size", [(257, 40), (34, 230)])
 def test_tiles_change_nothing(
@@ -160,6 +162,7 @@ def test_tiles_change_nothing(
     assert lpips(other, target, model) == pytest.approx(whole, rel=2e-6)
 
 
+@pytest.mark.slow
 def test_a_halo_too_small_would_show(
     models: dict[LpipsNet, Lpips], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +175,7 @@ def test_a_halo_too_small_would_show(
     assert lpips(other, target, model) != pytest.approx(whole, rel=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_a_value_sees_no_farther_than_the_halo(net: LpipsNet) -> None:
     """Gradients of a core's values, for light that rises and falls: a maximum has one place."""
@@ -191,6 +195,7 @@ def test_a_value_sees_no_farther_than_the_halo(net: LpipsNet) -> None:
     assert max(before, behind) <= perceptual._HALO
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_lpips_properties(
     net: LpipsNet, models: dict[LpipsNet, Lpips], rng: np.random.Generator
@@ -262,6 +267,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_the_two_published_files_are_found_in_the_cache(net: LpipsNet) -> None:
     backbone, heads = lpips_state(net)
@@ -454,6 +460,7 @@ def plain_pieapp(state: State, picture: Picture, target: Picture, stride: int) -
     return errors / weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "stride"), [((64, 64), 27), ((91, 130), 27), ((70, 76), 6)])
 def test_pieapp_equals_a_plain_implementation(
     size: tuple[int, int],
@@ -494,6 +501,7 @@ def test_pieapp_is_not_symmetric_and_reads_colors_in_order(
     assert value != pytest.approx(pieapp(other[..., ::-1], target[..., ::-1], judge), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_how_many_patches_go_at_once_does_not_matter(
     judge: PieApp, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,6 +528,7 @@ def small(state: State) -> State:
     return state | {"fc1_score.weight": torch.full((1, 1), 0.5).expand(512, 120832)}
 
 
+@pytest.mark.slow
 def test_pieapps_file(pieapp_state: State) -> None:
     assert isinstance(load_pieapp(), Unavailable)
     assert "PieAPPv0.1.pth in" in str(load_pieapp())
@@ -537,6 +546,7 @@ def test_pieapps_file(pieapp_state: State) -> None:
         assert found["ref_score_subtract.weight"].tolist() == [[1.5]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -90,7 +90,9 @@ def plain_similarities(
 
 def halved(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     rows, cols = plane.shape[0] // 2, plane.shape[1] // 2
-    return plane[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2).mean(axis=(1, 3))
+    blocks = plane[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2)
+    mean: NDArray[np.float64] = blocks.mean(axis=(1, 3))
+    return mean
 
 
 def plain_ms_ssim(
@@ -150,6 +152,7 @@ def factors_of(picture: Tensor, target: Tensor) -> Tensor:
     return ssim_module._similarities(picture, target, **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noisy", "negative", "flat"])
 def test_ms_ssim_gradients(kind: str) -> None:
     target = pictures(1, 2, 7, 8, dtype=torch.float64)

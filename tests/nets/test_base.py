@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gia_cli.nets import build
-from gia_cli.nets.base import Network, frame_sum
+from gia_cli.nets.base import Network
 from gia_cli.nets.config import NETWORKS
 from gia_cli.raw.cfa import CfaKind
 from tests.networks import (
@@ -27,6 +28,7 @@ from tests.networks import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_a_mosaic_becomes_a_picture(name: str, cfa: CfaKind) -> None:
     network = lively(small(name, cfa))
@@ -44,6 +46,7 @@ def test_vectors_are_those_of_the_paper(name: str) -> None:
     assert all(halo % network.stride == 0 for halo in (network.halo, *network.vector_halos))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_gradients_reach_every_parameter(name: str, cfa: CfaKind) -> None:
     network = lively(small(name, cfa)).double().train()
@@ -63,13 +66,18 @@ def test_gradients_reach_every_parameter(name: str, cfa: CfaKind) -> None:
 def test_a_whole_frame_runs_each_segment_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = lively(small(name))
     calls: list[str] = []
-    for segment in ("encode", "global_term", "advance", "decode"):
+
+    def note(segment: str) -> None:
         run = getattr(network, segment)
-        monkeypatch.setattr(
-            network,
-            segment,
-            lambda *rest, run=run, segment=segment: calls.append(segment) or run(*rest),
-        )
+
+        def noted(*rest: Any) -> Any:
+            calls.append(segment)
+            return run(*rest)
+
+        monkeypatch.setattr(network, segment, noted)
+
+    for segment in ("encode", "global_term", "advance", "decode"):
+        note(segment)
     with torch.no_grad():
         network(random_planes(1, 4, 32, 32))
     vectors = WITH_VECTORS.get(name, 0)
@@ -77,6 +85,7 @@ def test_a_whole_frame_runs_each_segment_once(name: str, monkeypatch: pytest.Mon
     assert calls == ["encode", *middle[: 2 * vectors - 1 if vectors else 0], "decode"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_the_chain_by_hand_is_the_forward_pass(name: str, cfa: CfaKind) -> None:
     network = lively(small(name, cfa)).double()
@@ -86,6 +95,7 @@ def test_the_chain_by_hand_is_the_forward_pass(name: str, cfa: CfaKind) -> None:
         torch.testing.assert_close(picture, network(x), rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "index"), [(name, k) for name, count in WITH_VECTORS.items() for k in range(count)]
 )
@@ -133,6 +143,7 @@ def test_segments_free_the_features(name: str) -> None:
 # ---------------------------------------------------------------- groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_a_group_is_one_photo(name: str, cfa: CfaKind) -> None:
     """Its crops share every mean, over all of them: what tiles do."""
@@ -150,13 +161,6 @@ def test_a_group_is_one_photo(name: str, cfa: CfaKind) -> None:
         assert (grouped - alone)[:2].abs().max() > 1e-3
     else:
         assert torch.equal(grouped, alone)
-
-
-def test_means_and_sums_are_taken_in_fp32_at_least() -> None:
-    ones = torch.ones(1, 2, 64, 80, dtype=torch.bfloat16)
-    assert frame_sum(ones).tolist() == [[5120, 5120]]
-    assert frame_sum(ones).dtype == torch.float32
-    assert frame_sum(ones.double()).dtype == torch.float64
 
 
 # ---------------------------------------------------------------- sight
@@ -184,6 +188,7 @@ def seen_rows(network: Network, core: int, rows: int, part: int | None) -> tuple
     return core - int(seen[0]), int(seen[-1]) - (core + stride - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_stated_halos_are_what_is_seen(name: str) -> None:
     """Enough, and no more than the rounding to whole cells too much."""
@@ -212,6 +217,7 @@ def test_sizes_are_multiples_of_the_stride(name: str) -> None:
 # ---------------------------------------------------------------- bands, meter, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_bands_change_nothing(name: str, cfa: CfaKind) -> None:
     network = lively(small(name, cfa)).double()
@@ -228,6 +234,7 @@ def test_bands_change_nothing(name: str, cfa: CfaKind) -> None:
     torch.testing.assert_close(banded, whole, rtol=0, atol=1e-12 * float(whole.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfa", CFAS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_stages_do_most_of_the_work(name: str, cfa: CfaKind) -> None:

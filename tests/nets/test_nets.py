@@ -72,6 +72,7 @@ def expected_count(config: NetConfig) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upsample_bias", [False, True])
 @pytest.mark.parametrize(("name", "cfa"), FAMILY)
 def test_parameters_are_those_of_the_papers_description(
@@ -233,6 +234,7 @@ def plain_forward(network: str, state: dict[str, Tensor], x: Tensor, scale: int)
     return x.permute(0, 1, 4, 2, 5, 3).reshape(count, 3, height * scale, width * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upsample_bias", [False, True])
 @pytest.mark.parametrize(("name", "cfa"), FAMILY)
 def test_forward_equals_a_plain_implementation(
@@ -314,6 +316,7 @@ def test_one_end_of_a_frame_reaches_the_other_by_the_vector_alone() -> None:
 # ---------------------------------------------------------------- bands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [80, 96, 208])
 @pytest.mark.parametrize(
     ("cfa", "dtype", "tolerance"),
@@ -428,6 +431,7 @@ def change_in_core(distance: int, sign: int, *, bottleneck: bool = False) -> flo
     return float(difference.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_halo_covers_the_receptive_field(sign: int) -> None:
     assert UNet.halo % UNet.stride == 0
@@ -456,6 +460,7 @@ def test_build_gives_a_network_ready_to_train() -> None:
     assert all(p.requires_grad for p in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), FAMILY)
 def test_stated_memory_holds_the_frame_the_skips_and_the_picture(
     name: NetName, cfa: CfaKind

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gia_cli.cli import app
+from gia_cli.data.synthetic import open_photos
 from gia_cli.errors import DataError, DeviceError, OutputExistsError, UsageError
 from gia_cli.inference import select
 from gia_cli.inference.run import infer
@@ -64,6 +65,7 @@ def made(folder: Path, one_thread: None) -> Result:
     return gia("weights", "quantize", own, "--name", "own-int8", *options)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_and_their_row(made: Result, folder: Path) -> None:
     path = folder / "own-int8.safetensors"
     assert made.exit_code == 0, made.output
@@ -82,13 +84,14 @@ FP32 = Runtime("cpu", "float32")
 
 def scene(folder: Path) -> PackedMosaic:
     """One that the ranges were not found by."""
-    photos = quantize.open_photos([folder / "photos"], folder / "cache")
+    photos = open_photos([folder / "photos"], folder / "cache")
     own = find_weights(folder / "own.safetensors")
     (planes,) = quantize._draw_crops(photos, own, asked(folder, samples=1, seed=7))
     height, width = (2 * side for side in planes.shape[1:])
     return PackedMosaic(planes, "bayer", height, width, Alignment(0, 0, 0, 0))
 
 
+@pytest.mark.slow
 def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     mosaic = scene(folder)
     exact, rounded = (
@@ -99,6 +102,7 @@ def test_they_make_nearly_the_same_picture(made: Result, folder: Path) -> None:
     assert 1e-5 < difference < 0.1
 
 
+@pytest.mark.slow
 def test_the_outer_levels_stay_in_fp32(made: Result, folder: Path) -> None:
     """Two by default; what is left to lose is less than in int8 from the first level on."""
     outer = ("encoder.0.", "encoder.1.", "upsample.3.", "upsample.2.", "decoder.3.", "decoder.2.")
@@ -145,6 +149,7 @@ def test_weights_beyond_a_byte_are_cut(rng: np.random.Generator) -> None:
     assert rounded.min() >= -127 and rounded.max() <= 127
 
 
+@pytest.mark.slow
 def test_what_layers_read_reaches_further_than_the_nights_went(
     made: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,13 +163,15 @@ def test_what_layers_read_reaches_further_than_the_nights_went(
     ranges = [name for name in wide if name.endswith(".ranges")]
     assert ranges
     for name in ranges:
-        assert np.allclose(wide[name], 1.3 * narrow[name], rtol=1e-5)
-        low, high = wide[name]
+        own, before = (np.asarray(arrays[name], np.float32) for arrays in (wide, narrow))
+        assert np.allclose(own, 1.3 * before, rtol=1e-5)
+        low, high = own
         below = -low / (high - low) * 255
         assert abs(below - np.rint(below)) < 0.01  # zero, which borders hold, is a step
 
 
-def test_int8_weights_are_not_quantised_again(made: Result, folder: Path) -> None:
+@pytest.mark.slow
+def test_int8_weights_are_not_quantized_again(made: Result, folder: Path) -> None:
     again = asked(folder, weights=str(folder / "own-int8.safetensors"), name="twice")
     with pytest.raises(UsageError, match="int8 already"):
         quantize.quantize(again)

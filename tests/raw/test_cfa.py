@@ -14,6 +14,8 @@ from gia_cli.raw.cfa import (
     XTRANS,
     CfaKind,
     align,
+    cell_colors,
+    cell_from,
     classify,
     find_phase,
     pack,
@@ -50,6 +52,19 @@ def test_xtrans_starts_rbgbrg_and_obeys_fujifilms_rules() -> None:
 def test_xtrans_repeats_at_3_3_and_nowhere_else() -> None:
     same = [s for s in np.ndindex(6, 6) if np.array_equal(np.roll(XTRANS, s, (0, 1)), XTRANS)]
     assert same == [(0, 0), (3, 3)]
+
+
+@pytest.mark.parametrize(("kind", "phase"), SHIFTS)
+def test_a_cells_colours_are_those_at_its_place(kind: CfaKind, phase: tuple[int, int]) -> None:
+    period = len(CANONICAL[kind])
+    assert np.array_equal(cell_colors(kind, phase), _colors(kind, phase, period, period))
+
+
+def test_a_cell_from_another_photosite_is_the_mosaic_cut_there() -> None:
+    cell = np.arange(36).reshape(6, 6)
+    mosaic = np.tile(cell, (3, 3))
+    for y, x in np.ndindex(7, 7):
+        assert np.array_equal(cell_from(cell, (y, x)), mosaic[y : y + 6, x : x + 6])
 
 
 # ---------------------------------------------------------------- pack, unpack

@@ -236,6 +236,7 @@ def test_random_bytes_give_an_empty_shot(tmp_path: Path, rng: np.random.Generato
         assert _read(tmp_path, rng.bytes(length)) == ShotInfo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_flipped_and_missing_bytes_never_raise(
     tmp_path: Path, order: ByteOrder, rng: np.random.Generator

@@ -34,7 +34,9 @@ def colors_of(frame: RawFrame) -> NDArray[np.uint8]:
     period = cell.shape[0]
     height, width = frame.mosaic.shape
     dy, dx = frame.phase
-    return cell[(np.arange(height)[:, None] + dy) % period, (np.arange(width)[None] + dx) % period]
+    rows, cols = (np.arange(height)[:, None] + dy) % period, (np.arange(width)[None] + dx) % period
+    colors: NDArray[np.uint8] = cell[rows, cols]
+    return colors
 
 
 def make_frame(
@@ -79,7 +81,8 @@ def by_photosite(
     x = np.maximum(frame.mosaic.astype(np.float64) - black, 0) / (white - black) * ratio
     if gains is not None:
         x *= np.asarray(gains, np.float64)[colors_of(frame)]
-    return np.minimum(x, 1)
+    clipped: NDArray[np.float64] = np.minimum(x, 1)
+    return clipped
 
 
 def to_mosaic(packed: PackedMosaic) -> NDArray[np.float32]:
@@ -190,7 +193,7 @@ def test_ratio_and_gains_amplify_alike(
 @pytest.mark.parametrize("gains_dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("kind", "phase"), CASES)
 def test_the_frame_is_not_modified(
-    kind: CfaKind, phase: tuple[int, int], gains_dtype: type, rng: np.random.Generator
+    kind: CfaKind, phase: tuple[int, int], gains_dtype: type[np.floating], rng: np.random.Generator
 ) -> None:
     frame = make_frame(rng, kind, phase, (24, 30))
     fields = ("mosaic", "black", "white", "as_shot_wb")

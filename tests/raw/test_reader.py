@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -34,7 +35,7 @@ from gia_cli.errors import (
     UnsupportedCompressionError,
 )
 from gia_cli.imaging.color import srgb_decode
-from gia_cli.imaging.writer import orient, square_pixels
+from gia_cli.imaging.writer import square_pixels
 from gia_cli.raw.cfa import (
     PLANE_COLORS,
     RGGB,
@@ -50,6 +51,7 @@ from gia_cli.raw.reader import RAW_SUFFIXES, RawFrame, read_raw, render
 from gia_cli.raw.tiff import ASCII, LONG, RATIONAL, SHORT, ByteOrder, Entry, build, ifd_bytes
 from gia_cli.raw.writer import A_SHOT, write_arw, write_dng, write_raf
 from gia_cli.runtime import peak_resident_bytes
+from tests.imaging.upright import orient
 
 BAYER_PHASES = list(np.ndindex(2, 2))
 XTRANS_PHASES = list(np.ndindex(6, 6))
@@ -397,7 +399,7 @@ def _picture(rng: np.random.Generator, suffix: str) -> bytes:
     return data
 
 
-def _tiff(picture: NDArray[np.generic], photometric: str, **options: str) -> bytes:
+def _tiff(picture: NDArray[np.generic], photometric: str, **options: Any) -> bytes:
     file = io.BytesIO()
     tifffile.imwrite(file, picture, photometric=photometric, **options)
     return file.getvalue()
@@ -533,10 +535,11 @@ def test_a_file_cut_anywhere_is_damaged(
     assert read_raw(path).mosaic.size
 
 
+@pytest.mark.slow
 def test_overwritten_bytes_are_refused_or_read_never_anything_else(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    outcomes = set()
+    outcomes: set[str] = set()
     for write in (write_arw, write_raf, write_dng):
         write(tmp_path / "whole", _noise(rng))
         whole = (tmp_path / "whole").read_bytes()
@@ -720,7 +723,7 @@ def test_what_libraw_recognises_but_cannot_decode_is_not_called_damaged(
 ) -> None:
     """Nikon's High Efficiency NEF opens, and fails when unpacked; nobody's photo is lost."""
 
-    class Unpackable(rawpy.RawPy):  # type: ignore[misc]
+    class Unpackable(rawpy.RawPy):
         def unpack(self) -> None:
             raise rawpy.LibRawFileUnsupportedError(b"Unsupported file format or not RAW file")
 

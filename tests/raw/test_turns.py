@@ -16,9 +16,10 @@ from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS, Turn, turn_frame
 
+PERIODS: dict[CfaKind, int] = {"bayer": 2, "xtrans": 6}
 PHASES: list[tuple[CfaKind, tuple[int, int]]] = [
     (kind, (dy, dx))
-    for kind, period in (("bayer", 2), ("xtrans", 6))
+    for kind, period in PERIODS.items()
     for dy, dx in product(range(period), repeat=2)
 ]
 SIZES = [(24, 30), (25, 31), (29, 24), (27, 20)]
@@ -74,6 +75,7 @@ def test_turning_back_undoes_turning() -> None:
         assert np.array_equal(turn.undo(turned), picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", TURNS, ids=str)
 @pytest.mark.parametrize(("kind", "phase"), PHASES)
 def test_every_turn_keeps_the_pattern(kind: CfaKind, phase: tuple[int, int], turn: Turn) -> None:

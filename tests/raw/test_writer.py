@@ -159,7 +159,8 @@ def test_the_preview_is_embedded(tmp_path: Path, write: Writer) -> None:
     with rawpy.imread(str(tmp_path / "photo")) as raw:
         thumb = raw.extract_thumb()
     assert thumb.format == rawpy.ThumbFormat.JPEG
-    pixels = np.asarray(Image.open(io.BytesIO(thumb.data)), int)
+    assert isinstance(thumb.data, bytes)
+    pixels = np.asarray(Image.open(io.BytesIO(thumb.data)), np.int64)
     assert pixels.shape == preview.shape
     assert np.abs(pixels - preview)[:, [4, 44]].max() < 10
 

@@ -33,6 +33,7 @@ def checkerboard(pictures: Tensor, wanted: Tensor, scale: int) -> float:
     return float((error - error.mean(2, keepdim=True)).square().mean().sqrt())
 
 
+@pytest.mark.slow
 def test_the_features_are_what_the_network_makes_its_picture_of(
     network: GiaNet, planes: Tensor
 ) -> None:

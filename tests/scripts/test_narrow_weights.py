@@ -46,9 +46,9 @@ def doubled(network: GiaNet) -> GiaNet:
 
 def narrowed(wide: GiaNet, width: int, planes: Tensor) -> GiaNet:
     network = build(replace(wide.config, width=width)).requires_grad_(False).eval()
+    assert isinstance(network, GiaNet)
     with torch.no_grad():
         narrow_weights.Narrowing(wide, network, planes).run()
-    assert isinstance(network, GiaNet)
     return network
 
 
@@ -56,6 +56,7 @@ def unexplained(pictures: Tensor, wanted: Tensor) -> float:
     return float((pictures - wanted).square().mean() / wanted.var())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 2])
 def test_channels_too_many_are_left_out(planes: Tensor, factor: int) -> None:
     """The same width, or half of one whose channels are all there twice, makes the same picture."""
@@ -70,6 +71,7 @@ def test_channels_too_many_are_left_out(planes: Tensor, factor: int) -> None:
         assert unexplained(network(planes), wanted) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_narrow_network_comes_near(planes: Tensor) -> None:
     """Nearer than the mean picture, and the vector says the same."""
     wide = lively(replace(small("gia-net"), width=8))

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraName
-from gia_cli.progress import Silent
 from gia_cli.raw.cfa import CANONICAL, CfaKind
 from gia_cli.simulation.noise import SensorNoise
 from gia_cli.simulation.sensor import CAMERAS
@@ -25,16 +24,6 @@ def save(path: Path, photo: Photo) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     iio.imwrite(path, photo)
     return path
-
-
-class Notes(Silent):
-    """Keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def smooth_photo() -> Photo:

@@ -12,10 +12,12 @@ import pytest
 from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
 from gia_cli.imaging.color import srgb_decode
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.dataset import TreeOptions, simulate_tree
+from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.manifest import read_plan
-from gia_cli.simulation.photo import Simulated, SimulateOptions
-from tests.simulation.pictures import Notes, Photo, save, smooth_photo
+from gia_cli.simulation.options import SimulateOptions, TreeOptions
+from gia_cli.simulation.photo import Simulated
+from tests.progress_spy import ProgressSpy
+from tests.simulation.pictures import Photo, save, smooth_photo
 
 
 @pytest.fixture
@@ -151,16 +153,16 @@ def test_shares_are_exact_and_no_list_stays_empty(
     for number in range(count):
         photos.append(pictures / f"{number:03}.png")
         photos[-1].touch()
-    notes = Notes()
-    simulate_tree(photos, tmp_path / "tree", progress=notes)
+    spy = ProgressSpy()
+    simulate_tree(photos, tmp_path / "tree", progress=spy)
     lists = scenes_by_list(tmp_path / "tree")
     assert len(lists["test"]) == tests
     assert len(lists["val"]) == vals
     assert len(lists["train"]) == count - tests - vals
     if tests:
-        assert notes.notes == []
+        assert spy.notes == []
     else:
-        (note,) = notes.notes
+        (note,) = spy.notes
         assert note.startswith("The tree has no scene for its lists val and test: ")
 
 
@@ -250,8 +252,9 @@ def levels_of(tree: Path) -> dict[str, set[int]]:
         frame = read_raw(path)
         ratio = 10 / (frame.shot.exposure_s or 0)
         neutral = (frame.mosaic[::2, 1::2].mean() - 512) * ratio / (16383 - 512)  # green
-        nearest = min(range(40, 256, 20), key=lambda level: abs(srgb_decode(level / 255) - neutral))
-        levels.setdefault(path.name[:5], set()).add(nearest)
+        candidates = np.arange(40, 256, 20)
+        nearest = candidates[np.abs(srgb_decode(candidates / 255) - neutral).argmin()]
+        levels.setdefault(path.name[:5], set()).add(int(nearest))
     return levels
 
 
@@ -293,6 +296,7 @@ def test_more_pictures_are_appended_and_none_is_mixed_up(tmp_path: Path) -> None
     assert files(tree) == after
 
 
+@pytest.mark.slow
 def test_pictures_one_by_one_get_the_same_shares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,12 +365,12 @@ def test_overwriting_makes_the_tree_anew(tmp_path: Path) -> None:
     photos = grey_pictures(folder, [60, 100, 160, 200])
     simulate_tree([folder], tree, replace(ERROR, burst=2, iso=800))
     (tree / "Sony" / "short" / "mine.txt").write_text("mine")
-    notes = Notes()
-    simulate_tree(photos[:3], tree, replace(OVERWRITE, split="train"), progress=notes)
+    spy = ProgressSpy()
+    simulate_tree(photos[:3], tree, replace(OVERWRITE, split="train"), progress=spy)
     assert_whole(tree, 3)
     left = [name for name in files(tree) if not name.endswith(".ARW")]
     assert left == ["Sony/short/mine.txt", "Sony_simulation.json", "Sony_train_list.txt"]
-    (note,) = notes.notes
+    (note,) = spy.notes
     assert "other files of the tree's old plan are removed" in note
 
 

@@ -22,13 +22,14 @@ from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
 from gia_cli.imaging.color import bt709_encode, srgb_decode
 from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.photo import SimulateOptions, simulate_photo
+from gia_cli.simulation.options import SimulateOptions
+from gia_cli.simulation.photo import simulate_photo
 from gia_cli.simulation.sensor import CAMERAS, SceneSettings, median_gains, mosaic_from_linear
+from tests.progress_spy import ProgressSpy
 from tests.simulation.pictures import (
     NAMES,
     SIGMAS,
     WB,
-    Notes,
     Photo,
     assert_flat,
     save,
@@ -83,6 +84,7 @@ def rendering_errors(
     return np.asarray(difference[8:-8, 8:-8], np.float64)  # LibRaw guesses at the frame's edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("color", [(180, 90, 60), (18, 9, 6), (255, 255, 255), (20, 60, 200)])
 def test_libraw_renders_plain_colours_back(
@@ -105,6 +107,7 @@ def test_libraw_renders_a_smooth_photograph_back(tmp_path: Path, name: CameraNam
     assert np.percentile(errors, 99) < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_libraw_renders_a_natural_photograph_back(tmp_path: Path, name: CameraName) -> None:
     """Two levels on the average, not less, because demosaicing guesses two of three colours.
@@ -120,6 +123,7 @@ def test_libraw_renders_a_natural_photograph_back(tmp_path: Path, name: CameraNa
     assert np.abs(blocks.mean(axis=(1, 3))).mean() < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_photograph_without_white_is_not_rendered_too_bright(
     tmp_path: Path, name: CameraName
@@ -293,9 +297,9 @@ def test_what_is_there_is_an_error_kept_or_replaced(day: Path, tmp_path: Path) -
 
 
 def test_small_xtrans_nights_are_noted(day: Path, tmp_path: Path) -> None:
-    notes = Notes()
-    simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), notes)
-    (note,) = notes.notes
+    spy = ProgressSpy()
+    simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), spy)
+    (note,) = spy.notes
     assert "LibRaw cannot render X-Trans photos with a side under 512" in note
 
 

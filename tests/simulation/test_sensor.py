@@ -13,8 +13,10 @@ from gia_cli.cameras import ENDINGS, CameraName
 from gia_cli.imaging.color import camera_from_srgb
 from gia_cli.raw.cfa import CANONICAL, pack
 from gia_cli.raw.reader import read_raw
-from gia_cli.simulation.noise import SensorNoise, iso_settings
-from gia_cli.simulation.photo import SimulateOptions, simulate_photo
+from gia_cli.sensor_table import iso_settings
+from gia_cli.simulation.noise import SensorNoise
+from gia_cli.simulation.options import SimulateOptions
+from gia_cli.simulation.photo import simulate_photo
 from gia_cli.simulation.sensor import (
     CAMERAS,
     daylight_gains,
@@ -54,6 +56,7 @@ def test_no_colour_of_srgb_is_negative_to_the_camera(name: CameraName) -> None:
     assert camera_from_srgb(np.array(CAMERAS[name].matrix)).min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "iso"), SETTINGS)
 def test_flat_fields_of_every_iso_setting(
     rng: np.random.Generator, name: CameraName, iso: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.loop import train
+from tests.conftest import in_one_thread, leave_out_plots
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small photographs."""
     folder = tmp_path_factory.mktemp("photos")
@@ -22,14 +25,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config(tmp_path: Path, photos: Path) -> TrainConfig:
+def four_steps(folder: Path, photos: Path) -> TrainConfig:
     """A run of four steps of a tiny network."""
     return TrainConfig(
-        run=tmp_path / "run",
+        run=folder / "run",
         camera="sony",
         photos=(photos,),
-        cache=tmp_path / "cache",
+        cache=folder / "cache",
         width=4,
         steps=4,
         sides=(16, 32),
@@ -37,3 +39,25 @@ def config(tmp_path: Path, photos: Path) -> TrainConfig:
         workers=0,
         device="cpu",
     )
+
+
+@pytest.fixture
+def config(tmp_path: Path, photos: Path) -> TrainConfig:
+    """Such a run, not started yet; `trained` finishes it."""
+    return four_steps(tmp_path, photos)
+
+
+@pytest.fixture(scope="session")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of such a run, trained once."""
+    folder = tmp_path_factory.mktemp("finished")
+    with in_one_thread(), pytest.MonkeyPatch.context() as patch:
+        leave_out_plots(patch)
+        train(four_steps(folder, photos))
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(config: TrainConfig, finished: Path) -> None:
+    """Let `config` be finished already."""
+    shutil.copytree(finished, config.run)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from gia_cli.progress import Silent
 from gia_cli.training.run_folder import read_checkpoint
+from tests.progress_spy import ProgressSpy
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -22,23 +22,18 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
         assert torch.equal(tensor, second[name]), name
 
 
-class StopAt(Silent):
+class StopAt(ProgressSpy):
     """Asks the run to stop, as a terminal or a scheduler does, once it has come to a step."""
 
     def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__()
         self.step = step
         self.number = number
         self.at = 0
-        self.is_training = False
-        self.notes: list[str] = []
-
-    def stage(self, name: str, steps: int) -> None:
-        self.is_training = name == "training"
 
     def advance(self, steps: int = 1) -> None:
-        self.at += steps if self.is_training else 0
-        if self.is_training and self.at == self.step:
+        super().advance(steps)
+        is_training = self.stage_names[-1] == "training"
+        self.at += steps if is_training else 0
+        if is_training and self.at == self.step:
             signal.raise_signal(self.number)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)

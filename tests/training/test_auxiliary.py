@@ -34,7 +34,7 @@ def test_depth_heads_give_the_depth_a_gradient() -> None:
         picture, depth, _ = trainee(planes, 2)
         loss = (picture - target).abs().mean() + weight * deep_supervision_loss(depth, target)
         loss.backward()
-        gradient = trainee.network.encoder[4][0].weight.grad
+        gradient = trainee.network.get_parameter("encoder.4.0.weight").grad
         assert gradient is not None
         norms.append(float(gradient.norm()))
     assert norms[1] > 3 * norms[0] > 0
@@ -103,6 +103,7 @@ def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
     assert torch.equal(still, vector)  # what it is asked for is its own
 
 
+@pytest.mark.slow
 def test_the_vector_learns_the_facts() -> None:
     """A few scenes can be learned by heart, through shrink and the way down."""
     torch.manual_seed(3)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gia_cli.training.distributed import Ranks, process_group, ranks_from_environment
 
@@ -70,6 +70,7 @@ def start(rank: int, attempt: int, store: TCPStore) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs a POSIX system here")
 def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
     """As under torchrun, one store outlives the attempt; the second rank comes first to it."""

@@ -120,6 +120,7 @@ def _weights(folder: Path, fusion: Shares | None) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_is_fused_by_the_shares_it_starts_with(config: TrainConfig, tmp_path: Path) -> None:
     start = _weights(tmp_path, shares(1, 1))
     fused = replace(

@@ -17,6 +17,7 @@ from tests.networks import ALL, CFAS, PLANES, lively, random_planes, small
 COUNT = 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_every_network_starts_with_pictures_of_a_sane_size(name: str, cfa: CfaKind) -> None:
     torch.manual_seed(2)

@@ -34,6 +34,7 @@ def test_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
     assert read_log(tmp_path / "nowhere") == []
 
 
+@pytest.mark.plots
 def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
     log = TrainLog(tmp_path, 0)
     log.add(50, loss=0.25)
@@ -59,6 +60,7 @@ def test_without_the_extra_the_log_says_what_is_missing(
     assert len(read_log(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_scores", [False, True])
 def test_curves_are_a_picture(tmp_path: Path, with_scores: bool) -> None:
     rows = [{"step": step, "loss": 1 / step} for step in range(50, 3000, 50)]

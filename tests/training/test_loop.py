@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from gia_cli.data.batches import load
 from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
@@ -33,9 +34,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # ---------------------------------------------------------------- resume
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Signals) -> None:
-    train(config)
     stopped = replace(config, run=config.run.with_name("stopped"))
     with pytest.raises(Interrupted, match="step 2") as caught:
         train(stopped, StopAt(2, number))
@@ -47,35 +49,39 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     assert_equal(weights_of(config.run), weights_of(stopped.run))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 def test_workers_make_the_same_batches(config: TrainConfig) -> None:
-    train(config)
     other = replace(config, run=config.run.with_name("workers"), workers=2)
     train(other)
     assert_equal(weights_of(config.run), weights_of(other.run))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 def test_the_seed_decides(config: TrainConfig) -> None:
-    train(config)
     other = replace(config, run=config.run.with_name("other"), seed=1)
     train(other)
     first, second = weights_of(config.run), weights_of(other.run)
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_finished_run_takes_no_further_step(config: TrainConfig) -> None:
-    train(config)
     before = weights_of(config.run)
     assert train(config).steps == 4
     assert_equal(before, weights_of(config.run))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 def test_a_finished_run_can_be_made_longer(config: TrainConfig) -> None:
-    train(config)
     listener = StopAt(-1)
     assert train(replace(config, steps=6), listener).steps == 6
     assert any("steps was 4, now 6" in note for note in listener.notes)
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_written_do_not_end_a_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,10 +98,8 @@ def test_pictures_that_cannot_be_written_do_not_end_a_run(
 def test_a_worker_that_dies_is_told_and_loses_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = training.load
-
     def dying(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for number, batch in enumerate(plain(*arguments, **options)):
+        for number, batch in enumerate(load(*arguments, **options)):
             if number == 2:
                 raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
             yield batch
@@ -106,6 +110,7 @@ def test_a_worker_that_dies_is_told_and_loses_nothing(
     assert read_checkpoint(config.run)["step"] == 2
 
 
+@pytest.mark.slow
 def test_too_few_photographs_to_validate_are_noted_and_exported(
     config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -116,6 +121,7 @@ def test_too_few_photographs_to_validate_are_noted_and_exported(
     assert row["training"]["validated_on"] == "the same photos"
 
 
+@pytest.mark.slow
 def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
     timed = replace(config, steps=None, budget_s=2.0)
     result = train(timed)
@@ -129,6 +135,8 @@ def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
 # ---------------------------------------------------------------- what it leaves
 
 
+@pytest.mark.slow
+@pytest.mark.plots
 def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     result = train(replace(config, steps=60))
     rows = read_log(config.run)
@@ -141,6 +149,7 @@ def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     assert list((config.run / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_it_learns(config: TrainConfig) -> None:
     """Small as it is, the network gets better at its own photographs."""
     short = train(replace(config, steps=2, changes={"ema": 0.9, "warmup": 0, "lr": 2e-3}))
@@ -149,6 +158,7 @@ def test_it_learns(config: TrainConfig) -> None:
     assert result.validation_psnr > short.validation_psnr + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_trains_on_every_camera(
@@ -159,6 +169,7 @@ def test_every_network_trains_on_every_camera(
     assert result.validation_psnr > -20  # the first weights already make something like a picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
 def test_a_network_that_is_given_the_balance_trains(config: TrainConfig, camera: Any) -> None:
     given = replace(config, camera=camera, white_balance="as-shot", steps=2)
@@ -196,6 +207,7 @@ def test_the_learning_rate_follows_its_schedule() -> None:
     assert learning_rate(small, 10**6, 1) == pytest.approx(small.last_lr)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_batch_statistics_resumes_to_the_bit(config: TrainConfig) -> None:
     config = replace(config, network="dncnn")
     train(config)
@@ -235,10 +247,12 @@ def test_the_facts_are_given_less_and_less_often() -> None:
     assert not any(is_teacher_forced(RECIPES["small"], 1, step, 0.0) for step in range(100))
 
 
+@pytest.mark.slow
 def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.Tensor] = []
+    monkeypatch.setattr(setup, "_FIT_SCENES", 2)
 
     def spy(vector: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         asked.append(targets)
@@ -254,6 +268,7 @@ def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_last_steps_are_saved_wherever_the_log_stands(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, steps: int
@@ -263,6 +278,7 @@ def test_the_last_steps_are_saved_wherever_the_log_stands(
     assert read_checkpoint(config.run)["step"] == steps
 
 
+@pytest.mark.slow
 def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -> None:
     """It is logged where the recipe asks for it, and pulls the weights elsewhere."""
     left, right = (
@@ -298,8 +314,9 @@ _RANK_SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from gia_cli.training import loop as t
+from gia_cli.training import log, loop as t
 
+log._has_matplotlib, log._tensorboard = lambda: False, lambda *_: None  # which take longer
 save, step = t.save_checkpoint, t._step
 
 def save_each(job):
@@ -336,6 +353,7 @@ def run_ranks(tmp_path: Path, run: Path, photos: Path, what: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
     """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
@@ -350,6 +368,7 @@ def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_the_command_of_the_cookbook_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
     """`--run` would be taken for torchrun's own `--run-path`."""

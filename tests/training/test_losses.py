@@ -170,6 +170,7 @@ def test_equal_and_black_pictures_have_finite_gradients() -> None:
         assert picture.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_minimising_the_joint_loss_restores_a_picture() -> None:
     target = pictures(1, 3, 44, 44)
     picture = noisy(target, 0.3).requires_grad_()

@@ -12,11 +12,11 @@ import pytest
 
 from gia_cli.errors import UsageError
 from gia_cli.paper import paper_table
-from gia_cli.progress import Silent
 from gia_cli.training import paper_tables as ablation
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.paper_tables import RowResult, row_config, train_table
 from gia_cli.weights.manifest import list_weights
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,6 +74,7 @@ def test_drawn_sides_have_about_as_many_pixels_as_the_fixed_one(
         assert pixels == pytest.approx(fixed.draw_side(rng, done) ** 2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_single_rows_can_be_trained_apart(base: TrainConfig) -> None:
     results = train_table("2", base, only=["gia-l1", "sid-net"])
     assert [result.row.slug for result in results] == ["sid-net", "gia-l1"]
@@ -82,6 +83,7 @@ def test_single_rows_can_be_trained_apart(base: TrainConfig) -> None:
         train_table("2", base, only=["gia"])
 
 
+@pytest.mark.slow
 def test_a_table_is_trained_exported_and_not_trained_twice(base: TrainConfig) -> None:
     told: list[RowResult] = []
     results = train_table("2", base, on_row=told.append)
@@ -95,22 +97,16 @@ def test_a_table_is_trained_exported_and_not_trained_twice(base: TrainConfig) ->
     assert [result.result.steps for result in again] == [2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_row_without_its_features_is_left_out(
     base: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Notes(Silent):
-        def __init__(self) -> None:
-            self.notes: list[str] = []
-
-        def note(self, message: str) -> None:
-            self.notes.append(message)
-
     rows = [row for row in paper_table("1") if row.name in ("Zamir et al.", "SID-Net")]
     monkeypatch.setattr(ablation, "paper_table", lambda table: rows)
-    notes = Notes()
-    results = train_table("1", base, notes)
+    progress = ProgressSpy()
+    results = train_table("1", base, progress)
     assert [result.row.name for result in results] == ["SID-Net"]
-    assert any("Zamir et al. is left out" in note for note in notes.notes)
+    assert any("Zamir et al. is left out" in note for note in progress.notes)
 
 
 @pytest.mark.parametrize(

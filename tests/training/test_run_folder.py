@@ -34,16 +34,16 @@ from gia_cli.weights.storage import load_network
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.usefixtures("trained")
 def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
-    train(config)
     for change in ({"seed": 3}, {"width": 8}, {"changes": {"lr": 1.0}}, {"camera": "fuji"}):
         with pytest.raises(RunError, match="holds another run"):
             train(replace(config, **change))
 
 
+@pytest.mark.usefixtures("trained")
 def test_other_nights_make_another_run(config: TrainConfig) -> None:
     """What is drawn has changed before, and nothing told the weights apart."""
-    train(config)
     there = read_config(config.run)
     assert there["scenes"]["daylight_share"] > 0
     there["scenes"]["daylight_share"] = 0.0
@@ -52,14 +52,15 @@ def test_other_nights_make_another_run(config: TrainConfig) -> None:
         train(config)
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_recipe_that_has_changed_is_named_by_its_field(config: TrainConfig) -> None:
-    train(config)
     with pytest.raises(RunError, match=r"its recipe\.lr is 0\.0002, not 1\.0"):
         train(replace(config, changes={"lr": 1.0}))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig) -> None:
-    train(config)
     path = config.run / CONFIG
     asked = json.loads(path.read_text())
     del asked["precision"], asked["recipe"]["auxiliary_weight"]
@@ -67,11 +68,28 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
     assert train(replace(config, steps=5)).steps == 5
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
+def test_a_run_from_before_the_renaming_goes_on(config: TrainConfig) -> None:
+    path = config.run / CONFIG
+    asked = json.loads(path.read_text())
+    asked["nights"] = asked.pop("scenes")
+    for old, new in {"facts_weight": "auxiliary_weight", "cut_until": "skip_dropout_until"}.items():
+        asked["recipe"][old] = asked["recipe"].pop(new)
+    path.write_text(json.dumps(asked))
+    assert train(replace(config, steps=5)).steps == 5
+    asked["nights"]["daylight_share"] += 0.1
+    path.write_text(json.dumps(asked))
+    with pytest.raises(RunError, match=r"its scenes\.daylight_share is"):
+        train(replace(config, steps=6))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
 def test_other_photographs_do_not_continue_a_run(
     config: TrainConfig, photos: Path, tmp_path: Path
 ) -> None:
     """Moved ones do: they are the same."""
-    train(config)
     moved = tmp_path / "moved"
     shutil.copytree(photos, moved)
     assert train(replace(config, photos=(moved,), steps=5)).steps == 5
@@ -80,12 +98,14 @@ def test_other_photographs_do_not_continue_a_run(
         train(replace(config, photos=(moved,), steps=6))
 
 
+@pytest.mark.slow
 def test_a_mistake_claims_no_folder(config: TrainConfig) -> None:
     with pytest.raises(WeightsNotFoundError):
         train(replace(config, init_from="nobody"))
     assert train(config).steps == 4
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_not_possible(config: TrainConfig) -> None:
     config.run.mkdir()
     with lock(config.run / LOCK) as is_ours:
@@ -101,8 +121,8 @@ def test_a_run_folder_that_cannot_be_made_is_told(config: TrainConfig, tmp_path:
         train(replace(config, run=tmp_path / "file" / "run"))
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
-    train(config)
     path = config.run / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
@@ -110,6 +130,7 @@ def test_a_damaged_checkpoint_is_named(config: TrainConfig) -> None:
     assert caught.value.exit_code == 71
 
 
+@pytest.mark.slow
 def test_what_an_older_recipe_did_not_know_of_it_did_not_do(config: TrainConfig) -> None:
     wide = replace(config, recipe="finetune", width=12, steps=1)
     train(replace(wide, changes={"auxiliary_weight": 0.0, "teacher_forcing_until": 0.0}))
@@ -125,8 +146,8 @@ def test_what_an_older_recipe_did_not_know_of_it_did_not_do(config: TrainConfig)
     train(replace(wide, steps=2, changes={"auxiliary_weight": 0.0, "teacher_forcing_until": 0.0}))
 
 
+@pytest.mark.usefixtures("trained")
 def test_exported_weights_are_the_averaged_ones(config: TrainConfig, tmp_path: Path) -> None:
-    train(config)
     folder = tmp_path / "new" / "weights"
     row = export_run(config.run, "mine", folder, data_note="three squares", licence="CC0")
     assert row["training"]["steps"] == 4

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from gia_cli.cameras import CameraName
+from gia_cli.cameras import CameraFamily, CameraName
 from gia_cli.data.batches import SidCrops
+from gia_cli.data.synthetic import PhotoScenes
 from gia_cli.errors import (
     DataError,
     DivergedError,
@@ -31,6 +32,7 @@ from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training import setup
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.initialise import init_identity_path
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
@@ -44,8 +46,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OTHER: dict[WhiteBalanceMode, WhiteBalanceMode] = {"as-shot": "learned", "learned": "as-shot"}
 
 
+@pytest.mark.usefixtures("trained")
 def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
-    train(config)
     good = weights_of(config.run)
     spoil = replace(config, run=config.run.with_name("spoiled"), changes={"lr": 1e30, "warmup": 0})
     with pytest.raises(DivergedError) as caught:
@@ -57,10 +59,10 @@ def test_weights_that_are_not_finite_are_not_saved(config: TrainConfig) -> None:
         assert all(x.isfinite().all() for x in weights_of(spoil.run).values())
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(config)
     before = weights_of(config.run)
 
     @contextmanager
@@ -75,6 +77,7 @@ def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
     assert_equal(before, weights_of(config.run))
 
 
+@pytest.mark.slow
 def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> None:
     train(replace(config, network="dncnn", steps=3))
     saved = read_checkpoint(config.run)
@@ -86,17 +89,17 @@ def test_the_running_mean_takes_over_batch_statistics(config: TrainConfig) -> No
     assert not torch.equal(saved["ema"]["to_rgb.bias"], saved["trainee"]["network.to_rgb.bias"])
 
 
+@pytest.mark.slow
 def test_the_way_up_is_opened_once(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What has learned to be heard is not put back, whatever runs lie between; else it begins."""
     opened: list[str] = []
     monkeypatch.setattr(setup, "_FIT_SCENES", 2)
-    true_open = setup.init_identity_path
 
     def spy(network: GiaNet, count: int) -> None:
         opened.append(network.config.network)
-        true_open(network, count)
+        init_identity_path(network, count)
 
     monkeypatch.setattr(setup, "init_identity_path", spy)
 
@@ -118,6 +121,7 @@ def test_the_way_up_is_opened_once(
     assert run("again", "sid", recipe="finetune")
 
 
+@pytest.mark.slow
 def test_where_there_are_no_facts_nothing_is_opened(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +130,7 @@ def test_where_there_are_no_facts_nothing_is_opened(
     narrow = replace(config, recipe="finetune", width=8, steps=1)
     train(narrow, heard)
     assert heard.notes[-1].endswith("the network is too narrow.")
-    monkeypatch.setattr(setup.PhotoScenes, "has_auxiliary_targets", False)  # as SID's photos
+    monkeypatch.setattr(PhotoScenes, "has_auxiliary_targets", False)  # as SID's photos
     real = replace(narrow, width=12, run=config.run.with_name("real"))
     train(real, heard)
     assert heard.notes[-1].endswith("real photos' are unknown.")
@@ -137,13 +141,14 @@ def test_where_there_are_no_facts_nothing_is_opened(
 def test_weights_with_any_history_can_be_started_from(config: TrainConfig) -> None:
     for info in list_weights():
         if info.config.network == "gia-net" and info.quantized_from is None:
-            camera = "sony" if info.config.cfa == "bayer" else "fuji"
+            camera: CameraFamily = "sony" if info.config.cfa == "bayer" else "fuji"
             asked = replace(
                 config, camera=camera, recipe="finetune", width=None, init_from=info.name
             )
             assert not setup._starts_supervised(asked) or info.training["vector_supervised"]
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
     listener = StopAt(1)
     still = replace(config, width=None, init_from=LEARNED, changes={"lr": 1e-12})
@@ -174,7 +179,7 @@ def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
     for net in (donor, network):
         seen = color * usual if net.config.white_balance == "as-shot" else color
         flat = seen[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
-        first.append(net.encoder[0][0](flat)[..., 2, 2])  # type: ignore[union-attr, index]
+        first.append(net.get_submodule("encoder.0.0")(flat)[..., 2, 2])
     torch.testing.assert_close(first[0], first[1], rtol=0, atol=2e-3)  # stored in fp16
 
 
@@ -206,6 +211,7 @@ def test_photographs_too_small_for_any_crop_are_refused(
         train(replace(config, photos=(tmp_path / "dot.png",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "avx512_f"])
 def test_a_cpu_trains_in_bf16_where_it_multiplies_in_it(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: str
@@ -239,6 +245,7 @@ def by_source(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_validation_is_reported_by_source(by_source: TrainConfig) -> None:
     result = train(by_source)
     (row,) = [row for row in read_log(by_source.run) if "validation_psnr" in row]
@@ -277,8 +284,8 @@ def test_the_published_recipes_clip_at_black(
     assert chosen.net_config().input_floor == floor
 
 
+@pytest.mark.usefixtures("trained")
 def test_the_floor_is_the_runs_and_its_weights(config: TrainConfig) -> None:
-    train(config)
     assert export_run(config.run, "own", config.run / "weights")["config"]["input_floor"] is None
     with pytest.raises(RunError, match="input_floor"):
         train(replace(config, clip_black=True))

@@ -28,7 +28,7 @@ from gia_cli.weights import manifest as checkpoint
 from gia_cli.weights.manifest import (
     ENVIRONMENT_VARIABLE,
     MANIFEST,
-    find_quantised,
+    find_quantized,
     find_weights,
     list_in_manifest,
     list_weights,
@@ -188,7 +188,7 @@ def test_int8_weights_are_never_the_default(
     list_in_manifest(path.parent, row)
     found = find_weights(None, find_weights("int8").config.cfa)
     assert found.name == row["name"]
-    assert find_quantised(found).name == find_quantised(find_weights("int8")).name == "int8"
+    assert find_quantized(found).name == find_quantized(find_weights("int8")).name == "int8"
 
 
 @pytest.mark.parametrize("original", [{}, {"name": "x"}, {"name": "x", "digest": "0"}, "x"])

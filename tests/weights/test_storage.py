@@ -200,6 +200,7 @@ def test_saving_what_was_loaded_changes_nothing(saved: tuple[Path, dict[str, Any
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_every_network_survives_saving(name: str, cfa: CfaKind, tmp_path: Path) -> None:
     """Parameters in fp16; a counter and statistics beyond its range as they are."""
@@ -218,9 +219,11 @@ def test_every_network_survives_saving(name: str, cfa: CfaKind, tmp_path: Path) 
     assert path.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters()) + 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network_name", NETWORKS)
 def test_bytes_do_not_depend_on_chance_or_layout(network_name: str, tmp_path: Path) -> None:
-    metadata = {"daylight_wb": [2.0, 1.0, 1.5], "licence": "CC0-1.0", "training": {"b": 1, "a": 2}}
+    metadata: dict[str, Any] = {"daylight_wb": [2.0, 1.0, 1.5], "licence": "CC0-1.0"}
+    metadata["training"] = {"b": 1, "a": 2}
     digests = set()
     for run in range(4):
         torch.manual_seed(7)

@@ -33,12 +33,15 @@ def test_an_xtrans_network_starts_from_bayer_weights() -> None:
     first, last = [], []
     for net in (donor, network):
         flat = color[list(PLANE_COLORS[net.config.cfa])].view(1, -1, 1, 1).expand(1, -1, 5, 5)
-        first.append(net.encoder[0][0](flat)[..., 2, 2])
-        last.append(F.pixel_shuffle(net.to_rgb(torch.ones(1, 4, 1, 1)), net.config.scale))
+        first.append(net.get_submodule("encoder.0.0")(flat)[..., 2, 2])
+        last.append(
+            F.pixel_shuffle(net.get_submodule("to_rgb")(torch.ones(1, 4, 1, 1)), net.config.scale)
+        )
     assert torch.allclose(first[0], first[1], atol=1e-6)
     assert torch.allclose(last[0].mean((2, 3)), last[1].mean((2, 3)), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("source", "target"), [("bayer", "xtrans"), ("xtrans", "bayer")])
 def test_every_network_starts_from_the_other_array(
@@ -98,9 +101,8 @@ def test_gia_net_and_sid_net_start_from_one_another() -> None:
         torch.testing.assert_close(gia.eval()(planes), sid(planes), rtol=0, atol=1e-5)
     gia = lively(small("gia-net"))
     with torch.no_grad():  # no vector, and no bias that differs from sub-pixel to sub-pixel
-        gia.gia.shrink.weight.zero_()  # type: ignore[union-attr]
-        gia.gia.shrink.bias.zero_()  # type: ignore[union-attr, operator]
-        gia.gia.fuse.bias.zero_()  # type: ignore[union-attr, operator]
+        for name in ("gia.shrink.weight", "gia.shrink.bias", "gia.fuse.bias"):
+            gia.get_parameter(name).zero_()
     translated, missing, left_out = transfer(sid, gia)
     assert translated == ["upsample.0.weight", "upsample.0.bias"]
     assert missing == []
@@ -109,6 +111,7 @@ def test_gia_net_and_sid_net_start_from_one_another() -> None:
         torch.testing.assert_close(sid.eval()(planes), gia(planes), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*UNETS, "sgn"])
 @pytest.mark.parametrize("kind", ["bayer", "xtrans"])
 def test_the_usual_light_looks_the_same_with_and_without_white_balance(

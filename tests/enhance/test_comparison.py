@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gia_cli.enhance.comparison import _panel_size, comparison_path, write_comparison
 from gia_cli.enhance.enhancer import Enhancer
-from gia_cli.evaluation.tables import _panel_size, comparison_path, write_comparison
 
 MakePhoto = Callable[..., Path]
 

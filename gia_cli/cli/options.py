@@ -1,0 +1,96 @@
+"""The options that several commands share, and the defaults that dataclasses have for options."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated
+
+import typer
+
+from gia_cli import files, runtime
+from gia_cli.cameras import AnyCameraName
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
+Device = Annotated[runtime.DeviceName, typer.Option("--device", help="Where to compute.")]
+Engine = Annotated[
+    runtime.EngineName,
+    typer.Option(
+        "--engine", help="What computes; auto: OpenVINO on CPUs where it can, else torch."
+    ),
+]
+OnExists = Annotated[
+    files.OnExists,
+    typer.Option("--on-exists", help="What to do when an output is already there."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="NAME|PATH",
+        help="Weights to use; by default GIA_WEIGHTS, else chosen by the photo's sensor.",
+        show_default=False,
+    ),
+]
+MaxRatio = Annotated[
+    float | None,
+    typer.Option(
+        "--max-ratio",
+        metavar="N",
+        help="Never amplify more than this (default: 300, the most the networks learned).",
+        show_default=False,
+    ),
+]
+Camera = Annotated[
+    AnyCameraName,
+    typer.Option(
+        "--camera", help="sony or ILCE-7SM2: A7S II, Bayer. fuji or X-T2: Fujifilm, X-Trans."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides all that is random.")]
+Photos = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--photos",
+        metavar="FOLDER",
+        help="Photographs to simulate exposures of; may be repeated.",
+        show_default=False,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="FOLDER",
+        help="Where decoded data go (default: TREE/.gia-cache, or the user's cache).",
+        show_default=False,
+    ),
+]
+
+
+def defaults(config: type) -> SimpleNamespace:
+    """Return the defaults of a dataclass's fields, by the fields' names.
+
+    Examples
+    --------
+    >>> from gia_cli.training.config import TrainConfig
+    >>> defaults(TrainConfig).recipe
+    'small'
+    """
+    known = {field.name: field.default for field in fields(config)}
+    return SimpleNamespace(**{name: value for name, value in known.items() if value is not MISSING})
+
+
+def time_text(seconds: float) -> str:
+    """Write a time as options take it; undoes `cli.app.seconds`.
+
+    Examples
+    --------
+    >>> time_text(300), time_text(45)
+    ('5m', '45s')
+    """
+    return f"{seconds / 60:g}m" if seconds % 60 == 0 else f"{seconds:g}s"

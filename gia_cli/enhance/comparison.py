@@ -1,0 +1,55 @@
+"""The sheet of `gia enhance --compare`: LibRaw's amplified rendering beside ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gia_cli.enhance.enhancer import Enhanced
+from gia_cli.files import atomic_file
+from gia_cli.imaging.color import levels8
+from gia_cli.imaging.sheet import side_by_side
+from gia_cli.raw.reader import render
+
+_PANEL_SIDE = 1600  # longest side of each panel in pixels
+_XTRANS_DEMOSAIC_SIDE = 512  # LibRaw's X-Trans demosaicing fails on smaller frames
+
+
+def comparison_path(target: Path) -> Path:
+    """Name the comparison sheet that belongs to an output: ``x.tif`` has ``x_compare.png``."""
+    return target.with_name(f"{target.stem}_compare.png")
+
+
+def write_comparison(result: Enhanced, path: Path) -> None:
+    """Write a sheet: LibRaw's rendering amplified by the same ratio beside the enhanced picture.
+
+    Parameters
+    ----------
+    result : Enhanced
+    path : Path
+        An 8-bit PNG; panels of at most 1600 px on their longer side.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    RawError
+        The RAW file has gone since it was read.
+    """
+    frame = result.frame
+    height, width, _ = result.image.shape
+    size = _panel_size(width, height)
+    # A half-size rendering is enough for a panel, and quick.
+    too_small = frame.kind == "xtrans" and min(frame.mosaic.shape) < _XTRANS_DEMOSAIC_SIDE
+    halve = too_small or 2 * max(size) <= max(width, height)
+    plain = render(frame.path, brightness=result.choice.ratio, half_size=halve)
+    panels = [
+        (f"LibRaw, x{result.choice.ratio:.4g}", plain),
+        (f"gia, {result.weights.name}", levels8(result.image)),
+    ]
+    with atomic_file(path) as file:
+        side_by_side(panels, size).save(file, "PNG")
+
+
+def _panel_size(width: int, height: int) -> tuple[int, int]:
+    shrink = min(1.0, _PANEL_SIDE / max(width, height))
+    return max(round(width * shrink), 1), max(round(height * shrink), 1)
