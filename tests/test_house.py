@@ -32,7 +32,6 @@ FLOORS: list[set[str]] = [
 # Third party: the rooms, or the single modules, that may import it.
 FENCES: dict[str, set[str]] = {
     "rawpy": {"raw.reader", "raw.libraw", "cli"},  # cli: LibRaw's version, for --version -v
-    "exifread": {"raw.exif"},
     "filelock": {"files"},
     "tifffile": {"imaging.writer"},
     "imageio": {"raw.writer", "imaging.photos"},

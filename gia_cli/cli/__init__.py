@@ -65,7 +65,7 @@ def _environment() -> list[str]:
     from gia_cli.runtime import device_names
 
     lines = [f"Python {platform.python_version()} on {platform.platform()}"]
-    names = "torch openvino rawpy numpy imageio tifffile exifread safetensors typer rich psutil"
+    names = "torch openvino rawpy numpy imageio tifffile safetensors typer rich psutil"
     for name in [*names.split(), "pillow"]:
         try:
             lines.append(f"{name} {version(name)}")

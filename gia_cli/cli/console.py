@@ -6,9 +6,11 @@ stdout is for results (paths, JSON, tables that were asked for), stderr for bars
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,6 +33,8 @@ from gia_cli.errors import GiaError
 
 # Where stderr is a file, a line of status this often: enough to follow a long run by.
 _STATUS_SECONDS = 60.0
+# Control characters, and those that turn the reading direction or end a line.
+_COMMANDS = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _FILE_WIDTH = 160  # characters, of tables that go into a file
 
 
@@ -45,6 +49,32 @@ def _stderr_stream() -> TextIO:
     return os.fdopen(
         copy, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1
     )
+
+
+def escape_controls(text: str) -> str:
+    r"""Spell out the characters by which a file or its name could command a terminal.
+
+    Examples
+    --------
+    >>> escape_controls("night\x1b[2J.ARW")
+    'night\\x1b[2J.ARW'
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _COMMANDS else c
+        for c in text
+    )
+
+
+def _safe(text: str, style: str = "") -> Text:
+    return Text(escape_controls(text), style=style)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Terminal:
@@ -98,6 +128,7 @@ class Terminal:
         """Move the bar of photos; shown for more than one."""
         if self._bars is None:
             return
+        name = escape_controls(name)
         if self._photos is None:
             self._photos = self._bars.add_task("photos", total=total, visible=total > 1)
         self._bars.update(self._photos, completed=number - 1, description=name)
@@ -119,42 +150,47 @@ class Terminal:
         """Show a few words beside the bar of the stage; now and then a line where there is none."""
         if self._bars is not None and not self._bars.disable:
             if self._stage is not None:
-                self._bars.update(self._stage, description=message)
+                self._bars.update(self._stage, description=escape_controls(message))
         elif not self.quiet and time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + _STATUS_SECONDS
-            self.err.print(Text(message))
+            self.err.print(_safe(message))
 
     def note(self, message: str) -> None:
         """Print one line on stderr, unless quiet."""
         if not self.quiet:
-            self.err.print(Text(f"note: {message}", style="yellow"))
+            self.err.print(_safe(f"note: {message}", style="yellow"))
 
     def say(self, message: str) -> None:
         """Print one plain line on stderr, unless quiet."""
         if not self.quiet:
-            self.err.print(Text(message))
+            self.err.print(_safe(message))
 
     def detail(self, message: str) -> None:
         """Print one line on stderr if verbose."""
         if self.verbose:
-            self.err.print(Text(message, style="dim"))
+            self.err.print(_safe(message, style="dim"))
 
     # ------------------------------------------------------------ results and errors
 
     def line(self, text: str) -> None:
-        """Print one line of results on stdout, exactly as it is."""
+        """Print one line of results on stdout; exactly as it is where that is no terminal."""
+        shown = escape_controls(text) if self.out.is_terminal else text
+        self._exactly(shown)
+
+    def _exactly(self, text: str) -> None:
         self.out.print(text, markup=False, highlight=False, emoji=False)
 
     def json(self, value: Any) -> None:
-        """Print a JSON document on stdout."""
-        self.line(json.dumps(value, indent=2, ensure_ascii=True))
+        """Print a JSON document on stdout; numbers that JSON has not, such as NaN, are null."""
+        self._exactly(json.dumps(_finite(value), indent=2, allow_nan=False))
 
     def error(self, error: GiaError, about: Path | None = None) -> None:
         """Print the one line of an error on stderr; it names the file it is about."""
         text = str(error)
         if about is not None and str(about) not in text:
             text = f"{about}: {text}"
-        self.err.print(Text("error: ", style="bold red").append(text, style="default not bold"))
+        line = Text("error: ", style="bold red")
+        self.err.print(line.append(escape_controls(text), style="default not bold"))
 
     def table(
         self,
@@ -168,7 +204,7 @@ class Terminal:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(_safe(cell) for cell in row))
         console = self.err if to_stderr else self.out
         console.print(table, soft_wrap=False)
 
@@ -176,4 +212,4 @@ class Terminal:
         """Print name and value pairs on stdout, one a line."""
         width = max(len(name) for name, _ in facts)
         for name, value in facts:
-            self.line(f"{name:<{width}}  {value}")
+            self.line(escape_controls(f"{name:<{width}}  {value}"))

@@ -147,6 +147,24 @@ def enhance(
             show_default=False,
         ),
     ] = None,
+    black_level: Annotated[
+        str | None,
+        typer.Option(
+            "--black-level",
+            metavar="DN|R,G,B",
+            help="Black level to go by instead of the file's.",
+            show_default=False,
+        ),
+    ] = None,
+    white_level: Annotated[
+        float | None,
+        typer.Option(
+            "--white-level",
+            metavar="DN",
+            help="Saturation level to go by instead of the file's.",
+            show_default=False,
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -191,6 +209,8 @@ def enhance(
         white_balance=white_balance,
         engine=engine,
         quality=quality,
+        black_level=black_level,
+        white_level=white_level,
     )
 
     results: list[FileResult] = []

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gia_cli.cli.app import app, exposure_request
 from gia_cli.cli.options import Json, MaxRatio, Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gia_cli.raw.reader import RawFrame
 
 
 @app.command()
@@ -50,8 +56,8 @@ def info(
         "size": [width, height],
         "cfa": frame.kind,
         "phase": list(frame.phase),
-        "black_level": sorted({float(level) for level in frame.black.flat}),
-        "white_level": sorted({float(level) for level in frame.white.flat}),
+        "black_level": _levels(frame.black, frame),
+        "white_level": _levels(frame.white, frame),
         "as_shot_white_balance": [round(float(gain), 4) for gain in frame.as_shot_wb],
         "as_shot_temperature_k": None if light is None else round(light.kelvin),
         "as_shot_tint": None if light is None else round(light.tint, 1),
@@ -59,10 +65,12 @@ def info(
         if frame.daylight_wb is None
         else [round(float(gain), 4) for gain in frame.daylight_wb],
         "orientation_flip": frame.flip,
+        "pixel_aspect": frame.pixel_aspect,
         "weights": chosen,
         "ratio": round(choice.ratio, 3),
         "rule": choice.rule,
         "reason": choice.reason,
+        "notes": list(frame.notes),
     }
     terminal = Terminal()
     if as_json:
@@ -71,7 +79,12 @@ def info(
         terminal.facts([(name.replace("_", " "), _plain(value)) for name, value in facts.items()])
 
 
+def _levels(levels: NDArray[np.float32], frame: RawFrame) -> list[float]:
+    """List the levels in the file's own DN."""
+    return sorted({round(float(level) / frame.dn_scale, 3) for level in levels.flat})
+
+
 def _plain(value: Any) -> str:
     if value is None:
         return "not known"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

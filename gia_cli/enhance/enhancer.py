@@ -39,6 +39,7 @@ from gia_cli.inference.select import (
 )
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
+from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
 from gia_cli.raw.packing import PackedMosaic, prepare
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
@@ -109,7 +110,7 @@ class Computed:
         """Bring the picture to sRGB levels, upright."""
         seconds = dict(self.seconds)
         with _timed(seconds, "colour"):
-            image = develop(self.picture, self.frame.flip)
+            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect)
         return Enhanced(
             image,
             self.frame,
@@ -192,6 +193,8 @@ class Enhancer:
         not for a runtime of another precision than fp32.
     quality : "normal" or "best"
         One picture, or the mean of eight; see `from_weights`.
+    levels : Levels
+        Black and white levels to go by instead of each file's.
     """
 
     def __init__(
@@ -204,6 +207,7 @@ class Enhancer:
         *,
         prefer_int8: bool = False,
         quality: Quality = "normal",
+        levels: Levels = AS_THE_FILE_SAYS,
     ) -> None:
         if quality not in get_args(Quality):
             raise UsageError(f"The quality is normal or best, not '{quality}'.")
@@ -212,6 +216,7 @@ class Enhancer:
         self.options = options
         self.engine = engine
         self._weights = weights
+        self._levels = levels
         # A wrong word should fail before the first photo is read,
         self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
         self._mode = None if self._white_balance is None else self._white_balance.mode
@@ -240,6 +245,8 @@ class Enhancer:
         white_balance: str | Sequence[float] | WhiteBalance | None = None,
         engine: EngineName = "auto",
         quality: Quality = "normal",
+        black_level: str | float | Sequence[float] | None = None,
+        white_level: float | None = None,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -268,6 +275,11 @@ class Enhancer:
         quality : "normal" or "best"
             best: the mean of eight pictures, of the mosaic turned and mirrored, which takes 8 times
             the time; see `infer_turned`.
+        black_level : str, float or three floats, optional
+            Black level in DN to go by instead of the file's: one number, or one for each of red,
+            green and blue ("512,514,511" or a tuple).
+        white_level : float, optional
+            Saturation level in DN, likewise.
 
         Raises
         ------
@@ -279,7 +291,14 @@ class Enhancer:
         # Whoever asks for tiles wants the whole frame's picture: int8's rounding depends on them.
         prefer = precision == "auto" and tile is None
         return cls(
-            weights, runtime, options, white_balance, engine, prefer_int8=prefer, quality=quality
+            weights,
+            runtime,
+            options,
+            white_balance,
+            engine,
+            prefer_int8=prefer,
+            quality=quality,
+            levels=Levels.parse(black_level, white_level),
         )
 
     def enhance(
@@ -364,7 +383,11 @@ class Enhancer:
         seconds: dict[str, float] = {}
         if not isinstance(photo, RawFrame):
             with _timed(seconds, "decode"):
-                photo = read_raw(Path(photo))
+                photo = read_raw(
+                    Path(photo), levels=self._levels, max_memory=self.options.max_memory
+                )
+        for note in photo.notes:
+            progress.note(f"{photo.path.name}: {note}")
         with _timed(seconds, "exposure"):
             weights = self._chosen_for(photo.kind)
             choices = choose_ratios(photo, request)

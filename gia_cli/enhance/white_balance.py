@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import UsageError, WhiteBalanceError
-from gia_cli.imaging.temperature import Light, gains_of_light, light_of_gains
+from gia_cli.imaging.temperature import (
+    Light,
+    gains_of_light,
+    light_of_gains,
+    light_of_xyz,
+    xyz_of_light,
+)
 from gia_cli.nets.config import WhiteBalanceMode
 from gia_cli.raw.reader import RawFrame
 
@@ -128,7 +134,8 @@ class WhiteBalance:
                 f"{frame.path}: nothing is known of the colours of this camera "
                 f"({frame.shot.camera or 'unnamed'}), so {light} cannot be turned into gains."
             )
-        gains = gains_of_light(light, frame.xyz_to_camera)
+        matrix = frame.matrix_for(xyz_of_light(light))
+        gains = None if matrix is None else gains_of_light(light, matrix)
         if gains is None or not _are_usable(gains):
             raise WhiteBalanceError(
                 f"{frame.path}: by its colour matrix this camera cannot be balanced for {light}."
@@ -162,6 +169,9 @@ def photo_light(gains: NDArray[np.floating], frame: RawFrame) -> Light | None:
     Light or None
         None for a camera whose colours are not known, and for gains of no real light.
     """
+    if frame.colors is not None:  # whose matrix depends on the light
+        xyz = frame.colors.light_of(1 / np.asarray(gains, np.float64))
+        return None if xyz is None else light_of_xyz(xyz)
     return None if frame.xyz_to_camera is None else light_of_gains(gains, frame.xyz_to_camera)
 
 

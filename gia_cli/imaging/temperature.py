@@ -5,8 +5,8 @@ tint is how far the light lies beside it. The camera's own colour matrix says wh
 of that light, and the gains are the inverse of that.
 
 LibRaw has one matrix for each camera, made for daylight (D65). Converters that mix two matrices
-by temperature (DNG, section "Mapping Camera Color Space to CIE XYZ Space") name the same gains a
-few per cent differently in lamp light.
+by temperature, as a DNG's tags allow (`gia_cli.raw.dng_color`), name the same gains a few per cent
+differently in lamp light.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import UsageError
+from gia_cli.raw.black_body import black_body, correlated_kelvin, uv_of_xyz, xyz_of_uv
 
 #: Kelvin. The locus below is published up to 15,000 K; under 1,667 K, candle light and less, camera
 #: matrices turn blue to nothing or below.
@@ -27,7 +28,6 @@ LARGEST_TINT = 150.0
 # Tint for each unit of distance in (u, v), with the sign of Adobe's DNG SDK: a light on the green
 # side of the locus has a positive tint, and its picture is turned towards magenta.
 _TINT_SCALE = -3000.0
-_BISECTIONS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +65,10 @@ class Light:
         return f"{self.kelvin:.0f} K" + (f", tint {tint:+g}" if tint else "")
 
 
-def black_body(kelvin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Chromaticity of a black body, and which way it moves with temperature.
-
-    Parameters
-    ----------
-    kelvin : float
-        1000 to 15000: there the approximation is within 0.0001 of Planck's law.
-
-    Returns
-    -------
-    uv : (2,) float64
-        CIE 1960 (u, v).
-    slope : (2,) float64
-        Its derivative by the temperature, per kelvin.
-
-    References
-    ----------
-    Krystek, M., "An algorithm to calculate correlated colour temperature", Color Research &
-    Application 10 (1), 1985.
-    """
-    powers = np.array([1.0, kelvin, kelvin**2])
-    slopes = np.array([0.0, 1.0, 2 * kelvin])
-    above = np.array(
-        [
-            [0.860117757, 1.54118254e-4, 1.28641212e-7],
-            [0.317398726, 4.22806245e-5, 4.20481691e-8],
-        ]
-    )
-    below = np.array([[1.0, 8.42420235e-4, 7.08145163e-7], [1.0, -2.89741816e-5, 1.61456053e-7]])
-    numerator, denominator = above @ powers, below @ powers
-    uv = numerator / denominator
-    return uv, (above @ slopes - uv * (below @ slopes)) / denominator
-
-
 def xyz_of_light(light: Light) -> NDArray[np.float64]:
     """CIE XYZ of a light, (3,) float64, with Y = 1."""
     uv, slope = black_body(light.kelvin)
-    u, v = uv + light.tint / _TINT_SCALE * _across(slope)
-    return np.array([1.5 * u / v, 1.0, (4 - u) / (2 * v) - 5])
+    return xyz_of_uv(uv + light.tint / _TINT_SCALE * _across(slope))
 
 
 def light_of_xyz(xyz: NDArray[np.floating]) -> Light | None:
@@ -119,25 +84,10 @@ def light_of_xyz(xyz: NDArray[np.floating]) -> Light | None:
     Light or None
         None for what lies outside the range of `Light`, or is no light at all.
     """
-    x, y, z = np.asarray(xyz, np.float64)
-    weight = x + 15 * y + 3 * z
-    if not (np.isfinite(weight) and weight > 0 and y > 0):
+    uv = uv_of_xyz(xyz)
+    kelvin = None if uv is None else correlated_kelvin(uv, LOWEST_KELVIN, HIGHEST_KELVIN)
+    if uv is None or kelvin is None:
         return None
-    uv = np.array([4 * x, 6 * y]) / weight
-
-    def is_hotter(mired: float) -> bool:
-        """Whether the light is hotter than that: it lies ahead on the way of the locus."""
-        there, slope = black_body(1e6 / mired)
-        return bool((uv - there) @ slope > 0)
-
-    # Equal steps in mired (1e6 / K) are about equal steps of colour.
-    hot, cold = 1e6 / HIGHEST_KELVIN, 1e6 / LOWEST_KELVIN
-    if is_hotter(hot) or not is_hotter(cold):
-        return None
-    for _ in range(_BISECTIONS):
-        middle = (hot + cold) / 2
-        hot, cold = (hot, middle) if is_hotter(middle) else (middle, cold)
-    kelvin = min(max(2e6 / (hot + cold), LOWEST_KELVIN), HIGHEST_KELVIN)
     there, slope = black_body(kelvin)
     tint = float((uv - there) @ _across(slope) * _TINT_SCALE)
     # Gains in single precision must not refuse what `gains_of_light` made of the limit itself.

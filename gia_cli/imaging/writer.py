@@ -26,7 +26,7 @@ from gia_cli.errors import DataError, UsageError
 from gia_cli.files import OutputFormat, atomic_file
 from gia_cli.imaging.color import srgb16_from_bt709
 from gia_cli.imaging.icc import srgb_icc_profile
-from gia_cli.raw.exif import ShotInfo, exif_entries
+from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
 from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
 from gia_cli.runtime import in_threads
 
@@ -60,7 +60,9 @@ def output_format(path: Path) -> OutputFormat:
         ) from None
 
 
-def develop(picture: NDArray[np.float32], flip: int) -> NDArray[np.uint16]:
+def develop(
+    picture: NDArray[np.float32], flip: int, pixel_aspect: float = 1.0
+) -> NDArray[np.uint16]:
     """Turn a network's picture into the image to write: sRGB levels, upright.
 
     Parameters
@@ -69,11 +71,14 @@ def develop(picture: NDArray[np.float32], flip: int) -> NDArray[np.uint16]:
         BT.709-encoded; what lies outside [0, 1] is clipped.
     flip : int
         LibRaw's orientation (`RawFrame.flip`).
+    pixel_aspect : float
+        Width of a pixel over its height; another than 1 stretches the shorter side.
 
     Returns
     -------
     (H, W, 3) or, after a quarter turn, (W, H, 3) uint16
     """
+    picture = square_pixels(picture, pixel_aspect)
     _, height, width = picture.shape
     image = np.empty((width, height, 3) if flip & 4 else (height, width, 3), np.uint16)
     lying = _lying(image, flip)
@@ -85,6 +90,37 @@ def develop(picture: NDArray[np.float32], flip: int) -> NDArray[np.uint16]:
     for _ in in_threads(convert, bands(height, BAND_PIXELS // width)):
         pass
     return image
+
+
+def square_pixels(picture: NDArray[np.float32], pixel_aspect: float) -> NDArray[np.float32]:
+    """Stretch a picture to square pixels, by linear interpolation.
+
+    Parameters
+    ----------
+    picture : (3, H, W) float32
+    pixel_aspect : float
+        Width of a pixel over its height.
+
+    Returns
+    -------
+    (3, H', W') float32
+        W' is W times an aspect above 1, H' is H over one below it, as LibRaw has them; the very
+        picture if its pixels are square.
+    """
+    if pixel_aspect < 1:
+        lying = square_pixels(picture.transpose(0, 2, 1), 1 / pixel_aspect)
+        return np.ascontiguousarray(lying.transpose(0, 2, 1))
+    width = picture.shape[2]
+    wide = int(width * pixel_aspect + 0.5)
+    if wide == width:
+        return picture
+    at = np.clip((np.arange(wide) + 0.5) * width / wide - 0.5, 0, width - 1)
+    left = np.minimum(at.astype(np.intp), width - 1)
+    right = np.minimum(left + 1, width - 1)
+    share = (at - left).astype(np.float32)
+    stretched = picture[:, :, left]
+    stretched += share * (picture[:, :, right] - stretched)
+    return stretched
 
 
 def bands(height: int, rows: int) -> Iterator[slice]:
@@ -202,9 +238,7 @@ def _write_tiff(
     # As bytes: tifffile raises for text beyond ASCII, and for a date that is not a full one.
     texts = {271: shot.make, 272: shot.model, 306: shot.taken}
     extra: list[tuple[int, str, int, bytes | int, bool]]
-    extra = [
-        (tag, "s", 0, text.encode("ascii", "replace"), True) for tag, text in texts.items() if text
-    ]
+    extra = [(tag, "s", 0, utf8(text), True) for tag, text in texts.items() if text]
     extra += [(274, "H", 1, 1, True), (_PLACEHOLDER_TAG, "I", 1, 0, True)]
     tifffile.imwrite(
         file,
@@ -277,8 +311,9 @@ def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
 
 
 def _exif_block(shot: ShotInfo, software: str, comment: str) -> bytes:
-    texts = {0x010F: shot.make, 0x0110: shot.model, 0x0131: software, 0x0132: shot.taken}
-    ifd0 = [Entry(tag, ASCII, text) for tag, text in texts.items() if text]
+    texts = {0x010F: shot.make, 0x0110: shot.model, 0x0132: shot.taken}
+    ifd0 = [Entry(tag, ASCII, utf8(text)) for tag, text in texts.items() if text]
+    ifd0 += [Entry(0x0131, ASCII, software)] if software else []
     ifd0 += [Entry(0x0112, SHORT, 1), Entry(EXIF_IFD, LONG, Ref("exif"))]
     return build({"ifd0": ifd0, "exif": _exif(shot, comment)})
 

@@ -2,35 +2,59 @@
 
 Reads it from any RAW file, and writes it back as an EXIF directory (`exif_entries`).
 
-exifread reads TIFF-like RAW files (ARW, NEF, CR2, DNG, ...). Others hide their EXIF: a RAF in its
-embedded JPEG, a CR3 in ``CMT1``/``CMT2`` boxes, an ORF or RW2 behind a magic number of its own, a
-CRW in a CIFF heap. This module finds it in each; what is still missing, `raw` asks LibRaw for.
+TIFF-like RAW files (ARW, NEF, CR2, DNG, ...) have it in their directories. Others hide it: a RAF
+in its embedded JPEG, a CR3 in ``CMT1``/``CMT2`` boxes, an ORF or RW2 behind a magic number of its
+own, a CRW in a CIFF heap. This module finds it in each; what is still missing, `reader` asks LibRaw
+for.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import struct
+import unicodedata
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import exifread
+from typing import BinaryIO
 
 from gia_cli.errors import DamagedFileError
-from gia_cli.raw.tiff import ASCII, LONG, RATIONAL, SHORT, UNDEFINED, Entry, rational
-
-# exifread logs "File format not recognized" to stderr through logging's last resort.
-logging.getLogger("exifread").addHandler(logging.NullHandler())
-logging.getLogger("exifread").propagate = False
+from gia_cli.raw.tiff import (
+    ASCII,
+    LONG,
+    RATIONAL,
+    SHORT,
+    UNDEFINED,
+    Directory,
+    Entry,
+    first_and_exif,
+    rational,
+)
 
 RAF_MAGIC = b"FUJIFILMCCD-RAW"
 _RAF_JPEG_POINTER = 84  # two big-endian u32: offset and length of the embedded JPEG
 _TIFF_LIKE_MAGICS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Olympus, Panasonic: TIFF otherwise
+_MAX_SEGMENTS = 64  # of a JPEG, before its EXIF block
 _HEAD_BYTES = 1 << 20  # their IFDs lie at the front
 _MAX_NUMBER = 2.0**32  # no exposure, ISO or focal length is larger, and EXIF could not hold it
-_ISO_OVERFLOW = 65535  # ISOSpeedRatings is a 16-bit field; beyond, RecommendedExposureIndex counts
+_ISO_OVERFLOW = 65535  # ISOSpeedRatings is a 16-bit field; beyond, another tag counts
+_MAKE, _MODEL, _DATE = 0x010F, 0x0110, 0x0132
+_EXPOSURE_TIME, _F_NUMBER, _FOCAL_LENGTH = 0x829A, 0x829D, 0x920A
+_ORIGINAL_DATE, _OWNER, _LENS = 0x9003, 0xA430, 0xA434
+_ISO, _SENSITIVITY_TYPE = 0x8827, 0x8830
+_SOS, _REI, _SPEED = 0x8831, 0x8832, 0x8833  # StandardOutput, RecommendedExposureIndex, ISOSpeed
+# Which, by SensitivityType (EXIF 2.3), the most like a camera's own setting first.
+_SENSITIVITIES = {1: (_SOS,), 2: (_REI,), 3: (_SPEED,), 4: (_REI, _SOS), 5: (_SOS, _SPEED)}
+_SENSITIVITIES |= {6: (_REI, _SPEED), 7: (_REI, _SOS, _SPEED)}
+_NUMBER_TAGS = {
+    "exposure_s": _EXPOSURE_TIME,
+    "aperture": _F_NUMBER,
+    "focal_mm": _FOCAL_LENGTH,
+}
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Canon's files have a dozen heaps, of some dozen records each; LibRaw stops at 127.
+_MAX_HEAPS, _MAX_RECORDS = 64, 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +73,8 @@ class ShotInfo:
     """Focal length in millimetres."""
     taken: str | None = None
     """Local time as EXIF writes it, "YYYY:MM:DD HH:MM:SS"."""
+    owner: str | None = None
+    """The camera owner's name."""
 
     @property
     def camera(self) -> str:
@@ -82,22 +108,41 @@ def read_shot(path: Path) -> ShotInfo:
     OSError
         The file cannot be opened.
     """
+    return read_exif(path)[0]
+
+
+def read_exif(path: Path) -> tuple[ShotInfo, frozenset[str]]:
+    """Read a photo's EXIF, and say which numbers it states, be they nonsense.
+
+    Parameters and errors as for `read_shot`.
+
+    Returns
+    -------
+    shot : ShotInfo
+    stated : set of field names
+        Of ``exposure_s``, ``aperture`` and ``focal_mm``: those that have a tag. Where it holds
+        1/0, a negative number or what is none, the field is None.
+    """
     with path.open("rb") as file:
         head = file.read(32)
         if head[6:14] == b"HEAPCCDR":
-            return _read_ciff(file)
+            return _read_ciff(file), frozenset()
         streams = _exif_streams(path, file, head)
-        shot = ShotInfo()
+        shot, stated = ShotInfo(), frozenset[str]()
         for stream in streams:
-            shot = shot.or_else(_shot_from_tags(_tags(stream)))
-        return shot
+            tags = first_and_exif(stream)
+            shot = shot.or_else(_shot_from_tags(tags))
+            stated |= {name for name, tag in _NUMBER_TAGS.items() if any(tag in d for d in tags)}
+        return shot, stated
 
 
 def _exif_streams(path: Path, file: BinaryIO, head: bytes) -> list[BinaryIO]:
-    """Find where the EXIF lies: streams that start with a TIFF or JPEG header."""
+    """Find where the EXIF lies: streams that start with a TIFF header."""
     file.seek(0)
     if head.startswith(RAF_MAGIC):
-        return [_raf_jpeg(path, file)]
+        return [_exif_of_jpeg(_raf_jpeg(path, file))]
+    if head.startswith(b"\xff\xd8"):
+        return [_exif_of_jpeg(file)]
     if head[:4] in _TIFF_LIKE_MAGICS:
         data = file.read(_HEAD_BYTES)
         magic = b"II*\0" if data[:2] == b"II" else b"MM\0*"
@@ -122,62 +167,110 @@ def _raf_jpeg(path: Path, file: BinaryIO) -> BinaryIO:
     return io.BytesIO(data)
 
 
-def _tags(stream: BinaryIO) -> dict[str, Any]:
-    """Ask exifread for the tags; none if it fails: a broken EXIF block must not cost the photo."""
-    try:
-        return dict(exifread.process_file(stream, details=False))
-    except Exception:  # exifread lets struct, index, key and value errors of broken EXIF through
-        return {}
+def _exif_of_jpeg(file: BinaryIO) -> BinaryIO:
+    """Find the EXIF block of a JPEG, which an APP1 segment before the picture holds."""
+    file.seek(2)
+    for _ in range(_MAX_SEGMENTS):
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xD9, 0xDA):  # the end, or the picture
+            break
+        data = file.read(struct.unpack(">H", head[2:])[0] - 2)
+        if head[1] == 0xE1 and data.startswith(b"Exif\0\0"):
+            return io.BytesIO(data[6:])
+    return io.BytesIO()
 
 
-def _shot_from_tags(tags: dict[str, Any]) -> ShotInfo:
-    iso = _number(tags, "ISOSpeedRatings")
-    if iso is None or iso >= _ISO_OVERFLOW:
-        iso = _number(tags, "RecommendedExposureIndex") or iso
+def _shot_from_tags(tags: Sequence[Directory]) -> ShotInfo:
+    iso = _iso(tags)
     return ShotInfo(
-        make=_text(tags, "Make"),
-        model=_text(tags, "Model"),
-        lens=_text(tags, "LensModel"),
-        exposure_s=_number(tags, "ExposureTime"),
-        iso=None if iso is None else round(iso),
-        aperture=_number(tags, "FNumber"),
-        focal_mm=_number(tags, "FocalLength"),
-        taken=_date(tags, "DateTimeOriginal") or _date(tags, "DateTime"),
+        make=_text(tags, _MAKE),
+        model=_text(tags, _MODEL),
+        lens=_text(tags, _LENS),
+        exposure_s=_number(tags, _EXPOSURE_TIME),
+        iso=None if iso is None else round(iso) or None,
+        aperture=_number(tags, _F_NUMBER),
+        focal_mm=_number(tags, _FOCAL_LENGTH),
+        taken=_date(tags, _ORIGINAL_DATE) or _date(tags, _DATE),
+        owner=_text(tags, _OWNER),
     )
 
 
-def _find(tags: dict[str, Any], name: str) -> Any | None:
-    # Old TIFF/EP files (Kodak KDC) and CR3's CMT2 keep EXIF tags in their first IFD, "Image".
-    return tags.get(f"EXIF {name}", tags.get(f"Image {name}"))
+def _iso(tags: Sequence[Directory]) -> float | None:
+    """Read the sensitivity; beyond 16 bits it stands in the tag that SensitivityType names."""
+    iso = _number(tags, _ISO)
+    if iso is not None and iso < _ISO_OVERFLOW:
+        return iso
+    kind = _number(tags, _SENSITIVITY_TYPE)
+    named = _SENSITIVITIES.get(0 if kind is None else round(kind), ())
+    for tag in (*named, _REI, _SOS, _SPEED):
+        if value := _number(tags, tag):
+            return value
+    return iso
 
 
-def _text(tags: dict[str, Any], name: str) -> str | None:
-    tag = _find(tags, name)
-    text = "" if tag is None else str(tag.printable).split("\0")[0].strip()
-    return text or None
+def _find(tags: Sequence[Directory], tag: int) -> Directory | None:
+    # Old TIFF/EP files (Kodak KDC) and CR3's CMT2 keep EXIF tags in their first directory.
+    return next((directory for directory in tags if tag in directory), None)
 
 
-def _date(tags: dict[str, Any], name: str) -> str | None:
+def _text(tags: Sequence[Directory], tag: int) -> str | None:
+    directory = _find(tags, tag)
+    return None if directory is None else clean_text(directory.texts.get(tag))
+
+
+def clean_text(raw: str | bytes | None) -> str | None:
+    """Make one line of a text that a camera wrote.
+
+    Parameters
+    ----------
+    raw : bytes or str, optional
+        Bytes are UTF-8, or else Latin-1.
+
+    Returns
+    -------
+    str or None
+        Up to the first zero byte, without control characters: they could command a terminal. None
+        for an empty text and for bytes that were never written (all 0xFF).
+    """
+    if raw is None:
+        return None
+    text = _decoded(raw.split(b"\0")[0]) if isinstance(raw, bytes) else raw
+    line = text.split("\0")[0]
+    # Cc: C0 and C1 controls; Cf, Zl, Zp: what turns the reading direction or breaks lines; Cs: half
+    # characters, which no encoding takes.
+    kept = (" " if unicodedata.category(c) in _UNPRINTABLE else c for c in line)
+    return " ".join("".join(kept).split()) or None
+
+
+def _decoded(text: bytes) -> str:
+    if not text.strip(b"\xff"):
+        return ""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        return text.decode("latin-1")
+
+
+def _date(tags: Sequence[Directory], tag: int) -> str | None:
     """Read a date; a camera whose clock is not set writes blanks or zeros."""
-    text = _text(tags, name)
+    text = _text(tags, tag)
     return text if text is not None and any(digit in text for digit in "123456789") else None
 
 
-def _number(tags: dict[str, Any], name: str) -> float | None:
+def _number(tags: Sequence[Directory], tag: int) -> float | None:
     """Read the first value of a tag as a positive float."""
-    tag = _find(tags, name)
-    try:
-        value = float(tag.values[0])  # type: ignore[union-attr]
-    except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError):
+    directory = _find(tags, tag)
+    values = () if directory is None else directory.floats(tag)
+    if not values or not 0 < values[0] < _MAX_NUMBER:  # also refuses what is not a number
         return None
-    return value if 0 < value < _MAX_NUMBER else None  # also refuses what is not a number
+    return float(values[0])
 
 
 def _read_ciff(file: BinaryIO) -> ShotInfo:
     """Make and model from a Canon CRW (CIFF): record 0x080A, two strings in the root's heap."""
     data = _whole(file)
     record = _ciff_record(data, struct.unpack_from("<I", data, 2)[0], len(data), 0x080A)
-    names = [part.decode("ascii", "replace").strip() for part in record.split(b"\0") if part]
+    names = [clean_text(part) for part in record.split(b"\0") if part]
     return ShotInfo(make=names[0], model=names[1]) if len(names) >= 2 else ShotInfo()
 
 
@@ -186,23 +279,36 @@ def _whole(file: BinaryIO) -> bytes:
     return file.read()
 
 
-def _ciff_record(data: bytes, start: int, end: int, wanted: int, depth: int = 0) -> bytes:
+def _ciff_record(data: bytes, start: int, end: int, wanted: int) -> bytes:
     """Search a CIFF heap and the heaps within it; empty when the record is not there."""
-    try:
-        table = start + struct.unpack_from("<I", data, end - 4)[0]
-        (count,) = struct.unpack_from("<H", data, table)
-        entries = [struct.unpack_from("<HII", data, table + 2 + 10 * i) for i in range(count)]
-    except struct.error:
-        return b""
-    for tag, size, offset in entries:
-        begin = start + offset
-        if tag == wanted:
-            return data[begin : begin + size]
-        if tag & 0x3800 in (0x2800, 0x3000) and depth < 4:
-            found = _ciff_record(data, begin, begin + size, wanted, depth + 1)
-            if found:
-                return found
+    pending = deque([(start, end)])
+    seen: set[tuple[int, int]] = set()
+    while pending and len(seen) < _MAX_HEAPS:
+        heap = pending.popleft()
+        if heap in seen:
+            continue
+        seen.add(heap)
+        start, end = heap
+        try:
+            table = start + struct.unpack_from("<I", data, end - 4)[0]
+            (count,) = struct.unpack_from("<H", data, table)
+        except struct.error:
+            continue
+        if count > _MAX_RECORDS:
+            continue
+        for at in range(table + 2, min(table + 2 + 10 * count, len(data) - 9), 10):
+            tag, size, offset = struct.unpack_from("<HII", data, at)
+            begin = start + offset
+            if tag == wanted:
+                return data[begin : begin + size]
+            if tag & 0x3800 in (0x2800, 0x3000) and begin + size <= len(data):
+                pending.append((begin, begin + size))
     return b""
+
+
+def utf8(text: str) -> bytes:
+    """Encode a text for EXIF. It says ASCII; what goes beyond, all programs read as UTF-8."""
+    return text.encode("utf-8", "replace")
 
 
 def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
@@ -230,5 +336,7 @@ def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
     if shot.focal_mm is not None:
         entries.append(Entry(0x920A, RATIONAL, rational(shot.focal_mm)))
     if shot.lens is not None:
-        entries.append(Entry(0xA434, ASCII, shot.lens))
+        entries.append(Entry(0xA434, ASCII, utf8(shot.lens)))
+    if shot.owner is not None:
+        entries.append(Entry(0xA430, ASCII, utf8(shot.owner)))
     return [*entries, *more]

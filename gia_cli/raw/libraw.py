@@ -5,6 +5,8 @@ Every refusal gets a sentence and an exit code of its own.
 
 from __future__ import annotations
 
+import io
+import mmap
 import os
 import struct
 import tempfile
@@ -22,6 +24,7 @@ from gia_cli.errors import (
     FoveonError,
     NotAFileError,
     NotRawError,
+    OutOfMemoryError,
     RawError,
     UnreadableFileError,
     UnsupportedCfaError,
@@ -29,9 +32,11 @@ from gia_cli.errors import (
 )
 from gia_cli.raw import tiff
 from gia_cli.raw.exif import RAF_MAGIC
+from gia_cli.runtime import free_bytes
 
+_JPEG = b"\xff\xd8\xff"
 _NOT_RAW_MAGICS = {
-    b"\xff\xd8\xff": "a JPEG picture",
+    _JPEG: "a JPEG picture",
     b"\x89PNG": "a PNG picture",
     b"GIF8": "a GIF picture",
     b"%PDF": "a PDF document",
@@ -43,6 +48,11 @@ _RAW_MAGICS = {b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", RAF_MAGIC[:4]}
 # others it sometimes fails while decoding, as on damaged data.
 _DNG_COMPRESSIONS = {1, 7, 34892}
 _TIFF_MAGICS = (b"II*\0", b"MM\0*")
+_LARGEST_WITHOUT_HEADER = 1 << 25  # bytes; such cameras are old
+# Bits of a photosite, at the least, in the tightest compression: noise does not compress further.
+_LEAST_BITS = 0.5
+_READING_BYTES = 4  # of a photosite: LibRaw's and our copy
+_ALWAYS_TRIED = 10**9  # bytes
 _TINY = 4096  # bytes; no RAW photo is smaller
 PHOTOMETRICS_RAW = (32803, 34892)
 _DNG_VERSION_TAG = 0xC612
@@ -65,10 +75,49 @@ def refuse_hopeless(path: Path) -> None:
     if head.startswith(b"FOVb"):
         raise FoveonError(f"{path} is a Foveon (X3F) file: three layers, no colour filter array.")
     for magic, what in _NOT_RAW_MAGICS.items():
-        if head.startswith(magic):
+        if head.startswith(magic) and not (magic == _JPEG and _holds_broadcom_raw(path)):
             raise NotRawError(f"{path} is {what}, not a RAW photo.")
     if head.startswith(RAF_MAGIC) and _is_super_ccd(path):
         raise UnsupportedCfaError(f"{path} comes from a Fujifilm Super CCD, whose grid is rotated.")
+    if head[:4] in _TIFF_MAGICS and head[8:10] == b"CR" and _is_cut_cr2(path):
+        raise DamagedFileError(f"{path} is cut short: it ends before its RAW image is described.")
+
+
+def _is_cut_cr2(path: Path) -> bool:
+    """Whether a CR2 ends before the directory of its RAW image.
+
+    That is its fourth and last; the header has its offset too. LibRaw would take the thumbnail's
+    for it, and make a picture of whatever lies in memory.
+    """
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        order = "<" if file.read(2) == b"II" else ">"
+        file.seek(4)
+        at, _, last = struct.unpack(order + "III", file.read(12).ljust(12, b"\0"))
+        if last > length:
+            return True
+        for _ in range(4):
+            file.seek(at)
+            count = file.read(2)
+            if len(count) < 2:
+                return True
+            file.seek(12 * struct.unpack(order + "H", count)[0], os.SEEK_CUR)
+            following = file.read(4)
+            if len(following) < 4:
+                return True
+            (at,) = struct.unpack(order + "I", following)
+            if at == 0:
+                return False
+    return False
+
+
+def _holds_broadcom_raw(path: Path) -> bool:
+    """Whether a JPEG has a RAW photo behind it, as those of the Raspberry Pi may.
+
+    It starts with "BRCM" and zeros, and ends the file; LibRaw knows its sizes.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.rfind(b"BRCM") > len(_JPEG)
 
 
 def _is_super_ccd(path: Path) -> bool:
@@ -91,20 +140,68 @@ def _is_super_ccd(path: Path) -> bool:
 
 
 @contextmanager
-def open_raw(path: Path) -> Iterator[rawpy.RawPy]:
-    """Open and unpack with LibRaw, turning each of its errors into one of ours."""
+def open_raw(path: Path, max_memory: int | None = None) -> Iterator[rawpy.RawPy]:
+    """Open and unpack with LibRaw, turning each of its errors into one of ours.
+
+    Parameters
+    ----------
+    path : Path
+    max_memory : int, optional
+        Bytes that this process may hold; by default what is free.
+
+    Raises
+    ------
+    RawError
+    OutOfMemoryError
+        The photo, by the size that it states, does not fit.
+    """
     with rawpy.RawPy() as raw:
         recognised = False
         try:
             with _quiet_stderr() as said:
                 _hand_over(path, raw)
                 recognised = True
+                _refuse_size(path, raw, max_memory)
                 raw.unpack()
         except rawpy.LibRawError as error:
             raise _refusal(path, error, recognised=recognised) from error
         if b"Unexpected end of file" in said or b"data corrupted" in said:
             raise DamagedFileError(f"{path} is cut short or corrupted.")
         yield raw
+
+
+def _refuse_size(path: Path, raw: rawpy.RawPy, max_memory: int | None) -> None:
+    """Refuse a photo that cannot be as large as it says, before memory is taken for it."""
+    photosites = raw.sizes.raw_height * raw.sizes.raw_width
+    needed = _READING_BYTES * photosites
+    size = f"{path} says it has {photosites / 1e6:.0f} million photosites"
+    takes = f"to read them takes {needed / 1e6:.0f} MB"
+    if max_memory is not None and needed > max_memory:
+        raise OutOfMemoryError(f"{size}; {takes}, more than {max_memory / 1e6:.0f} MB.")
+    if path.stat().st_size * 8 < _LEAST_BITS * photosites:
+        raise DamagedFileError(f"{size}, but holds only {path.stat().st_size} bytes.")
+    # What is free now may be little because another photo is being worked on.
+    if needed > max(free_bytes(), _ALWAYS_TRIED):
+        raise OutOfMemoryError(f"{size}; {takes}.")
+
+
+def is_known_by_size_only(path: Path, raw: rawpy.RawPy) -> bool:
+    """Tell whether LibRaw takes a file for a RAW photo because it has as many bytes as some have.
+
+    It does so for old cameras whose files have no header. A file of zeros of that size is then a
+    photo of the same camera to it.
+    """
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head in _TIFF_MAGICS or head in _RAW_MAGICS or length > _LARGEST_WITHOUT_HEADER:
+        return False
+    with rawpy.RawPy() as blank, _quiet_stderr():
+        try:
+            blank.open_buffer(io.BytesIO(bytes(length)))
+        except rawpy.LibRawError:
+            return False
+        return bool(blank.sizes == raw.sizes)
 
 
 def _hand_over(path: Path, raw: rawpy.RawPy) -> None:

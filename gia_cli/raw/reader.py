@@ -6,7 +6,8 @@ sentence and an exit code of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,29 @@ from gia_cli.errors import (
     RawError,
     UnsupportedCfaError,
 )
+from gia_cli.raw.black_body import D65
 from gia_cli.raw.cfa import CANONICAL, CfaKind, classify, find_phase
-from gia_cli.raw.exif import ShotInfo, read_shot
-from gia_cli.raw.libraw import PHOTOMETRICS_RAW, directories_of, open_raw, refuse_hopeless
+from gia_cli.raw.damage import is_damaged
+from gia_cli.raw.dng_color import CameraColors, as_shot_light, as_shot_neutral, color_directory
+from gia_cli.raw.exif import ShotInfo, clean_text, read_exif, read_shot
+from gia_cli.raw.levels import (
+    AS_THE_FILE_SAYS,
+    LevelMap,
+    Levels,
+    black_of_tags,
+    border_black,
+    contradicts,
+    flatten_black,
+    stated_black,
+)
+from gia_cli.raw.libraw import (
+    PHOTOMETRICS_RAW,
+    directories_of,
+    is_known_by_size_only,
+    open_raw,
+    refuse_hopeless,
+)
+from gia_cli.raw.tiff import Directory
 
 #: File name endings that `gia enhance FOLDER` looks for, in lower case.
 # fmt: off
@@ -36,8 +57,9 @@ RAW_SUFFIXES = frozenset({
 })
 # fmt: on
 
-# More photosites than this at DN 0, where black lies above it, means that nothing was decoded.
-_MAX_ZERO_SHARE = 0.25
+_ORIENTATION, _CFA_REPEAT, _CFA_PATTERN = 0x0112, 0x828D, 0x828E
+_ACTIVE_AREA, _MASKED_AREAS = 0xC68D, 0xC68E
+_FLIP_OF_ORIENTATION = (0, 0, 1, 3, 2, 4, 6, 7, 5)  # LibRaw's numbers; orientation 0 is none
 _PATTERN_PROBE = 12  # photosites a side: two X-Trans periods, six Bayer ones
 
 
@@ -61,18 +83,38 @@ class RawFrame:
     daylight_wb: NDArray[np.float32] | None
     """(3,) float32; gains that make daylight neutral, green 1; None for an unknown camera."""
     xyz_to_camera: NDArray[np.float32] | None
-    """(3, 3) float32; LibRaw's colour matrix; None for an unknown camera."""
+    """(3, 3) float32; LibRaw's colour matrix, or for a camera that it does not know what the tags
+    of its DNG make of one for the light of the photo; None where nobody knows."""
     flip: int
     """LibRaw's orientation: 0 none, 3 half turn, 5 a quarter left, 6 a quarter right."""
     shot: ShotInfo
+    colors: CameraColors | None = None
+    """What the camera sees of other lights, by the tags of a DNG; None for other files."""
+    pixel_aspect: float = 1.0
+    """Width of a photosite over its height."""
+    dn_scale: int = 1
+    """What the file's DN were multiplied by, to keep fractions of its black levels; `mosaic`,
+    `black` and `white` have it."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the file, one sentence each."""
+
+    def matrix_for(self, xyz: NDArray[np.floating]) -> NDArray[np.floating] | None:
+        """Return the matrix from XYZ to camera RGB for a light; None for an unknown camera."""
+        return self.xyz_to_camera if self.colors is None else self.colors.matrix_for(xyz)
 
 
-def read_raw(path: Path) -> RawFrame:
+def read_raw(
+    path: Path, *, levels: Levels = AS_THE_FILE_SAYS, max_memory: int | None = None
+) -> RawFrame:
     """Read one RAW photo.
 
     Parameters
     ----------
     path : Path
+    levels : Levels
+        Black and white levels to go by instead of the file's.
+    max_memory : int, optional
+        Bytes that this process may hold; by default what is free.
 
     Returns
     -------
@@ -83,11 +125,13 @@ def read_raw(path: Path) -> RawFrame:
     RawError
         One of its subclasses: missing, a folder, empty, unreadable, not a RAW, damaged,
         monochrome, Foveon, linear, unsupported colour filter array or compression.
+    OutOfMemoryError
+        The photo is too large to be decoded.
     """
     path = Path(path)
     refuse_hopeless(path)
-    with open_raw(path) as raw:
-        return _frame(path, raw)
+    with open_raw(path, max_memory) as raw:
+        return _frame(path, raw, levels)
 
 
 def read_exposure(path: Path) -> ShotInfo:
@@ -168,6 +212,8 @@ def _postprocess(
             if raw.raw_image_visible.shape != mosaic.shape:
                 raise ValueError(f"{path} has {raw.raw_image_visible.shape} photosites")
             raw.raw_image_visible[...] = mosaic
+        if (flip := _stated_flip(directories_of(path))) is not None:
+            options.setdefault("user_flip", flip)
         try:
             rendering: NDArray[Any] = raw.postprocess(
                 use_camera_wb=True, no_auto_bright=True, **options
@@ -180,15 +226,17 @@ def _postprocess(
 # ---------------------------------------------------------------- what the file says
 
 
-def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
-    shot = read_shot(path)
-    if shot.make is None and _is_grey_picture(path):
+def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
+    directories = directories_of(path)
+    shot, stated = read_exif(path)
+    if shot.make is None and _is_grey_picture(directories):
         raise NotRawError(f"{path} is a grey TIFF picture, not a RAW photo.")
     if raw.raw_type != rawpy.RawType.Flat or raw.raw_image is None:
         raise LinearRawError(f"{path} is already demosaiced (linear DNG, sRAW or mRAW).")
     pattern, color_ids = _pattern(path, raw)
     kind = classify(pattern)
-    if kind is None and (from_tags := _dng_pattern(path, raw)) is not None:
+    tags = _raw_directory(directories, raw)
+    if kind is None and tags is not None and (from_tags := _dng_pattern(tags, raw)) is not None:
         pattern = from_tags
         color_ids = from_tags.astype(np.intp)
         kind = classify(pattern)
@@ -200,13 +248,32 @@ def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
     period = CANONICAL[kind].shape[0]
     cell = color_ids[:period, :period]
     black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
-    if kind == "bayer":
-        black = np.roll(black, _black_shift(path, raw), axis=(0, 1))
-    white = _white(raw)[cell]
+    if is_damaged(mosaic, float(black.min()), float(raw.white_level)):
+        raise DamagedFileError(f"{path} is corrupted: parts of it decode to nothing.")
+    scale = 1
+    by_tags = None if tags is None else _black_of_tags(tags, raw)
+    given = stated_black(levels, kind, phase)
+    if given is not None:
+        black = given
+    elif by_tags is not None:
+        mosaic, black, scale = flatten_black(mosaic, by_tags, kind, phase)
+    white = _white(raw)[cell] if levels.white is None else np.full_like(black, levels.white)
+    white = white * np.float32(scale)
     if (white <= black).any():
-        raise DamagedFileError(f"{path} states a white level that is not above its black level.")
-    if black.min() > 0 and np.count_nonzero(mosaic) < (1 - _MAX_ZERO_SHARE) * mosaic.size:
-        raise DamagedFileError(f"{path} is corrupted: most of it decodes to nothing.")
+        raise DamagedFileError(
+            f"{path} states a white level that is not above its black level.",
+            hint="State levels of your own with --black-level and --white-level.",
+        )
+    notes = [_KNOWN_BY_SIZE] if is_known_by_size_only(path, raw) else []
+    if given is None and (border := _border_black(raw, tags)) is not None:
+        by_file = black / scale
+        if contradicts(border, by_file, white / scale):
+            notes.append(
+                f"the file states a black level of {by_file.mean():.4g}, but the covered border of "
+                f"the sensor has {border:.4g}; --black-level {border:.4g} goes by that."
+            )
+    colors = CameraColors.from_tags(directories, _matrix(raw))
+    as_shot, daylight, matrix = _colors(directories, raw, colors)
     return RawFrame(
         path=path,
         mosaic=mosaic,
@@ -214,12 +281,78 @@ def _frame(path: Path, raw: rawpy.RawPy) -> RawFrame:
         phase=phase,
         black=black,
         white=white,
-        as_shot_wb=_gains(raw.camera_whitebalance) if _gains_ok(raw) else _neutral(raw),
-        daylight_wb=_daylight(raw),
-        xyz_to_camera=_matrix(raw),
-        flip=int(raw.sizes.flip),
-        shot=shot.or_else(_libraw_shot(raw)),
+        as_shot_wb=as_shot,
+        daylight_wb=daylight,
+        xyz_to_camera=matrix,
+        flip=_flip(directories, raw),
+        shot=_named(directories, shot.or_else(_libraw_shot(raw, stated))),
+        colors=colors,
+        pixel_aspect=_pixel_aspect(raw),
+        dn_scale=scale,
+        notes=tuple(notes),
     )
+
+
+_KNOWN_BY_SIZE = (
+    "nothing in the file says what it is; LibRaw takes it for a RAW photo by its size alone."
+)
+
+
+def _raw_directory(directories: Sequence[Directory], raw: rawpy.RawPy) -> Directory | None:
+    """Find the directory of a DNG's RAW image, which LibRaw has decoded; None for other files."""
+    if color_directory(directories) is None:
+        return None
+    size = raw.sizes.raw_width, raw.sizes.raw_height
+    for directory in directories:
+        is_raw = directory.first(0x0106) in PHOTOMETRICS_RAW
+        if is_raw and (directory.first(0x0100), directory.first(0x0101)) == size:
+            return directory
+    return None
+
+
+def _start(tags: Directory, raw: rawpy.RawPy) -> tuple[int, int]:
+    """Place of the first visible photosite in a DNG's ActiveArea, (y, x).
+
+    DNG counts patterns and levels from there; LibRaw makes margins even, Fujifilm's multiples of 6.
+    """
+    top, left = (*tags.tags.get(_ACTIVE_AREA, ()), 0, 0)[:2]
+    return raw.sizes.top_margin - top, raw.sizes.left_margin - left
+
+
+def _black_of_tags(tags: Directory, raw: rawpy.RawPy) -> LevelMap | None:
+    height, width = raw.raw_image_visible.shape
+    return black_of_tags(tags, (height, width), _start(tags, raw))
+
+
+def _border_black(raw: rawpy.RawPy, tags: Directory | None) -> float | None:
+    sizes = raw.sizes
+    masked = () if tags is None else tags.tags.get(_MASKED_AREAS, ())
+    top, left = sizes.top_margin, sizes.left_margin
+    visible = slice(top, top + sizes.height), slice(left, left + sizes.width)
+    areas = [masked[i : i + 4] for i in range(0, len(masked) - 3, 4)]
+    return border_black(raw.raw_image, visible, areas)
+
+
+def _stated_flip(directories: Sequence[Directory]) -> int | None:
+    """LibRaw's orientation for a TIFF that states nonsense, which LibRaw takes for a quarter turn.
+
+    None where the file states none, or a true one (1 to 8): LibRaw is right then.
+    """
+    stated = [d.first(_ORIENTATION) for d in directories if _ORIENTATION in d.tags]
+    if all(1 <= orientation <= 8 for orientation in stated):
+        return None
+    true = [orientation for orientation in stated if 1 <= orientation <= 8]
+    return _FLIP_OF_ORIENTATION[true[0]] if true else 0
+
+
+def _flip(directories: Sequence[Directory], raw: rawpy.RawPy) -> int:
+    stated = _stated_flip(directories)
+    return int(raw.sizes.flip) if stated is None else stated
+
+
+def _pixel_aspect(raw: rawpy.RawPy) -> float:
+    aspect = float(raw.sizes.pixel_aspect)
+    return aspect if 0.1 <= aspect <= 10 else 1.0
 
 
 def _pattern(path: Path, raw: rawpy.RawPy) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
@@ -242,42 +375,28 @@ def _pattern(path: Path, raw: rawpy.RawPy) -> tuple[NDArray[np.uint8], NDArray[n
     return colors[ids], ids
 
 
-def _dng_pattern(path: Path, raw: rawpy.RawPy) -> NDArray[np.uint8] | None:
-    """Read the pattern from a DNG's own tags; None when there is no 6x6 one.
+def _dng_pattern(tags: Directory, raw: rawpy.RawPy) -> NDArray[np.uint8] | None:
+    """Read the pattern from a DNG's own tags; None when there is none of red, green and blue.
 
-    LibRaw moves the margins of Fujifilm DNGs to multiples of 6 and then forgets the pattern. DNG
-    counts CFAPattern from the top left of ActiveArea.
+    LibRaw moves the margins of Fujifilm DNGs to multiples of 6 and then forgets the pattern, and
+    takes no pattern larger than its own. DNG counts CFAPattern from the top left of ActiveArea.
     """
-    for directory in directories_of(path):
-        values = directory.tags.get(0x828E, ())
-        if directory.tags.get(0x828D) != (6, 6) or len(values) != 36 or max(values) > 2:
-            continue
-        top, left = (*directory.tags.get(0xC68D, ()), 0, 0)[:2]
-        cell = np.array(values, np.uint8).reshape(6, 6)
-        rows = np.arange(_PATTERN_PROBE) + raw.sizes.top_margin - top
-        cols = np.arange(_PATTERN_PROBE) + raw.sizes.left_margin - left
-        return cell[rows[:, None] % 6, cols[None] % 6]
-    return None
+    values = tags.tags.get(_CFA_PATTERN, ())
+    rows, columns = (*tags.tags.get(_CFA_REPEAT, ()), 0, 0)[:2]
+    if not rows * columns or len(values) != rows * columns or max(values) > 2:
+        return None
+    if max(rows, columns) > _PATTERN_PROBE:
+        return None
+    top, left = _start(tags, raw)
+    cell = np.array(values, np.uint8).reshape(rows, columns)
+    down, across = np.arange(_PATTERN_PROBE) + top, np.arange(_PATTERN_PROBE) + left
+    return cell[down[:, None] % rows, across[None] % columns]
 
 
-def _is_grey_picture(path: Path) -> bool:
+def _is_grey_picture(directories: Sequence[Directory]) -> bool:
     """Tell whether all that this TIFF says it holds is grey, which LibRaw takes for a mosaic."""
-    photometrics = {d.first(0x0106) for d in directories_of(path) if 0x0106 in d.tags}
+    photometrics = {d.first(0x0106) for d in directories if 0x0106 in d.tags}
     return bool(photometrics) and photometrics <= {0, 1}
-
-
-def _black_shift(path: Path, raw: rawpy.RawPy) -> tuple[int, int]:
-    """How far to roll LibRaw's black levels, (rows, columns), for a DNG with a level per place.
-
-    DNG counts BlackLevel from ActiveArea, LibRaw from its visible area, whose margins it makes
-    even.
-    """
-    for directory in directories_of(path):
-        repeats = max(directory.tags.get(0xC619, ()), default=1) > 1  # BlackLevelRepeatDim
-        if repeats and directory.first(0x0106) in PHOTOMETRICS_RAW:
-            top, left = (*directory.tags.get(0xC68D, ()), 0, 0)[:2]
-            return top - raw.sizes.top_margin, left - raw.sizes.left_margin
-    return 0, 0
 
 
 def _cfa_refusal(path: Path, pattern: NDArray[np.uint8]) -> RawError:
@@ -303,13 +422,37 @@ def _gains_ok(raw: rawpy.RawPy) -> bool:
     return bool(np.isfinite(gains).all() and (gains > 0).all())
 
 
-def _neutral(raw: rawpy.RawPy) -> NDArray[np.float32]:
-    """White balance for a file without one: daylight if the camera is known, else none."""
-    daylight = _daylight(raw)
-    return np.ones(3, np.float32) if daylight is None else daylight
+def _colors(
+    directories: Sequence[Directory], raw: rawpy.RawPy, colors: CameraColors | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Find the white balance as shot, that of daylight, and the matrix of the photo's light.
+
+    A file without a white balance is balanced for daylight if the camera is known, else not at all.
+    """
+    if colors is None:
+        daylight = _daylight(raw)
+        none = np.ones(3, np.float32) if daylight is None else daylight
+        return _gains(raw.camera_whitebalance) if _gains_ok(raw) else none, daylight, _matrix(raw)
+    light, neutral = as_shot_light(directories), as_shot_neutral(directories)
+    sees_daylight = colors.seen(D65)
+    daylight = None if sees_daylight is None else _gains(1 / sees_daylight)
+    table = _matrix(raw)
+    # 1, 1, 1 by a program that did not know, of a camera that sees no light so.
+    is_placeholder = table is None and neutral is not None and len(set(neutral)) == 1
+    if is_placeholder and neutral is not None:
+        is_placeholder = not colors.is_light(neutral)
+    if (neutral is not None or light is None) and _gains_ok(raw) and not is_placeholder:
+        as_shot = _gains(raw.camera_whitebalance)
+    elif light is not None and (seen := colors.seen(light)) is not None:
+        as_shot = _gains(1 / seen)
+    else:
+        as_shot = np.ones(3, np.float32) if daylight is None else daylight
+    if table is None:  # a camera that LibRaw knows has the colours of its own format in a DNG too
+        table = colors.rendering_matrix(1 / as_shot).astype(np.float32)
+    return as_shot, daylight, table
 
 
-def _gains(values: list[float]) -> NDArray[np.float32]:
+def _gains(values: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float32]:
     gains = np.asarray(values[:3], np.float32)
     return np.asarray(gains / gains[1], np.float32)
 
@@ -324,16 +467,32 @@ def _matrix(raw: rawpy.RawPy) -> NDArray[np.float32] | None:
     return matrix.copy() if np.any(matrix) else None
 
 
-def _libraw_shot(raw: rawpy.RawPy) -> ShotInfo:
-    """Ask LibRaw about the shot, for files whose EXIF exifread cannot read."""
+def _libraw_shot(raw: rawpy.RawPy, stated: frozenset[str]) -> ShotInfo:
+    """Ask LibRaw about the shot, for files whose EXIF is not where it should be.
+
+    What the EXIF has `stated` is left out: where that was nonsense, LibRaw has made a number of it.
+    """
     other, lens = raw.other, raw.lens
     taken = other.timestamp
-    return ShotInfo(
-        lens=lens.model.strip() or None,
-        exposure_s=other.shutter_speed or None,
-        iso=round(other.iso_speed) or None,
-        aperture=round(other.aperture, 2) or None,
-        focal_mm=round(other.focal_length, 1) or None,
+    shot = ShotInfo(
+        lens=clean_text(lens.model),
+        exposure_s=_positive(other.shutter_speed),
+        iso=round(_positive(other.iso_speed) or 0) or None,
+        aperture=round(_positive(other.aperture) or 0, 2) or None,
+        focal_mm=round(_positive(other.focal_length) or 0, 1) or None,
         # A file without a date gives the epoch, 1970 or 1969 by the time zone.
         taken=taken.strftime("%Y:%m:%d %H:%M:%S") if taken and taken.year > 1970 else None,
     )
+    return replace(shot, **dict.fromkeys(stated))
+
+
+def _positive(value: float) -> float | None:
+    return value if 0 < value < 2.0**32 else None  # also refuses what is not a number
+
+
+def _named(directories: Sequence[Directory], shot: ShotInfo) -> ShotInfo:
+    """Name the camera by a DNG's UniqueCameraModel where its model is not there."""
+    tags = color_directory(directories)
+    if shot.model is not None or tags is None:
+        return shot
+    return replace(shot, model=clean_text(tags.texts.get(0xC614, b"")))

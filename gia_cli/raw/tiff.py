@@ -8,21 +8,29 @@ Source: TIFF 6.0 (Adobe, 1992).
 
 from __future__ import annotations
 
+import math
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL, DOUBLE, IFD = 1, 2, 3, 4, 5, 7, 10, 12, 13
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL, FLOAT, DOUBLE, IFD = (
+    1, 2, 3, 4, 5, 7, 10, 11, 12, 13
+)  # fmt: skip
 
 ByteOrder = Literal["<", ">"]
 
-_FORMATS = {SHORT: "H", LONG: "I", IFD: "I", DOUBLE: "d"}
+_FORMATS = {SHORT: "H", LONG: "I", IFD: "I", FLOAT: "f", DOUBLE: "d"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MAX_RATIONAL = 1_000_000
 _MAX_INT32 = 2**31 - 1
 _MAX_ENTRIES = 4096  # more means that the bytes are no directory
+_MAX_COUNT = 1 << 16  # values of one tag: a black level for each row, a strip for each
+_MAX_VALUES = 1 << 20  # values of all directories together
+_UNSIGNED = {BYTE: "B", SHORT: "H", LONG: "I", IFD: "I"}
+_OTHERS = {6: "b", 8: "h", 9: "i", FLOAT: "f", DOUBLE: "d"}
 
 SUB_IFDS, EXIF_IFD = 0x014A, 0x8769
 
@@ -34,7 +42,10 @@ class Ref(str):
 
 
 class Entry(NamedTuple):
-    """One directory entry: tag number, TIFF type, value or values (a `Ref` for an offset)."""
+    """One directory entry: tag number, TIFF type, value or values (a `Ref` for an offset).
+
+    A str becomes ASCII; bytes say a text in another encoding.
+    """
 
     tag: int
     type: int
@@ -126,7 +137,8 @@ def ifd_bytes(
 def _encode(entry: Entry, order: ByteOrder, offsets: Mapping[str, int]) -> tuple[int, bytes]:
     kind, values = entry.type, entry.values
     if kind == ASCII:
-        data = values.encode("ascii", "replace") + b"\0"
+        data = values if isinstance(values, bytes) else values.encode("ascii", "replace")
+        data += b"\0"
         return len(data), data
     if kind in (BYTE, UNDEFINED):
         return len(values), bytes(values)
@@ -146,14 +158,27 @@ def _encode(entry: Entry, order: ByteOrder, offsets: Mapping[str, int]) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One IFD as found in a file: tag number to its integer values (other types are left out)."""
+    """One IFD as found in a file, each tag's values by their type."""
 
     tags: dict[int, tuple[int, ...]]
+    """Whole numbers without a sign."""
+    numbers: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Fractions, floats and signed numbers; NaN for a fraction whose denominator is 0."""
+    texts: dict[int, bytes] = field(default_factory=dict)
+    """ASCII, up to the first zero byte; in any encoding."""
 
     def first(self, tag: int, default: int = 0) -> int:
         """Return the first value of `tag`, or `default` when the directory lacks it."""
         values = self.tags.get(tag, ())
         return values[0] if values else default
+
+    def __contains__(self, tag: int) -> bool:
+        """Whether the directory has a tag, of any type that is read."""
+        return tag in self.tags or tag in self.numbers or tag in self.texts
+
+    def floats(self, tag: int) -> tuple[float, ...]:
+        """Return the numbers of `tag`, of whatever type; none when the directory lacks it."""
+        return self.numbers.get(tag) or self.tags.get(tag, ())
 
 
 def walk(file: BinaryIO, *, limit: int = 32) -> list[Directory]:
@@ -164,39 +189,89 @@ def walk(file: BinaryIO, *, limit: int = 32) -> list[Directory]:
     file : binary file
         Anything: what is not TIFF, or broken, gives fewer directories or none, never an error.
     limit : int
-        At most this many directories (a loop in a broken file ends there).
+        At most this many directories. Each is read once, and together they may hold a million
+        values: a file made to keep a reader busy ends there.
     """
-    file.seek(0)
-    head = file.read(8)
-    if head[:4] not in (b"II*\0", b"MM\0*") or len(head) < 8:
+    header = _header(file)
+    if header is None:
         return []
-    order: ByteOrder = "<" if head[:2] == b"II" else ">"
-    pending = [struct.unpack(order + "I", head[4:])[0]]
+    order, first = header
+    pending = deque([first])
+    seen: set[int] = set()
     found: list[Directory] = []
+    budget = _MAX_VALUES
     while pending and len(found) < limit:
-        offset = pending.pop(0)
+        offset = pending.popleft()
+        if offset in seen:
+            continue
+        seen.add(offset)
         try:
-            directory, following = _read_ifd(file, offset, order)
+            directory, following, taken = _read_ifd(file, offset, order, budget)
         except struct.error:
             continue
+        budget -= taken
         found.append(directory)
-        pending += [*directory.tags.get(SUB_IFDS, ()), *directory.tags.get(EXIF_IFD, ())]
+        for tag in (SUB_IFDS, EXIF_IFD):
+            pending += directory.tags.get(tag, ())[:limit]
         pending += [following] if following else []
     return found
 
 
-def _read_ifd(file: BinaryIO, offset: int, order: ByteOrder) -> tuple[Directory, int]:
+def first_and_exif(file: BinaryIO) -> list[Directory]:
+    """Read the first directory of a TIFF file and the EXIF one below it.
+
+    Parameters
+    ----------
+    file : binary file
+        Anything, as for `walk`.
+
+    Returns
+    -------
+    list of Directory
+        The EXIF directory first; without what is not there.
+    """
+    header = _header(file)
+    if header is None:
+        return []
+    order, offset = header
+    found: list[Directory] = []
+    budget = _MAX_VALUES
+    while offset and len(found) < 2:
+        try:
+            directory, _, taken = _read_ifd(file, offset, order, budget)
+        except struct.error:
+            break
+        budget -= taken
+        found.insert(0, directory)
+        offset = directory.first(EXIF_IFD)
+    return found
+
+
+def _header(file: BinaryIO) -> tuple[ByteOrder, int] | None:
+    """Byte order, and where the first directory is; None for what is no TIFF file."""
+    file.seek(0)
+    head = file.read(8)
+    if head[:4] not in (b"II*\0", b"MM\0*") or len(head) < 8:
+        return None
+    order: ByteOrder = "<" if head[:2] == b"II" else ">"
+    return order, struct.unpack(order + "I", head[4:])[0]
+
+
+def _read_ifd(
+    file: BinaryIO, offset: int, order: ByteOrder, budget: int
+) -> tuple[Directory, int, int]:
+    """Read one directory; also say where the next one is, and how many values were read."""
     file.seek(offset)
     (count,) = struct.unpack(order + "H", file.read(2))
     if count > _MAX_ENTRIES:
         raise struct.error("not a directory")
     raw = file.read(12 * count)
     (following,) = struct.unpack(order + "I", file.read(4).ljust(4, b"\0"))
-    tags: dict[int, tuple[int, ...]] = {}
+    directory = Directory({}, {}, {})
+    taken = 0
     for at in range(0, len(raw) - 11, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", raw, at)
-        letter = {1: "B", 3: "H", 4: "I", 13: "I"}.get(kind)
-        if letter is None or number > _MAX_ENTRIES:
+        if kind not in _SIZES or kind == UNDEFINED or number > min(_MAX_COUNT, budget - taken):
             continue
         size = _SIZES[kind] * number
         if size <= 4:
@@ -205,5 +280,25 @@ def _read_ifd(file: BinaryIO, offset: int, order: ByteOrder) -> tuple[Directory,
             file.seek(struct.unpack_from(order + "I", raw, at + 8)[0])
             data = file.read(size)
         if len(data) == size:
-            tags[tag] = struct.unpack(f"{order}{number}{letter}", data)
-    return Directory(tags), following
+            taken += number
+            _store(directory, tag, kind, data, order)
+    return directory, following, taken
+
+
+def _store(directory: Directory, tag: int, kind: int, data: bytes, order: ByteOrder) -> None:
+    number = len(data) // _SIZES[kind]
+    if kind == ASCII:
+        directory.texts[tag] = data.split(b"\0")[0]
+    elif kind in (RATIONAL, SRATIONAL):
+        letter = "I" if kind == RATIONAL else "i"
+        parts = struct.unpack(f"{order}{2 * number}{letter}", data)
+        directory.numbers[tag] = tuple(
+            above / below if below else math.nan
+            for above, below in zip(parts[::2], parts[1::2], strict=True)
+        )
+    elif kind in _UNSIGNED:
+        directory.tags[tag] = struct.unpack(f"{order}{number}{_UNSIGNED[kind]}", data)
+    else:
+        directory.numbers[tag] = tuple(
+            map(float, struct.unpack(f"{order}{number}{_OTHERS[kind]}", data))
+        )

@@ -8,7 +8,7 @@ maker notes only what LibRaw needs to know the camera is there. Tag meanings: Li
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -251,13 +251,15 @@ def write_dng(
     *,
     shot: ShotInfo = A_SHOT,
     pattern: NDArray[np.uint8] = RGGB,
-    black: Sequence[int] = (512,),
+    black: Sequence[float] = (512,),
     white: int = 16383,
-    wb: WhiteBalance = (2.34, 1.0, 1.76),
+    wb: WhiteBalance | None = (2.34, 1.0, 1.76),
     matrix: Sequence[Sequence[float]] = A7S2_MATRIX,
     active_area: tuple[int, int, int, int] | None = None,
     orientation: int = 1,
     compression: int = 1,
+    extra: Sequence[Entry] = (),
+    without: Collection[int] = (),
 ) -> None:
     """Write an uncompressed DNG: Bayer or X-Trans from a 2-D mosaic, linear from an RGB picture.
 
@@ -270,11 +272,11 @@ def write_dng(
         Goes into the EXIF; make and model too ("SONY ILCE-7SM2" if it names none).
     pattern : (p, q) uint8
         Colour ids of the repeat pattern, counted from `active_area`'s first photosite (DNG 1.6).
-    black : sequence of int
+    black : sequence of float
         One level, or one for each place of `pattern` in reading order.
     white : int
-    wb : (r, g, b)
-        As-shot white balance gains.
+    wb : (r, g, b), optional
+        As-shot white balance gains; None writes no white balance.
     matrix : (3, 3)
         XYZ (D65) to camera.
     active_area : (top, left, bottom, right), optional
@@ -282,6 +284,10 @@ def write_dng(
     compression : int
         The number written into the file. Only 1 is honest; the tests use others to make files that
         a reader must refuse.
+    extra : sequence of Entry
+        Tags of the first directory to add, or to write in place of those above.
+    without : tag numbers
+        Tags of the first directory to leave out.
 
     Raises
     ------
@@ -306,12 +312,13 @@ def write_dng(
         Entry(0xC612, BYTE, bytes([1, 4, 0, 0])),
         Entry(0xC613, BYTE, bytes([1, 1, 0, 0])),
         Entry(0xC614, ASCII, f"{make} {model}"),
-        Entry(0xC61A, RATIONAL, [(level, 1) for level in black]),
+        Entry(0xC61A, RATIONAL, [rational(level) for level in black]),
         Entry(0xC61D, LONG, [white] * samples),
         Entry(0xC621, SRATIONAL, coefficients),
-        Entry(0xC628, RATIONAL, [rational(1 / gain) for gain in wb]),
         Entry(0xC65A, SHORT, 21),
     ]
+    if wb is not None:
+        entries.append(Entry(0xC628, RATIONAL, [rational(1 / gain) for gain in wb]))
     if is_cfa:
         repeat = list(pattern.shape)
         entries += [
@@ -323,6 +330,8 @@ def write_dng(
         ]
     if active_area is not None:
         entries.append(Entry(0xC68D, LONG, list(active_area)))
+    replaced = {entry.tag for entry in extra} | set(without)
+    entries = [*(entry for entry in entries if entry.tag not in replaced), *extra]
     blocks: dict[str, Block] = {"ifd0": entries, "exif": exif_entries(shot), "raw": raw.tobytes()}
     _write(path, build(blocks))
 

@@ -23,6 +23,7 @@ from gia_cli.cli.app import seconds
 from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.raw.exif import ShotInfo
+from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
 from gia_cli.training.config import TrainConfig
 from gia_cli.weights.manifest import find_weights, shipped_quantized, weights_folder
@@ -327,6 +328,46 @@ def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
 def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
     assert gia("info", tmp_path).exit_code == 12
     assert gia("info", tmp_path / "gone").exit_code == 11
+
+
+def test_info_as_json_is_json_for_nonsense(tmp_path: Path) -> None:
+    path, nan = tmp_path / "nan.dng", Entry(0x829A, FLOAT, [float("nan")])
+    write_dng(path, np.full((64, 64), 600), shot=ShotInfo(make="Box"), extra=[nan])
+    result = gia("info", path, "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert facts["exposure"] is None
+
+
+def test_levels_can_be_stated(tmp_path: Path) -> None:
+    path = tmp_path / "night.dng"
+    mosaic = np.random.default_rng(1).normal(700, 20, (64, 64)).round().astype(int)
+    write_dng(path, mosaic, black=(512,))
+    pictures = []
+    for name, options in {
+        "file": [],
+        "same": ["--black-level", "512", "--white-level", "16383"],
+        "colours": ["--black-level", "512,512,512"],
+        "black": ["--black-level", "690"],
+        "white": ["--white-level", "4000"],
+    }.items():
+        out = tmp_path / f"{name}.tif"
+        result = gia("enhance", path, "-o", out, "--ratio", "20", *options)
+        assert result.exit_code == 0, result.output
+        pictures.append(tifffile.imread(out).astype(float))
+    plain, same, colors, black, white = pictures
+    assert np.array_equal(plain, same) and np.array_equal(plain, colors)
+    assert black.mean() < 0.7 * plain.mean()
+    assert white.mean() > 1.2 * plain.mean()
+    refused = gia("enhance", path, "--black-level", "dark")
+    assert refused.exit_code == 2 and "'dark' is no black level" in refused.stderr
+
+
+def test_a_photo_with_wide_pixels_becomes_wide(tmp_path: Path) -> None:
+    path, scale = tmp_path / "wide.dng", Entry(0xC61E, RATIONAL, [(2, 1), (1, 1)])
+    write_dng(path, np.full((64, 80), 600), extra=[scale])
+    assert gia("enhance", path, "-o", tmp_path / "o.tif", "--ratio", "9").exit_code == 0
+    assert tifffile.imread(tmp_path / "o.tif").shape == (64, 160, 3)
 
 
 @pytest.mark.slow

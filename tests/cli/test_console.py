@@ -63,3 +63,39 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_facts_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().facts([("a", "1"), ("long name", "2")])
     assert capsys.readouterr().out == "a          1\nlong name  2\n"
+
+
+EVIL = "a\x1b]0;title\x07\x9b31m\u202e\x08b"
+SAFE = r"a\x1b]0;title\x07\x9b31m\u202e\x08b"
+
+
+def test_nothing_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(verbose=True)
+    terminal.error(EmptyFileError(f"{EVIL} is empty."), about=Path(EVIL))
+    terminal.note(EVIL)
+    terminal.say(EVIL)
+    terminal.detail(EVIL)
+    terminal.status(EVIL)
+    terminal.facts([("camera", EVIL)])
+    terminal.table(["name"], [[EVIL]])
+    captured = capsys.readouterr()
+    assert captured.err.count(SAFE) >= 5
+    assert captured.out.count(SAFE) == 2
+    for character in "\x1b\x07\x9b\u202e\x08":
+        assert character not in captured.out + captured.err
+
+
+def test_a_path_is_exact_unless_it_goes_to_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a\x1b[2J\x9b31m.tif"
+    Terminal().line(name)
+    assert capsys.readouterr().out == name + "\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal
+    Terminal().line(name)
+    assert capsys.readouterr().out == r"a\x1b[2J\x9b31m.tif" + "\n"
+
+
+def test_numbers_that_json_has_not_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().json({"a": [float("nan"), 1.5], "b": (float("inf"),), "c": {"d": -float("inf")}})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None], "c": {"d": None}}

@@ -11,12 +11,12 @@ from gia_cli.errors import UsageError
 from gia_cli.imaging.color import XYZ_FROM_SRGB
 from gia_cli.imaging.temperature import (
     Light,
-    black_body,
     gains_of_light,
     light_of_gains,
     light_of_xyz,
     xyz_of_light,
 )
+from gia_cli.raw.black_body import black_body
 
 KELVINS = (2000, 2300, 2850, 3200, 4000, 5000, 6504, 8000, 10000, 12000)
 TINTS = (-150, -60, -5, 0, 5, 60, 150)

@@ -26,7 +26,14 @@ from gia_cli.imaging.color import (
     srgb_encode,
 )
 from gia_cli.imaging.icc import srgb_icc_profile
-from gia_cli.imaging.writer import FORMATS, develop, output_format, read_image, write_image
+from gia_cli.imaging.writer import (
+    FORMATS,
+    develop,
+    output_format,
+    read_image,
+    square_pixels,
+    write_image,
+)
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.writer import write_dng
 from tests.imaging.upright import orient
@@ -526,3 +533,35 @@ def test_what_is_no_rgb_tiff_is_refused(tmp_path: Path) -> None:
         tifffile.imwrite(path, wrong, photometric=kind)
         with pytest.raises(DataError, match="8 or 16 bits"):
             read_image(path)
+
+
+@pytest.mark.parametrize(("aspect", "shape"), [(2.0, (6, 20)), (0.5, (12, 10)), (1.5, (6, 15))])
+def test_pixels_become_square(aspect: float, shape: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[:6, :10].astype(np.float32)
+    picture = np.stack([rows / 6, columns / 10, np.full_like(rows, 0.5)])
+    square = square_pixels(picture, aspect)
+    assert square.shape == (3, *shape) and square.dtype == np.float32
+    # A straight wedge stays one; its ends are held.
+    assert square[2] == pytest.approx(np.full(shape, 0.5))
+    stretched, kept = (1, 0) if aspect > 1 else (0, 1)
+    wedge = square[stretched].mean(axis=1 - stretched)
+    inner = np.diff(wedge)[2:-2]
+    assert inner == pytest.approx(np.full_like(inner, inner[0]), abs=1e-5)
+    assert wedge.mean() == pytest.approx(picture[stretched].mean(), abs=1e-5)
+    assert np.unique(square[kept].round(5)).size == picture.shape[1 + kept]
+    assert square_pixels(picture, 1.0) is picture
+
+
+def test_develop_stretches_before_it_turns(rng: np.random.Generator) -> None:
+    picture = rng.random((3, 9, 14), dtype=np.float32)
+    assert develop(picture, 6, 2.0).shape == (28, 9, 3)
+    assert np.array_equal(develop(picture, 6, 2.0), orient(develop(picture, 0, 2.0), 6))
+
+
+def test_names_beyond_ascii_reach_the_exif(tmp_path: Path) -> None:
+    shot = replace(SHOT, make="Léica", model="Größe 7", lens="50 µm", owner="思锐")
+    for path in (tmp_path / "out.tif", tmp_path / "out.png"):
+        write_image(path, _smooth(), shot=shot)
+        tags = _exif(path)
+        names = ["Image Make", "Image Model", "EXIF LensModel", "EXIF CameraOwnerName"]
+        assert [str(tags[name]) for name in names] == ["Léica", "Größe 7", "50 µm", "思锐"]

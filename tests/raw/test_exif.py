@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,18 +18,23 @@ import pytest
 import gia_cli
 from gia_cli.errors import DamagedFileError
 from gia_cli.raw.exif import RAF_MAGIC, ShotInfo, exif_entries, read_shot
+from gia_cli.raw.reader import read_raw
 from gia_cli.raw.tiff import (
     ASCII,
+    DOUBLE,
     EXIF_IFD,
+    FLOAT,
     LONG,
     RATIONAL,
     SHORT,
+    SRATIONAL,
     ByteOrder,
     Entry,
     Ref,
     build,
 )
 from gia_cli.raw.writer import write_arw, write_dng, write_raf
+from gia_cli.runtime import peak_resident_bytes
 
 MOSAIC = np.full((24, 24), 2000, np.uint16)
 SHOT = ShotInfo(
@@ -262,7 +269,7 @@ def test_a_truncated_raf_is_damaged(tmp_path: Path) -> None:
         assert str(tmp_path / "photo") in caught.value.message
 
 
-def test_exifread_says_nothing_about_a_file_it_does_not_know(tmp_path: Path) -> None:
+def test_nothing_is_said_about_a_file_that_is_no_photo(tmp_path: Path) -> None:
     """In a process of its own: pytest's log handlers would keep logging's last resort silent."""
     (tmp_path / "photo").write_bytes(b"not a photo at all" * 10)
     script = (
@@ -322,3 +329,150 @@ def test_exif_entries_hold_what_is_known_and_the_callers_own() -> None:
     tags = [entry.tag for entry in full]
     assert len(set(tags)) == len(tags)
     assert {0x829A, 0x829D, 0x8827, 0x8832, 0x9003, 0x920A, 0xA434, 0x9286} <= set(tags)
+
+
+# ---------------------------------------------------------------- texts
+
+
+TEXTS = [
+    ("Objectif 50mm été".encode("latin-1"), "Objectif 50mm été"),
+    ("思锐 50mm ƒ/1.8".encode(), "思锐 50mm ƒ/1.8"),
+    (b"\xff" * 30, None),
+    (b"  padded  \0rubbish", "padded"),
+    (b"L\x1b[1A\x1b[2K\x9b31mX\x07", "L [1A [2K 31mX"),
+    ("a\u202eb\u2028c".encode(), "a b c"),
+    (b"\x1b\x07", None),
+    (b"", None),
+]
+
+
+@pytest.mark.parametrize(("raw", "text"), TEXTS, ids=ascii)
+def test_texts_in_any_encoding_are_one_clean_line(
+    tmp_path: Path, raw: bytes, text: str | None
+) -> None:
+    data = build(
+        {
+            "ifd0": [Entry(0x0110, ASCII, raw), Entry(EXIF_IFD, LONG, Ref("exif"))],
+            "exif": [Entry(0xA434, ASCII, raw), Entry(0xA430, ASCII, raw)],
+        }
+    )
+    shot = _read(tmp_path, data)
+    assert (shot.model, shot.lens, shot.owner) == (text, text, text)
+
+
+def test_texts_beyond_ascii_are_written_as_utf8(tmp_path: Path) -> None:
+    shot = ShotInfo(lens="50 µm ƒ/1.8", owner="Zoë")
+    data = _tiff(shot)
+    assert "50 µm ƒ/1.8\0".encode() in data and "Zoë\0".encode() in data
+    assert _read(tmp_path, data).lens == shot.lens
+    assert _read(tmp_path, data).owner == shot.owner
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _exposed(folder: Path, entry: Entry) -> ShotInfo:
+    return _read(folder, build({"ifd0": [Entry(EXIF_IFD, LONG, Ref("exif"))], "exif": [entry]}))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry(0x829A, RATIONAL, (1, 0)),
+        Entry(0x829A, RATIONAL, (0, 0)),
+        Entry(0x829A, RATIONAL, (0, 10)),
+        Entry(0x829A, SRATIONAL, (-1, 10)),
+        Entry(0x829A, FLOAT, [math.nan]),
+        Entry(0x829A, FLOAT, [math.inf]),
+        Entry(0x829A, DOUBLE, [-0.1]),
+        Entry(0x829A, ASCII, "soon"),
+    ],
+    ids=str,
+)
+def test_an_exposure_time_that_is_none_is_unknown(
+    tmp_path: Path, rng: np.random.Generator, entry: Entry
+) -> None:
+    assert _exposed(tmp_path, entry).exposure_s is None
+    # Not what LibRaw makes of it, either.
+    mosaic = rng.integers(600, 16384, (40, 48))
+    write_dng(tmp_path / "photo.dng", mosaic, shot=ShotInfo(), extra=[entry])
+    frame = read_raw(tmp_path / "photo.dng")
+    assert frame.shot.exposure_s is None
+
+
+def test_an_exposure_time_may_be_a_float(tmp_path: Path) -> None:
+    assert _exposed(tmp_path, Entry(0x829A, FLOAT, [0.25])).exposure_s == 0.25
+
+
+@pytest.mark.parametrize("tag", [0x829D, 0x920A, 0x8827])
+def test_zeros_are_no_aperture_no_focal_length_and_no_iso(
+    tmp_path: Path, rng: np.random.Generator, tag: int
+) -> None:
+    entry = Entry(tag, SHORT, 0) if tag == 0x8827 else Entry(tag, RATIONAL, (0, 0))
+    mosaic = rng.integers(600, 16384, (40, 48))
+    write_dng(tmp_path / "photo.dng", mosaic, shot=ShotInfo(), extra=[entry])
+    shot = read_raw(tmp_path / "photo.dng").shot
+    assert (shot.aperture, shot.focal_mm, shot.iso) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags", "iso"),
+    [
+        (1, {0x8831: 204800}, 204800),
+        (2, {0x8832: 204800}, 204800),
+        (3, {0x8833: 204800}, 204800),
+        (4, {0x8831: 102400, 0x8832: 204800}, 204800),
+        (5, {0x8831: 204800, 0x8833: 102400}, 204800),
+        (6, {0x8832: 204800, 0x8833: 102400}, 204800),
+        (3, {0x8832: 102400, 0x8833: 204800}, 204800),
+        (None, {0x8831: 204800}, 204800),
+        (None, {0x8833: 204800}, 204800),
+        (0, {}, 65535),
+    ],
+)
+def test_iso_beyond_16_bits_stands_where_sensitivity_type_says(
+    tmp_path: Path, kind: int | None, tags: dict[int, int], iso: int
+) -> None:
+    entries = [Entry(0x8827, SHORT, 65535)]
+    entries += [Entry(tag, LONG, value) for tag, value in tags.items()]
+    entries += [] if kind is None else [Entry(0x8830, SHORT, kind)]
+    data = build({"ifd0": [Entry(EXIF_IFD, LONG, Ref("exif"))], "exif": entries})
+    assert _read(tmp_path, data).iso == iso
+    # Without the 16-bit field at all.
+    data = build({"ifd0": [Entry(EXIF_IFD, LONG, Ref("exif"))], "exif": entries[1:]})
+    assert _read(tmp_path, data).iso == (iso if tags else None)
+
+
+def test_a_crw_of_heaps_within_themselves_ends(tmp_path: Path) -> None:
+    """Each of 120 records names the heap that it stands in, and no heap has the names."""
+    count = 120
+    size = 2 + 10 * count + 4
+    heap = struct.pack("<H", count) + struct.pack("<HII", 0x3001, size, 0) * count
+    heap += struct.pack("<I", 0)
+    root = struct.pack("<H", 2) + struct.pack("<HII", 0x3001, len(heap), 0)
+    root += struct.pack("<HII", 0x3002, len(heap) - 1, 0) + struct.pack("<I", len(heap))
+    data = struct.pack("<2sI8s", b"II", 14, b"HEAPCCDR") + heap + root
+    start = time.perf_counter()
+    assert _read(tmp_path, data) == ShotInfo()
+    assert time.perf_counter() - start < 5
+
+
+def test_a_file_of_texts_that_all_are_the_same_ends(tmp_path: Path) -> None:
+    """4,000 tags of 400 KB each, which all name the same bytes."""
+    count, text = 4000, b"A" * 400_000
+    at = 8 + 2 + 12 * count + 4
+    entries = (struct.pack("<HHII", 0x1000 + i, ASCII, len(text), at) for i in range(count))
+    data = struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", count) + b"".join(entries)
+    before = peak_resident_bytes()
+    assert _read(tmp_path, data + bytes(4) + text) == ShotInfo()
+    assert peak_resident_bytes() - before < 10**8
+
+
+def test_a_jpeg_is_looked_at_up_to_its_picture(tmp_path: Path) -> None:
+    app0 = b"\xff\xe0" + struct.pack(">H", 16) + b"JFIF\0".ljust(14, b"\0")
+    block = b"Exif\0\0" + _tiff(ShotInfo(model="Phone"))
+    app1 = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    scan = b"\xff\xda\x00\x08" + bytes(6)
+    assert _read(tmp_path, b"\xff\xd8" + app0 + app1 + scan).model == "Phone"
+    assert _read(tmp_path, b"\xff\xd8" + app0 + scan + app1) == ShotInfo()
+    assert _read(tmp_path, b"\xff\xd8" + app0) == ShotInfo()

@@ -27,6 +27,7 @@ from gia_cli.errors import (
     MonochromeError,
     NotAFileError,
     NotRawError,
+    OutOfMemoryError,
     OutputError,
     RawError,
     UnreadableFileError,
@@ -34,6 +35,7 @@ from gia_cli.errors import (
     UnsupportedCompressionError,
 )
 from gia_cli.imaging.color import srgb_decode
+from gia_cli.imaging.writer import square_pixels
 from gia_cli.raw.cfa import (
     PLANE_COLORS,
     RGGB,
@@ -46,7 +48,9 @@ from gia_cli.raw.cfa import (
 )
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RAW_SUFFIXES, RawFrame, read_raw, render
+from gia_cli.raw.tiff import ASCII, LONG, RATIONAL, SHORT, ByteOrder, Entry, build, ifd_bytes
 from gia_cli.raw.writer import A_SHOT, write_arw, write_dng, write_raf
+from gia_cli.runtime import peak_resident_bytes
 from tests.imaging.upright import orient
 
 BAYER_PHASES = list(np.ndindex(2, 2))
@@ -362,7 +366,7 @@ def test_what_the_file_does_not_say_about_the_shot_is_none(
     assert read_raw(tmp_path / "photo.dng").shot == ShotInfo(make="A", model="B")
 
 
-def test_what_exifread_cannot_read_libraw_is_asked_for(
+def test_what_the_exif_does_not_say_libraw_is_asked_for(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_arw(tmp_path / "photo.arw", _noise(rng))
@@ -748,3 +752,150 @@ def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
     except OutputError:
         pytest.skip("this file system wants text")
     assert np.array_equal(read_raw(path).mosaic, mosaic)
+
+
+# ---------------------------------------------------------------- strange, but right
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 200, 65535])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, orientation: int) -> None:
+    write_dng(tmp_path / "plain.dng", _wedge())
+    write_dng(tmp_path / "photo.dng", _wedge(), orientation=orientation)
+    assert read_raw(tmp_path / "photo.dng").flip == 0
+    assert np.array_equal(render(tmp_path / "photo.dng"), render(tmp_path / "plain.dng"))
+
+
+@pytest.mark.parametrize("phase", BAYER_PHASES)
+@pytest.mark.parametrize("cells", [(1, 2), (2, 1), (2, 2), (3, 3), (4, 4)], ids=str)
+def test_a_bayer_pattern_may_be_spelled_larger(
+    tmp_path: Path, phase: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator
+) -> None:
+    pattern = _rolled(RGGB, phase)
+    mosaic = _noise(rng)
+    write_dng(tmp_path / "photo.dng", mosaic, pattern=np.tile(pattern, cells))
+    frame = read_raw(tmp_path / "photo.dng")
+    assert (frame.kind, frame.phase) == ("bayer", phase)
+    assert np.array_equal(frame.mosaic, mosaic)
+
+
+@pytest.mark.parametrize(
+    ("scale", "aspect"), [((2, 1), 2.0), ((1, 2), 0.5), ((4, 3), 4 / 3), ((1, 1), 1.0)], ids=str
+)
+def test_pixels_need_not_be_square(
+    tmp_path: Path, scale: tuple[int, int], aspect: float, rng: np.random.Generator
+) -> None:
+    extra = [Entry(0xC61E, RATIONAL, [(scale[0], 1), (scale[1], 1)])]
+    write_dng(tmp_path / "photo.dng", _noise(rng), extra=extra)
+    frame = read_raw(tmp_path / "photo.dng")
+    assert frame.pixel_aspect == pytest.approx(aspect, rel=1e-5)
+    height, width, _ = render(tmp_path / "photo.dng").shape
+    picture = square_pixels(np.zeros((3, 40, 48), np.float32), frame.pixel_aspect)
+    assert picture.shape == (3, height, width)
+
+
+def _raspberry_jpeg(mosaic: NDArray[np.uint16]) -> bytes:
+    """A JPEG with 10-bit RAW data of a Raspberry Pi's OV5647 behind it, 640 x 480."""
+    height, width = mosaic.shape
+    groups = mosaic.reshape(height, width // 4, 4)
+    shifts = np.array([0, 2, 4, 6])
+    low = np.bitwise_or.reduce((groups & 3) << shifts, axis=2)
+    rows = np.zeros((height, 800), np.uint8)  # LibRaw's stride for that width
+    rows[:, : width * 5 // 4] = np.dstack([groups >> 2, low]).reshape(height, -1)
+    block = bytearray(445440)
+    block[:4] = b"BRCM"
+    struct.pack_into(
+        "<32sHHHH6IHHBB", block, 0xB0, b"640x480", width, height, 0, 0, *[0] * 6, 0, 33, 2, 3
+    )
+    block[0x8000 : 0x8000 + rows.size] = rows.tobytes()
+    camera = [Entry(0x010F, ASCII, "RaspberryPi"), Entry(0x0110, ASCII, "RP_ov5647")]
+    app1 = b"Exif\0\0" + build({"ifd0": camera})
+    jpeg = iio.imwrite("<bytes>", np.full((48, 64, 3), 90, np.uint8), extension=".jpg")
+    head = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1
+    return head + jpeg[2:] + bytes(block)
+
+
+def test_a_jpeg_with_a_raw_photo_behind_it_is_read(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    mosaic = rng.integers(16, 1024, (480, 640)).astype(np.uint16)
+    (tmp_path / "pi.jpg").write_bytes(_raspberry_jpeg(mosaic))
+    frame = read_raw(tmp_path / "pi.jpg")
+    assert np.array_equal(frame.mosaic, mosaic)
+    assert frame.shot.camera == "RaspberryPi RP_ov5647"
+    assert (frame.kind, float(frame.black.max()), float(frame.white.min())) == ("bayer", 16, 1023)
+    assert frame.notes == ()
+
+
+def test_a_jpeg_that_only_looks_so_is_a_jpeg(tmp_path: Path) -> None:
+    jpeg = iio.imwrite("<bytes>", np.full((48, 64, 3), 90, np.uint8), extension=".jpg")
+    (tmp_path / "photo.jpg").write_bytes(jpeg + b"BRCM" + bytes(5000))
+    with pytest.raises(NotRawError):
+        read_raw(tmp_path / "photo.jpg")
+
+
+def test_what_libraw_knows_by_its_size_only_is_said_to_be_so(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    prose = b"The quick brown fox jumps over the lazy dog. " * 100000
+    (tmp_path / "prose.raw").write_bytes(prose[:4147200])  # a Photron BC2-HD has as many bytes
+    (note,) = read_raw(tmp_path / "prose.raw").notes
+    assert "by its size alone" in note
+    write_arw(tmp_path / "photo.arw", _noise(rng))
+    assert read_raw(tmp_path / "photo.arw").notes == ()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("what", ["offset in the header", "next directory", "within the first"])
+def test_a_cr2_cut_in_its_thumbnails_is_cut_short(
+    tmp_path: Path, order: ByteOrder, what: str
+) -> None:
+    """Its thumbnails come first; the directory of the RAW image lies beyond the cut."""
+    camera = [
+        Entry(0x0100, SHORT, 160),
+        Entry(0x0101, SHORT, 120),
+        Entry(0x0103, SHORT, 6),
+        Entry(0x010F, ASCII, "Canon"),
+        Entry(0x0110, ASCII, "Canon EOS 5D Mark II"),
+        Entry(0x0111, LONG, 4000),
+        Entry(0x0117, LONG, 50000),
+    ]
+    last = 1 << 20 if what == "offset in the header" else 0
+    following = 1 << 19 if what == "next directory" else 0
+    magic = b"II" if order == "<" else b"MM"
+    data = struct.pack(order + "2sHI4sI", magic, 42, 16, b"CR\2\0", last)
+    data += ifd_bytes(camera, 16, order, next_ifd=following)
+    data += bytes(range(256)) * 40
+    (tmp_path / "photo.cr2").write_bytes(data[:60] if what == "within the first" else data)
+    with pytest.raises(DamagedFileError, match="cut short") as caught:
+        read_raw(tmp_path / "photo.cr2")
+    assert caught.value.exit_code == 14
+
+
+# ---------------------------------------------------------------- sizes that a file only claims
+
+
+def _claims(path: Path, side: int) -> None:
+    """A DNG of 48 x 64 photosites that says it has `side` squared, packed so as to fit."""
+    extra = [Entry(tag, LONG, side) for tag in (0x0100, 0x0101, 0x0116)]
+    write_dng(path, np.full((48, 64), 600), extra=[*extra, Entry(0x0103, SHORT, 7)])
+
+
+def test_a_photo_larger_than_its_bytes_can_hold_is_damaged(tmp_path: Path) -> None:
+    _claims(tmp_path / "photo.dng", 30000)
+    before = peak_resident_bytes()
+    with pytest.raises(DamagedFileError, match="900 million"):
+        read_raw(tmp_path / "photo.dng")
+    assert peak_resident_bytes() - before < 10**8
+
+
+def test_a_photo_larger_than_the_memory_allowed_is_refused(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    _claims(tmp_path / "photo.dng", 30000)
+    with pytest.raises(OutOfMemoryError) as caught:
+        read_raw(tmp_path / "photo.dng", max_memory=500 * 10**6)
+    assert caught.value.exit_code == 51
+    write_arw(tmp_path / "photo.arw", _noise(rng))
+    assert read_raw(tmp_path / "photo.arw", max_memory=10**6).mosaic.size
+    with pytest.raises(OutOfMemoryError):
+        read_raw(tmp_path / "photo.arw", max_memory=1000)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -15,6 +17,7 @@ from gia_cli.raw.tiff import (
     BYTE,
     DOUBLE,
     EXIF_IFD,
+    FLOAT,
     IFD,
     LONG,
     RATIONAL,
@@ -231,6 +234,7 @@ def test_an_independent_reader_sees_the_same_values(order: ByteOrder) -> None:
     values: list[tuple[int, int, Any, Any]] = [
         (40001, ASCII, "a text", "a text"),
         (40002, ASCII, "é", "?"),
+        (40011, ASCII, "é".encode(), "é"),
         (40003, RATIONAL, 0.5, (1, 2)),
         (40004, RATIONAL, [0.25, (3, 9)], (1, 4, 3, 9)),
         (40005, RATIONAL, (7, 8), (7, 8)),
@@ -337,13 +341,60 @@ def test_junk_behind_a_tiff_header_raises_nothing(rng: np.random.Generator) -> N
 
 
 @both_orders
-@pytest.mark.parametrize("limit", [1, 5, 32])
-def test_a_loop_ends_at_the_limit(order: ByteOrder, limit: int) -> None:
+def test_each_directory_is_read_once(order: ByteOrder) -> None:
     chained = bytearray(build({"ifd0": [Entry(1, SHORT, 1)]}, order=order))
     struct.pack_into(order + "I", chained, 8 + 2 + 12, 8)  # the next directory is this one
-    assert len(_walk(bytes(chained), limit=limit)) == limit
+    assert len(_walk(bytes(chained))) == 1
     below = build({"ifd0": [Entry(SUB_IFDS, LONG, [8, 8])]}, order=order)
-    assert len(_walk(below, limit=limit)) == limit
+    assert len(_walk(below)) == 1
+
+
+@both_orders
+@pytest.mark.parametrize("limit", [1, 5, 32])
+def test_a_long_chain_ends_at_the_limit(order: ByteOrder, limit: int) -> None:
+    names = ["ifd0", *(f"ifd{i}" for i in range(1, 40))]
+    data = build({name: [Entry(1, SHORT, 1)] for name in names}, order=order, chain=names)
+    assert len(_walk(data, limit=limit)) == limit
+
+
+def test_a_directory_bomb_ends_soon() -> None:
+    # 31 directories, each of 4,000 tags, each of 4,000 values, which all name the same bytes.
+    values = [0] * 4000
+    names = [f"d{i}" for i in range(31)]
+
+    def bomb(offsets: Mapping[str, int]) -> bytes:
+        entry = struct.pack("<HHII", 0x9999, LONG, len(values), offsets["values"])
+        return struct.pack("<H", 4000) + entry * 4000 + b"\0" * 4
+
+    pointers = [Entry(SUB_IFDS, LONG, [Ref(name) for name in names])]
+    data = build({"ifd0": pointers, **dict.fromkeys(names, bomb), "values": bytes(16000)})
+    start = time.perf_counter()
+    found = _walk(data)
+    assert time.perf_counter() - start < 5  # without a budget: minutes, and gigabytes
+    assert sum(len(v) for directory in found for v in directory.tags.values()) <= 31 * 4000 + 31
+
+
+@both_orders
+def test_fractions_floats_and_texts_are_told_apart(order: ByteOrder) -> None:
+    entries = [
+        Entry(1, RATIONAL, [(1, 2), (5, 0)]),
+        Entry(2, SRATIONAL, [(-3, 4), (3, -4)]),
+        Entry(3, FLOAT, [0.25, -8.0]),
+        Entry(4, DOUBLE, 1e300),
+        Entry(5, ASCII, "ƒ/1.8".encode()),
+        Entry(6, SHORT, [7, 8]),
+    ]
+    (directory,) = _walk(build({"ifd0": entries}, order=order))
+    assert directory.tags == {6: (7, 8)}
+    assert directory.texts == {5: "ƒ/1.8".encode()}
+    half, nothing = directory.numbers[1]
+    assert half == 0.5 and math.isnan(nothing)
+    assert {tag: directory.numbers[tag] for tag in (2, 3, 4)} == {
+        2: (-0.75, -0.75),
+        3: (0.25, -8.0),
+        4: (1e300,),
+    }
+    assert directory.floats(6) == (7, 8) and directory.floats(99) == ()
 
 
 def test_a_count_that_no_directory_has_is_no_directory() -> None:
