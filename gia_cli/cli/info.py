@@ -33,6 +33,7 @@ def info(
     from gia_cli.enhance.exposure import choose_ratios, describe_shot
     from gia_cli.enhance.white_balance import photo_light
     from gia_cli.errors import WeightsError
+    from gia_cli.raw.black_level import likely_black
     from gia_cli.raw.reader import read_raw
 
     frame = read_raw(photo)
@@ -57,6 +58,7 @@ def info(
         "cfa": frame.kind,
         "phase": list(frame.phase),
         "black_level": _levels(frame.black, frame),
+        "likely_black_level": _levels(likely_black(frame), frame),
         "white_level": _levels(frame.white, frame),
         "as_shot_white_balance": [round(float(gain), 4) for gain in frame.as_shot_wb],
         "as_shot_temperature_k": None if light is None else round(light.kelvin),

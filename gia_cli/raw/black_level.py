@@ -32,12 +32,15 @@ def known_black_error(frame: RawFrame) -> tuple[float, float]:
     Returns
     -------
     mean, sigma : float
-        Shares of white - black. Known of the A7S II, if its file says what is usual; else 0 and
-        `UNKNOWN_SIGMA`.
+        Shares of white - black. Known of the A7S II's own files, if they say what is usual; else 0
+        and `UNKNOWN_SIGMA`. A DNG's levels are its writer's, who may have known better.
     """
     shot = frame.shot
     span = float((frame.white - frame.black).mean())
-    is_known = shot.model == _MODEL and np.all(frame.black == _BLACK) and (shot.iso or 0) > 0
+    is_own = frame.colors is None and frame.path.suffix.lower() != ".dng"
+    is_known = (
+        is_own and shot.model == _MODEL and np.all(frame.black == _BLACK) and (shot.iso or 0) > 0
+    )
     if not is_known or shot.iso is None:
         return 0.0, UNKNOWN_SIGMA
     row = nearest_row(_MODEL, shot.iso)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ def test_other_cameras_and_other_levels_keep_what_their_file_says() -> None:
     for other in (
         replace(known, shot=replace(known.shot, model="ILCE-7S")),
         replace(known, black=known.black + 1),
+        replace(known, path=Path("converted.dng")),
         as_if_read(np.full((12, 12), 1100, np.uint16), CAMERAS["X-T2"], iso=3200),
     ):
         assert known_black_error(other) == (0.0, UNKNOWN_SIGMA)
