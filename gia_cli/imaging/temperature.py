@@ -5,7 +5,7 @@ tint is how far the light lies beside it. The camera's own colour matrix says wh
 of that light, and the gains are the inverse of that.
 
 LibRaw has one matrix for each camera, made for daylight (D65). Converters that mix two matrices
-by temperature, as a DNG's tags allow (`gia_cli.raw.dng_color`), name the same gains a few per cent
+by temperature, as a DNG's tags allow (`raw.dng_color`), name the same gains a few per cent
 differently in lamp light.
 """
 
