@@ -35,7 +35,7 @@ class UsageError(GiaError):
     """Options that contradict each other or make no sense (the shell's usual code 2)."""
 
     exit_code = 2
-    hint = "The command's --help lists what it takes."
+    hint = "See the command's --help."
 
 
 class BatchError(GiaError):
@@ -56,7 +56,7 @@ class Interrupted(GiaError):
 
 
 class RawError(GiaError):
-    """A file that cannot be read as a RAW photo, for a reason without a class of its own."""
+    """A file that cannot be read as a RAW photo, for a reason that has no other code."""
 
     exit_code = 10
 
@@ -142,27 +142,27 @@ class UnreadableFileError(RawError):
 
 
 class ExposureError(GiaError):
-    """The amplification ratio cannot be worked out as asked."""
+    """The amplification ratio cannot be computed."""
 
     exit_code = 30
-    hint = "Give the amplification yourself with --ratio N."
+    hint = "Set the amplification with --ratio N."
 
 
 # ---------------------------------------------------------------- white balance
 
 
 class WhiteBalanceError(GiaError):
-    """The white balance asked for cannot be worked out for this camera."""
+    """The requested white balance cannot be computed for this camera."""
 
     exit_code = 31
-    hint = "Give the gains themselves with --white-balance R,G,B, or take as-shot."
+    hint = "Give the gains with --white-balance R,G,B, or use as-shot."
 
 
 # ---------------------------------------------------------------- weights
 
 
 class WeightsError(GiaError):
-    """Weights that cannot be used, for a reason without a class of its own."""
+    """Weights that cannot be used, for a reason that has no other code."""
 
     exit_code = 40
     hint = "'gia weights list' shows what is there."
@@ -197,7 +197,7 @@ class NoWeightsForCfaError(WeightsError):
 
 
 class DeviceError(GiaError):
-    """The device or precision asked for is not there."""
+    """The requested device or precision is not available."""
 
     exit_code = 50
     hint = "Use --device cpu, or leave it at auto."
@@ -217,23 +217,23 @@ class DataError(GiaError):
     """Photographs or training pairs that are missing, broken or too few."""
 
     exit_code = 70
-    hint = "Mend or remove what is named, then start again."
+    hint = "Repair or remove the files that are named, then run the command again."
 
 
 class RunError(GiaError):
-    """A run folder that is not what the command asks for."""
+    """A run folder that does not fit the command."""
 
     exit_code = 71
-    hint = "Give another --run folder, or the options that the run was started with."
+    hint = "Use another --run folder, or the options that the run was started with."
 
 
 class DivergedError(GiaError):
-    """The loss is no longer a number."""
+    """The loss or a weight is no longer a finite number."""
 
     exit_code = 72
     hint = (
-        "The last checkpoint is still good: export it, and train on from those weights in a new "
-        "--run with --init-from and a lower --lr."
+        "The last checkpoint is still good: export it, and start a new --run from those weights "
+        "with --init-from and a lower --lr."
     )
 
 

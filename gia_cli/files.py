@@ -70,7 +70,7 @@ def make_folder(folder: Path, option: str) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Hold a file that says that something is going on; tells whether nobody else held it.
+    """Hold a file that says that something is going on; yields whether no other process held it.
 
     The system lets go of it when the process ends, however it ends, even if processes that it
     forked go on. Where files cannot be locked, as on some network drives, everybody gets it.
@@ -99,7 +99,7 @@ def _remove(path: Path) -> None:
 
 
 def _hint(path: Path) -> str:
-    with suppress(OSError):  # of a folder inside one that may not be entered nobody can tell
+    with suppress(OSError):  # a folder inside one that may not be entered cannot be checked
         if not path.parent.is_dir():
             return f"Create the folder {path.parent} first."
     return "Check the free space and the permissions of the folder."

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a long piece of work tells its caller; every method must return at once."""
+    """What a long piece of work reports to its caller; every method must return at once."""
 
     def photo(self, name: str, number: int, total: int) -> None:
         """Begin the photo `name`, the `number`-th (from 1) of `total`."""
@@ -18,13 +18,13 @@ class Progress(Protocol):
         """Report that `steps` more steps of the current stage are done."""
 
     def status(self, message: str) -> None:
-        """Tell how the current stage stands, in a few words that replace the last ones."""
+        """Show the state of the current stage, in a few words that replace the last ones."""
 
     def note(self, message: str) -> None:
-        """Tell the user one line that matters: a fallback, a substitution."""
+        """Show the user one line that matters: a fallback, a substitution."""
 
     def detail(self, message: str) -> None:
-        """Tell one line for those who asked for details."""
+        """Show one line of detail, for users who asked for it."""
 
 
 class Silent:

@@ -34,7 +34,7 @@ def test_all_facts_are_known_of_every_camera() -> None:
     assert set(ENDINGS) == set(CAMERA_MATRICES) == set(CAMERA_OF.values())
 
 
-def test_a_colour_filter_array_tells_the_camera() -> None:
+def test_a_colour_filter_array_determines_the_camera() -> None:
     assert {camera_of_kind(kind) for kind in KINDS.values()} == set(CAMERA_OF.values())
     assert camera_of_kind("bayer") == "ILCE-7SM2"
     assert all(CAMERAS[camera_of_kind(kind)].kind == kind for kind in KINDS.values())

@@ -1,7 +1,7 @@
 """What a batch costs beside its network: ``gia enhance`` on a folder, end to end.
 
 Each round is a process of its own, start-up included, as users start it. Stages that overlap slow
-each other down: what overlapping gains, only the wall-clock time tells.
+each other down: only the wall-clock time shows what overlapping gains.
 """
 
 from __future__ import annotations
@@ -62,17 +62,19 @@ def measure_batch(config: BatchConfig, progress: Progress = SILENT) -> list[Batc
     ----------
     config : BatchConfig
     progress : Progress
-        Hears of a stage "enhancing" with a step for each round.
+        Receives a stage "enhancing" with a step for each round.
 
     Raises
     ------
     DataError
         No photo could be enhanced; the message is what `gia enhance` said.
     DeviceError
-        The system does not tell what a process used.
+        The system does not report what a process used.
     """
     if not hasattr(os, "wait4"):
-        raise DeviceError("This system does not tell what a process used.", hint="Use Unix.")
+        raise DeviceError(
+            "This system does not report what a process used.", hint="Run it on Linux or macOS."
+        )
     progress.stage("enhancing", config.rounds)
     runs = []
     for _ in range(config.rounds):
@@ -86,7 +88,7 @@ def _run(config: BatchConfig, folder: Path) -> BatchRun:
     command = [sys.executable, "-P", "-m", "gia_cli", "enhance", str(config.photos), "--json"]
     command += ["--out-dir", str(folder / "out"), *config.options]
     start = time.perf_counter()
-    # Errors go to a file: a pipe that nobody reads would stop the process once it is full.
+    # Errors go to a file: a pipe that is not read would stop the process once it is full.
     with (
         (folder / "errors").open("w+b") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,

@@ -68,7 +68,7 @@ def measure_cost(name: str, size: tuple[int, int] = PAPER_SIZE, cfa: CfaKind = "
     factor = PACK_FACTOR[cfa]
     height, width = (side // factor for side in size)
     if min(height, width) < 1:
-        raise UsageError(f"{size[1]}x{size[0]} is no size of a photo.")
+        raise UsageError(f"{size[1]}x{size[0]} is not a size of a photo.")
     network = build(replace(NETWORKS[name], cfa=cfa, upsample_bias=False)).eval().to("meta")
     if not isinstance(network, UNet):
         height, width = (round_up(side, network.stride) for side in (height, width))
@@ -151,9 +151,9 @@ def _convolution_flops(args: tuple[Any, ...], result: Tensor) -> int:
 def _as_published(network: nn.Module, tf1: Tf1Counter | None = None) -> Iterator[None]:
     """Let a U-Net run on any size, with the published code's rounding; others stay as they are.
 
-    TensorFlow's SAME pooling rounds odd sides up, and the way up is cut back to the skip's size;
-    ours asks for multiples of its stride instead. And where our module adds the vector as a bias,
-    the paper's convolves a map that it is spread over.
+    TensorFlow's SAME pooling rounds odd sides up, and the decoder's maps are cropped to the skip's
+    size; ours asks for multiples of its stride instead. And where our module adds the vector as a
+    bias, the paper's convolves a map that it is spread over.
     """
     if not isinstance(network, UNet):
         yield

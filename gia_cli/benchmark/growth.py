@@ -77,7 +77,7 @@ def measure_growth(config: GrowthConfig, progress: Progress = SILENT) -> list[Po
     ----------
     config : GrowthConfig
     progress : Progress
-        Hears of a stage "growing" with a step for each run.
+        Receives a stage "growing" with a step for each run.
 
     Raises
     ------

@@ -42,7 +42,7 @@ from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.writer import A_SHOT, write_arw
 from gia_cli.runtime import DeviceName, Precision, peak_resident_bytes, resolve
 
-_PEAK_SIDE = 2048  # of the matrices whose product tells what the machine can do
+_PEAK_SIDE = 2048  # of the matrices whose product shows what the machine can do
 _TILE = 1024  # photosites; of the tiled variant
 # 256 steps, one of them zero, and a leaky ReLU's share of them below it.
 _MADE_UP_RANGE = (-42 / 213, 1.0)
@@ -130,7 +130,7 @@ def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedRepo
     ----------
     config : SpeedConfig
     progress : Progress
-        Hears of a stage "timing", with a step for each run.
+        Receives a stage "timing", with a step for each run.
     """
     speeds: list[Speed] = []
     peaks: list[float] = []
@@ -183,7 +183,7 @@ def _can_run(variant: Variant) -> bool:
 
 
 class _Child:
-    """A process that runs one variant when it is told to; only one of them works at a time."""
+    """A process that runs one variant on request; only one of them works at a time."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
@@ -239,7 +239,7 @@ def _serve(pipe: Connection, variant: Variant) -> None:
 
 
 def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[int, str]]]:
-    """Build a variant's network and frame; return what runs it and what tells its memory."""
+    """Build a variant's network and frame; return what runs it and what reports its memory."""
     runtime = resolve(variant.device, variant.precision)
     torch.manual_seed(0)
     network = build(replace(NETWORKS[variant.network], cfa=variant.cfa)).eval()
@@ -286,7 +286,7 @@ def _openvino_engine(network: Network, precision: Precision) -> Engine:
 
 
 def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Round weights that nobody has trained as `gia weights quantize` does; see `openvino_graph`.
+    """Round untrained weights as `gia weights quantize` does; see `openvino_graph`.
 
     All layers get one range: the pictures are as meaningless as before, the time is the same.
     """
@@ -311,7 +311,7 @@ class _Strict(Silent):
     """Takes a retreat, of which `infer` merely notes, for a failure: another way would be timed."""
 
     def note(self, message: str) -> None:
-        """Refuse to go on."""
+        """Refuse to continue."""
         raise RuntimeError(message)
 
 

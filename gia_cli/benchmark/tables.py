@@ -156,7 +156,7 @@ def plot_growth(points: Sequence[Point], path: Path) -> None:
         raise UsageError("--plot needs matplotlib.", hint="pip install matplotlib.") from None
     measured = [point for point in points if point.seconds]
     if not measured:
-        raise UsageError("There is nothing to plot: no size could be run.")
+        raise UsageError("There is nothing to plot: no size could be measured.")
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

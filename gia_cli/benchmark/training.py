@@ -40,7 +40,7 @@ class TrainingConfig:
         if self.rounds < 1:
             raise UsageError(f"--rounds must be positive, not {self.rounds}.")
         if not self.photos.exists():
-            raise UsageError(f"There is no {self.photos}.")
+            raise UsageError(f"There is no folder {self.photos}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def measure_training(config: TrainingConfig, progress: Progress = SILENT) -> lis
     ----------
     config : TrainingConfig
     progress : Progress
-        Hears of a stage "training" with a step for each run, which is a process of its own.
+        Receives a stage "training" with a step for each run, which is a process of its own.
     """
     seconds: dict[int, list[float]] = {workers: [] for workers in config.workers}
     errors: dict[int, str] = {}

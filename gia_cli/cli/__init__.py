@@ -37,14 +37,14 @@ def main() -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version (-v: of everything) and exit.")
+        bool, typer.Option("--version", help="Print the version and exit; with -v all versions.")
     ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Answer ``gia --version`` and ``gia --version -v``."""
     if not version:
         if verbose and context.invoked_subcommand is not None:
-            raise UsageError("-v stands behind the command.", hint="Write: gia enhance -v PHOTO.")
+            raise UsageError("-v comes after the command.", hint="Write: gia enhance -v PHOTO.")
         if context.invoked_subcommand is None:
             typer.echo(context.get_help())
         return

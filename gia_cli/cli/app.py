@@ -34,7 +34,8 @@ class _Group(TyperGroup):
             if raised.errno == errno.EPIPE:
                 raise  # the reader of our output has gone: Typer's own quiet end
             error = GiaError(
-                f"The system refused: {raised}.", hint="Check the disk, and where the output goes."
+                f"The system reports an error: {raised}.",
+                hint="Check the disk and the output folder.",
             )
         from gia_cli.cli.console import Terminal
 
@@ -50,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Clean, bright 16-bit pictures from RAW photos taken in near darkness.",
 )
-weights_app = typer.Typer(help="The networks' weights: what is there, and is it intact.")
+weights_app = typer.Typer(help="List, check, export and make weights.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 
 

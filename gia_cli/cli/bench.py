@@ -30,26 +30,28 @@ def bench(
         typer.Option(
             "--network",
             metavar="NAME",
-            help="May be repeated (default: all; with --speed SID-Net and GIA-Net).",
+            help="Network to measure; may be repeated (default: all; with --speed sid-net and "
+            "gia-net).",
             show_default=False,
         ),
     ] = None,
     size: Annotated[
         str,
-        typer.Option("--size", metavar="WxH", help="Photosites of the frame."),
+        typer.Option("--size", metavar="WxH", help="Size of the frame in photosites."),
     ] = "4240x2832",
     cfa: Annotated[
         Literal["bayer", "xtrans"], typer.Option("--cfa", help="Colour filter array.")
     ] = "bayer",
     speed: Annotated[
-        bool, typer.Option("--speed", help="Measure time and peak memory on this machine, too.")
+        bool, typer.Option("--speed", help="Also measure time and peak memory on this machine.")
     ] = False,
     photo: Annotated[
         Path | None,
         typer.Option(
             "--photo",
             metavar="FILE",
-            help="With --speed: time its stages (default: a simulated 12-megapixel photo).",
+            help="With --speed: the photo whose stages are timed (default: a simulated one of 12 "
+            "megapixels).",
             show_default=False,
         ),
     ] = None,
@@ -68,7 +70,7 @@ def bench(
         typer.Option(
             "--batch",
             metavar="FOLDER",
-            help="Time gia enhance on a folder of RAW photos, end to end, instead.",
+            help="Instead, time gia enhance on a folder of RAW photos, end to end.",
             show_default=False,
         ),
     ] = None,
@@ -77,8 +79,8 @@ def bench(
         typer.Option(
             "--growth",
             metavar="MP,...",
-            help="Measure the network's time and memory on the CPU at so many megapixels instead, "
-            "such as 3,12,24.",
+            help="Instead, measure the network's time and memory on the CPU for frames of these "
+            "megapixels, such as 3,12,24.",
             show_default=False,
         ),
     ] = None,
@@ -87,7 +89,8 @@ def bench(
         typer.Option(
             "--max-memory",
             metavar="SIZE",
-            help="With --growth: also under this limit, such as 3GB. With --batch: the limit.",
+            help="With --growth: measure also under this limit, such as 3GB. With --batch: the "
+            "limit of gia enhance.",
             show_default=False,
         ),
     ] = None,
@@ -96,7 +99,8 @@ def bench(
         typer.Option(
             "--training",
             metavar="FOLDER",
-            help="Time training on exposures of these photographs instead, with 0 to 2 workers.",
+            help="Instead, time training on exposures simulated from these photographs, with 0 to "
+            "2 workers.",
             show_default=False,
         ),
     ] = None,
@@ -110,7 +114,7 @@ def bench(
         ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", help="Runs of each, in turns.")
+        int, typer.Option("--rounds", metavar="N", help="How often each is measured, in turns.")
     ] = 3,
     device: Device = "auto",
     precision: Annotated[
@@ -131,7 +135,8 @@ def bench(
         typer.Option(
             "--plot",
             metavar="PNG",
-            help="Draw quality over FLOPs or, with --speed, over time; with --growth, that.",
+            help="Draw quality over FLOPs; with --speed, quality over time; with --growth, time "
+            "and memory over megapixels.",
             show_default=False,
         ),
     ] = None,
@@ -142,21 +147,23 @@ def bench(
     """Count parameters and FLOPs of the networks (the paper's Table 4); measure their speed."""
     others = [option for option in (batch, growth, training) if option is not None]
     if len(others) > 1 or (others and (speed or scores is not None)):
-        raise UsageError("--batch, --growth and --training each stand alone, without --speed.")
+        raise UsageError(
+            "--batch, --growth and --training exclude each other, --speed and --scores."
+        )
     if (plot is None) != (scores is None) and growth is None:
-        raise UsageError("--plot needs --scores, and --scores --plot.")
+        raise UsageError("--plot and --scores belong together: give both.")
     if photo is not None and not speed:
-        raise UsageError("--photo is timed with --speed.")
+        raise UsageError("--photo needs --speed.")
     if weights is not None and not (speed or batch or growth):
-        raise UsageError("--weights are timed with --speed, --batch or --growth.")
+        raise UsageError("--weights needs --speed, --batch or --growth.")
     if max_memory is not None and not (batch or growth):
-        raise UsageError("--max-memory is for --batch and --growth.")
+        raise UsageError("--max-memory needs --batch or --growth.")
     if cache is not None and training is None:
-        raise UsageError("--cache is for --training.")
+        raise UsageError("--cache needs --training.")
     if growth is not None and (device not in ("auto", "cpu") or precision != "auto"):
         raise UsageError(
             "--growth runs on the CPU, in the precision of its weights.",
-            hint="Name int8 weights with --weights to have them measured.",
+            hint="To measure int8, name int8 weights with --weights.",
         )
     frame = _size(size)
 
@@ -213,7 +220,9 @@ def bench(
             terminal.line(str(plot))
     failed = [] if report is None else [x for x in report.speeds if x.error is not None]
     if failed:
-        raise BatchError(f"{len(failed)} of {len(report.speeds) if report else 0} ways failed.")
+        raise BatchError(
+            f"{len(failed)} of {len(report.speeds) if report else 0} measurements failed."
+        )
 
 
 def _enhance_options(
@@ -238,7 +247,7 @@ def _bench_batch(
         _print_json(terminal, batch=runs)
         return
     terminal.table(*batch_table(runs))
-    terminal.say(f"{machine_name()}; a process for each round, start-up included")
+    terminal.say(f"{machine_name()}; one process for each round, start-up included")
 
 
 def _bench_growth(
@@ -264,7 +273,7 @@ def _bench_growth(
         _print_json(terminal, growth=points)
     else:
         terminal.table(*growth_table(points))
-        terminal.say(f"{machine_name()}; the network alone, a process for each run")
+        terminal.say(f"{machine_name()}; the network alone, one process for each run")
     if plot is not None:
         plot_growth(points, plot)
         if not as_json:
@@ -295,7 +304,7 @@ def _bench_training(
         terminal.table(*training_table(speeds))
         terminal.say(
             f"{machine_name()}; steps 51 to 100 of the recipe 'small', 4 crops of {config.side} "
-            "packed px, a process for each run"
+            "packed px, one process for each run"
         )
     _require_all([speed.error for speed in speeds])
 
@@ -311,7 +320,7 @@ def _print_json(terminal: Terminal, **measured: Sequence[Any]) -> None:
 def _require_all(errors: list[str | None]) -> None:
     failed = sum(error is not None for error in errors)
     if failed:
-        raise BatchError(f"{failed} of {len(errors)} ways failed.")
+        raise BatchError(f"{failed} of {len(errors)} measurements failed.")
 
 
 def _stage_enhancer(
@@ -350,8 +359,8 @@ def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
     terminal.table(*cost_table(costs))
     height, width = costs[0].size
     terminal.say(
-        f"{width}x{height} photosites, {costs[0].cfa}. FLOPs (TF 1): the rules of TensorFlow 1's "
-        "profiler, with which the paper counted; 2 x MAC: torch's. Ratios to SID-Net."
+        f"{width}x{height} photosites, {costs[0].cfa}. FLOPs (TF 1): counted as TensorFlow 1's "
+        "profiler does, like the paper; 2 x MAC: counted as torch does. Ratios are to SID-Net."
     )
     if costs[0].size == PAPER_SIZE and costs[0].cfa == "bayer":
         terminal.say(
@@ -366,8 +375,8 @@ def _show_speeds(
 
     terminal.table(*speed_table(report, costs))
     terminal.say(
-        f"{report.machine}; fp32 matrix product {report.peak_flops / 1e9:.0f} GFLOP/s. "
-        "Medians, all in turns after one round of burn-in; ratios to the first row of a network."
+        f"{report.machine}; fp32 matrix product {report.peak_flops / 1e9:.0f} GFLOP/s. Medians of "
+        "runs taken in turns, after one warm-up round; ratios are to the first row of a network."
     )
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in stages.seconds.items())
     terminal.say(f"one photo ({stages.weights}): {times}")

@@ -93,7 +93,7 @@ class Terminal:
         self.verbose = verbose
         self.out = Console(soft_wrap=True)
         if not self.out.is_terminal and "COLUMNS" not in os.environ:
-            self.out.width = _FILE_WIDTH  # nobody's window: tables need not fold
+            self.out.width = _FILE_WIDTH  # not a window: tables need not fold
         self.err = Console(file=_stderr_stream(), soft_wrap=True)
         self._bars: RichProgress | None = None
         self._photos: TaskID | None = None

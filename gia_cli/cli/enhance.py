@@ -70,7 +70,8 @@ def enhance(
         bool, typer.Option("--recursive", "-r", help="Look into subfolders.")
     ] = False,
     ratio: Annotated[
-        str, typer.Option("--ratio", metavar="N|auto", help="Amplification.")
+        str,
+        typer.Option("--ratio", metavar="N|auto", help="How many times brighter; auto chooses."),
     ] = "auto",
     target_exposure: Annotated[
         float | None,
@@ -108,7 +109,7 @@ def enhance(
             metavar="NAME|KELVIN|R,G,B",
             help="as-shot, daylight, cloudy, shade, tungsten, fluorescent, flash; a temperature: "
             "3200K, with tint 3200K,5; or gains: 2.1,1,1.5. learned: the network infers the light "
-            "(default: what the first weights that fit take, see gia weights list).",
+            "(default: as the chosen weights need, see gia weights list).",
             show_default=False,
             autocompletion=_complete_white_balance,
         ),
@@ -118,7 +119,7 @@ def enhance(
         typer.Option(
             "--quality",
             help="best: the mean of eight pictures, of the photo turned and mirrored; a little "
-            "cleaner, 8 times the time.",
+            "cleaner, 8 times slower.",
         ),
     ] = "normal",
     device: Device = "auto",
@@ -127,7 +128,7 @@ def enhance(
         Precision,
         typer.Option(
             "--precision",
-            help="auto: fp16 on CUDA, on CPUs int8 where such weights ship, else fp32.",
+            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32.",
         ),
     ] = "auto",
     tile: Annotated[
@@ -143,7 +144,7 @@ def enhance(
         typer.Option(
             "--max-memory",
             metavar="SIZE",
-            help="Most memory to hold, such as 1500MB (default: what is free).",
+            help="Most memory to use, such as 1500MB (default: what is free).",
             show_default=False,
         ),
     ] = None,
@@ -152,7 +153,7 @@ def enhance(
         typer.Option(
             "--black-level",
             metavar="DN|R,G,B",
-            help="Black level to go by instead of the file's.",
+            help="Black level to use instead of the file's.",
             show_default=False,
         ),
     ] = None,
@@ -161,14 +162,14 @@ def enhance(
         typer.Option(
             "--white-level",
             metavar="DN",
-            help="Saturation level to go by instead of the file's.",
+            help="Saturation level to use instead of the file's.",
             show_default=False,
         ),
     ] = None,
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Also write a sheet: LibRaw's amplified rendering beside ours."
+            "--compare", help="Also write a sheet: LibRaw's amplified rendering beside gia's."
         ),
     ] = False,
     as_json: Json = False,

@@ -41,7 +41,8 @@ def evaluate(
             "--weights",
             "-w",
             metavar="[LABEL=]NAME|PATH",
-            help="A row of the table; may be repeated. With --table also a folder of weights.",
+            help="Weights to score, a row each; may be repeated. With --table also a folder of "
+            "weights.",
             show_default=False,
         ),
     ] = None,
@@ -50,8 +51,8 @@ def evaluate(
         typer.Option(
             "--isp",
             metavar="NAME,...",
-            help="Rows without a network: libraw (amplified), libraw+nlm, libraw+bm3d (with a "
-            "denoiser in front).",
+            help="Rows without a network: libraw (amplified), libraw+nlm, libraw+bm3d (denoised "
+            "first).",
             show_default=False,
         ),
     ] = None,
@@ -73,12 +74,12 @@ def evaluate(
             help="clean: without SID's misaligned scenes. 00: the first shot of each burst.",
         ),
     ] = "all",
-    split: Annotated[Split, typer.Option("--split", help="Which list.")] = "test",
+    split: Annotated[Split, typer.Option("--split", help="Which list of the data set.")] = "test",
     table: Annotated[
         TableName | None,
         typer.Option(
             "--table",
-            help="Lay the rows out as the paper's table, and say which are missing.",
+            help="Show the rows as this table of the paper, and say which are missing.",
             show_default=False,
         ),
     ] = None,
@@ -87,16 +88,16 @@ def evaluate(
         typer.Option(
             "--ratio",
             metavar="NAME,...",
-            help="How bright: known (the pair's own ratio), auto (as gia enhance chooses), picture "
-            "(as it chooses without an exposure time); several are rows of their own.",
+            help="Which ratio to use: known (the pair's true one), auto (as gia enhance chooses), "
+            "picture (as it chooses without an exposure time); each makes a row.",
         ),
     ] = "known",
     truth: Annotated[
         TruthName,
         typer.Option(
             "--truth",
-            help="long: LibRaw's rendering of the long exposure. photograph: what a simulated tree "
-            "was made from, without LibRaw's demosaicing.",
+            help="long: LibRaw's rendering of the long exposure. photograph: the photograph that a "
+            "simulated scene was made from, without LibRaw's demosaicing.",
         ),
     ] = "long",
     balance_error: Annotated[
@@ -104,9 +105,8 @@ def evaluate(
         typer.Option(
             "--balance-error",
             metavar="PERCENT,...",
-            help="Make the photos' white balance wrong, before a network is given it: red's gain "
-            "times 1 + so much, blue's divided by that; several, such as 0,20, are rows of their "
-            "own.",
+            help="Give networks a wrong white balance: red's gain multiplied by 1 + PERCENT/100, "
+            "blue's divided by it; each of several, such as 0,20, makes a row.",
         ),
     ] = "0",
     out: Annotated[
@@ -118,7 +118,7 @@ def evaluate(
         typer.Option(
             "--limit",
             metavar="N",
-            help="Only N pairs, evenly spread: a quick look, no score of the list.",
+            help="Only N pairs, evenly spread: a quick look, not the score of the list.",
             show_default=False,
         ),
     ] = None,
@@ -136,7 +136,7 @@ def evaluate(
         typer.Option(
             "--quality",
             metavar="normal,best",
-            help="best: the mean of eight renderings, eight times the time; each is a row.",
+            help="best: the mean of eight renderings, 8 times slower; each makes a row.",
         ),
     ] = "normal",
     panel: Annotated[
@@ -147,21 +147,24 @@ def evaluate(
         bool,
         typer.Option(
             "--diagnose",
-            help="Also test whether every level and the vector are at work: what cutting each "
-            "costs, in dB.",
+            help="Also test what each level and the global vector contribute: the dB lost without "
+            "it.",
         ),
     ] = False,
     casts: Annotated[
         bool,
         typer.Option(
             "--casts",
-            help="Also measure what is wrong all over the pictures, on two exposures a scene: "
+            help="Also measure faults of whole pictures, on two exposures of each scene: colour "
             "casts, drifts across the frame, grids.",
         ),
     ] = False,
     panel_order: Annotated[
         Literal["spread", "worst"],
-        typer.Option("--panel-order", help="By the last row: from worst to best, or the worst."),
+        typer.Option(
+            "--panel-order",
+            help="Photos by the last row's score: from worst to best, or the worst.",
+        ),
     ] = "spread",
     lpips: Annotated[
         Path | None,
@@ -193,12 +196,13 @@ def evaluate(
         Precision,
         typer.Option(
             "--precision",
-            help="auto: fp32 on CPUs, fp16 on CUDA; int8: the weights made from these, on the CPU.",
+            help="auto: fp32 on CPUs, fp16 on CUDA; int8: the int8 weights made from these, on the "
+            "CPU.",
         ),
     ] = "auto",
     markdown: Annotated[
         bool,
-        typer.Option("--markdown", help="Print one Markdown table of it all on stdout."),
+        typer.Option("--markdown", help="Print all results on stdout as one Markdown table."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -206,7 +210,7 @@ def evaluate(
 ) -> None:
     """Score weights on SID's test list, or on a simulated tree, with every measure of the paper.
 
-    The same command resumes. Photos that fail are named, and leave exit code 3.
+    The same command resumes. If photos fail, they are named and the exit code is 3.
     """
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Quality
@@ -216,13 +220,13 @@ def evaluate(
     from gia_cli.paper import paper_table
 
     if panel < 0:
-        raise UsageError(f"--panel must not be negative, not {panel}.")
+        raise UsageError(f"--panel must be 0 or more, not {panel}.")
     if diagnose and balance_error != "0":
-        raise UsageError("--diagnose knows no --balance-error; leave either out.")
+        raise UsageError("--diagnose does not support --balance-error: leave one out.")
     if diagnose and not weights:
-        raise UsageError("--diagnose needs --weights: there is nothing to cut in an ISP.")
+        raise UsageError("--diagnose needs --weights: it tests networks.")
     if markdown and (as_json or table is not None):
-        raise UsageError("--markdown takes neither --json nor --table.")
+        raise UsageError("--markdown cannot be combined with --json or --table.")
     rows = paper_table(table) if table is not None else []
     terminal = Terminal(quiet=quiet, verbose=verbose)
     config = EvalConfig(
@@ -350,12 +354,13 @@ def _show_casts(casts: list[Casts], terminal: Terminal) -> None:
         if row.apart is not None:
             median, high, most = row.apart
             terminal.say(
-                f"{row.system}: the mean colours of a scene's two exposures are {median:.1f} apart "
-                f"in the median, {high:.1f} at the 90th percentile, {most:.1f} at most"
+                f"{row.system}: the mean colours of a scene's two exposures differ by {median:.1f} "
+                f"(median), {high:.1f} (90th percentile), {most:.1f} (most)"
             )
     terminal.say(
         "colours: CIELAB of the mean light, distances in a and b; ±: standard error over scenes; "
-        "grids: RMS of what all places alike modulo the period share, in 255 levels (by chance)"
+        "grids: RMS of the pattern that repeats with the period, in 255 levels (in brackets: by "
+        "chance)"
     )
 
 
@@ -390,7 +395,7 @@ def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tu
     _check_equal_budgets(found, terminal)
     for row in rows:
         if row.network is not None and row.name not in found:
-            terminal.note(f"{row.name}: no weights are named for this row.")
+            terminal.note(f"{row.name}: you named no weights for this row.")
     return tuple(f"{row.name}={found[row.name].path}" for row in rows if row.name in found)
 
 
@@ -435,7 +440,7 @@ def _row_of(info: WeightsInfo, rows: list[PaperRow]) -> PaperRow:
     raise UsageError(
         f"{info.path} ({network}, trained with loss {loss}, crops of "
         f"{'several sizes' if multi_size else 'one size'}) belongs to no row of this table.",
-        hint="Say to which: --weights 'SID-Net=FILE'. Rows: " + ", ".join(row.name for row in rows),
+        hint="Name its row: --weights 'SID-Net=FILE'. Rows: " + ", ".join(row.name for row in rows),
     )
 
 
@@ -451,7 +456,7 @@ def _training(info: WeightsInfo) -> tuple[str | None, bool]:
 def _check_training(row: PaperRow, info: WeightsInfo, terminal: Terminal) -> None:
     """Say where weights that bear a row's name were trained otherwise."""
     if _training(info) != (row.loss, row.multi_size):
-        terminal.note(f"{info.path} was not trained as the row '{row.name}' says.")
+        terminal.note(f"{info.path} was not trained as the row '{row.name}' requires.")
 
 
 def _check_equal_budgets(found: dict[str, WeightsInfo], terminal: Terminal) -> None:
@@ -460,8 +465,8 @@ def _check_equal_budgets(found: dict[str, WeightsInfo], terminal: Terminal) -> N
         ("width", {info.config.width for info in found.values()}),
         ("hours of training", {info.training.get("hours") for info in found.values()}),
     ):
-        # Budgets by the clock end within a step or so of each other.
+        # Budgets of time end within a step or so of each other.
         numbers = sorted(float(x) for x in values if x is not None)
         if numbers and numbers[-1] > 1.05 * numbers[0]:
             listed = ", ".join(f"{x:g}" for x in numbers)
-            terminal.note(f"The rows differ in {what} ({listed}): they do not compare.")
+            terminal.note(f"The rows differ in {what} ({listed}): do not compare them.")

@@ -1,4 +1,4 @@
-"""``gia info``: what gia knows of a photo."""
+"""``gia info``: what gia knows about a photo."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def info(
     max_ratio: MaxRatio = None,
     as_json: Json = False,
 ) -> None:
-    """Say what gia knows of a photo: camera, sensor, levels, exposure, weights, ratio and why."""
+    """Show what gia knows about a photo: camera, levels, exposure, weights, the ratio and why."""
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.enhance.exposure import choose_ratios, describe_shot

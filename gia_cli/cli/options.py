@@ -12,14 +12,15 @@ import typer
 from gia_cli import files, runtime
 from gia_cli.cameras import AnyCameraName
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
 Device = Annotated[runtime.DeviceName, typer.Option("--device", help="Where to compute.")]
 Engine = Annotated[
     runtime.EngineName,
     typer.Option(
-        "--engine", help="What computes; auto: OpenVINO on CPUs where it can, else torch."
+        "--engine",
+        help="What computes; auto: OpenVINO on CPUs if it can run the weights, else torch.",
     ),
 ]
 OnExists = Annotated[
@@ -32,7 +33,7 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="NAME|PATH",
-        help="Weights to use; by default GIA_WEIGHTS, else chosen by the photo's sensor.",
+        help="Weights to use (default: GIA_WEIGHTS if set, else those for the photo's sensor).",
         show_default=False,
     ),
 ]
@@ -41,7 +42,7 @@ MaxRatio = Annotated[
     typer.Option(
         "--max-ratio",
         metavar="N",
-        help="Never amplify more than this (default: 300, the most the networks learned).",
+        help="Never amplify more than this (default: 300, the highest ratio in training).",
         show_default=False,
     ),
 ]
@@ -51,13 +52,13 @@ Camera = Annotated[
         "--camera", help="sony or ILCE-7SM2: A7S II, Bayer. fuji or X-T2: Fujifilm, X-Trans."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides all that is random.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
 Photos = Annotated[
     list[Path] | None,
     typer.Option(
         "--photos",
         metavar="FOLDER",
-        help="Photographs to simulate exposures of; may be repeated.",
+        help="Photographs to simulate exposures from; may be repeated.",
         show_default=False,
     ),
 ]
@@ -66,7 +67,7 @@ Cache = Annotated[
     typer.Option(
         "--cache",
         metavar="FOLDER",
-        help="Where decoded data go (default: TREE/.gia-cache, or the user's cache).",
+        help="Folder for decoded data (default: TREE/.gia-cache, or the user's cache).",
         show_default=False,
     ),
 ]

@@ -65,7 +65,7 @@ def simulate(
         typer.Option(
             "--ratios",
             metavar="N,N,...",
-            help="With --sid: one short exposure at each (default: as SID's scenes had).",
+            help="With --sid: one short exposure at each (default: those of SID's scenes).",
             show_default=False,
         ),
     ] = None,
@@ -74,8 +74,8 @@ def simulate(
         typer.Option(
             "--iso",
             metavar="N",
-            help=f"One of the camera's settings (default: {_DEFAULT.iso}; with --sid as SID's "
-            "scenes had).",
+            help=f"One of the camera's settings (default: {_DEFAULT.iso}; with --sid those of "
+            "SID's scenes).",
             show_default=False,
         ),
     ] = None,
@@ -84,8 +84,8 @@ def simulate(
         typer.Option(
             "--wb",
             metavar="R,B",
-            help="White balance gains of the light, or R,G,B (default: the median of SID's "
-            "scenes; with --sid as its scenes had).",
+            help="White balance gains of the light, or R,G,B (default: the median of SID's scenes; "
+            "with --sid those of its scenes).",
             show_default=False,
         ),
     ] = None,
@@ -125,8 +125,8 @@ def simulate(
         TreeSplit | None,
         typer.Option(
             "--split",
-            help="With --sid: the list for all pictures (default: "
-            f"{_TREE_DEFAULT.split}, dealt out at random).",
+            help=f"With --sid: the list for all pictures (default: {_TREE_DEFAULT.split}, at "
+            "random).",
             show_default=False,
         ),
     ] = None,
@@ -156,19 +156,19 @@ def simulate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Photograph pictures again, at night: short and long exposures as the camera's RAW files.
+    """Simulate short and long exposures of pictures, as a camera's RAW files in near darkness.
 
     gia simulate day.jpg -o night.ARW --ratio 100 --iso 1600
 
     gia simulate pictures/ --out tree --sid --camera X-T2
 
-    With --on-exists skip a data set goes on, and takes in more pictures.
+    With --on-exists skip the command continues a data set, and can add pictures to it.
     """
     shares = {"--test-share": test_share, "--val-share": val_share}
     if sid:
-        _refuse({"--ratio": ratio}, "is for one photo; a data set takes --ratios.")
+        _refuse({"--ratio": ratio}, "is for one photo; with --sid use --ratios.")
         if split not in (None, "auto"):
-            _refuse(shares, f"deals pictures out, but --split {split} puts all on one list.")
+            _refuse(shares, f"is for a random split, but --split {split} puts all on one list.")
     else:
         for_tree = {"--ratios": ratios, "--burst": burst, "--split": split, **shares}
         _refuse(for_tree, "is for data sets: it needs --sid.")
@@ -213,11 +213,9 @@ def _refuse(options: dict[str, Any], why: str) -> None:
 
 
 def _check_one_photo(inputs: list[Path]) -> None:
-    hint = "A data set is made of them with --sid --out TREE."
+    hint = "To make a data set of them, add --sid --out TREE."
     if len(inputs) > 1:
-        raise UsageError(
-            f"{len(inputs)} inputs, where one photo is simulated at a time.", hint=hint
-        )
+        raise UsageError(f"{len(inputs)} inputs, but one photo is simulated at a time.", hint=hint)
     if inputs[0].is_dir():
         raise UsageError(f"{inputs[0]} is a folder, not a photo.", hint=hint)
 
@@ -293,7 +291,9 @@ def _announce(terminal: Terminal, result: Simulated, *, as_json: bool) -> None:
     if result.status == "skipped":
         terminal.note(f"{result.source.name}: skipped, its files are already there.")
     elif result.kept:
-        terminal.note(f"{result.source.name}: {len(result.kept)} of its files were there and stay.")
+        terminal.note(
+            f"{result.source.name}: {len(result.kept)} of its files are already there and are kept."
+        )
     if not as_json:
         for path in result.written:
             terminal.line(str(path))

@@ -76,8 +76,8 @@ def train(
         RecipeName,
         typer.Option(
             "--recipe",
-            help="small: for a few cores. finetune: the same, from --init-from on. paper: the "
-            "published one.",
+            help="small: for a few cores. finetune: the same, starting from --init-from. paper: "
+            "the published one.",
         ),
     ] = _DEFAULT.recipe,
     network: Annotated[
@@ -94,7 +94,7 @@ def train(
         typer.Option(
             "--width",
             metavar="N",
-            help="Channels at full size (default: as published, 32 or 64).",
+            help="Channels of the first level (default: as published, 32 or 64).",
             show_default=False,
         ),
     ] = None,
@@ -103,7 +103,7 @@ def train(
         typer.Option(
             "--steps",
             metavar="N",
-            help="Length of the run (default: the recipe's epochs, where it has them).",
+            help="Length of the run in steps (default: the recipe's epochs, if it has them).",
             show_default=False,
         ),
     ] = None,
@@ -112,7 +112,7 @@ def train(
         typer.Option(
             "--budget",
             metavar="TIME",
-            help="Length of the run by the clock, such as 30m or 2h.",
+            help="Length of the run in time, such as 30m or 2h.",
             show_default=False,
         ),
     ] = None,
@@ -120,15 +120,16 @@ def train(
         WhiteBalanceMode,
         typer.Option(
             "--white-balance",
-            help="learned: the network infers the light, as in the paper. as-shot: it is given it.",
+            help="learned: the network infers the light, as in the paper. as-shot: it gets the "
+            "white balance.",
         ),
     ] = _DEFAULT.white_balance,
     clip_black: Annotated[
         bool | None,
         typer.Option(
             "--clip-black/--no-clip-black",
-            help="Whether the network sees nothing below the black level (default: only in the "
-            "published recipes).",
+            help="Whether to clip values below the black level (default: only in the published "
+            "recipes).",
             show_default=False,
         ),
     ] = None,
@@ -147,14 +148,14 @@ def train(
         typer.Option(
             "--init-from",
             metavar="NAME|PATH",
-            help="Weights to start from; Bayer ones serve X-Trans too.",
+            help="Weights to start from; Bayer weights also serve for X-Trans.",
             show_default=False,
         ),
     ] = None,
     seed: Seed = _DEFAULT.seed,
     loss: Annotated[
         LossName | None,
-        typer.Option("--loss", help="Instead of the recipe's.", show_default=False),
+        typer.Option("--loss", help="Loss instead of the recipe's.", show_default=False),
     ] = None,
     vgg: Annotated[
         Path | None,
@@ -164,15 +165,17 @@ def train(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", help="Peak learning rate, not the recipe's.", show_default=False),
+        typer.Option(
+            "--lr", help="Peak learning rate instead of the recipe's.", show_default=False
+        ),
     ] = None,
     auxiliary_weight: Annotated[
         float | None,
         typer.Option(
             "--auxiliary-weight",
             metavar="W",
-            help="How much GIA-Net's vector is asked for the black level error, light and noise "
-            "of a simulated exposure, not the recipe's; 0: not at all.",
+            help="Weight of the auxiliary targets, which GIA-Net's vector estimates (black level "
+            "error, light and noise of a simulated exposure), instead of the recipe's; 0: none.",
             show_default=False,
         ),
     ] = None,
@@ -181,8 +184,8 @@ def train(
         typer.Option(
             "--checkerboard-weight",
             metavar="W",
-            help="Weight of the loss against patterns of two or three pixels, not the recipe's; "
-            "0: none.",
+            help="Weight of the loss against checkerboard patterns, instead of the recipe's; 0: "
+            "none.",
             show_default=False,
         ),
     ] = None,
@@ -190,8 +193,8 @@ def train(
         bool | None,
         typer.Option(
             "--fused/--no-fused",
-            help="Whether the loss sees the picture fused with what the sensor measured, by the "
-            "shares of --init-from's weights; not the recipe's.",
+            help="Whether the loss sees the picture after fusion with the sensor's measurements, "
+            "by the shares of --init-from's weights (default: the recipe's).",
             show_default=False,
         ),
     ] = None,
@@ -200,14 +203,17 @@ def train(
         typer.Option(
             "--sides",
             metavar="N-N",
-            help="Crop sides in packed pixels, such as 48-128, not the recipe's.",
+            help="Crop sides in packed pixels, such as 48-128, instead of the recipe's.",
             show_default=False,
         ),
     ] = None,
     photos_per_step: Annotated[
         int | None,
         typer.Option(
-            "--photos-per-step", metavar="N", help="Not the recipe's.", show_default=False
+            "--photos-per-step",
+            metavar="N",
+            help="Photos in a step instead of the recipe's.",
+            show_default=False,
         ),
     ] = None,
     crops_per_photo: Annotated[
@@ -215,7 +221,7 @@ def train(
         typer.Option(
             "--crops-per-photo",
             metavar="N",
-            help="Crops that share one global vector, not the recipe's.",
+            help="Crops that share one global vector, instead of the recipe's.",
             show_default=False,
         ),
     ] = None,
@@ -225,7 +231,7 @@ def train(
         FloatPrecision,
         typer.Option(
             "--precision",
-            help="auto: bf16 where the device computes in it; else fp16 on CUDA, fp32 elsewhere.",
+            help="auto: bf16 if the device supports it; else fp16 on CUDA, fp32 elsewhere.",
         ),
     ] = _DEFAULT.precision,
     workers: Annotated[
@@ -247,10 +253,10 @@ def train(
     """
     if table is not None and (network is not None or init_from is not None):
         raise UsageError(
-            "A table's rows have their own networks: no --network, no --init-from.", hint=_HELP
+            "--table sets the networks: leave out --network and --init-from.", hint=_HELP
         )
     if row and table is None:
-        raise UsageError("--row names a row of a table: which? Give --table.", hint=_HELP)
+        raise UsageError("--row needs --table.", hint=_HELP)
 
     from gia_cli.cli.console import Terminal
 

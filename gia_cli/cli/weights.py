@@ -1,4 +1,4 @@
-"""``gia weights``: what is there, is it intact, and weights made of others."""
+"""``gia weights``: list, check and export them, and make new ones from others."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Photos = Annotated[
     typer.Option(
         "--photos",
         metavar="FOLDER",
-        help="Photographs to simulate scenes of; may be repeated.",
+        help="Photographs to simulate scenes from; may be repeated.",
         show_default=False,
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", help="Of the scenes (default: 0).", show_default=False)
+    int | None, typer.Option("--seed", help="Seed of the scenes (default: 0).", show_default=False)
 ]
 Cache = Annotated[
     Path | None,
@@ -102,7 +102,7 @@ def weights_export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a run's weights as fp16 safetensors, and their row into the folder's manifest."""
+    """Write a run's weights as fp16 safetensors, and add them to the folder's manifest."""
     from gia_cli.cli.console import Terminal
     from gia_cli.training.run_folder import export_run
 
@@ -118,13 +118,15 @@ def weights_calibrate(
     out: Out = _FOLDER,
     scenes: Annotated[
         int | None,
-        typer.Option("--scenes", metavar="N", help="Default: 150.", show_default=False),
+        typer.Option(
+            "--scenes", metavar="N", help="Simulated scenes (default: 150).", show_default=False
+        ),
     ] = None,
     seed: Seed = None,
     cache: Cache = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn how far to trust the sensor beside the network, for weights that follow the balance."""
+    """Learn how much of the sensor's measurements to fuse into a network's pictures."""
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
 
@@ -148,7 +150,7 @@ def weights_quantize(
             "--scenes",
             "--samples",
             metavar="N",
-            help="Exposures to go by (default: 64).",
+            help="Simulated exposures (default: 64).",
             show_default=False,
         ),
     ] = None,
@@ -166,7 +168,7 @@ def weights_quantize(
     cache: Cache = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make int8 weights, which OpenVINO runs faster on CPUs, by simulated exposures."""
+    """Make int8 weights, which OpenVINO runs faster on CPUs, from fp32 or fp16 ones."""
     from gia_cli.cli.console import Terminal
     from gia_cli.quantization.quantize import QuantizeConfig, quantize
 
@@ -186,16 +188,18 @@ def weights_reduce_checkerboard(
     out: Out = _FOLDER,
     scenes: Annotated[
         int | None,
-        typer.Option("--scenes", metavar="N", help="Default: 200.", show_default=False),
+        typer.Option(
+            "--scenes", metavar="N", help="Simulated scenes (default: 200).", show_default=False
+        ),
     ] = None,
     seed: Seed = None,
     cache: Cache = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit a trained GIA-Net's last layer anew, so that flat areas show less of a grid.
+    """Refit a trained GIA-Net's last layer, so that flat areas show less of a grid.
 
-    Takes a minute, and changes nothing but how the sub-pixels differ from their mean. Weights that
-    were trained with --checkerboard-weight have little to gain. Give the photographs trained on:
+    This takes a minute, and changes only how the sub-pixels differ from their mean. Weights trained
+    with --checkerboard-weight gain little. Give the photographs that the weights were trained on;
     those that gia train keeps for validation are left out.
     """
     from gia_cli.cli.console import Terminal
@@ -220,7 +224,7 @@ def weights_narrow(
         typer.Option(
             "--width",
             metavar="N",
-            help="Channels of the first level to keep (default: half).",
+            help="Channels to keep at the first level (default: half).",
             show_default=False,
         ),
     ] = None,
@@ -229,7 +233,8 @@ def weights_narrow(
         typer.Option(
             "--scenes",
             metavar="N",
-            help="Default: 800. All are held in memory: 21 MB each for a network of width 32.",
+            help="Simulated scenes (default: 800). All are held in memory: 21 MB each for a "
+            "network of width 32.",
             show_default=False,
         ),
     ] = None,
@@ -238,10 +243,10 @@ def weights_narrow(
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a GIA-Net with fewer channels of a trained one, to train on from.
+    """Make a GIA-Net with fewer channels from a trained one, as a start for training.
 
-    What comes out is a start for gia train --init-from, not a network to use. Give the photographs
-    trained on.
+    The result is for gia train --init-from, not for enhancing photos. Give the photographs that the
+    weights were trained on.
     """
     from gia_cli.cli.console import Terminal
     from gia_cli.training.narrow import NarrowConfig, narrow
@@ -265,7 +270,7 @@ def _show_written(row: dict[str, Any], folder: Path, terminal: Terminal) -> None
 def weights_verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|PATH]...", help="All shipped ones by default."),
+        typer.Argument(metavar="[NAME|PATH]...", help="Default: all shipped weights."),
     ] = None,
 ) -> None:
     """Check the SHA-256 of weights, and that they fit their network."""

@@ -126,7 +126,7 @@ def crop(
     kind, period = frame.kind, CANONICAL[frame.kind].shape[0]
     size = side * PACK_FACTOR[kind]
     if size % period:
-        raise ValueError(f"{side} packed px are no whole number of periods")
+        raise ValueError(f"{side} packed px are not a whole number of periods")
     rows, cols = (slice(start, start + size + period) for start in (top, left))
     square = _cut(frame, rows, cols)
     if square.mosaic.shape != (size + period, size + period):

@@ -26,7 +26,7 @@ _LIGHT = slice(1, 3)
 
 
 def unknown_targets() -> NDArray[np.float32]:
-    """Return (AUXILIARY,) NaN: of a real photo nobody knows them."""
+    """Return (AUXILIARY,) NaN: they are not known for real photos."""
     return np.full(AUXILIARY, np.nan, np.float32)
 
 
@@ -42,26 +42,26 @@ def auxiliary_targets(
     ----------
     noise : SensorNoise
     amplification : float
-        From DN to what the network is given of green: ratio over (white level - black level).
+        From DN to the network's input of green: ratio over (white level - black level).
     light : (3,) or None
         White balance gains of the light (R, G, B) relative to the camera's usual ones; None where
-        the network is given gains to follow, whatever the light.
+        the network gets gains to follow, whatever the light.
     known_black : float
-        How much of the black level error is known, DN, and so not in what the network is given.
+        How much of the black level error is known, DN, and so not in the network's input.
 
     Returns
     -------
     (AUXILIARY,) float32
         Black level error, mean of the colours; red and blue of the light; read noise. 0.5 stands
         for no error, the usual light, and a noise of 6 % of white. NaN for a red or blue that is
-        not asked for, or too far off to be told.
+        not asked for, or too far off to be estimated.
     """
     black = noise.mean_black_error - known_black
     red = blue = math.nan
     if light is not None:
         red, blue = math.log(light[0] / light[1]), math.log(light[2] / light[1])
     sigma = math.sqrt(noise.read_variance) * amplification
-    told = np.array(
+    values = np.array(
         [
             _BLACK_SCALE * black * amplification,
             _LIGHT_SCALE * red,
@@ -69,7 +69,7 @@ def auxiliary_targets(
             _NOISE_SCALE * (math.log(max(sigma, 1e-6)) - _USUAL_LOG_NOISE),
         ]
     )
-    auxiliary: NDArray[np.float32] = np.clip(0.5 + told, 0, 1).astype(np.float32)
-    light_targets = 0.5 + told[_LIGHT]
+    auxiliary: NDArray[np.float32] = np.clip(0.5 + values, 0, 1).astype(np.float32)
+    light_targets = 0.5 + values[_LIGHT]
     auxiliary[_LIGHT] = np.where((light_targets < 0) | (light_targets > 1), np.nan, light_targets)
     return auxiliary

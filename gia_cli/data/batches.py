@@ -60,12 +60,12 @@ class SidCrops:
     ----------
     frames : SidFrames
     balance : GivenBalance, optional
-        For a network that is given the white balance.
+        For a network that gets the white balance.
     floor : 0 or None
         `NetConfig.input_floor`.
     """
 
-    #: Of real photos nobody knows them.
+    #: They are not known for real photos.
     has_auxiliary_targets = False
 
     def __init__(
@@ -134,7 +134,7 @@ class SidCrops:
         scenes = [scene for scene in fitting if scene]
         if not scenes:
             raise DataError(
-                f"No photo is {size} photosites high and wide, as crops of {side} packed px need."
+                f"Crops of {side} packed px need {size} photosites a side; no photo has as many."
             )
         return scenes
 

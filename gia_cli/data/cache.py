@@ -2,7 +2,7 @@
 
 One ``.npy`` file for each array, and beside them for each source a ``.json`` that is written last
 and says what it was made of: size and time of the source, the recipe, shapes, checksums. So a
-build that was cut short goes on where it stopped, a source that has changed is decoded anew, and
+build that was cut short continues where it stopped, a source that has changed is decoded again, and
 so is an array whose bytes are no longer those that were written.
 """
 
@@ -46,7 +46,7 @@ Decode = Callable[[Path], Decoded]
 class ArrayCache:
     """Arrays and metadata of many sources; open it with `build`.
 
-    It can be handed to worker processes: each maps the files for itself, the system keeps one copy.
+    It can be sent to worker processes: each maps the files for itself, the system keeps one copy.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ class ArrayCache:
         decode : function
             Raises `GiaError` for a file that it cannot read; runs in several threads.
         recipe : str
-            Names the way of decoding: arrays of another recipe are made anew.
+            Names the way of decoding: arrays of another recipe are made again.
         progress : Progress
-            Hears of a stage "checking" or "decoding" of as many steps as there are sources.
+            Receives a stage "checking" or "decoding" of as many steps as there are sources.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class ArrayCache:
         return list(self._records)
 
     def digest(self, keys: Sequence[str] | None = None) -> str:
-        """Tell the contents of some sources, by default all, from any others; whatever their paths.
+        """Return a digest of the contents of some sources, by default all, whatever their paths.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ def unusable(
     failed : sequence of GiaError
         At least one.
     progress : Progress
-        Hears of each if they are too many for a line.
+        Receives each of them if they are too many for a line.
     hint : str, optional
         What to do about them.
     """

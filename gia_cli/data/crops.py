@@ -18,7 +18,7 @@ class CropOptions:
     crops: int
     """Crops of each photo; they share one global vector."""
     sides: tuple[int, int]
-    """Smallest and largest side of a crop in packed pixels, drawn anew for every batch."""
+    """Smallest and largest side of a crop in packed pixels, drawn again for every batch."""
     multiple: int
     """Sides are multiples of this."""
     late_sides: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""Weights made of other weights by simulated scenes: what all such commands share."""
+"""Weights made from other weights with simulated scenes: what all such commands share."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class DeriveConfig:
         if self.scenes < 1:
             raise UsageError(f"--scenes must be positive, not {self.scenes}.", hint=_HELP)
         if self.seed < 0:
-            raise UsageError(f"--seed must not be negative, not {self.seed}.", hint=_HELP)
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}.", hint=_HELP)
         if not self.photos:
-            raise UsageError("There are no photographs to simulate scenes of.", hint=_HELP)
+            raise UsageError("There are no photographs to simulate scenes from.", hint=_HELP)
 
 
 def target_path(config: DeriveConfig, info: WeightsInfo) -> Path:
@@ -62,12 +62,13 @@ def target_path(config: DeriveConfig, info: WeightsInfo) -> Path:
     UsageError
         It is the one that is read.
     OutputExistsError
-        Weights are there that nobody gave up.
+        There are weights of that name already, and `overwrite` is not set.
     """
     path = weights_path(config.out, config.name)
     if path.resolve() == info.path.resolve():
         raise UsageError(
-            f"{path} holds the weights that the new ones are made of.", hint="Give another --name."
+            f"{path} holds the weights that the new ones are made from.",
+            hint="Give another --name.",
         )
     refuse_to_replace(path, overwrite=config.overwrite)
     return path
@@ -121,19 +122,19 @@ def crop_side(scenes: PhotoScenes, wanted: int, multiple: int) -> int:
     """
     side = min(wanted, scenes.largest_side()) // multiple * multiple
     if side == 0:
-        raise DataError("The photographs are too small to simulate scenes of.")
+        raise DataError("The photographs are too small to simulate scenes from.")
     return side
 
 
 def origin(info: WeightsInfo) -> dict[str, str | None]:
-    """Say of which weights others were made; without a SHA-256, no manifest lists them."""
+    """Name the weights that others were made from; no SHA-256 means that no manifest lists them."""
     return {"name": info.name, "sha256": info.sha256}
 
 
 def save_derived(
     path: Path, network: Network, info: WeightsInfo, **metadata: Any
 ) -> dict[str, Any]:
-    """Save weights made of others, and list them beside their file.
+    """Save weights made from others, and list them beside their file.
 
     Parameters
     ----------

@@ -44,10 +44,10 @@ _RECIPE = "SID, LibRaw's BT.709 rendering unrotated, 1"
 _NAME_ROUNDING_S = 0.0005
 _NAME_TOLERANCE = 0.08
 _HINT = (
-    "Lists and photos are those of Chen et al.: github.com/cchen156/Learning-to-See-in-the-Dark; "
-    "'gia simulate --sid' makes such a tree of pictures."
+    "Get SID from github.com/cchen156/Learning-to-See-in-the-Dark, or make a tree like it from "
+    "pictures with 'gia simulate --sid'."
 )
-_MISSING_HINT = "Fetch what is missing, or take its lines off the list."
+_MISSING_HINT = "Get the missing files, or remove their lines from the list."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class SidPair:
 
     camera: CameraFamily
     scene: str
-    """Five digits; the first tells the list: 0 training, 1 test, 2 validation."""
+    """Five digits; the first stands for the list: 0 training, 1 test, 2 validation."""
     burst: str
     """Two digits: the short exposure's number among those of one time."""
     short: Path
@@ -106,10 +106,12 @@ def read_list(tree: Path, camera: CameraFamily, split: Split) -> list[SidPair]:
             continue
         pair = _parse(line, tree, camera)
         if pair is None:
-            raise DataError(f"{path}, line {number} is none of SID's: {line[:200]!r}.", hint=_HINT)
+            raise DataError(
+                f"{path}, line {number} is not in SID's format: {line[:200]!r}.", hint=_HINT
+            )
         pairs.append(pair)
     if not pairs:
-        raise DataError(f"{path} names no photo.", hint=_list_hint(tree, camera, split))
+        raise DataError(f"{path} lists no photos.", hint=_list_hint(tree, camera, split))
     return pairs
 
 
@@ -164,7 +166,7 @@ def with_exif_times(pair: SidPair, short: ShotInfo, long: ShotInfo) -> SidPair:
 class SidFrames:
     """Pairs of a list, decoded and held open on disk; open them with `open`.
 
-    Can be handed to worker processes: each maps the files for itself.
+    Can be sent to worker processes: each maps the files for itself.
 
     Parameters
     ----------
@@ -244,7 +246,7 @@ class SidFrames:
         return height, width
 
     def digest(self) -> str:
-        """Tell these pairs from any others, by their files' contents and the list."""
+        """Return a digest of these pairs, of their files' contents and the list."""
         contents = self._arrays.digest()
         names = "".join(f"{pair.short.name} {pair.long.name}\n" for pair in self.pairs)
         return hashlib.blake2s((contents + names).encode(), digest_size=8).hexdigest()
@@ -304,7 +306,7 @@ def open_splits(
 ) -> list[SidFrames]:
     """Open several lists, as `SidFrames.open` does; before any photo is decoded, all are checked.
 
-    Decoding takes hours: who lacks a photo of the second list should not hear of it after that.
+    Decoding takes hours: a missing photo of the second list should be reported before that.
 
     Parameters
     ----------
@@ -335,18 +337,18 @@ def _pairs(tree: Path, camera: CameraFamily, split: Split, protocol: Protocol) -
     pairs = select(read_list(tree, camera, split), protocol)
     if not pairs:
         name = list_path(tree, family_name(camera), split)
-        raise DataError(f"{name} names no photo of the protocol '{protocol}'.", hint=_HINT)
+        raise DataError(f"{name} lists no photos for the protocol '{protocol}'.", hint=_HINT)
     return pairs
 
 
 def _list_hint(tree: Path, camera: CameraFamily, split: Split) -> str:
-    """Say how a list comes to be there, or to name something."""
+    """Say how to get a list, or to fill it."""
     if plan_path(tree, family_name(camera)).is_file():
         model = " --camera X-T2" if camera == "fuji" else ""
         return (
-            f"The tree is simulated: 'gia simulate MORE-PICTURES --sid --out {tree} --split {split}"
-            f" --on-exists skip{model}', with the options that the tree was made with, fills its "
-            f"{split} list."
+            f"The tree is simulated: to fill its {split} list, run 'gia simulate MORE-PICTURES "
+            f"--sid --out {tree} --split {split} --on-exists skip{model}' with the options that "
+            "the tree was made with."
         )
     others = sorted(path.name for path in tree.glob("*_list.txt"))
     there = f"The folder has {', '.join(others)}. " if others else ""
@@ -418,7 +420,7 @@ def _decoder(pairs: list[SidPair]) -> Callable[[Path], Decoded]:
 def _decode_short(path: Path, pair: SidPair) -> Decoded:
     frame = read_raw(path)
     if frame.kind != KINDS[pair.camera]:
-        raise DataError(f"{path} is no photo of SID's {family_name(pair.camera)} camera.")
+        raise DataError(f"{path} is not a photo of SID's {family_name(pair.camera)} camera.")
     _check_time(path, frame.shot, pair.short_s)
     return Decoded(arrays={"mosaic": frame.mosaic}, metadata=_metadata(frame))
 
@@ -439,8 +441,8 @@ def _check_time(path: Path, shot: ShotInfo, named_s: float) -> None:
         return
     if abs(shot.exposure_s - named_s) > named_s * _NAME_TOLERANCE + _NAME_ROUNDING_S:
         raise DataError(
-            f"{path} was exposed for {shot.exposure_s:.4g} s by its EXIF, for {named_s:g} s by its "
-            "name."
+            f"{path} was exposed for {shot.exposure_s:.4g} s according to its EXIF, but for "
+            f"{named_s:g} s according to its name."
         )
 
 

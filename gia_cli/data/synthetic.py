@@ -1,4 +1,4 @@
-"""Photographs to training pairs, made on the fly: every crop is a scene that nobody has seen.
+"""Photographs to training pairs, made on the fly: every crop is a new simulated scene.
 
 The physics is that of `simulation.sensor`, the way into the network `packing.prepare`: a network
 cannot tell these crops from those of a RAW file that `gia simulate` wrote.
@@ -104,7 +104,7 @@ class RecordedScene:
     frame: RawFrame
     ratio: float
     gains: NDArray[np.float32] | None
-    """(3,) float32; white balance that the network is given; None for one that infers it."""
+    """(3,) float32; white balance that the network gets; None for one that infers it."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, H, W) float32 in [0, 1], BT.709-encoded."""
     auxiliary: NDArray[np.float32] = field(repr=False)
@@ -125,7 +125,7 @@ class PhotoScenes:
     camera : "ILCE-7SM2" or "X-T2"
     options : SceneOptions
     balance : GivenBalance, optional
-        For a network that is given the white balance.
+        For a network that gets the white balance.
     floor : 0 or None
         `NetConfig.input_floor`.
     measures : bool
@@ -217,7 +217,7 @@ class PhotoScenes:
         fitting = np.flatnonzero(self._shortest >= size)
         if not len(fitting):
             raise DataError(
-                f"No photograph is {size} pixels high and wide, as crops of {side} packed px need."
+                f"Crops of {side} packed px need {size} pixels a side; no photograph has as many."
             )
         odds = None  # all alike, which is drawn otherwise
         if self.options.source_power != 1:
@@ -237,7 +237,8 @@ class PhotoScenes:
     def _measured(self, scene: RecordedScene) -> Measurement | None:
         """Describe what a scene is fused with, by what its simulation knows.
 
-        A whole photo tells the black level's error well, a crop does not: so it is told.
+        The black level's error can be estimated from a whole photo, but not from a crop: so it is
+        given.
         """
         if not self._measures or scene.gains is None:
             return None

@@ -242,7 +242,7 @@ def run_jobs(
     options : BatchOptions
     progress : Progress
     on_result : function
-        Hears of each result, in the order of the jobs, as soon as its last file is written; called
+        Receives each result, in the order of the jobs, as soon as its last file is written; called
         in the writing thread.
 
     Returns
@@ -357,7 +357,7 @@ def _read(
     files = [product.name(target) for target in job.targets for product in options.products]
     existing = [path for path in files if path.exists()]
     if existing and options.on_exists == "error":
-        raise OutputExistsError(f"{existing[0]} exists already.")
+        raise OutputExistsError(f"{existing[0]} already exists.")
     pictures = zip(enhancer.prepare(job.source, request, progress=progress), plans, strict=True)
     return chain([next(pictures)], pictures)
 
@@ -467,5 +467,5 @@ def _prepare_folder(folder: Path, options: BatchOptions) -> None:
         raise OutputError(f"There is no folder {folder}.", hint="Make it first, or use --out-dir.")
     if not os.access(folder, os.W_OK):
         raise OutputError(
-            f"The folder {folder} may not be written to.", hint="Choose another with --out-dir."
+            f"The folder {folder} is not writable.", hint="Choose another with --out-dir."
         )

@@ -47,7 +47,7 @@ def calibrate(config: CalibrateConfig, progress: Progress = SILENT) -> dict[str,
     ----------
     config : CalibrateConfig
     progress : Progress
-        Hears of a stage "calibrating" with a step for each scene.
+        Receives a stage "calibrating" with a step for each scene.
 
     Returns
     -------
@@ -64,8 +64,8 @@ def calibrate(config: CalibrateConfig, progress: Progress = SILENT) -> dict[str,
     info = find_weights(config.weights)
     if info.config.white_balance != "as-shot" or info.config.input_floor is not None:
         raise UsageError(
-            f"The weights '{info.name}' cannot be calibrated: only those are that are given the "
-            "white balance and see what lies below black.",
+            f"The weights '{info.name}' cannot be calibrated: that needs weights that get the "
+            "white balance and see values below black.",
             hint="Train with --white-balance as-shot --no-clip-black.",
         )
     path = target_path(config, info)

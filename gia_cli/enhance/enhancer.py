@@ -194,7 +194,7 @@ class Enhancer:
     quality : "normal" or "best"
         One picture, or the mean of eight; see `from_weights`.
     levels : Levels
-        Black and white levels to go by instead of each file's.
+        Black and white levels to use instead of each file's.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Enhancer:
         levels: Levels = AS_THE_FILE_SAYS,
     ) -> None:
         if quality not in get_args(Quality):
-            raise UsageError(f"The quality is normal or best, not '{quality}'.")
+            raise UsageError(f"The quality must be normal or best, not '{quality}'.")
         self.quality = quality
         self.runtime = runtime
         self.options = options
@@ -276,7 +276,7 @@ class Enhancer:
             best: the mean of eight pictures, of the mosaic turned and mirrored, which takes 8 times
             the time; see `infer_turned`.
         black_level : str, float or three floats, optional
-            Black level in DN to go by instead of the file's: one number, or one for each of red,
+            Black level in DN to use instead of the file's: one number, or one for each of red,
             green and blue ("512,514,511" or a tuple).
         white_level : float, optional
             Saturation level in DN, likewise.
@@ -334,7 +334,10 @@ class Enhancer:
             raise UsageError("Give a ratio or an exposure request, not both.", hint="")
         request = exposure or ExposureRequest(ratio=ratio)
         if request.brackets:
-            raise UsageError("Brackets make several pictures.", hint="Call enhance_brackets.")
+            raise UsageError(
+                "Brackets make several pictures; enhance returns one.",
+                hint="Call enhance_brackets.",
+            )
         (result,) = self.enhance_brackets(photo, request, progress=progress)
         return result
 
@@ -374,7 +377,7 @@ class Enhancer:
         photo : str, Path or RawFrame
         request : ExposureRequest
         progress : Progress
-            Hears of the ratio and of the white balance.
+            Receives the ratio and the white balance.
 
         Raises
         ------
@@ -507,7 +510,7 @@ class Enhancer:
         try:
             return self._open(rounded, progress)
         except (DeviceError, WeightsError) as error:
-            progress.note(f"{rounded.name} cannot be used; going on in fp32. {error.message}")
+            progress.note(f"{rounded.name} cannot be used; continuing in fp32. {error.message}")
             return None
 
     def _preferred(self, weights: WeightsInfo) -> WeightsInfo | None:
@@ -519,9 +522,9 @@ class Enhancer:
     def _go_on_in_fp32(
         self, weights: WeightsInfo, error: RuntimeError, progress: Progress
     ) -> tuple[Engine, WeightsInfo]:
-        """Give up the int8 weights, for good: nobody has asked for them."""
+        """Give up the int8 weights for good: they were gia's choice, not the user's."""
         words = (str(error) or type(error).__name__).splitlines()[0]
-        progress.note(f"OpenVINO failed in int8; going on in fp32. {words}")
+        progress.note(f"OpenVINO failed in int8; continuing in fp32. {words}")
         opened = self._open(weights, progress)
         self._engines[weights.config.cfa] = opened
         return opened
@@ -552,8 +555,8 @@ def _camera_gains(
         basis = "as-shot" if frame.daylight_wb is None else "daylight"
         progress.note(
             f"{frame.path.name}: the weights were trained for the {weights.camera}; "
-            f"{frame.shot.camera} is brought to its neutral by the {basis} white balance "
-            f"(red x{red:.2f}, blue x{blue:.2f})."
+            f"{frame.shot.camera} is matched to its neutral by the {basis} white balance (red "
+            f"x{red:.2f}, blue x{blue:.2f})."
         )
     return gains
 
@@ -561,8 +564,8 @@ def _camera_gains(
 def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -> None:
     if camera_colors(frame, weights) is not None:
         progress.note(
-            f"{frame.path.name}: the picture gets the colours of the {frame.shot.camera}'s own "
-            f"matrix, not the {weights.camera}'s."
+            f"{frame.path.name}: the colours come from the {frame.shot.camera}'s own matrix, not "
+            f"the {weights.camera}'s."
         )
 
 

@@ -42,7 +42,7 @@ def infer_turned(
         Photosites of the photo, as it lies.
     options : InferOptions, optional
     progress : Progress
-        Hears of one stage, "network", for all eight.
+        Receives one stage, "network", for all eight.
 
     Returns
     -------

@@ -60,15 +60,15 @@ class ExposureRequest:
                 "Give only one of --ratio, --brackets, --target-exposure and --reference."
             )
         if not 1 <= self.max_ratio < np.inf:
-            raise UsageError(f"--max-ratio must be a number from 1 on, not {self.max_ratio:g}.")
+            raise UsageError(f"--max-ratio must be at least 1, not {self.max_ratio:g}.")
         if self.target_exposure_s is not None and not self.target_exposure_s > 0:
             raise UsageError(f"--target-exposure must be positive, not {self.target_exposure_s:g}.")
         if len({f"{ratio:g}" for ratio in self.brackets}) < len(self.brackets):
-            raise UsageError("--brackets names a ratio twice.")
+            raise UsageError("--brackets lists a ratio twice.")
         for ratio in (*self.brackets, *([] if self.ratio is None else [self.ratio])):
             if not 1 <= ratio <= self.max_ratio:
                 raise UsageError(
-                    f"A ratio must lie between 1 and {self.max_ratio:g}, not {ratio:g}.",
+                    f"A ratio must be between 1 and {self.max_ratio:g}, not {ratio:g}.",
                     hint="The networks are trained up to 300; --max-ratio raises the limit.",
                 )
 
@@ -126,7 +126,7 @@ def _given(ratio: float) -> RatioChoice:
 
 def _bounded(ratio: float, limit: float, rule: Rule, why: str) -> RatioChoice:
     if ratio > limit:
-        return RatioChoice(limit, "limit", f"{why}: {ratio:.4g}, held at the limit of {limit:g}")
+        return RatioChoice(limit, "limit", f"{why}: {ratio:.4g}, limited to {limit:g}")
     if ratio < 1:
         return RatioChoice(1.0, "limit", f"{why}: {ratio:.2g}; gia never darkens")
     return RatioChoice(ratio, rule, why)
@@ -162,18 +162,18 @@ def auto_ratio(frame: RawFrame, limit: float = MAX_RATIO) -> RatioChoice:
     """
     picture = picture_limits(frame)
     if picture.fitting == np.inf:
-        return RatioChoice(limit, "limit", "the picture holds no light at all; the limit is used")
+        return RatioChoice(limit, "limit", "the picture is completely black; the limit is used")
     time = frame.shot.exposure_s
     if time is None:
-        why = "no exposure time in the file; bright parts brought to nine tenths of white"
+        why = "no exposure time in the file; the bright parts are brought to 90 % of white"
         return _bounded(picture.fitting, limit, "picture", why)
     wanted = REFERENCE_EXPOSURE_S / time
     rule = f"10 s / {_seconds(time)}"
     if wanted > picture.highest:
-        why = f"{rule} = {wanted:.4g} held back so that no more than 1 % blows out"
+        why = f"{rule} = {wanted:.4g}, reduced so that no more than 1 % blows out"
         return _bounded(picture.highest, limit, "highlights", why)
     if wanted < picture.lowest:
-        why = f"{rule} = {wanted:.4g} raised until the brightest parts are no longer dark"
+        why = f"{rule} = {wanted:.4g}, raised until the brightest parts are no longer dark"
         return _bounded(picture.lowest, limit, "shadows", why)
     return _bounded(wanted, limit, "exif", f"{rule}, the training data's exposure")
 
@@ -231,7 +231,7 @@ def _exposure_quotient(reference: ShotInfo, photo: ShotInfo) -> float:
 
 def _time(shot: ShotInfo, file: str) -> float:
     if shot.exposure_s is None:
-        raise ExposureError(f"{file} does not state its exposure time.")
+        raise ExposureError(f"{file} has no exposure time.")
     return shot.exposure_s
 
 

@@ -91,11 +91,11 @@ class WhiteBalance:
         try:
             red, green, blue = map(float, parts)
         except (TypeError, ValueError):
-            raise UsageError(f"'{asked}' is no white balance.", hint=_HINT) from None
+            raise UsageError(f"'{asked}' is not a white balance.", hint=_HINT) from None
         if not _are_usable(np.array([red, green, blue])):
             raise UsageError(
-                f"The white balance '{asked}' does not have three positive gains, no more than "
-                f"{_LARGEST_SPREAD:g} times apart.",
+                f"The white balance '{asked}' needs three positive gains, the largest at most "
+                f"{_LARGEST_SPREAD:g} times the smallest.",
                 hint=_HINT,
             )
         return cls("gains", gains=(red, green, blue))
@@ -131,14 +131,14 @@ class WhiteBalance:
         light = self.light or PRESETS[self.name]
         if frame.xyz_to_camera is None:
             raise WhiteBalanceError(
-                f"{frame.path}: nothing is known of the colours of this camera "
-                f"({frame.shot.camera or 'unnamed'}), so {light} cannot be turned into gains."
+                f"{frame.path}: the colours of this camera ({frame.shot.camera or 'unnamed'}) are "
+                f"not known, so {light} cannot be turned into gains."
             )
         matrix = frame.matrix_for(xyz_of_light(light))
         gains = None if matrix is None else gains_of_light(light, matrix)
         if gains is None or not _are_usable(gains):
             raise WhiteBalanceError(
-                f"{frame.path}: by its colour matrix this camera cannot be balanced for {light}."
+                f"{frame.path}: the colour matrix of this camera allows no balance for {light}."
             )
         return gains
 

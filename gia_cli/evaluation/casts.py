@@ -1,4 +1,4 @@
-"""What is wrong all over a picture and no score tells apart: casts, drifts, grids.
+"""Faults of a whole picture that no score shows separately: casts, drifts, grids.
 
 The shortest and the longest short exposure of each scene are rendered. Compared are their mean
 colours, with each other and with the ground truth; the errors at opposite edges of the frame; what
@@ -112,9 +112,9 @@ def measure_casts(
     ----------
     config : EvalConfig
     progress : Progress
-        Hears of a stage "casts" with a step for each picture.
+        Receives a stage "casts" with a step for each picture.
     on_failure : function, optional
-        Told of a photo that cannot be read or rendered; the others go on.
+        Called with a photo that cannot be read or rendered; the others continue.
 
     Raises
     ------

@@ -43,7 +43,7 @@ class EvalConfig:
     balance_errors: tuple[float, ...] = (0.0,)
     """How far the photos' as-shot white balance is made wrong, in per cent: red's gain is times 1 +
     so much, and blue's divided by that. Several are rows of their own; they show what a network
-    that is given the white balance loses where a camera errs."""
+    that gets the white balance loses where a camera errs."""
     qualities: tuple[Quality, ...] = ("normal",)
     """Rows of their own: as `Enhancer` renders by default, and as the mean of eight renderings."""
     limit: int | None = None

@@ -1,8 +1,8 @@
-"""Is every part of a network at work? What its loss does not show: dead depth and a dead vector.
+"""Is every part of a network active? The loss does not show a level or a vector that is not.
 
 The *level test* cuts one path up from a deeper level and asks what that costs; the *swap test*
-gives the network another vector than its photo's own. A U-Net whose deepest levels have never
-joined in, or whose vector says nothing, loses 0.00 dB by it.
+gives the network another vector than its photo's own. A U-Net whose deepest levels never became
+active, or whose vector says nothing, loses 0.00 dB by it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def diagnose(
     progress: Progress = SILENT,
     on_failure: Callable[[Failure], None] = lambda failure: None,
 ) -> list[Diagnosis]:
-    """Take both tests of all weights, on the pairs that `evaluate` would take.
+    """Run both tests on all weights, with the pairs that `evaluate` would take.
 
     On the CPU, in fp32, whole frames; the differences are of the weights, not of the machine.
 
@@ -62,7 +62,7 @@ def diagnose(
         Its weights, data and limit.
     progress : Progress
     on_failure : function, optional
-        Told of a pair that cannot be read; the others go on.
+        Called with a pair that cannot be read; the others continue.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Evaluation: the enhancer that users run, on pairs with a ground truth, by every measure.
 
-A row for each photo goes into ``scores.jsonl`` as soon as it is known: what was interrupted goes on
+A row for each photo goes into ``scores.jsonl`` as soon as it is known: an interrupted run continues
 there. ``scores.csv`` and ``report.json`` are made of it at the end.
 """
 
@@ -26,15 +26,15 @@ def evaluate(
     progress: Progress = SILENT,
     on_failure: Callable[[Failure], None] = lambda failure: None,
 ) -> Report:
-    """Score every system on every pair; go on where an earlier run stopped.
+    """Score every system on every pair; continue where an earlier run stopped.
 
     Parameters
     ----------
     config : EvalConfig
     progress : Progress
-        Hears of a stage "evaluating" with a step for each pair and system.
+        Receives a stage "evaluating" with a step for each pair and system.
     on_failure : function, optional
-        Told at once of a pair that cannot be scored; the others go on.
+        Called at once with a pair that cannot be scored; the others continue.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def evaluate(
     systems = open_systems(config)
     measures = Measures.load(config.lpips_alex, config.lpips_vgg, config.pieapp)
     for name, reason in measures.unavailable.items():
-        progress.note(f"{name} is not taken: {reason}")
+        progress.note(f"{name} is left out: {reason}")
     _check_versus(config, systems)
     if config.truth != "long":  # scores by another truth are other scores
         keys = {name: f"{key} to the {config.truth}" for name, key in measures.keys.items()}

@@ -30,10 +30,14 @@ def open_pairs(config: EvalConfig, progress: Progress = SILENT) -> list[SidPair]
     """
     pairs = select(read_list(config.data, config.camera, config.split), config.protocol)
     if not pairs:
-        raise DataError(f"The list of {config.data} has no photo of '{config.protocol}'.")
+        raise DataError(
+            f"The list of {config.data} has no photos for the protocol '{config.protocol}'."
+        )
     if config.limit is not None and config.limit < len(pairs):
         chosen = np.linspace(0, len(pairs) - 1, config.limit).round().astype(int)
-        progress.note(f"Only {config.limit} of {len(pairs)} pairs: no score of the whole list.")
+        progress.note(
+            f"Only {config.limit} of {len(pairs)} pairs: not the score of the whole list."
+        )
         pairs = [pairs[index] for index in chosen]
     require_files(pairs, progress)
     return pairs
@@ -83,7 +87,7 @@ class _Photographs:
         if plan is None:
             raise DataError(
                 f"There is no {path}: the photographs of this tree are not known.",
-                hint="--truth photograph is for trees of gia simulate --sid.",
+                hint="--truth photograph needs a tree made by gia simulate --sid.",
             )
         self._tree = config.data
         self._pictures = {picture.scene: picture for picture in plan.pictures}
@@ -95,7 +99,7 @@ class _Photographs:
         """Read a photograph as its sensor saw it, without the filters: (H, W, 3), BT.709."""
         known = self._pictures.get(scene)
         if known is None:
-            raise DataError(f"The tree's plan knows no scene {scene}.")
+            raise DataError(f"The tree's plan has no scene {scene}.")
         path = self._tree / known.path
         if known.digest is not None and fingerprint(path, self._tree).digest != known.digest:
             raise DataError(

@@ -80,7 +80,7 @@ def panel_rows(
         for system in (IspSystem("libraw"), *systems):
             try:
                 picture, used = system.render(frame, ratio)
-            except GiaError:  # told of when it was scored
+            except GiaError:  # reported when it was scored
                 pictures.append((f"{system.name}: failed", np.zeros_like(_thumbnail(truth))))
                 continue
             score = psnr(picture, centre_of(truth, picture))

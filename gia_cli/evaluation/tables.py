@@ -312,5 +312,5 @@ def _evaluated(scores: Path) -> list[dict[str, Any]]:
     try:
         systems: list[dict[str, Any]] = json.loads(scores.read_text(encoding="utf-8"))["systems"]
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{scores} is no report of gia eval.") from error
+        raise UsageError(f"{scores} is not a report of gia eval.") from error
     return systems

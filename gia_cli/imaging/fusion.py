@@ -52,7 +52,7 @@ BLACK_KNOTS: NDArray[np.float64] = np.logspace(-3, -0.5, 6)
 _LUMINANCE = XYZ_FROM_SRGB[1].astype(np.float32)
 # From this camera value on a place may be clipped, in the measurement or in the picture.
 _BRIGHTEST = 0.92
-# Least luminance of a place, for the slope of the curve: noise below it is not told from black.
+# Least luminance of a place, for the slope of the curve: noise below it looks like black.
 _DARKEST = 1e-3
 _SMOOTHING = 0.7  # knots; over which the shares are pooled
 # Error of a network's picture that is common to all places, in code values, beside one that grows
@@ -483,7 +483,7 @@ def _site_residual(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Measured less predicted at each photosite of some rows, and where neither may be clipped.
 
-    What may be clipped is told by the picture, not by the photosite: noise would choose.
+    The picture decides what may be clipped, not the photosite: there, noise would decide.
     """
     period = len(measured.colors)
     to_camera = measured.to_camera.astype(np.float32)

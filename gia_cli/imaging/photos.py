@@ -53,7 +53,7 @@ def find_photos(folders: list[Path]) -> list[Path]:
         names = ", ".join(map(str, folders))
         raise DataError(
             f"There is no photograph in {names}.",
-            hint="JPEG, PNG, WebP, TIFF and BMP files count.",
+            hint="gia reads JPEG, PNG, WebP, TIFF and BMP files.",
         )
     return sorted(found)
 
@@ -94,7 +94,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
         reason = (
             "it is empty"
             if is_empty
-            else f"it is no picture, damaged, or above {_LARGEST // 10**6} MP"
+            else f"it is not a picture, is damaged, or has more than {_LARGEST // 10**6} MP"
         )
         raise DataError(f"{path} cannot be read: {reason}.") from error
     return np.asarray(photo, np.uint8)

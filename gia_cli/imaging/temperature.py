@@ -49,14 +49,14 @@ class Light:
     def __post_init__(self) -> None:
         if not LOWEST_KELVIN <= self.kelvin <= HIGHEST_KELVIN:
             raise UsageError(
-                f"A colour temperature must lie between {LOWEST_KELVIN:g} and {HIGHEST_KELVIN:g} K,"
-                f" not {self.kelvin:g}.",
+                f"A colour temperature must be between {LOWEST_KELVIN:g} and {HIGHEST_KELVIN:g} K, "
+                f"not {self.kelvin:g}.",
                 hint="Lamps have about 2850K, the sun about 5500K.",
             )
         if not -LARGEST_TINT <= self.tint <= LARGEST_TINT:
             raise UsageError(
-                f"A tint must lie between -{LARGEST_TINT:g} and {LARGEST_TINT:g}, "
-                f"not {self.tint:g}.",
+                f"A tint must be between -{LARGEST_TINT:g} and {LARGEST_TINT:g}, not "
+                f"{self.tint:g}.",
                 hint="Positive tints turn the picture towards magenta, negative ones to green.",
             )
 

@@ -44,7 +44,7 @@ _PLACEHOLDER_TAG = EXIF_IFD - 1
 
 
 def output_format(path: Path) -> OutputFormat:
-    """Tell the format from a file name.
+    """Find the format by a file's name.
 
     Raises
     ------
@@ -164,9 +164,14 @@ def read_image(path: Path) -> NDArray[np.uint16]:
     except FileNotFoundError as error:
         raise DataError(f"{path} cannot be read: there is no such file.") from error
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise DataError(f"{path} cannot be read: it is no TIFF, or damaged.") from error
+        raise DataError(
+            f"{path} cannot be read: it is not a TIFF file, or it is damaged."
+        ) from error
     if levels.ndim != 3 or levels.shape[2] != 3 or levels.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path} is no RGB picture of 8 or 16 bits.", hint="Save it as such.")
+        raise DataError(
+            f"{path} is not an RGB picture with 8 or 16 bits.",
+            hint="Save it as RGB with 8 or 16 bits.",
+        )
     return levels * np.uint16(257) if levels.dtype == np.uint8 else levels.astype(np.uint16)
 
 

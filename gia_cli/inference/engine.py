@@ -16,10 +16,10 @@ from gia_cli.runtime import DeviceKind
 FP32_LEVELS = 2
 
 
-#: What an engine hands out to get back; nobody else looks into it.
+#: What an engine hands out to get back; opaque to everything else.
 Features = Any
 Term = Any
-#: Told how much of a whole frame is done, from 0 to 1.
+#: Called with how much of a whole frame is done, from 0 to 1.
 Meter = Callable[[float], None]
 
 # Of torch, C++, oneDNN and OpenVINO; all seen under a limited address space.
@@ -107,7 +107,7 @@ class Engine(Protocol):
         """Say how a frame is computed in three parts; None if it cannot be."""
 
     def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
-        """Make the picture of a whole frame; `meter` hears of the progress, at last of 1."""
+        """Make the picture of a whole frame; `meter` receives the progress, at the end 1."""
 
     def encode(self, planes: NDArray[np.float32]) -> Features:
         """Begin with a tile; what is returned serves for one `measure` or `render`."""
@@ -131,7 +131,7 @@ class Engine(Protocol):
         """Hand back what should not be held until the next photo."""
 
     def on_cpu(self) -> Engine | None:
-        """Find who goes on where this one fails; None if it is on the CPU already."""
+        """Find the engine to use where this one fails; None if it is on the CPU already."""
 
 
 def is_oom_error(error: BaseException) -> bool:

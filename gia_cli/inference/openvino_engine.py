@@ -90,7 +90,9 @@ class OpenVinoEngine:
         is_int8 = any(array.dtype == np.int8 for array in arrays.values())
         if is_int8 != (info.quantized_from is not None):
             said = "int8" if info.quantized_from else "not int8"
-            raise WeightsMismatchError(f"{info.path} is said to be {said}, and is not so.")
+            raise WeightsMismatchError(
+                f"The manifest says that {info.path} is {said}; its tensors say otherwise."
+            )
         return cls(config, arrays, origin)
 
     def __str__(self) -> str:
@@ -149,7 +151,7 @@ class OpenVinoEngine:
     # ------------------------------------------------------------ what it computes
 
     def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
-        """See `Engine`; `meter` hears of the end alone."""
+        """See `Engine`; `meter` receives only the end."""
         picture = self._infer("whole", [planes], self._picture_shape(planes))
         meter(1.0)
         return picture

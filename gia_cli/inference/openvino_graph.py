@@ -226,7 +226,8 @@ class UNetGraph:
     def split_halo(self) -> int:
         """Context in packed pixels that a core aligned to the cells needs in `top` and `surface`.
 
-        Two convolutions at each size on the way up, and as many on the way down to the last skip.
+        Two convolutions at each size in the decoder, and as many in the encoder down to the last
+        skip.
         """
         one_way = 2 * self.reach * sum(2**level for level in range(SPLIT_LEVEL))
         return round_up(2 * one_way, 2**SPLIT_LEVEL)

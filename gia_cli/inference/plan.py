@@ -110,7 +110,7 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
     if options.reserved:
         alone = plan(engine, mosaic, replace(options, reserved=0))
         if alone.is_whole or alone.split is not None:
-            raise OutOfMemoryError("What is reserved leaves only room for tiles.")
+            raise OutOfMemoryError("The reserved memory leaves room only for tiles.")
     picture = _picture_bytes(mosaic)
     budget = _budget(engine, options, picture=picture)
     least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
@@ -118,7 +118,7 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
         needed = least + _held(engine, options, picture)
         if options.max_memory < needed:
             raise OutOfMemoryError(
-                f"{options.max_memory / 1e6:.0f} MB are too little for this photo.",
+                f"{options.max_memory / 1e6:.0f} MB are not enough for this photo.",
                 hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
             )
     core = _largest_core(frame, budget / per_pixel, engine.halo, stride)

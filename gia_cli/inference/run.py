@@ -25,7 +25,7 @@ from gia_cli.raw.packing import PackedMosaic, picture_shape
 from gia_cli.runtime import return_freed_memory
 from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
-# One of 32 reads 49 times its own area: nobody plans for that, but a retreat from a failure may go
+# One of 32 reads 49 times its own area: no plan takes that, but a fallback after a failure may go
 # so far before it gives up.
 _SMALLEST_CORE = 32
 _METER_STEPS = 100  # of a whole frame; tiles count as steps themselves
@@ -45,7 +45,7 @@ def infer(
     mosaic : PackedMosaic
     options : InferOptions, optional
     progress : Progress
-        Hears of one stage, "network", with one step for each tile and pass, or a hundred steps for
+        Receives one stage, "network", with one step for each tile and pass, or a hundred steps for
         a whole frame; and of every retreat.
 
     Returns
@@ -74,7 +74,7 @@ def infer(
 
 
 def _failure(error: BaseException, engine: Engine) -> str | None:
-    """Tell what a GPU could not do; None for want of memory. A CPU's other errors are bugs."""
+    """Say what a GPU could not do; None for want of memory. A CPU's other errors are bugs."""
     if engine.is_out_of_memory(error):
         return None
     if engine.device == "cpu":
@@ -87,19 +87,19 @@ def _fallback(
 ) -> tuple[Plan | None, Engine]:
     """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up.
 
-    No plan means: plan anew. The host has room for larger tiles than the GPU's last try.
+    No plan means: plan again. The host has room for larger tiles than the GPU's last try.
     """
     engine.release()
     side = 0 if failed is None or failure else min(max(failed.core), max(failed.frame))
     if failed is not None and side > _SMALLEST_CORE:
         half = round_up(side // 2, engine.stride)
-        progress.note(f"Out of memory on the {engine.device}; going on with smaller tiles.")
+        progress.note(f"Out of memory on the {engine.device}; continuing with smaller tiles.")
         return replace(failed, core=(half, half), split=None), engine
     next_engine = engine.on_cpu()
     if next_engine is None:
         raise OutOfMemoryError("Not even the smallest tile fits into memory.")
     why = f"failed ({failure})" if failure else "has too little memory"
-    progress.note(f"The {engine.device} {why}; going on on the CPU.")
+    progress.note(f"The {engine.device} {why}; continuing on the CPU.")
     return None, next_engine
 
 

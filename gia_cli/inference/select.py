@@ -43,7 +43,7 @@ def open_engine(
     engine : "auto", "torch" or "openvino"
         auto: OpenVINO where it can, else torch.
     progress : Progress
-        Hears, as a detail, which one and why.
+        Receives, as a detail, which one and why.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def require_quantizer() -> None:
 
 
 def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> str | None:
-    """Say in a few words why OpenVINO cannot run this; None if nothing speaks against it."""
+    """Say in a few words why OpenVINO cannot run this; None if it can."""
     if runtime.device != "cpu":
         return f"OpenVINO runs on the CPU here, not on {runtime.device}"
     if runtime.dtype not in ("float32", "int8"):
@@ -113,7 +113,7 @@ def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> s
 def _open_int8(
     info: WeightsInfo, runtime: Runtime, engine: EngineName, progress: Progress
 ) -> Engine:
-    """Open int8 weights; where that fails there is no other engine to go on with."""
+    """Open int8 weights; where that fails there is no other engine."""
     require_int8(runtime, engine, info.config)
     if info.quantized_from is None:
         raise WeightsMismatchError(f"The weights '{info.name}' are not int8.")

@@ -70,7 +70,7 @@ def averaging_taps(scale: int) -> NDArray[np.float64]:
 
 
 def band_gain(fine: int, coarse: int) -> float:
-    """Tell what the difference of two averages leaves of the sinusoid in the middle of the band.
+    """Compute what the difference of two averages leaves of the sinusoid in the middle of the band.
 
     Bands are divided by it, so that this sinusoid is measured with its own amplitude: with a period
     of 4, 16 or 64 px, along rows or columns. In the middle of 1 and 2 px is the checkerboard.

@@ -110,7 +110,7 @@ class Measures:
 
 
 def _digest(model: Lpips | PieApp) -> str:
-    """Tell the weights of a network from any others."""
+    """Identify the weights of a network."""
     total = 0
     for name, tensor in sorted(model.state_dict().items()):
         total = zlib.crc32(tensor.cpu().numpy().tobytes(), zlib.crc32(name.encode(), total))

@@ -25,7 +25,7 @@ NetName = Literal[
 
 #: Levels of every U-Net, the one at full size included.
 LEVELS = 5
-#: What a network is told of the light: nothing, as in the paper, or the photo's own gains.
+#: What a network knows about the light: nothing, as in the paper, or the photo's own gains.
 WhiteBalanceMode = Literal["learned", "as-shot"]
 
 
@@ -49,7 +49,7 @@ class NetConfig:
     the paper's network must infer the light ("learned")."""
     input_floor: int | None = 0
     """Least value of the planes: 0 clips what the noise has pushed below black (as in SID and the
-    paper); None keeps it, and with it what it tells of the darkest places."""
+    paper); None keeps it, and with it information about the darkest places."""
 
     @property
     def in_channels(self) -> int:

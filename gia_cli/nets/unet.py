@@ -50,7 +50,7 @@ class UNet(Network):
         inputs = [config.in_channels, *widths[:-1]]
         self.deep_widths = tuple(widths[:0:-1])
         self.encoder = nn.ModuleList(map(self.double_conv, inputs, widths))
-        # Here and not in the siblings' own __init__: optimisers and seeds go by this order.
+        # Here and not in the siblings' own __init__: optimisers and seeds depend on this order.
         self.add_bottleneck(widths[-1])
         up = [
             nn.ConvTranspose2d(below, here, 2, stride=2, bias=config.upsample_bias)
@@ -101,7 +101,7 @@ class UNet(Network):
     # ------------------------------------------------------------ the segments
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Run the way down.
+        """Run the encoder.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class UNet(Network):
     def decode(
         self, features: list[Tensor], term: Tensor | None, levels: list[Tensor] | None = None
     ) -> Tensor:
-        """Run the bottleneck's end and the way up; see `Network.decode`."""
+        """Run the bottleneck's end and the decoder; see `Network.decode`."""
         if term is None and self.vectors:
             raise ValueError(f"{self.config.network} needs a global term")
         x = self.bottleneck(features.pop(), term)
@@ -208,7 +208,7 @@ class GiaModule(nn.Module):
 class GiaNet(UNet):
     """GIA-Net (Meng et al. 2020): SID-Net with the `GiaModule` in its bottleneck."""
 
-    #: The way down reaches 2*(1+2+4+8+16) = 62.
+    #: The encoder reaches 2*(1+2+4+8+16) = 62.
     vector_halos = (64,)
 
     def add_bottleneck(self, channels: int) -> None:

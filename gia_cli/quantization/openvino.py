@@ -27,18 +27,18 @@ with hidden():
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 # Extremes, not their means over the photos: what is brighter than most must not be cut off (0.04
-# dB instead of 0.13 lost). NNCF's correction of biases, which goes by what both networks make of a
-# photo, made it worse where it was compared (0.044 dB with it, 0.026 without).
+# dB instead of 0.13 lost). NNCF's correction of biases, which compares what both networks make of a
+# photo, made it worse where that was measured (0.044 dB with it, 0.026 without).
 _PARAMETERS = nncf.AdvancedQuantizationParameters(
     disable_bias_correction=True,
     activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
 )
-# What a photo's light and black level are told by is the same number everywhere: where it is cut
+# The channels that carry a photo's light and black level have one value everywhere: where it is cut
 # off, because no calibration scene was that extreme, the whole picture's colour shifts (by 12 of
 # 255 levels in one of 18 Kodak exposures). Coarser steps cost less.
 _MARGIN = 1.3
-# What layers read is known by so many samples; a share of its mean power is added to make it
-# invertible; so many columns are rounded before the rest takes their errors back.
+# This many samples of a layer's input are taken; this share of its mean power is added to make it
+# invertible; this many columns are rounded before their errors are passed on to the rest.
 _PATCHES, _DAMPING, _COLUMNS = 16384, 0.01, 128
 # Nodes in whose sums and products with what comes of the vector nothing is to be rounded.
 _VECTOR_NODES = ("gia.fuse/sum", "se/product")

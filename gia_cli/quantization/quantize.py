@@ -42,7 +42,7 @@ class QuantizeConfig(DeriveConfig):
         DeriveConfig.__post_init__(self)
         if not 0 <= self.fp32_levels < LEVELS:
             raise UsageError(
-                f"--fp32-levels must lie between 0 and {LEVELS - 1}, not {self.fp32_levels}.",
+                f"--fp32-levels must be between 0 and {LEVELS - 1}, not {self.fp32_levels}.",
                 hint=_HELP,
             )
 

@@ -27,7 +27,7 @@ _ISO_STOPS = 0.2  # farther than this from a setting that was measured, nothing 
 
 
 def known_black_error(frame: RawFrame) -> tuple[float, float]:
-    """Tell how far a frame's black level lies above what its file says, and how surely.
+    """Estimate how far a frame's black level lies above what its file says, and how surely.
 
     Returns
     -------

@@ -4,7 +4,7 @@ A mosaic is a 2-D array with one colour sample per photosite. A network wants pl
 pixel is the same colour, at 1/2 (Bayer) or 1/3 (X-Trans) of the size. Its weights know one phase
 only: RGGB for Bayer and RBGBRG for X-Trans, so every other phase is first brought to it.
 
-Colour ids here are 0 R, 1 G, 2 B; the two greens of a Bayer cell are told apart by place alone.
+Colour ids here are 0 R, 1 G, 2 B; the two greens of a Bayer cell differ only in place.
 """
 
 from __future__ import annotations

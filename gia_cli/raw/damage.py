@@ -1,6 +1,6 @@
 """Signs in a decoded mosaic that its file was damaged, where the decoder has not noticed.
 
-A decoder that finds no data leaves zeros, or goes on with the last value that it had. A sensor does
+A decoder that finds no data leaves zeros, or repeats the last value that it had. A sensor does
 neither: its noise reaches every row.
 """
 

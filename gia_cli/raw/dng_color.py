@@ -210,8 +210,8 @@ class CameraColors:
             to_d50 = at.forward @ np.diag(1 / model.sum(axis=1)) @ model
             balanced = np.linalg.inv(adaptation(_D50, D65) @ to_d50)
             return np.diag(response) @ balanced
-        # One matrix tells of one light: what is balanced for another is taken for that one, as
-        # LibRaw does. Two tell of the light itself.
+        # One matrix describes one light: what is balanced for another is taken for that one, as
+        # LibRaw does. Two are mixed for the light itself.
         white = self.calibrations[0].white if len(self.calibrations) == 1 else light
         return self._actual(at) @ at.color @ adaptation(D65, white)
 

@@ -55,7 +55,7 @@ class Levels:
                     f"to {_MAX_DN - 1}."
                 )
             if self.white is not None and self.white <= max(self.black):
-                raise UsageError("The white level must lie above the black level.")
+                raise UsageError("The white level must be above the black level.")
         if self.white is not None and not 0 < self.white <= _MAX_DN:
             raise UsageError(f"A white level is a number from 1 to {_MAX_DN}.")
 
@@ -83,7 +83,7 @@ class Levels:
             values = tuple(map(float, parts.split(",") if isinstance(parts, str) else parts))
         except ValueError:
             raise UsageError(
-                f"'{black}' is no black level.", hint="Give 512 or 512,514,511."
+                f"'{black}' is not a black level.", hint="Give 512 or 512,514,511."
             ) from None
         return cls(values, white)
 

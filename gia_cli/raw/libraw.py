@@ -175,7 +175,7 @@ def _refuse_size(path: Path, raw: rawpy.RawPy, max_memory: int | None) -> None:
     photosites = raw.sizes.raw_height * raw.sizes.raw_width
     needed = _READING_BYTES * photosites
     size = f"{path} says it has {photosites / 1e6:.0f} million photosites"
-    takes = f"to read them takes {needed / 1e6:.0f} MB"
+    takes = f"reading them takes {needed / 1e6:.0f} MB"
     if max_memory is not None and needed > max_memory:
         raise OutOfMemoryError(f"{size}; {takes}, more than {max_memory / 1e6:.0f} MB.")
     if path.stat().st_size * 8 < _LEAST_BITS * photosites:

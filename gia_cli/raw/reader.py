@@ -84,7 +84,7 @@ class RawFrame:
     """(3,) float32; gains that make daylight neutral, green 1; None for an unknown camera."""
     xyz_to_camera: NDArray[np.float32] | None
     """(3, 3) float32; LibRaw's colour matrix, or for a camera that it does not know what the tags
-    of its DNG make of one for the light of the photo; None where nobody knows."""
+    of its DNG make of one for the light of the photo; None where it is not known."""
     flip: int
     """LibRaw's orientation: 0 none, 3 half turn, 5 a quarter left, 6 a quarter right."""
     shot: ShotInfo
@@ -112,7 +112,7 @@ def read_raw(
     ----------
     path : Path
     levels : Levels
-        Black and white levels to go by instead of the file's.
+        Black and white levels to use instead of the file's.
     max_memory : int, optional
         Bytes that this process may hold; by default what is free.
 
@@ -249,7 +249,7 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
     cell = color_ids[:period, :period]
     black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
     if is_damaged(mosaic, float(black.min()), float(raw.white_level)):
-        raise DamagedFileError(f"{path} is corrupted: parts of it decode to nothing.")
+        raise DamagedFileError(f"{path} is corrupted: parts of it hold no picture.")
     scale = 1
     by_tags = None if tags is None else _black_of_tags(tags, raw)
     given = stated_black(levels, kind, phase)
@@ -262,7 +262,7 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
     if (white <= black).any():
         raise DamagedFileError(
             f"{path} states a white level that is not above its black level.",
-            hint="State levels of your own with --black-level and --white-level.",
+            hint="Set the levels with --black-level and --white-level.",
         )
     notes = [_KNOWN_BY_SIZE] if is_known_by_size_only(path, raw) else []
     if given is None and (border := _border_black(raw, tags)) is not None:
@@ -270,7 +270,7 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
         if contradicts(border, by_file, white / scale):
             notes.append(
                 f"the file states a black level of {by_file.mean():.4g}, but the covered border of "
-                f"the sensor has {border:.4g}; --black-level {border:.4g} goes by that."
+                f"the sensor has {border:.4g}; --black-level {border:.4g} uses that."
             )
     colors = CameraColors.from_tags(directories, _matrix(raw))
     as_shot, daylight, matrix = _colors(directories, raw, colors)
@@ -294,7 +294,7 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
 
 
 _KNOWN_BY_SIZE = (
-    "nothing in the file says what it is; LibRaw takes it for a RAW photo by its size alone."
+    "the file does not say what it is; LibRaw takes it for a RAW photo because of its size."
 )
 
 

@@ -1,6 +1,6 @@
 """The eight ways to lay a mosaic: flips and the transpose.
 
-A flipped mosaic starts in another phase of its colour filter array, which is found anew: geometry
+A flipped mosaic starts in another phase of its colour filter array, which is found again: geometry
 stays true, unlike with flipped planes, whose colours would sit on the wrong side of their cell.
 """
 

@@ -1,1 +1,1 @@
-"""A photograph as a night photo's RAW file."""
+"""A photograph as the RAW file of a short exposure."""

@@ -1,4 +1,4 @@
-"""Many pictures to a data set with SID's folders, names and lists, which can be gone on with."""
+"""Many pictures to a data set with SID's folders, names and lists; it can be extended later."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ from gia_cli.simulation.sensor import CAMERAS, SceneSettings, scaled, sid_scenes
 
 _LEAST_DEALT = 3  # pictures from which on no list with a share stays empty
 _FOREIGN_HINT = (
-    "So it is not known which pictures the tree was made of: choose another --out, or "
-    "--on-exists overwrite to make it anew."
+    "So the tree's pictures are not known: choose another --out, or --on-exists overwrite to make "
+    "it again."
 )
 _MOST_NAMED = 5  # pictures in a message
 
@@ -100,11 +100,11 @@ def simulate_tree(
     (``Sony_train_list.txt``, ...) lie in `tree` itself, and so does its plan
     (``Sony_simulation.json``, see `simulation.manifest`): which picture became which scene, how.
 
-    With `on_exists` "skip" the tree goes on as the plan has it: what an interrupted run left out is
+    With `on_exists` "skip" the tree is continued by its plan: what an interrupted run left out is
     made, and pictures that the plan does not know get new numbers and are dealt out so that the
     whole tree has its shares. In a tree without a plan, files are only kept if this run would have
     written the same, byte for byte. With "overwrite" the files and lists of the plan that is there
-    are removed, and all begins anew.
+    are removed, and everything starts again.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def simulate_tree(
     options : TreeOptions, optional
     progress : Progress
     on_result : function
-        Hears of each picture when its files are written, or it has failed.
+        Receives each picture when its files are written, or it has failed.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def _check_tree(options: TreeOptions) -> None:
     for option, share in (("--test-share", options.test_share), ("--val-share", options.val_share)):
         check_range(option, share, 0, 1)
     if options.test_share + options.val_share > 1:
-        raise UsageError("--test-share and --val-share are more than 1 together.", hint=HELP)
+        raise UsageError("--test-share and --val-share add up to more than 1.", hint=HELP)
     sid_ratios = sorted({ratio for scene in sid_scenes() for ratio in scene.ratios})
     ratios = options.ratios or sid_ratios
     times = [time_name(options.exposure.long_exposure_s / ratio) for ratio in ratios]
@@ -208,7 +208,7 @@ def _plan_options(options: TreeOptions) -> dict[str, Any]:
 
 
 def _known_plan(tree: Path, options: TreeOptions) -> TreePlan:
-    """Read the plan of a tree that is to be gone on with; an empty one where all begins anew."""
+    """Read the plan of a tree that is to be continued; an empty one where all starts again."""
     own = _plan_options(options)
     known = None
     if options.exposure.on_exists != "overwrite":
@@ -223,8 +223,8 @@ def _known_plan(tree: Path, options: TreeOptions) -> TreePlan:
     if differing:
         raise UsageError(
             f"{tree} was made with other options: {'; '.join(differing)}.",
-            hint="Give the tree's own options to go on with it, another --out for another tree, "
-            "or --on-exists overwrite to make it anew.",
+            hint="Use the tree's options to continue it, another --out for another tree, or "
+            "--on-exists overwrite to make it again.",
         )
     return known
 
@@ -244,7 +244,7 @@ def _plan(
 ) -> _Planned:
     """Find the pictures on the plan, and give those that are new a number, a list and a scene."""
     looks: dict[str, tuple[Path, Picture]] = {}  # by path: a picture may be named in two ways
-    progress.stage("looking at the pictures", len(photos))
+    progress.stage("reading the pictures", len(photos))
     for photo in photos:
         look = fingerprint(photo, tree)
         looks.setdefault(look.path, (photo, look))
@@ -262,7 +262,7 @@ def _plan(
             _check_list(sources[index], pictures[place], options)
     if len(pictures) + len(new) > MOST_SCENES:
         raise UsageError(
-            f"{len(pictures) + len(new)} pictures are more than SID's names can number "
+            f"{len(pictures) + len(new)} pictures are more than SID's names have numbers for "
             f"({MOST_SCENES}).",
             hint="Make several trees.",
         )
@@ -286,7 +286,7 @@ def _check_list(photo: Path, picture: Picture, options: TreeOptions) -> None:
     """Refuse to lay a picture on a second list: what is trained on must not be measured on."""
     if options.split not in ("auto", split_of(picture.scene)):
         raise UsageError(
-            f"{photo} is on the tree's {split_of(picture.scene)} list already, as scene "
+            f"{photo} is already on the tree's {split_of(picture.scene)} list, as scene "
             f"{picture.scene}.",
             hint="Leave it out, or choose another --out.",
         )
@@ -335,7 +335,7 @@ def _plan_scene(
     photo: Path, place: int, number: str, tree: Path, options: TreeOptions
 ) -> _PlannedScene:
     exposure, ending = options.exposure, ENDINGS[options.exposure.camera]
-    # A generator of its own for each picture: its scene does not hang on the others'.
+    # A generator of its own for each picture: its scene does not depend on the others'.
     rng = np.random.default_rng([exposure.seed, place])
     drawn = sid_scenes()[int(rng.integers(len(sid_scenes())))]
     ratios = options.ratios or tuple(sorted(set(drawn.ratios)))
@@ -366,9 +366,9 @@ def _refuse_changed(changed: list[_PlannedScene]) -> None:
         names = ", ".join(str(result.source) for result in stale[:_MOST_NAMED])
         more = f" and {len(stale) - _MOST_NAMED} more" if stale[_MOST_NAMED:] else ""
         raise DataError(
-            f"The tree was made of other pictures of the names {names}{more}.",
-            hint="Bring the pictures back as they were, give the new ones other names, or make "
-            "the tree anew with --on-exists overwrite.",
+            f"The tree was made from other pictures named {names}{more}.",
+            hint="Restore the old pictures, rename the new ones, or make the tree again with "
+            "--on-exists overwrite.",
         )
 
 
@@ -377,16 +377,16 @@ def _refuse_foreign(
 ) -> None:
     """Refuse files that no plan knows, unless they are what would be written now.
 
-    A tree of an earlier version has no plan, and a name tells nothing of the picture behind it.
+    A tree of an earlier version has no plan, and a name says nothing about the picture behind it.
     """
     there = [scene for scene in scenes if existing(scene.result.files, "skip")]
     if there:
-        progress.stage("comparing with what is there", len(there))
+        progress.stage("comparing with existing files", len(there))
     for scene in there:
         for path in _foreign_files(scene, options):
             raise DataError(
-                f"{path} is there already, and is not what {scene.result.source} becomes with "
-                "these options.",
+                f"{path} already exists, and differs from what these options make from "
+                f"{scene.result.source}.",
                 hint=_FOREIGN_HINT,
             )
         progress.advance()
@@ -419,7 +419,7 @@ def _same_bytes(first: Path, second: Path) -> bool:
 
 
 def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progress) -> None:
-    """Remove what is to be made anew, and all else that the tree's old plan made.
+    """Remove what is to be made again, and everything else that the tree's old plan made.
 
     All of it before the new plan is there: that must not vouch for files of the old one, should
     this run be interrupted.
@@ -427,7 +427,7 @@ def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progr
     doomed = {path for path in wanted if path.exists()}
     others = _made_by_plan(tree, options) - doomed
     if others:
-        progress.note(f"{len(others)} other files of the tree's old plan are removed.")
+        progress.note(f"{len(others)} other files of the tree's old plan were removed.")
     for path in doomed | others:
         try:
             path.unlink(missing_ok=True)

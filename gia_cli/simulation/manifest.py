@@ -22,8 +22,7 @@ from gia_cli.files import atomic_file
 _FORMAT = 1
 _SCENE = re.compile(r"[0-2][0-9]{4}")
 _BROKEN_HINT = (
-    "Bring back the file as it was, choose another --out, or make the tree anew with "
-    "--on-exists overwrite."
+    "Restore the file, choose another --out, or make the tree again with --on-exists overwrite."
 )
 
 
@@ -36,7 +35,7 @@ class Picture:
     digest: str | None
     """Of its bytes; None where they could not be read."""
     scene: str = ""
-    """SID's five digits; the first tells the list."""
+    """SID's five digits; the first stands for the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ def read_plan(path: Path) -> TreePlan | None:
         )
         return TreePlan(dict(record["options"]), pictures)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no plan of gia simulate's.", hint=_BROKEN_HINT) from error
+        raise DataError(f"{path} is not a plan of gia simulate.", hint=_BROKEN_HINT) from error
 
 
 def _scene(text: str) -> str:

@@ -14,7 +14,7 @@ The numbers, with their sources, lie in ``calibration/noise.json``:
 - Sony A7S II: Feng et al., *Learnability Enhancement for Low-light Raw Denoising*, ACM MM 2022,
   who took thousands of dark frames at each ISO setting; their tables state values, not regressions.
 - Five cameras as ELD published them, by regressions over ln K.
-- Fujifilm X-T2: an estimate, jittered widely, because nobody calibrated it at low light.
+- Fujifilm X-T2: an estimate, jittered widely, because there is no calibration of it at low light.
 """
 
 from __future__ import annotations

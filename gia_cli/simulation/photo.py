@@ -1,4 +1,4 @@
-"""A photograph to the RAW file that a camera would have recorded at night.
+"""A photograph to the RAW file that a camera would have recorded in near darkness.
 
 The physics is in `simulation.sensor`; many photographs become a data set in `simulation.dataset`.
 """
@@ -46,7 +46,7 @@ _PREVIEW_SIDE = 160
 _WB_RANGE = (0.2, 12.0)  # files hold 60 times the smallest gain
 _LIBRAW_MAXIMUM_SHARE = 0.74  # LibRaw's 0.75, and a margin for its rounding
 _SHORTEST_S = 1e-5  # EXIF, as it is written here, holds microseconds
-_LENS = "simulated by gia"  # so that nobody takes these for a camera's own
+_LENS = "simulated by gia"  # so that these are not taken for a camera's own
 HELP = "See 'gia simulate --help'."
 _EXISTS_HINT = "Use --on-exists overwrite or skip, or another name."
 
@@ -89,7 +89,7 @@ def simulate_photo(
     options: SimulateOptions | None = None,
     progress: Progress = SILENT,
 ) -> Simulated:
-    """Photograph a picture again, at night: a short exposure and, beside it, a long one.
+    """Simulate a short exposure of a picture and, beside it, a long one.
 
     Parameters
     ----------
@@ -134,9 +134,9 @@ def simulate_photo(
     mosaic = picture_mosaic(photo, scene.wb, options)
     if CAMERAS[options.camera].kind == "xtrans" and min(mosaic.shape) < XTRANS_RENDER_SIDE:
         progress.note(
-            f"{photo.name}: LibRaw cannot render X-Trans photos with a side under "
-            f"{XTRANS_RENDER_SIDE} photosites, as these with {min(mosaic.shape)}; "
-            "gia enhance can."
+            f"{photo.name}: LibRaw cannot render X-Trans photos with fewer than "
+            f"{XTRANS_RENDER_SIDE} photosites a side (these have {min(mosaic.shape)}); gia enhance "
+            "can."
         )
     photograph(mosaic, result, options, np.random.default_rng(options.seed), progress)
     return result
@@ -148,7 +148,7 @@ def check_options(options: SimulateOptions) -> None:
     if options.iso not in settings:
         raise UsageError(
             f"The {options.camera}'s noise is not known at ISO {options.iso}.",
-            hint=f"Take one of {', '.join(map(str, settings))}.",
+            hint=f"Choose one of {', '.join(map(str, settings))}.",
         )
     check_range("--ratio", options.ratio, 1, 100_000)
     check_range("--ev", options.ev, -10, 10)
@@ -170,7 +170,7 @@ def check_range(option: str, value: float, lowest: float, highest: float) -> Non
     """Refuse a number outside its range; NaN lies in none."""
     if not lowest <= value <= highest:  # NaN too
         raise UsageError(
-            f"{option} must lie between {lowest:g} and {highest:g}, not {value:g}.", hint=HELP
+            f"{option} must be between {lowest:g} and {highest:g}, not {value:g}.", hint=HELP
         )
 
 
@@ -187,7 +187,7 @@ def existing(files: Iterable[Path], on_exists: OnExists) -> tuple[Path, ...]:
     """Find the files that are there; refuse if there are any and that is an error."""
     there = tuple(path for path in files if path.exists())
     if there and on_exists == "error":
-        raise OutputExistsError(f"{there[0]} exists already.", hint=_EXISTS_HINT)
+        raise OutputExistsError(f"{there[0]} already exists.", hint=_EXISTS_HINT)
     return there
 
 
@@ -208,8 +208,8 @@ def picture_mosaic(path: Path, wb: WhiteBalance, options: SimulateOptions) -> ND
     height, width = (side // factor // period * period for side in photo.shape[:2])
     if min(height, width) < _LEAST_SIDE:
         raise DataError(
-            f"{path} is too small: {height}x{width} photosites, where {_LEAST_SIDE} a side are "
-            "needed.",
+            f"{path} is too small: it gives {height}x{width} photosites, but {_LEAST_SIDE} a side "
+            "are needed.",
             hint="Use a larger picture, or a smaller --shrink.",
         )
     mosaic = np.empty((height, width), np.float32)
@@ -230,7 +230,7 @@ def photograph(
 ) -> None:
     """Write the exposures of one scene, all by the same body: its black is one wrong.
 
-    Each has a generator of its own, so that it does not hang on which others are there already.
+    Each has a generator of its own, so that it does not depend on which others are there already.
     """
     noise = CAMERAS[options.camera].noise(taken.scene.iso, rng)
     exposures = [(taken.long, 1.0), *zip(taken.shorts, taken.ratios, strict=True)]

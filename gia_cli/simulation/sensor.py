@@ -1,4 +1,4 @@
-"""A sensor at night, and the scenes of SID.
+"""A sensor in near darkness, and the scenes of SID.
 
 The physics of the training data: undo the photograph's curve and colours, lay the camera's filters
 over it, take away the light, add the sensor's noise. Source of the noise: see `simulation.noise`.
@@ -131,7 +131,7 @@ def _black_errors(kind: CfaKind, noise: SensorNoise) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class SceneSettings:
-    """The circumstances of a night photo."""
+    """The circumstances of a simulated short exposure."""
 
     iso: int
     ratio: float

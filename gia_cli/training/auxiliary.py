@@ -71,16 +71,15 @@ def _with_targets(vector: Tensor, auxiliary: Tensor) -> Tensor:
     """Put known targets, (N, AUXILIARY), in the place of the vector's first numbers."""
     count = auxiliary.shape[1]
     truth = ((auxiliary - 0.5) / VECTOR_GAIN).to(vector)
-    told = torch.where(truth.isnan(), vector[:, :count], truth)
-    return torch.cat([told, vector[:, count:]], dim=1)
+    numbers = torch.where(truth.isnan(), vector[:, :count], truth)
+    return torch.cat([numbers, vector[:, count:]], dim=1)
 
 
 def auxiliary_loss(vector: Tensor, auxiliary: Tensor) -> Tensor:
-    """Mean squared error of what the vector's first numbers tell of the auxiliary targets.
+    """Mean squared error of the auxiliary targets as the vector's first numbers estimate them.
 
-    So the vector learns what it is for from the truth itself, and not from what little of it gets
-    through the noise of a picture's loss. Real photos' targets are unknown, and NaN: they do not
-    count.
+    The vector learns these from the truth itself, because a picture's loss carries only a weak
+    signal of them. The targets of real photos are unknown (NaN) and do not count.
 
     Parameters
     ----------
@@ -89,8 +88,8 @@ def auxiliary_loss(vector: Tensor, auxiliary: Tensor) -> Tensor:
         See `auxiliary_targets`.
     """
     is_known = ~auxiliary.isnan()
-    told = 0.5 + VECTOR_GAIN * vector[:, : auxiliary.shape[1]].float()
-    errors = torch.where(is_known, told - auxiliary.nan_to_num(), 0)
+    estimated = 0.5 + VECTOR_GAIN * vector[:, : auxiliary.shape[1]].float()
+    errors = torch.where(is_known, estimated - auxiliary.nan_to_num(), 0)
     return errors.square().sum() / is_known.sum().clamp(min=1)
 
 
@@ -112,8 +111,8 @@ class Trainee(nn.Module):
         """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
 
         A network with coarse levels goes without its top `cut` skips (skip-connection dropout).
-        The true auxiliary targets, (N, AUXILIARY), go up instead of the vector's own, where they
-        are given and known (teacher forcing).
+        Where the true auxiliary targets, (N, AUXILIARY), are passed and known, the decoder gets
+        them instead of the vector's own estimates (teacher forcing).
         """
         levels: list[Tensor] | None = [] if self.heads is not None else None
         features = self.network.encode(planes)
@@ -122,8 +121,8 @@ class Trainee(nn.Module):
         vector = None
         if isinstance(self.network, GiaNet):
             vector = self.network.gia.vector(group_mean(features[-1], group))
-            told = vector if auxiliary is None else _with_targets(vector, auxiliary)
-            picture = self.network.decode(features, self.network.gia.spread(told), levels)
+            used = vector if auxiliary is None else _with_targets(vector, auxiliary)
+            picture = self.network.decode(features, self.network.gia.spread(used), levels)
         else:
             picture = self.network.finish(features, group, levels)
         depth = [] if self.heads is None or levels is None else self.heads(levels)

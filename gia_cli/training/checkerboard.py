@@ -56,7 +56,7 @@ def reduce_checkerboard(config: CheckerboardConfig, progress: Progress = SILENT)
     ----------
     config : CheckerboardConfig
     progress : Progress
-        Hears of a stage "fitting" with a step for each scene.
+        Receives a stage "fitting" with a step for each scene.
 
     Returns
     -------
@@ -84,8 +84,8 @@ def reduce_checkerboard(config: CheckerboardConfig, progress: Progress = SILENT)
     refit(network, moments)
     if info.fusion is not None:
         progress.note(
-            "How far the sensor is trusted beside the network was learned with the old last layer "
-            "and is left out: 'gia weights calibrate' learns it anew."
+            "The fusion shares were learned with the old last layer and are left out: 'gia weights "
+            "calibrate' learns new ones."
         )
     made = {"from": origin(info), "scenes": config.scenes, "block": _BLOCK, "weight": _WEIGHT}
     return save_derived(

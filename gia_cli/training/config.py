@@ -62,7 +62,7 @@ class Recipe:
     """Whether the loss sees the picture fused with the measurement; see `fused_picture`."""
 
 
-# For a few cores: small crops, several of one photo, so that their common vector tells of more than
+# For a few cores: small crops, several of one photo, so that their common vector knows more than
 # each crop sees itself.
 _SMALL_RECIPE = Recipe(
     crops=CropOptions(
@@ -136,7 +136,7 @@ class TrainConfig:
     budget_s: float | None = None
     """Train this many seconds instead of a number of steps."""
     white_balance: WhiteBalanceMode = "learned"
-    """Whether the network is given the photo's white balance."""
+    """Whether the network gets the photo's white balance."""
     init_from: str | None = None
     """Weights to start from, of either colour filter array."""
     seed: int = 0
@@ -186,14 +186,15 @@ class TrainConfig:
             weight = self.changes.get(name, 0.0)
             if not 0 <= weight < math.inf:
                 option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option} must not be negative, not {weight:g}.", hint=HELP)
+                raise UsageError(f"{option} must be 0 or more, not {weight:g}.", hint=HELP)
         if self.workers < 0:
-            raise UsageError(f"--workers must not be negative, not {self.workers}.", hint=HELP)
+            raise UsageError(f"--workers must be 0 or more, not {self.workers}.", hint=HELP)
         if not 0 <= self.seed < 2**63:
-            raise UsageError(f"--seed must lie between 0 and 2^63, not {self.seed}.", hint=HELP)
+            raise UsageError(f"--seed must be between 0 and 2^63, not {self.seed}.", hint=HELP)
         if self.validation_sources and self.data is not None:
             raise UsageError(
-                "--validate-on is for photographs; a data set has a list of its own.", hint=HELP
+                "--validate-on is for photographs; a data set has its own validation list.",
+                hint=HELP,
             )
         if self.sides is not None:
             self._check_sides(*self.sides)
@@ -204,9 +205,9 @@ class TrainConfig:
         multiple = RECIPES[self.recipe].crops.multiple
         if largest // multiple * multiple < smallest:
             raise UsageError(
-                f"--sides {smallest}-{largest} holds no multiple of {multiple}, as the recipe "
-                f"'{self.recipe}' draws them.",
-                hint=f"Such as --sides {-(-smallest // multiple) * multiple}.",
+                f"--sides {smallest}-{largest} contains no multiple of {multiple}, which the "
+                f"recipe '{self.recipe}' needs.",
+                hint=f"Use for example --sides {-(-smallest // multiple) * multiple}.",
             )
 
     @property

@@ -1,6 +1,6 @@
 """Several processes that train one network: who am I, and let us agree.
 
-``torchrun`` starts them and tells each its number in the environment; without it there is one.
+``torchrun`` starts them and passes each its number in the environment; without it there is one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fusion in the training loop: the network learns what the measurement cannot tell.
+"""Fusion in the training loop: the network learns what the measurement cannot show.
 
 What a picture becomes is computed by `imaging.fusion` itself, so that training and use cannot
 drift apart; how the network is to change follows from the same bands in torch. There the sensor

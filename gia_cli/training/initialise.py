@@ -1,4 +1,4 @@
-"""Weights to start training from: drawn, and wired so that what must be heard can be heard."""
+"""Weights to start training from: drawn at random, with a path from the vector to the output."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def _scale_weight(conv: nn.Module, factor: float) -> None:
     conv.get_parameter("weight").data.mul_(factor)
 
 
-# ---------------------------------------------------------------- the vector's way up
+# ---------------------------------------------------------------- the vector's identity path
 
 
 @torch.no_grad()
 def init_identity_path(network: GiaNet, count: int) -> None:
-    """Give the vector's first numbers channels of their own all the way up; in place.
+    """Give the vector's first numbers channels of their own through the whole decoder; in place.
 
-    What the vector says enters in the bottleneck, below eight convolutions that, in a network whose
-    depth sleeps, pass nothing on: nobody hears it, so nothing makes it say anything. Here its first
-    `count` numbers are copied, as ``0.5 + VECTOR_GAIN * number``, from level to level up to the
-    last one, where every convolution can read them. Each takes the place, at each level, of the
-    channel that seems to matter least. All of it is only where training starts: the convolutions
-    stay the paper's, and free to change.
+    The vector enters in the bottleneck, below eight convolutions. In a network whose deep levels
+    are inactive these pass nothing on, so the vector gets no gradient. Here its first `count`
+    numbers are copied, as ``0.5 + VECTOR_GAIN * number``, from level to level up to the last one,
+    where every convolution can read them. Each takes the place, at each level, of the channel that
+    seems to matter least. All of it is only where training starts: the convolutions stay the
+    paper's, and free to change.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def init_identity_path(network: GiaNet, count: int) -> None:
 
 @torch.no_grad()
 def fit_vector(network: GiaNet, means: Tensor, targets: Tensor) -> None:
-    """Let the vector's first numbers tell the targets as well as a linear map can; in place.
+    """Fit the vector's first numbers to the targets as well as a linear map can; in place.
 
     By ridge regression, in one go: what Adam would need thousands of steps for.
 
@@ -116,12 +116,12 @@ def fit_vector(network: GiaNet, means: Tensor, targets: Tensor) -> None:
         Scenes of which one is unknown, NaN, are left out.
     """
     is_known = ~targets.isnan().any(dim=1)
-    weights, told = ridge(means[is_known], targets[is_known], _RIDGE)
+    weights, intercept = ridge(means[is_known], targets[is_known], _RIDGE)
     count = targets.shape[1]
     shrink = network.gia.shrink
     shrink.weight[:count, :, 0, 0] = (weights / VECTOR_GAIN).to(shrink.weight)
     assert shrink.bias is not None
-    shrink.bias[:count] = ((told - 0.5) / VECTOR_GAIN).to(shrink.bias)
+    shrink.bias[:count] = ((intercept - 0.5) / VECTOR_GAIN).to(shrink.bias)
 
 
 def ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:

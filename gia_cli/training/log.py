@@ -28,7 +28,7 @@ _GAP = 4
 
 
 class TrainLog:
-    """Writes a run's log; a resumed run goes on behind the step it starts from.
+    """Writes a run's log; a resumed run continues after the step it starts from.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class TrainLog:
                 self._tensorboard.add_scalar(name, value, step)
 
     def draw(self) -> None:
-        """Draw the curves anew."""
+        """Draw the curves again."""
         if _has_matplotlib():
             draw_curves(self.rows, self.run / CURVES)
 

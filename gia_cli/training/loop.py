@@ -1,7 +1,8 @@
 """Training: one visible loop, from photographs or SID to weights, resumable to the bit.
 
 A run lives in a folder: ``config.json`` (what was asked), ``checkpoint.pt`` (all that is needed to
-go on), ``log.jsonl``, ``curves.png``, ``validation/``. The same command starts it and resumes it.
+continue), ``log.jsonl``, ``curves.png``, ``validation/``. The same command starts it and resumes
+it.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ class TrainResult:
 
 
 def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
-    """Train until the steps or the time are used up; go on from the checkpoint if there is one.
+    """Train until the steps or the time are used up; continue from the checkpoint if there is one.
 
     Parameters
     ----------
     config : TrainConfig
     progress : Progress
-        Hears of the stages "decoding" and "training", of the loss, and of what is left out.
+        Receives the stages "decoding" and "training", the loss, and what is left out.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
     RunError
         The run folder holds another run.
     DivergedError
-        The loss is no longer a number.
+        The loss is no longer a finite number.
     Interrupted
         By Ctrl-C or SIGTERM; a checkpoint has been written.
     OutOfMemoryError
@@ -105,14 +106,14 @@ def _explained(error: RuntimeError, job: Job) -> Exception:
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemoryError(
             f"The {job.device} has too little memory for these crops.",
-            hint="Give smaller --sides or fewer --crops-per-photo; a new --run folder for them.",
+            hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
         )
     if "DataLoader worker" in str(error):
         if job.ranks.world == 1:
             save_checkpoint(job)  # it died between two steps
         return DataError(
-            "A process that makes crops has died, perhaps for want of memory.",
-            hint="The same command goes on; --workers 0 needs the least.",
+            "A process that makes crops has died, perhaps because memory ran out.",
+            hint="Run the same command to resume; --workers 0 needs the least memory.",
         )
     return error
 
@@ -154,7 +155,7 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
             _validate(job, log, progress)
         if stopped:
             raise Interrupted(
-                f"Stopped at step {state.step}.", hint="The same command goes on from there."
+                f"Stopped at step {state.step}.", hint="Run the same command to resume."
             )
     if meter.losses:
         _report(job, meter, lr, log, progress)
@@ -182,7 +183,7 @@ class _Meter:
         self.images += images
 
     def read(self) -> tuple[dict[str, float], float]:
-        """Return the mean losses and images per second, and start anew."""
+        """Return the mean losses and images per second, and start again."""
         means = {
             name: float(torch.stack([losses[name] for losses in self.losses]).mean())
             for name in self.losses[0]
@@ -282,11 +283,11 @@ def draw_skip_dropout(recipe: Recipe, seed: int, step: int, done: float) -> int:
 
 
 def is_teacher_forced(recipe: Recipe, seed: int, step: int, done: float) -> bool:
-    """Draw whether the network is given the true targets in a step, instead of its own vector's.
+    """Draw whether a step uses the true auxiliary targets instead of the vector's own estimates.
 
-    Nobody heeds a vector that tells little, and what nobody heeds learns little. So at first the
-    way up gets the truth, and the decoder learns what it is good for; the share of such steps falls
-    from one to none at `Recipe.teacher_forcing_until`, as the vector learns to tell it by itself.
+    A decoder ignores a vector that says little, and an ignored vector learns little. So at first
+    the decoder gets the true targets and learns to use them. The share of such steps falls from one
+    to none at `Recipe.teacher_forcing_until`, while the vector learns to estimate them.
 
     Returns
     -------
@@ -324,8 +325,8 @@ def _validate(job: Job, log: TrainLog | None, progress: Progress) -> float:
     named = {f"validation_psnr/{source}": value for source, value in of_source.items()}
     log.add(job.state.step, validation_psnr=score, **named)
     if named:
-        told = ", ".join(f"{source} {value:.2f}" for source, value in of_source.items())
-        progress.detail(f"step {job.state.step}: validation {score:.2f} dB ({told})")
+        listed = ", ".join(f"{source} {value:.2f}" for source, value in of_source.items())
+        progress.detail(f"step {job.state.step}: validation {score:.2f} dB ({listed})")
     try:
         folder = job.config.run / "validation"
         folder.mkdir(exist_ok=True)
@@ -370,7 +371,7 @@ class _Stop:
     def is_set(self, clock: Clock) -> bool:
         """Agree with the other processes, now and then: each exchange costs a round trip.
 
-        By time, not by steps: torchrun gives a process that it has told to stop half a minute.
+        By time, not by steps: torchrun gives a process half a minute to stop.
         """
         if clock.ranks.world == 1:
             return self.asked
@@ -382,7 +383,7 @@ def _stop_flag() -> Iterator[_Stop]:
     stop = _Stop()
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: nobody sends signals here
+    except ValueError:  # not the main thread: no signals arrive here
         yield stop
         return
     try:

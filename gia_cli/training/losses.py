@@ -156,7 +156,7 @@ def make_loss(name: LossName, *, vgg: Path | None = None) -> Loss:
             )
         return plain[name]
     if name != "zamir":
-        raise UsageError(f"There is no loss '{name}'.", hint="There are l1, l2, joint and zamir.")
+        raise UsageError(f"There is no loss '{name}'.", hint="Choose l1, l2, joint or zamir.")
     if vgg is None:
         raise UsageError(
             "The loss 'zamir' compares features of a VGG network and needs --vgg FILE.",

@@ -1,10 +1,9 @@
-"""Make a narrower GIA-Net of a trained one, to train on from.
+"""Make a narrower GIA-Net from a trained one, as a start for training.
 
-From layer to layer, on simulated exposures: of the trained network's channels those are kept that
-the others can best be told from (QR with column pivoting, each channel weighed by the weights that
-read it), and what makes them is fitted anew, by ridge regression from what the narrow network has
-made up to there. The vector keeps its length and its order, so what it tells of the scene goes on
-being told.
+From layer to layer, on simulated exposures: the channels are kept from which the others can best be
+predicted (QR with column pivoting, each channel weighed by the weights that read it). The layers
+that make them are refitted, by ridge regression from what the narrow network has made so far. The
+vector keeps its length and its order, and so its meaning.
 
 References
 ----------
@@ -77,7 +76,7 @@ def narrow(config: NarrowConfig, progress: Progress = SILENT) -> dict[str, Any]:
     ----------
     config : NarrowConfig
     progress : Progress
-        Hears of a stage "simulating" with a step for each scene and of one "narrowing" with a step
+        Receives a stage "simulating" with a step for each scene and one "narrowing" with a step
         for each layer, and details of how well each was fitted.
 
     Returns
@@ -97,8 +96,8 @@ def narrow(config: NarrowConfig, progress: Progress = SILENT) -> dict[str, Any]:
     width = config.width or wide.config.width // 2
     if not 0 < width < wide.config.width:
         raise UsageError(
-            f"'{info.name}' has {wide.config.width} channels at its first level; "
-            f"{width} would be no fewer, or none.",
+            f"'{info.name}' has {wide.config.width} channels at its first level; {width} is too "
+            "many, or none.",
             hint="Give a smaller --width.",
         )
     network = build(replace(wide.config, width=width)).requires_grad_(False)
@@ -113,9 +112,11 @@ def narrow(config: NarrowConfig, progress: Progress = SILENT) -> dict[str, Any]:
         progress.advance()
     progress.stage("narrowing", _LAYERS)
     Narrowing(wide, network, torch.from_numpy(np.stack(planes)), config.seed, progress).run()
-    told = {VECTOR_SUPERVISED: info.training.get(VECTOR_SUPERVISED, False)}
+    supervised = {VECTOR_SUPERVISED: info.training.get(VECTOR_SUPERVISED, False)}
     made = {"from": origin(info), "scenes": config.scenes, "seed": config.seed}
-    return save_derived(path, network, info, training=told, narrowing={**made, "gia": __version__})
+    return save_derived(
+        path, network, info, training=supervised, narrowing={**made, "gia": __version__}
+    )
 
 
 class Both(NamedTuple):
@@ -136,7 +137,7 @@ def through(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def choose(x: Tensor, weight: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """Choose the channels of (N, C, H, W) that tell most of the others; weight (C,).
+    """Choose the channels of (N, C, H, W) that best predict the others; weight (C,).
 
     Returns their numbers, (count,), in order.
     """
@@ -281,7 +282,7 @@ class Narrowing:
         self._progress.advance()
 
     def up_weight(self, step: int) -> Tensor:
-        """Weights of a way up, as (out, in, h, w)."""
+        """Weights of a transposed convolution, as (out, in, h, w)."""
         return self.weight(f"upsample.{step}").transpose(0, 1)
 
     def module(self, here: Both) -> Both:
@@ -307,10 +308,10 @@ class Narrowing:
         return Both(made, shown)
 
     def fit_vector(self, mean: Tensor, vector: Tensor) -> None:
-        """Let the narrow network's mean tell what the wide one's vector says."""
+        """Fit the narrow network's vector to the wide one's."""
         weight, bias = ridge(mean, vector, _VECTOR_RIDGE * len(mean))
-        told = mean.double() @ weight.T + bias
-        left = (vector - told).var(0)[:4] / vector.double().var(0)[:4]
+        estimated = mean.double() @ weight.T + bias
+        left = (vector - estimated).var(0)[:4] / vector.double().var(0)[:4]
         shares = ", ".join(f"{float(share):.3f}" for share in left)
         self._progress.detail(f"vector: unexplained of its first four numbers {shares}")
         shrink = self.narrow.gia.shrink

@@ -23,7 +23,7 @@ _HELP = "See 'gia train --help'."
 
 #: Crop sides in packed pixels of the recipes' rows: the fixed side and the range of the others. In
 #: the published recipes they are SID's and the paper's. The small recipe's grow in the second half
-#: beyond what a U-Net sees of a crop's middle at once: a global vector has nothing to tell before.
+#: beyond what a U-Net sees of a crop's middle at once: below that, a global vector can add nothing.
 CROP_SIDES = {"paper": (512, (512, 1024)), "small": (80, (48, 112))}
 LATE_SIDES = {"paper": None, "small": (128, (96, 160))}
 LATE_FROM = 0.5
@@ -54,9 +54,9 @@ def train_table(
         Data, recipe, seed, and the budget or steps of each row. ``base.run / slug`` becomes a
         row's run, ``base.run / "weights"`` holds what is exported, named by the rows' slugs.
     progress : Progress
-        Hears, beside what `train` tells, of rows that cannot be trained for want of VGG features.
+        Receives, beside what `train` reports, the rows left out because VGG features are missing.
     on_row : function, optional
-        Told of each row when it is done.
+        Called with each row when it is done.
     only : sequence of str
         Slugs of the rows to train, such as "gia-l1"; all of them if empty.
 
@@ -99,15 +99,11 @@ def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
     UsageError
     """
     if base.steps is None and base.budget_s is None and RECIPES[base.recipe].epochs is None:
-        raise UsageError("How long for each row? Give --budget or --steps.", hint=_HELP)
+        raise UsageError("--table needs a length for each row: --budget or --steps.", hint=_HELP)
     if "loss" in base.changes or base.sides is not None:
-        raise UsageError(
-            "A table's rows have their own losses and crops: no --loss, no --sides.", hint=_HELP
-        )
+        raise UsageError("--table sets losses and crops: leave out --loss and --sides.", hint=_HELP)
     if base.recipe == "finetune":
-        raise UsageError(
-            "A table's rows are trained from scratch: --recipe small or paper.", hint=_HELP
-        )
+        raise UsageError("--table trains from scratch: use --recipe small or paper.", hint=_HELP)
     assert row.network is not None
     return replace(
         base,

@@ -30,7 +30,7 @@ CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 def open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
     """Read the folder's checkpoint, if there is one, and check that it is this run's."""
     if not (run / CHECKPOINT).exists():
-        return None  # whatever was asked for before has left nothing to go on from
+        return None  # whatever was asked for before has left nothing to continue
     _check_same(run, read_config(run), asked, progress)
     return read_checkpoint(run)
 
@@ -59,7 +59,7 @@ def only_run_in(run: Path, ranks: Ranks) -> Iterator[None]:
 def _check_same(
     run: Path, there: dict[str, Any], asked: dict[str, Any], progress: Progress
 ) -> None:
-    """Refuse to go on with a run that was started otherwise; it may only become longer or shorter.
+    """Refuse to continue a run that was started with other options; only its length may change.
 
     The version may differ, for a run of many hours outlives it; what an older one did not know of
     is not compared, but what its recipe did not know of, it did not do. Data may have moved, but
@@ -121,13 +121,15 @@ def read_checkpoint(run: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise RunError(f"{run} has no checkpoint yet.", hint="Let it train for a while.") from None
+        raise RunError(
+            f"{run} has no checkpoint yet.", hint="Train it for a while first."
+        ) from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}.", hint="") from error
     except MemoryError:
         raise
     except Exception as error:  # torch.load raises whatever its unpickler and zip reader meet
-        raise RunError(f"{path} is damaged.", hint="Remove it to start the run anew.") from error
+        raise RunError(f"{path} is damaged.", hint="Remove it to start the run again.") from error
     return saved
 
 

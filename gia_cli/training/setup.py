@@ -154,7 +154,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     steps = config.steps
     if steps is None and config.budget_s is None:
         if recipe.epochs is None:
-            raise UsageError("How long? Give --steps N or --budget TIME.", hint=HELP)
+            raise UsageError("The run has no length: give --steps N or --budget TIME.", hint=HELP)
         steps = recipe.epochs * scenes
     asked = _identity(config, recipe, source, validation_source, ranks)
     saved = open_run(config.run, asked, progress)
@@ -170,7 +170,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     else:
         state.load_dict(saved)
         clock.earlier_s = saved["elapsed_s"]
-        progress.note(f"Going on from step {state.step} of {config.run}.")
+        progress.note(f"Resuming at step {state.step} of {config.run}.")
     # Only now, when nothing can be refused any more: a mistake must not claim the folder.
     claim_run(config.run, asked, ranks)
     model: nn.Module = state.trainee
@@ -250,26 +250,25 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
 
 
 def _shares(config: TrainConfig, recipe: Recipe) -> Shares | None:
-    """Find what the pictures are to be fused by: what the weights to start from bring along."""
+    """Find the shares that the pictures are fused with: those of the weights to start from."""
     if not recipe.fused:
         return None
     info = None if config.init_from is None else find_weights(config.init_from)
     if info is None or info.fusion is None or config.data is not None:
         raise UsageError(
-            "--fused is for photographs and --init-from weights that are fused themselves.",
-            hint="Make such with gia weights calibrate.",
+            "--fused needs --photos, and --init-from with weights that have fusion shares.",
+            hint="Make such weights with 'gia weights calibrate'.",
         )
     if config.white_balance != "as-shot" or config.net_config().input_floor is not None:
         raise UsageError(
-            "--fused is for networks that are given the white balance and see what lies below "
-            "black.",
+            "--fused needs a network that gets the white balance and sees values below black.",
             hint="Give --white-balance as-shot --no-clip-black.",
         )
     return info.fusion
 
 
 def _starts_supervised(config: TrainConfig) -> bool:
-    """Tell whether the vector of the weights to start from tells the auxiliary targets already."""
+    """Check whether the vector of the weights to start from estimates the auxiliary targets."""
     if config.init_from is None:
         return False
     info = find_weights(config.init_from)
@@ -327,8 +326,8 @@ def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
     if training == validation:
         progress.note(
-            f"{len(training)} photographs are too few to keep some for validation: its score will "
-            "say how well it remembers, not how well it generalizes."
+            f"{len(training)} photographs are too few to keep some for validation. The score is "
+            "then of training photographs, and does not show how well the network generalizes."
         )
     (drawn, own), floor = _balances(config), config.net_config().input_floor
     fused = config.full_recipe().fused
@@ -342,7 +341,7 @@ def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
 
 
 def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | None]:
-    """Say how the white balance is handed out in training and in validation; None for not."""
+    """Choose the white balance of training and of validation; None for weights that infer it."""
     if config.white_balance == "learned":
         return None, None
     return GivenBalance(), GivenBalance(changed_share=0)
@@ -373,7 +372,9 @@ def _fitting(crops: CropOptions, source: Source, kind: CfaKind, progress: Progre
             "The photos are too small to train on.",
             hint=f"They need at least {size} pixels a side.",
         )
-    progress.note(f"Crops are held at {largest} packed px a side: the photos give no more.")
+    progress.note(
+        f"Crops are limited to {largest} packed px a side: the photos are too small for more."
+    )
     held = replace(crops, sides=(min(crops.sides[0], largest), min(crops.sides[1], largest)))
     if held.late_sides is None:
         return held
@@ -394,9 +395,9 @@ def _without_unknown_targets(
         why = (
             "the network is too narrow"
             if source.has_auxiliary_targets
-            else "real photos' are unknown"
+            else "those of real photos are unknown"
         )
-        progress.note(f"The vector is not asked for the auxiliary targets: {why}.")
+        progress.note(f"Training without auxiliary targets: {why}.")
     return replace(recipe, auxiliary_weight=0.0, teacher_forcing_until=0.0)
 
 
@@ -419,7 +420,8 @@ def _validation_pairs(source: Source) -> list[Pair]:
     return pairs
 
 
-# ---------------------------------------------------------------- what the run folder is told
+# ---------------------------------------------------------------- what is written into the run
+# folder
 
 
 def _identity(
@@ -475,7 +477,8 @@ def save_checkpoint(job: Job) -> None:
     if not all(bool(x.isfinite().all()) for x in parameters):
         raise DivergedError(f"The weights are no longer finite at step {job.state.step}.")
     if job.ranks.is_first:
-        # In memory first: of a full disk torch's own writer would not tell in a way to be caught.
+        # In memory first: torch's own writer does not report a full disk in a way that can be
+        # caught.
         data = io.BytesIO()
         torch.save(job.state.to_dict(job.clock.elapsed()), data)
         with atomic_file(job.config.run / CHECKPOINT) as file:

@@ -94,7 +94,7 @@ def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
     original = row.get("quantized_from", row.get("quantised_from"))
     if row["encoding"] != "bt709":
         raise WeightsMismatchError(
-            f"The weights '{row['name']}' make {row['encoding']} pictures, not bt709."
+            f"The weights '{row['name']}' produce {row['encoding']} pictures, not bt709."
         )
     fusion = row.get("fusion")
     return WeightsInfo(
@@ -129,7 +129,7 @@ def find_weights(
     kind : "bayer" or "xtrans", optional
         The photo's array. Weights for the other one are refused.
     white_balance : "learned" or "as-shot", optional
-        What the network must be told of the light; by default whatever comes first.
+        Whether the network infers the light or gets the balance; by default whatever comes first.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def find_quantized(info: WeightsInfo) -> WeightsInfo:
 def shipped_quantized(info: WeightsInfo) -> WeightsInfo | None:
     """Find the shipped int8 weights that were made from given shipped ones; None if there are none.
 
-    What ships is told by its digest, wherever the file lies.
+    Shipped weights are recognised by their digest, wherever the file lies.
     """
     rows = list_weights()
     is_shipped = any(row.sha256 == info.sha256 for row in rows)
@@ -259,7 +259,7 @@ def _from_header(path: Path) -> WeightsInfo:
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
         raise WeightsMismatchError(
             f"{path} does not say what network it is for.",
-            hint="Only safetensors files made by gia do.",
+            hint="Use a safetensors file made by gia.",
         ) from error
 
 

@@ -100,7 +100,7 @@ def _promised_digests(path: Path) -> dict[str, str]:
         if not words or not _SHA256.fullmatch(words[0]):
             raise WeightsCorruptError(
                 f"{beside} does not begin with a SHA-256.",
-                hint=f"Write it anew with sha256sum, or remove it if {path.name} can be trusted.",
+                hint=f"Write it again with sha256sum, or remove it if {path.name} can be trusted.",
             )
         promises[beside.name] = words[0]
     return promises

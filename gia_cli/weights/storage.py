@@ -141,8 +141,8 @@ def load_network(info: WeightsInfo) -> Network:
     if info.quantized_from is not None:
         raise WeightsMismatchError(
             f"The weights '{info.name}' are int8, which torch does not run here.",
-            hint=f"Use those that they were made from, '{info.quantized_from.name}'; "
-            "'gia enhance' runs int8 with OpenVINO on the CPU.",
+            hint=f"Use the weights that they were made from, '{info.quantized_from.name}'; 'gia "
+            "enhance' runs int8 with OpenVINO on the CPU.",
         )
     import safetensors
     import safetensors.torch
@@ -183,14 +183,14 @@ def weights_path(folder: Path, name: str) -> Path:
         A name that is no file name.
     """
     if not name or Path(name).name != name:
-        raise UsageError(f"'{name}' is no name for weights.", hint="Use letters, digits and -.")
+        raise UsageError(f"'{name}' is not a name for weights.", hint="Use letters, digits and -.")
     return folder / f"{name}.safetensors"
 
 
 def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputExistsError` if weights are there that nobody gave up."""
+    """Raise `OutputExistsError` if weights are there and may not be replaced."""
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is already there.", hint="Use --overwrite.")
+        raise OutputExistsError(f"{path} already exists.", hint="Use --overwrite.")
 
 
 def save_weights(
@@ -250,7 +250,7 @@ def save_quantized(
     arrays : dict
         As `openvino_graph` takes them.
     original : WeightsInfo
-        What they were made from, whose facts the row takes over.
+        What they were made from, whose details the row takes over.
     **metadata
         Further fields of the row.
 

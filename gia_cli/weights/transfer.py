@@ -32,10 +32,10 @@ def transfer(
 
     Only the layers that read the planes, and the last one, which writes the shuffled picture,
     depend on the array. They are translated: the weights for a colour are shared out evenly among
-    its planes, and those of the sub-pixels interpolated. Where one network is given the white
+    its planes, and those of the sub-pixels interpolated. Where one network gets the white
     balance and the other is not, the weights for a colour are divided or multiplied by its usual
     gain, so that the usual light looks the same to both (DnCNN and RIDNet, which add the planes
-    to what they make of them, have that to learn anew).
+    to what they make of them, have to learn that again).
 
     GIA-Net and SID-Net start from one another: the vector begins without an effect, or is left out,
     and what the module does beside it to the bottleneck goes into the layer that reads it.
@@ -92,7 +92,7 @@ def transfer(
 def _without_vector(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors with which GIA-Net, its vector being nothing, and SID-Net do the same.
 
-    GIA-Net mixes the bottleneck's channels before the first way up reads them, and adds a bias. A
+    GIA-Net mixes the bottleneck's channels before the decoder reads them, and adds a bias. A
     transposed convolution has one bias for its four sub-pixels, which get the mean.
     """
     import torch

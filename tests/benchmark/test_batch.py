@@ -28,7 +28,7 @@ def test_every_photo_is_enhanced_in_every_round(make_arw: Callable[..., Path]) -
 
 
 @pytest.mark.slow
-def test_what_enhance_refuses_is_told(tmp_path: Path) -> None:
+def test_what_enhance_refuses_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"wrote no picture: .*nothing"):
         measure_batch(BatchConfig(tmp_path / "nothing", rounds=1))
     with pytest.raises(UsageError, match="--rounds"):

@@ -65,7 +65,7 @@ def test_a_size_that_fails_stops_no_other(weights: str, monkeypatch: pytest.Monk
     assert (second.seconds, second.error) == ([], "its process has died")
 
 
-def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_anything_runs(tmp_path: Path) -> None:
     for sizes in ((), (0.0,), (-3.0,), (2000.0,)):
         with pytest.raises(UsageError, match="--growth takes megapixels"):
             GrowthConfig(sizes)

@@ -99,7 +99,7 @@ def test_the_rules(operation: Callable[[torch.Tensor], torch.Tensor], flops: int
 def test_unknown_networks_and_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="no network 'vgg'"):
         measure_cost("vgg")
-    with pytest.raises(UsageError, match="no size of a photo"):
+    with pytest.raises(UsageError, match="not a size of a photo"):
         measure_cost("sid-net", (1, 1))
     with pytest.raises(UsageError, match="no network 'vgg'"):
         SpeedConfig(networks=("vgg",))

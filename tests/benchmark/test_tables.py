@@ -70,7 +70,7 @@ POINTS = [
 ]
 
 
-def test_growth_is_told_for_a_megapixel() -> None:
+def test_growth_is_shown_for_a_megapixel() -> None:
     columns, rows = growth_table(POINTS)
     assert all(len(row) == len(columns) for row in rows)
     assert rows[0] == ["12", "none", "whole", "6.00 s", "5.00 to 7.00", "0.500 s", "1.60 GB"]

@@ -42,7 +42,7 @@ def test_a_run_that_was_stopped_has_no_speed(
         bench.seconds_a_step(TrainingConfig(tmp_path, device="cpu"), tmp_path, 0)
 
 
-def test_failures_are_told_and_stop_nothing(
+def test_failures_are_reported_and_stop_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(config: Any, folder: Path, workers: int, turn: int) -> float | str:
@@ -64,7 +64,7 @@ def test_it_trains_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert 0 < speed.median < 10
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--rounds"):
         TrainingConfig(tmp_path, rounds=0)
     with pytest.raises(UsageError, match="There is no"):

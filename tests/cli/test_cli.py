@@ -67,7 +67,7 @@ def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
 
 
 @pytest.mark.slow
-def test_verbose_tells_the_plan(make_arw: MakePhoto) -> None:
+def test_verbose_shows_the_plan(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "-v", "--tile", "64", "--device", "cpu")
     assert "tiles of 32x32 packed px, two passes" in result.stderr
 
@@ -219,7 +219,7 @@ def test_xtrans_photos_have_weights_of_their_own(make_raf: MakePhoto) -> None:
     assert "are for bayer photos; this one is xtrans" in refused.stderr
 
 
-def test_a_white_balance_that_no_weights_have_is_told(
+def test_a_white_balance_that_no_weights_have_is_reported(
     make_raf: MakePhoto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = json.loads((weights_folder() / "manifest.json").read_text())["weights"]
@@ -360,7 +360,7 @@ def test_levels_can_be_stated(tmp_path: Path) -> None:
     assert black.mean() < 0.7 * plain.mean()
     assert white.mean() > 1.2 * plain.mean()
     refused = gia("enhance", path, "--black-level", "dark")
-    assert refused.exit_code == 2 and "'dark' is no black level" in refused.stderr
+    assert refused.exit_code == 2 and "'dark' is not a black level" in refused.stderr
 
 
 def test_a_photo_with_wide_pixels_becomes_wide(tmp_path: Path) -> None:

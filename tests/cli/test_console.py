@@ -60,7 +60,7 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == value
 
 
-def test_facts_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_and_values_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().facts([("a", "1"), ("long name", "2")])
     assert capsys.readouterr().out == "a          1\nlong name  2\n"
 

@@ -106,7 +106,7 @@ def test_on_exists(day: Path, tmp_path: Path) -> None:
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line == (
-        f"error: {short} exists already. Use --on-exists overwrite or skip, or another name."
+        f"error: {short} already exists. Use --on-exists overwrite or skip, or another name."
     )
     result = gia(day, "-o", short, "--on-exists", "skip")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -114,7 +114,7 @@ def test_on_exists(day: Path, tmp_path: Path) -> None:
     short.unlink()
     result = gia(day, "-o", short, "--on-exists", "skip")
     assert result.stdout.splitlines() == [str(short)]
-    assert result.stderr == "note: day.png: 1 of its files were there and stay.\n"
+    assert result.stderr == "note: day.png: 1 of its files are already there and are kept.\n"
     result = gia(day, "-o", short, "--on-exists", "overwrite")
     assert result.stdout.splitlines() == [str(short), str(long)]
 
@@ -126,18 +126,18 @@ def test_on_exists(day: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--ratio", "0.5"], "--ratio must lie between 1 and"),
-        (["--ratio", "nan"], "--ratio must lie"),
+        (["--ratio", "0.5"], "--ratio must be between 1 and"),
+        (["--ratio", "nan"], "--ratio must be"),
         (["--iso", "1700"], "noise is not known at ISO 1700. Take one of 50, 64, 80"),
         (["--wb", "2"], "--wb takes R,B or R,G,B"),
         (["--wb", "2,1,1,2"], "--wb takes R,B or R,G,B"),
         (["--wb", "warm,1"], "--wb takes numbers, not 'warm'"),
-        (["--wb", "2,0"], "--wb must lie"),
-        (["--long-exposure", "0"], "--long-exposure must lie"),
-        (["--aperture", "0"], "--aperture must lie"),
-        (["--ev", "20"], "--ev must lie"),
-        (["--shrink", "0"], "--shrink must lie"),
-        (["--seed", "-1"], "--seed must lie"),
+        (["--wb", "2,0"], "--wb must be"),
+        (["--long-exposure", "0"], "--long-exposure must be"),
+        (["--aperture", "0"], "--aperture must be"),
+        (["--ev", "20"], "--ev must be"),
+        (["--shrink", "0"], "--shrink must be"),
+        (["--seed", "-1"], "--seed must be"),
         (["-o", "night.RAF"], "a file of the ILCE-7SM2 ends in .ARW"),
         (["-o", "night.jpg"], "Change the name, or the camera"),
         (["--ratios", "100"], "--ratios is for data sets: it needs --sid."),
@@ -146,14 +146,17 @@ def test_on_exists(day: Path, tmp_path: Path) -> None:
         (["--test-share", "0.5"], "--test-share is for data sets"),
         (["--val-share", "0"], "--val-share is for data sets"),
         (["--sid"], "--sid needs a folder for the data set. Add --out TREE."),
-        (["--sid", "-o", "t", "--ratio", "100"], "--ratio is for one photo; a data set takes"),
+        (["--sid", "-o", "t", "--ratio", "100"], "--ratio is for one photo; with --sid use"),
         (["--sid", "-o", "t", "--ratios", "100,x"], "--ratios takes numbers, not 'x'"),
         (["--sid", "-o", "t", "--ratios", ""], "--ratios takes numbers"),
-        (["--sid", "-o", "t", "--ratios", "1"], "--ratios must lie"),
+        (["--sid", "-o", "t", "--ratios", "1"], "--ratios must be"),
         (["--sid", "-o", "t", "--ratios", "100,100"], "cannot be told apart"),
-        (["--sid", "-o", "t", "--burst", "0"], "--burst must lie"),
-        (["--sid", "-o", "t", "--test-share", "2"], "--test-share must lie"),
-        (["--sid", "-o", "t", "--test-share", "0.9", "--val-share", "0.2"], "more than 1 together"),
+        (["--sid", "-o", "t", "--burst", "0"], "--burst must be"),
+        (["--sid", "-o", "t", "--test-share", "2"], "--test-share must be"),
+        (
+            ["--sid", "-o", "t", "--test-share", "0.9", "--val-share", "0.2"],
+            "add up to more than 1",
+        ),
         (["--sid", "-o", "t", "--split", "val", "--val-share", "0.2"], "--split val puts all on"),
     ],
 )
@@ -175,13 +178,13 @@ def test_unknown_options_exit_with_2(day: Path) -> None:
 
 def test_one_photo_at_a_time(day: Path, pictures: Path) -> None:
     for inputs, words in (
-        ([day, day], "2 inputs, where one photo is simulated at a time."),
+        ([day, day], "2 inputs, but one photo is simulated at a time."),
         ([pictures], f"{pictures} is a folder, not a photo."),
     ):
         result = gia(*inputs)
         assert result.exit_code == 2
         assert (
-            result.stderr == f"error: {words} A data set is made of them with --sid --out TREE.\n"
+            result.stderr == f"error: {words} To make a data set of them, add --sid --out TREE.\n"
         )
 
 
@@ -191,9 +194,9 @@ def test_bad_pictures_exit_with_70(day: Path, tmp_path: Path) -> None:
     iio.imwrite(tiny, np.zeros((20, 20, 3), np.uint8))
     gia(day)
     for path, words in (
-        (broken, "it is no picture, damaged"),
+        (broken, "it is not a picture, is damaged"),
         (tmp_path / "gone.jpg", "there is no such file"),
-        (tiny, "is too small: 20x20 photosites, where 24 a side are needed"),
+        (tiny, "is too small: it gives 20x20 photosites, but 24 a side are needed"),
         (
             tmp_path / "day_night.ARW",
             "is a RAW photo; a short exposure is simulated from a finished picture",
@@ -283,7 +286,7 @@ def test_a_data_set_is_resumed(pictures: Path, tmp_path: Path) -> None:
     assert gia(pictures, "--sid", "-o", tree).exit_code == 0
     result = gia(pictures, "--sid", "-o", tree, "--json")
     assert (result.exit_code, result.stdout) == (61, "")
-    assert "Sony_train_list.txt exists already" in result.stderr
+    assert "Sony_train_list.txt already exists" in result.stderr
     result = gia(pictures, "--sid", "-o", tree, "--on-exists", "skip")
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 3
@@ -291,7 +294,7 @@ def test_a_data_set_is_resumed(pictures: Path, tmp_path: Path) -> None:
     result = gia(pictures, "--sid", "-o", tree, "--on-exists", "skip", "--seed", "1")
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
-    assert f"{tree} was made with other options: --seed 0, not 1. Give the tree's own" in line
+    assert f"{tree} was made with other options: --seed 0, not 1. Use the tree's options" in line
 
 
 def test_empty_lists_are_noted_and_can_be_filled(day: Path, pictures: Path, tmp_path: Path) -> None:
@@ -303,7 +306,7 @@ def test_empty_lists_are_noted_and_can_be_filled(day: Path, pictures: Path, tmp_
     options = ("--on-exists", "skip", "--split", "val")
     result = gia(pictures, "--sid", "-o", tree, *options)
     assert result.exit_code == 2  # a.png is a copy of day.png
-    assert "a.png is on the tree's train list already, as scene 00001." in result.stderr
+    assert "a.png is already on the tree's train list, as scene 00001." in result.stderr
     (pictures / "a.png").unlink()
     for path in pictures.iterdir():
         iio.imwrite(path, 255 - iio.imread(path))

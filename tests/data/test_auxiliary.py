@@ -22,7 +22,7 @@ def test_nothing_unusual_lies_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(("light", "moved"), [((1.2, 1, 1), 1), ((1, 1, 1.2), 2)])
-def test_red_and_blue_are_told_apart(light: tuple[float, ...], moved: int) -> None:
+def test_red_and_blue_are_distinguished(light: tuple[float, ...], moved: int) -> None:
     usual = auxiliary_targets(NOISE, AMPLIFICATION, USUAL)
     targets = auxiliary_targets(NOISE, AMPLIFICATION, np.array(light))
     assert (targets > usual).nonzero()[0].tolist() == [moved]
@@ -61,7 +61,7 @@ def test_they_stay_within_bounds(iso: int, ratio: float, rng: np.random.Generato
         assert (targets <= 1).all()
 
 
-def test_a_light_too_far_off_is_not_told_wrongly() -> None:
+def test_a_light_too_far_off_is_left_out() -> None:
     """A bound in its place would be learned as the truth."""
     told = auxiliary_targets(NOISE, AMPLIFICATION, USUAL)
     far = auxiliary_targets(NOISE, AMPLIFICATION, np.array([1.5, 1.0, 0.5]))

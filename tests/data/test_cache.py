@@ -117,7 +117,7 @@ def test_a_cache_may_hold_other_sources_too(
     assert build()[1] == []
 
 
-def test_progress_hears_of_every_source(tmp_path: Path, sources: dict[str, Path]) -> None:
+def test_progress_receives_every_source(tmp_path: Path, sources: dict[str, Path]) -> None:
     def open_cache() -> list[tuple[str, int, int]]:
         listener = ProgressSpy()
         ArrayCache.build(tmp_path, sources, Decoder(), recipe="1", progress=listener)
@@ -130,7 +130,7 @@ def test_progress_hears_of_every_source(tmp_path: Path, sources: dict[str, Path]
 # ---------------------------------------------------------------- what has changed
 
 
-def test_a_changed_source_is_decoded_anew(build: Build, sources: dict[str, Path]) -> None:
+def test_a_changed_source_is_decoded_again(build: Build, sources: dict[str, Path]) -> None:
     build()
     sources["key 3"].write_text("7 8 9 10")
     cache, decoded = build()
@@ -138,7 +138,7 @@ def test_a_changed_source_is_decoded_anew(build: Build, sources: dict[str, Path]
     assert_holds(cache, sources)
 
 
-def test_a_replaced_source_of_the_same_size_is_decoded_anew(
+def test_a_replaced_source_of_the_same_size_is_decoded_again(
     build: Build, sources: dict[str, Path]
 ) -> None:
     build()
@@ -151,14 +151,14 @@ def test_a_replaced_source_of_the_same_size_is_decoded_anew(
     assert_holds(cache, sources)
 
 
-def test_another_recipe_decodes_all_anew(build: Build) -> None:
+def test_another_recipe_decodes_all_again(build: Build) -> None:
     build()
     assert build("2")[1] == ["0", "1", "2", "3", "4"]
     assert build("2")[1] == []
 
 
 @pytest.mark.parametrize("place", [-1, 0, 8, 80])
-def test_a_flipped_byte_is_decoded_anew(
+def test_a_flipped_byte_is_decoded_again(
     build: Build, tmp_path: Path, sources: dict[str, Path], place: int
 ) -> None:
     """In the numbers, or in the header that says how to read them."""
@@ -173,7 +173,7 @@ def test_a_flipped_byte_is_decoded_anew(
 
 
 @pytest.mark.parametrize("length", [0, 5, 128, -1])
-def test_an_array_cut_short_is_decoded_anew(
+def test_an_array_cut_short_is_decoded_again(
     build: Build, tmp_path: Path, sources: dict[str, Path], length: int
 ) -> None:
     build()
@@ -184,7 +184,7 @@ def test_an_array_cut_short_is_decoded_anew(
     assert_holds(cache, sources)
 
 
-def test_swapped_arrays_are_decoded_anew(
+def test_swapped_arrays_are_decoded_again(
     build: Build, tmp_path: Path, sources: dict[str, Path]
 ) -> None:
     build()
@@ -198,7 +198,7 @@ def test_swapped_arrays_are_decoded_anew(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"recipe": "1"}'])
-def test_a_damaged_record_is_decoded_anew(
+def test_a_damaged_record_is_decoded_again(
     build: Build, tmp_path: Path, sources: dict[str, Path], text: str
 ) -> None:
     build()
@@ -220,7 +220,7 @@ def test_a_record_without_metadata_is_none(build: Build, tmp_path: Path) -> None
 # ---------------------------------------------------------------- what goes wrong
 
 
-def test_a_build_cut_short_goes_on_where_it_stopped(
+def test_a_build_cut_short_continues_where_it_stopped(
     build: Build, tmp_path: Path, sources: dict[str, Path]
 ) -> None:
     """Arrays without their record, which is written last, were cut short."""

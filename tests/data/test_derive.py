@@ -40,9 +40,9 @@ def saved(folder: Path, network: NetConfig | None = None) -> WeightsInfo:
     ("options", "words"),
     [
         ({"scenes": 0}, "--scenes must be positive, not 0"),
-        ({"seed": -1}, "--seed must not be negative"),
+        ({"seed": -1}, "--seed must be 0 or more"),
         ({"photos": ()}, "no photographs"),
-        ({"name": "a/b"}, "no name for weights"),
+        ({"name": "a/b"}, "not a name for weights"),
     ],
 )
 def test_what_cannot_be_made_is_refused(
@@ -67,7 +67,7 @@ def test_the_source_is_never_its_own_target(tmp_path: Path) -> None:
     assert target_path(config(tmp_path, overwrite=True), info) == other
 
 
-def test_scenes_are_what_the_network_is_given(tmp_path: Path) -> None:
+def test_scenes_are_what_the_network_gets(tmp_path: Path) -> None:
     """A white balance if it takes one, what lies below black if it sees it, its camera."""
     write_photos(tmp_path / "photos", 2, (140, 160))
     settings = config(tmp_path, cache=tmp_path / "cache")

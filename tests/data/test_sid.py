@@ -175,7 +175,7 @@ def test_a_line_that_is_not_understood_is_named(tmp_path: Path, bad: str) -> Non
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_an_empty_list_is_refused(tmp_path: Path, text: str) -> None:
     write_list(tmp_path, text)
-    with pytest.raises(DataError, match="names no photo"):
+    with pytest.raises(DataError, match="lists no photos"):
         read_list(tmp_path, "sony", "train")
 
 
@@ -195,7 +195,7 @@ def test_a_folder_with_other_lists_names_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_simulated_tree_is_told_how_to_fill_a_list(tmp_path: Path, is_there: bool) -> None:
+def test_the_hint_for_a_simulated_tree_fills_a_list(tmp_path: Path, is_there: bool) -> None:
     """Not to make the tree that it is; and what is told works."""
     exposure, ratios = SimulateOptions(on_exists="skip"), (100.0, 300.0)
     tree = make_tree(tmp_path, "ILCE-7SM2", (48, 64), TreeOptions(exposure, ratios), 2)
@@ -217,7 +217,7 @@ def test_a_list_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         read_list(tmp_path, "sony", "train")
 
 
-def test_line_ends_blank_lines_and_missing_facts_do_no_harm(tmp_path: Path) -> None:
+def test_line_ends_blank_lines_and_missing_details_do_no_harm(tmp_path: Path) -> None:
     bare = GOOD.replace("./", "").removesuffix(" ISO200 F8")
     write_list(tmp_path, f"{GOOD}\r\n\r\n{bare}")
     first, second = read_list(tmp_path, "sony", "train")

@@ -92,7 +92,7 @@ class Spy:
 
 @pytest.mark.parametrize("seed", range(4))
 @cameras
-def test_a_night_is_what_its_file_would_be(
+def test_a_scene_is_what_its_file_would_be(
     photos: ArrayCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -126,7 +126,7 @@ def test_planes_and_targets_have_their_shapes_and_range(
 
 
 @cameras
-def test_crops_of_a_night_share_light_ratio_and_sensor(
+def test_crops_of_a_scene_share_light_ratio_and_sensor(
     photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
 ) -> None:
     """Or one global vector could not describe them all."""
@@ -148,7 +148,7 @@ def test_crops_of_a_night_share_light_ratio_and_sensor(
 
 
 @cameras
-def test_the_facts_are_those_of_the_night(
+def test_the_auxiliary_targets_are_those_of_the_scene(
     photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName
 ) -> None:
     """Each from what the scene was made of: the light, the noise, the ratio."""
@@ -181,7 +181,7 @@ def test_what_is_known_of_the_black_level_is_not_asked(
         assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * left, 0, 1), abs=1e-4)
 
 
-def test_of_a_light_that_is_given_nothing_is_asked(photos: ArrayCache) -> None:
+def test_a_given_light_is_no_auxiliary_target(photos: ArrayCache) -> None:
     source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", PLAIN, GivenBalance())
     plain = open_scenes(photos, "ILCE-7SM2", PLAIN)
     for seed in range(3):
@@ -301,7 +301,7 @@ def test_any_iso_setting_is_drawn(photos: ArrayCache, monkeypatch: pytest.Monkey
     assert {kwargs["iso"] for _, kwargs in spy.calls} == set(iso_settings("ILCE-7SM2"))
 
 
-def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
+def test_crops_of_a_scene_share_the_gain(photos: ArrayCache) -> None:
     photo = photos.array(photos.keys[0], "linear")
     source = open_scenes(photos, "ILCE-7SM2")
     place = ((3, 5), TURNS[0])
@@ -310,7 +310,7 @@ def test_crops_of_a_night_share_the_gain(photos: ArrayCache) -> None:
     assert not np.array_equal(first.planes, second.planes)  # each photosite has noise of its own
 
 
-def test_a_night_is_a_function_of_the_generator(photos: ArrayCache) -> None:
+def test_a_scene_is_a_function_of_the_generator(photos: ArrayCache) -> None:
     source = open_scenes(photos, "X-T2")
 
     def make(seed: int) -> list[Pair]:
@@ -370,7 +370,7 @@ def test_some_lights_lie_between_lamps_and_daylight(
     assert 0 <= way.min() < 0.15 and 0.85 < way.max() <= 1
 
 
-def test_plain_nights_stay_the_same_ones(photos: ArrayCache) -> None:
+def test_plain_scenes_stay_the_same_ones(photos: ArrayCache) -> None:
     """Validation scores of one version are on the scenes of another: whatever else is drawn."""
     source = open_scenes(photos, "ILCE-7SM2", PLAIN)
     drawn = [source.pairs(np.random.default_rng(seed), count=1, side=8)[0] for seed in range(3)]
@@ -405,7 +405,7 @@ def ratios(
     return np.array([kwargs["ratio"] for _, kwargs in spy.calls])
 
 
-def test_plain_nights_have_sids_ratios(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_scenes_have_sids_ratios(photos: ArrayCache, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(ratios(photos, monkeypatch, PLAIN).tolist()) == {100, 250, 300}
 
 

@@ -202,7 +202,7 @@ def test_skipping_makes_only_the_missing_brackets(
     assert (tmp_path / "night_gia_x10.tif").read_bytes() == b"kept"
 
 
-def test_a_missing_output_folder_is_told_before_the_work(
+def test_a_missing_output_folder_is_reported_before_the_work(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enhancer, "prepare", None)
@@ -296,7 +296,7 @@ def write_comment(result: Enhanced, path: Path) -> None:
 NOTES = Product(name=lambda target: target.with_suffix(".txt"), write=write_comment)
 
 
-def test_every_product_of_a_picture_heeds_what_exists(
+def test_every_product_of_a_picture_respects_what_exists(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
     photo, note, picture = make_arw(), tmp_path / "night_gia.txt", tmp_path / "night_gia.tif"

@@ -245,7 +245,7 @@ def test_xtrans_photos_need_weights_of_their_own(
     assert "unverified" in result.comment
 
 
-def test_mistakes_are_told_before_the_work(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+def test_mistakes_are_reported_before_the_work(make_arw: MakePhoto, enhancer: Enhancer) -> None:
     with pytest.raises(UsageError):
         enhancer.enhance(make_arw(), ratio=10, exposure=ExposureRequest())
     with pytest.raises(UsageError):
@@ -293,7 +293,7 @@ def balanced_weights(folder: Path) -> Path:
     return folder / "wb.safetensors"
 
 
-def test_balanced_weights_are_given_the_photos_own_balance(
+def test_weights_that_take_a_balance_get_the_photos_own(
     make_arw: MakePhoto, tmp_path: Path
 ) -> None:
     fresh = Enhancer.from_weights(balanced_weights(tmp_path), device="cpu")

@@ -196,7 +196,7 @@ def test_what_follows_from_a_shot_stays_within_the_limit(way: str, limit: float)
     asked = ASKED[way]
     choice = only(choose_ratios(frame, ExposureRequest(**asked, max_ratio=limit)))
     assert (choice.ratio, choice.rule) == (limit, "limit")
-    assert f"limit of {limit}" in choice.reason
+    assert f"limited to {limit}" in choice.reason
     free = only(choose_ratios(frame, ExposureRequest(**asked, max_ratio=5000)))
     assert free.rule == way
     assert free.ratio == pytest.approx(2000)

@@ -66,7 +66,7 @@ def test_a_drift_has_the_edges_difference(scene: NDArray[np.float32], axis: int)
     assert np.abs(across).max() < 0.5
 
 
-def test_gains_are_told(scene: NDArray[np.float32]) -> None:
+def test_gains_are_found(scene: NDArray[np.float32]) -> None:
     gains = np.array([0.8, 1.0, 1.3])
     tinted = bt709_encode(bt709_decode(scene) * gains)
     np.testing.assert_allclose(best_gains(scene, tinted), gains, rtol=1e-4)
@@ -123,9 +123,9 @@ def test_what_cannot_be_rendered_is_named_and_left_out(config: EvalConfig, tmp_p
     config = pictures_of_truths(config, tmp_path / "theirs")
     gone = sorted((tmp_path / "theirs").iterdir())[0]
     gone.unlink()
-    told: list[Failure] = []
-    (casts,) = measure_casts(config, on_failure=told.append)
-    assert [failure.path.stem for failure in told] == [gone.stem]
+    failures: list[Failure] = []
+    (casts,) = measure_casts(config, on_failure=failures.append)
+    assert [failure.path.stem for failure in failures] == [gone.stem]
     assert sum(ends.scenes for ends in casts.ends) == 3
 
 

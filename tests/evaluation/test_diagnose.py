@@ -55,7 +55,7 @@ def make(path: Path, network: str, *, alive: bool) -> str:
 
 
 @pytest.mark.slow
-def test_a_dead_depth_of_trained_weights_shows(config: EvalConfig, tmp_path: Path) -> None:
+def test_inactive_deep_levels_of_trained_weights_show(config: EvalConfig, tmp_path: Path) -> None:
     """What gia-sony-v0 was like: the two deepest levels and the vector contribute nothing."""
     network = load_network(find_weights(LEARNED))
     with torch.no_grad():
@@ -103,14 +103,14 @@ def test_another_photo_is_one_of_another_scene(
 
 
 @pytest.mark.slow
-def test_a_broken_photo_is_told_and_left_out(config: EvalConfig, tmp_path: Path) -> None:
+def test_a_broken_photo_is_reported_and_left_out(config: EvalConfig, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(config.data, copy)
     broken = sorted((copy / "Sony" / "short").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:5000])
-    told: list[Failure] = []
-    (test,) = diagnose(replace(config, data=copy), on_failure=told.append)
-    assert [failure.path for failure in told] == [broken]
+    failures: list[Failure] = []
+    (test,) = diagnose(replace(config, data=copy), on_failure=failures.append)
+    assert [failure.path for failure in failures] == [broken]
     assert np.isfinite(test.psnr)
 
 

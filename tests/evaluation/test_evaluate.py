@@ -93,9 +93,9 @@ def test_a_broken_file_is_named_and_stops_nothing(
     shutil.copytree(tree, copy)
     broken = sorted((copy / "Sony" / "short").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:5000])
-    told: list[Failure] = []
-    report = evaluate(replace(config, data=copy, weights=()), on_failure=told.append)
-    assert [failure.path for failure in told] == [broken] == [f.path for f in report.failures]
+    failures: list[Failure] = []
+    report = evaluate(replace(config, data=copy, weights=()), on_failure=failures.append)
+    assert [failure.path for failure in failures] == [broken] == [f.path for f in report.failures]
     assert report.summaries[0].count == 3
 
 
@@ -113,7 +113,7 @@ def test_a_system_that_fails_stops_no_other(
     assert len(report.failures) == 4
 
 
-def test_a_denoiser_that_is_not_installed_is_told_first(
+def test_a_denoiser_that_is_not_installed_is_reported_first(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gia_cli.evaluation.classical.find_spec", lambda package: None)

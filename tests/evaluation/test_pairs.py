@@ -82,7 +82,7 @@ def test_a_tree_that_names_no_photographs_or_others_is_refused(
     with pytest.raises(DataError, match="is not the photograph"):
         Truths(moved).read(pair)  # the path is relative to where the tree was
     plan.write_text(plan.read_text().replace(f'"{pair.scene}"', '"29999"'))
-    with pytest.raises(DataError, match=f"knows no scene {pair.scene}"):
+    with pytest.raises(DataError, match=f"has no scene {pair.scene}"):
         Truths(moved).read(pair)
     plan.unlink()
     with pytest.raises(DataError, match="are not known") as caught:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_continues_where_it_stopped(config: EvalConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(config)
     lines = (config.out / SCORES).read_text().splitlines()
     assert len(lines) == 8
@@ -45,7 +45,7 @@ def test_it_goes_on_where_it_stopped(config: EvalConfig, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_a_measure_of_other_weights_is_taken_anew(
+def test_a_measure_of_other_weights_is_taken_again(
     config: EvalConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one that is not at hand any more is not shown."""
@@ -70,7 +70,7 @@ def test_a_measure_of_other_weights_is_taken_anew(
 
 
 @pytest.mark.slow
-def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfig) -> None:
+def test_scores_from_before_a_measure_was_added_are_taken_again(config: EvalConfig) -> None:
     isp = replace(config, weights=())
     first = evaluate(isp)
     path = config.out / SCORES
@@ -85,7 +85,7 @@ def test_scores_from_before_a_measure_was_added_are_taken_anew(config: EvalConfi
 
 
 @pytest.mark.slow
-def test_other_weights_under_the_same_name_are_scored_anew(config: EvalConfig) -> None:
+def test_other_weights_under_the_same_name_are_scored_again(config: EvalConfig) -> None:
     evaluate(replace(config, weights=()))
     report = evaluate(replace(config, isp=(), weights=(f"LibRaw, amplified={DEFAULT}",)))
     assert all(score.network == "gia-net" for score in report.scores)

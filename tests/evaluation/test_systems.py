@@ -58,12 +58,12 @@ def test_pictures_that_do_not_fit_fail_alone(config: EvalConfig, tmp_path: Path)
     first.unlink()
     tifffile.imwrite(second, np.zeros((96, 100, 3), np.uint16), photometric="rgb")
     third.write_bytes(b"junk")
-    told: list[Failure] = []
+    failures: list[Failure] = []
     config = replace(config, weights=(), isp=(), pictures=(f"theirs={folder}",))
-    report = evaluate(config, on_failure=told.append)
+    report = evaluate(config, on_failure=failures.append)
     assert [summary.count for summary in report.summaries] == [1]
-    words = " ".join(str(failure.error) for failure in told)
-    assert len(told) == 3
+    words = " ".join(str(failure.error) for failure in failures)
+    assert len(failures) == 3
     for phrase in ("has no picture of", "The picture is 100x96, the ground truth", "no TIFF"):
         assert phrase in words
 
@@ -117,7 +117,7 @@ def test_a_wrong_white_balance_does_not_change_how_bright(config: EvalConfig) ->
     assert plain.render(frame, 100.0)[1] == off.render(frame, 100.0)[1]
 
 
-def test_labels_are_told_from_paths(tmp_path: Path) -> None:
+def test_labels_are_split_from_paths(tmp_path: Path) -> None:
     odd = tmp_path / "a=b.safetensors"
     odd.write_bytes(b"")
     assert split_label("SID-Net=x.safetensors") == ("SID-Net", "x.safetensors")

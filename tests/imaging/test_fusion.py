@@ -87,9 +87,7 @@ def test_without_shares_nothing_changes(camera: CameraName, rng: np.random.Gener
 
 
 @cameras
-def test_the_phase_of_the_filter_array_is_heeded(
-    camera: CameraName, rng: np.random.Generator
-) -> None:
+def test_the_phase_of_the_filter_array_counts(camera: CameraName, rng: np.random.Generator) -> None:
     linear = smooth_scene(rng, (192, 240))
     frame = record(linear, camera)
     cut = replace(frame, mosaic=frame.mosaic[1:, 2:], phase=(1, 2))

@@ -57,7 +57,7 @@ def test_known_lights_have_their_temperatures() -> None:
 @pytest.mark.parametrize("matrix", MATRICES, ids=CAMERA_MATRICES)
 @pytest.mark.parametrize("tint", TINTS)
 @pytest.mark.parametrize("kelvin", KELVINS)
-def test_gains_tell_the_light_again(
+def test_gains_lead_back_to_the_light(
     kelvin: float, tint: float, matrix: NDArray[np.floating]
 ) -> None:
     light = Light(kelvin, tint)
@@ -110,7 +110,7 @@ def test_a_positive_tint_turns_towards_magenta(matrix: NDArray[np.floating]) -> 
     "numbers", [(1000, 0), (16000, 0), (np.nan, 0), (5000, 151), (5000, -151), (5000, np.nan)]
 )
 def test_lights_out_of_range_are_refused(numbers: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="must lie between"):
+    with pytest.raises(UsageError, match="must be between"):
         Light(*numbers)
 
 

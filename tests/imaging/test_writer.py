@@ -526,7 +526,7 @@ def test_what_is_no_rgb_tiff_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_image(path)
     path.write_bytes(b"no picture at all")
-    with pytest.raises(DataError, match="no TIFF"):
+    with pytest.raises(DataError, match="not a TIFF"):
         read_image(path)
     grey, floats = np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.float32)
     for wrong, kind in ((grey, "minisblack"), (floats, "rgb")):

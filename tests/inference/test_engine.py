@@ -18,5 +18,5 @@ from gia_cli.inference.engine import is_oom_error
         (RuntimeError("Shape inference failed"), False),
     ],
 )
-def test_want_of_memory_is_told_by_its_words(error: Exception, is_memory: bool) -> None:
+def test_want_of_memory_is_recognised_by_its_words(error: Exception, is_memory: bool) -> None:
     assert is_oom_error(error) == is_memory

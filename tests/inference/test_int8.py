@@ -214,9 +214,9 @@ def test_int8_weights_run_on_openvino_alone(
 
 def test_a_row_that_is_wrong_about_int8_is_refused(pair: tuple[WeightsInfo, WeightsInfo]) -> None:
     own, rounded = pair
-    with pytest.raises(WeightsMismatchError, match="said to be not int8"):
+    with pytest.raises(WeightsMismatchError, match="is not int8; its tensors say otherwise"):
         open_engine(replace(rounded, quantized_from=None), CPU)
-    with pytest.raises(WeightsMismatchError, match="said to be int8"):
+    with pytest.raises(WeightsMismatchError, match="is int8; its tensors say otherwise"):
         open_engine(replace(own, quantized_from=Original("other", "0" * 64)), CPU)
 
 
@@ -257,7 +257,7 @@ def test_int8_weights_that_ship_are_what_a_cpu_runs(
     assert ran() == "own"
 
 
-def test_where_openvino_fails_in_int8_fp32_goes_on(
+def test_where_openvino_fails_in_int8_fp32_takes_over(
     shipped: tuple[WeightsInfo, WeightsInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_part = OpenVinoEngine._compile
@@ -286,7 +286,7 @@ def test_damaged_int8_weights_that_nobody_asked_for_stop_nothing(
     listener = ProgressSpy()
     result = Enhancer.from_weights(device="cpu").enhance(SAMPLE, ratio=100, progress=listener)
     assert result.weights.name == "own"
-    assert any("own-int8 cannot be used; going on in fp32" in text for text in listener.notes)
+    assert any("own-int8 cannot be used; continuing in fp32" in text for text in listener.notes)
     with pytest.raises(WeightsError):
         Enhancer.from_weights(precision="int8").enhance(SAMPLE, ratio=100)
 

@@ -152,7 +152,7 @@ def test_three_parts_are_planned_where_the_whole_does_not_fit(rng: np.random.Gen
     assert not tiled.is_whole
     # What the caller reserves is as good as gone.
     limit, third = int(0.6 * whole), int(0.3 * whole)
-    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+    with pytest.raises(OutOfMemoryError, match="room only for tiles"):
         plan(engine, mosaic, InferOptions(max_memory=limit, reserved=third))
     assert plan(engine, mosaic, InferOptions(max_memory=limit + third, reserved=third)).split
 
@@ -377,7 +377,7 @@ def test_a_later_photo_gets_the_plan_of_the_first(
     assert plan(engine, mosaic, limit).core == first.core
 
 
-def test_tiles_of_the_outer_levels_have_the_room_that_the_depths_weights_leave(
+def test_tiles_of_the_outer_levels_have_the_room_that_the_deep_levels_weights_leave(
     rng: np.random.Generator,
 ) -> None:
     engine = on_openvino(build(NetConfig("gia-net")))
@@ -394,7 +394,7 @@ def test_tiles_of_the_outer_levels_have_the_room_that_the_depths_weights_leave(
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.99, False), (1.01, True)])
-def test_the_depth_is_planned_with_the_bytes_that_were_measured(
+def test_the_deep_levels_are_planned_with_the_bytes_that_were_measured(
     rng: np.random.Generator, share: float, fits: bool
 ) -> None:
     engine = on_openvino(build(NetConfig("gia-net")))

@@ -631,7 +631,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     assert deviation(picture, direct(network, mosaic)) < TOLERANCE
     # The CPU's memory decides anew: its tiles need not be the GPU's smallest.
     assert tried == [("cuda", 128), ("cuda", 64), ("cuda", 32), ("cpu", 128)]
-    assert "going on on the CPU" in progress.notes[-1]
+    assert "continuing on the CPU" in progress.notes[-1]
 
 
 @pytest.mark.cuda
@@ -682,7 +682,7 @@ def test_less_memory_means_more_tiles(size: tuple[int, int], rng: np.random.Gene
 def test_an_impossible_limit_says_what_would_do(rng: np.random.Generator) -> None:
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 700, 1000)
-    with pytest.raises(OutOfMemoryError, match="too little") as caught:
+    with pytest.raises(OutOfMemoryError, match="not enough") as caught:
         plan(network, mosaic, CPU, InferOptions(max_memory=1_000_000))
     enough = re.search(r"(\d+)MB", caught.value.hint)
     assert enough is not None
@@ -725,7 +725,7 @@ def test_what_a_gpu_cannot_do_the_cpu_does(
     assert np.array_equal(picture, infer(network, mosaic, CPU))
     (note,) = progress.notes
     assert str(error).splitlines()[0] in note
-    assert "going on on the CPU" in note
+    assert "continuing on the CPU" in note
 
 
 def test_half_precision_still_gives_a_picture_of_16_bits(rng: np.random.Generator) -> None:
@@ -805,13 +805,13 @@ def test_what_the_caller_reserves_counts_against_every_budget(
     reserved = InferOptions(reserved=360_000_000)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 400_000_000)
     assert plan(network, mosaic, CPU, InferOptions()).is_whole
-    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+    with pytest.raises(OutOfMemoryError, match="room only for tiles"):
         plan(network, mosaic, CPU, reserved)
     assert plan(network, mosaic, CUDA, reserved).is_whole
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
     assert plan(network, mosaic, CPU, replace(reserved, max_memory=760_000_000)).is_whole
-    with pytest.raises(OutOfMemoryError, match="only room for tiles"):
+    with pytest.raises(OutOfMemoryError, match="room only for tiles"):
         plan(network, mosaic, CPU, replace(reserved, max_memory=400_000_000))
     # Tiles anyhow: some more of them are no reason to wait.
     large, limit = photo(rng, "bayer", 1400, 1400), 260_000_000

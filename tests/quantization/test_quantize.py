@@ -148,7 +148,7 @@ def test_weights_beyond_a_byte_are_cut(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.slow
-def test_what_layers_read_reaches_further_than_the_nights_went(
+def test_what_layers_read_reaches_further_than_in_the_calibration_scenes(
     made: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A photo may be more extreme than all of them, and what is cut off shifts all of it."""
@@ -185,12 +185,12 @@ def test_without_nncf_it_says_how_to_get_it(folder: Path, monkeypatch: pytest.Mo
     assert "gia-cli[quantize]" in caught.value.hint
 
 
-def test_mistakes_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "find_spec", lambda name: name)
     for changes, words in (
-        ({"name": "a/b"}, "no name for weights"),
+        ({"name": "a/b"}, "not a name for weights"),
         ({"scenes": 0}, "--scenes must be positive"),
-        ({"fp32_levels": 5}, "--fp32-levels must lie between 0 and 4, not 5"),
+        ({"fp32_levels": 5}, "--fp32-levels must be between 0 and 4, not 5"),
         ({"photos": ()}, "no photographs"),
     ):
         with pytest.raises(UsageError, match=words):

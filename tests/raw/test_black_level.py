@@ -34,7 +34,7 @@ def test_what_is_left_of_the_error_is_what_differs_between_cameras(iso: int) -> 
     assert np.sqrt((left**2).mean()) == pytest.approx(SPAN * sigma, rel=0.1)
 
 
-def test_the_network_is_given_the_likely_level() -> None:
+def test_the_network_gets_the_likely_level() -> None:
     known = nearest_row("ILCE-7SM2", 3200)[-1]
     assert likely_black(frame(3200)) == pytest.approx(512 + known)
     planes = prepare(frame(3200), ratio=10, floor=None).planes

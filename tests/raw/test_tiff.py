@@ -375,7 +375,7 @@ def test_a_directory_bomb_ends_soon() -> None:
 
 
 @both_orders
-def test_fractions_floats_and_texts_are_told_apart(order: ByteOrder) -> None:
+def test_fractions_floats_and_texts_are_distinguished(order: ByteOrder) -> None:
     entries = [
         Entry(1, RATIONAL, [(1, 2), (5, 0)]),
         Entry(2, SRATIONAL, [(-3, 4), (3, -4)]),

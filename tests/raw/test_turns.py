@@ -93,7 +93,7 @@ def test_every_turn_keeps_the_pattern(kind: CfaKind, phase: tuple[int, int], tur
 
 @pytest.mark.parametrize("turn", TURNS, ids=str)
 @pytest.mark.parametrize(("kind", "phase"), PHASES[::5])
-def test_the_network_is_given_the_same_photosites(
+def test_the_network_gets_the_same_photosites(
     kind: CfaKind, phase: tuple[int, int], turn: Turn
 ) -> None:
     """Packed and unpacked again, the balanced mosaic is the same, only turned."""

@@ -82,7 +82,7 @@ def test_a_tree_of_the_other_camera(tmp_path: Path) -> None:
     assert read_raw(made.results[0].shorts[0]).shot.exposure_s == pytest.approx(0.1)
 
 
-def test_nights_of_a_tree_are_drawn_from_sid(pictures: Path, tmp_path: Path) -> None:
+def test_scenes_of_a_tree_are_drawn_from_sid(pictures: Path, tmp_path: Path) -> None:
     made = simulate_tree([pictures], tmp_path / "tree")
     for result in made.results:
         assert set(result.ratios) <= {100, 250, 300}
@@ -359,7 +359,7 @@ def test_an_interrupted_overwriting_mixes_nothing_up(
     assert_whole(tree, 5)
 
 
-def test_overwriting_makes_the_tree_anew(tmp_path: Path) -> None:
+def test_overwriting_makes_the_tree_again(tmp_path: Path) -> None:
     """Nothing of the old plan is left: its scenes, or lists that would name them."""
     folder, tree = tmp_path / "pictures", tmp_path / "tree"
     photos = grey_pictures(folder, [60, 100, 160, 200])
@@ -371,7 +371,7 @@ def test_overwriting_makes_the_tree_anew(tmp_path: Path) -> None:
     left = [name for name in files(tree) if not name.endswith(".ARW")]
     assert left == ["Sony/short/mine.txt", "Sony_simulation.json", "Sony_train_list.txt"]
     (note,) = spy.notes
-    assert "other files of the tree's old plan are removed" in note
+    assert "other files of the tree's old plan were removed" in note
 
 
 def test_pictures_of_other_folders_join_a_list_of_their_own(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_pictures_of_other_folders_join_a_list_of_their_own(tmp_path: Path) -> N
     assert levels_of(tree) == {"00001": {60}, "00002": {100}, "10001": {160}, "10002": {200}}
     simulate_tree([tmp_path / "two"], tree, SKIP)  # the lists still name both folders' scenes
     assert len(scenes_by_list(tree)["train"]) == 2
-    with pytest.raises(UsageError, match=r"p060\.png is on the tree's train list already"):
+    with pytest.raises(UsageError, match=r"p060\.png is already on the tree's train list"):
         simulate_tree(first, tree, replace(SKIP, split="val"))
 
 
@@ -418,7 +418,7 @@ def test_a_picture_that_has_changed_is_refused_while_its_files_are_there(tmp_pat
     assert_whole(tree, 3)
     before = files(tree)
     save(photos[1], np.full((48, 48, 3), 200, np.uint8))
-    with pytest.raises(DataError, match=r"made of other pictures of the names .*p100\.png\."):
+    with pytest.raises(DataError, match=r"made from other pictures named .*p100\.png\."):
         simulate_tree([folder], tree, SKIP)
     assert files(tree) == before
 
@@ -451,7 +451,7 @@ def test_other_options_than_the_trees_are_refused(
     with pytest.raises(UsageError) as caught:
         simulate_tree([photo], tree, options)
     assert caught.value.message.startswith(f"{tree} was made with other options: {words}")
-    assert "--on-exists overwrite to make it anew" in caught.value.hint
+    assert "--on-exists overwrite to make it again" in caught.value.hint
     assert files(tree) == before
     anew = replace(options, exposure=replace(options.exposure, on_exists="overwrite"))
     assert simulate_tree([photo], tree, anew).results[0].status == "written"
@@ -467,7 +467,7 @@ def test_the_cameras_of_a_tree_have_a_plan_each(tmp_path: Path) -> None:
     assert sorted(names) == ["Fuji_simulation.json", "Sony_simulation.json"]
 
 
-def test_a_tree_without_a_plan_is_gone_on_with_if_it_is_the_same(tmp_path: Path) -> None:
+def test_a_tree_without_a_plan_is_continued_if_it_is_the_same(tmp_path: Path) -> None:
     """Trees of earlier versions have none."""
     folder, tree = tmp_path / "pictures", tmp_path / "tree"
     grey_pictures(folder, [60, 100, 160, 200])
@@ -483,10 +483,11 @@ def test_a_tree_without_a_plan_is_gone_on_with_if_it_is_the_same(tmp_path: Path)
     grey_pictures(folder, [40])  # now every number stands for another picture
     before = files(tree)
     with pytest.raises(
-        DataError, match=r"\.ARW is there already, and is not what .*\.png"
+        DataError,
+        match=r"\.ARW already exists, and differs from what these options make from .*\.png",
     ) as caught:
         simulate_tree([folder], tree, SKIP)
-    assert "--on-exists overwrite to make it anew" in caught.value.hint
+    assert "--on-exists overwrite to make it again" in caught.value.hint
     assert files(tree) == before
 
 
@@ -498,7 +499,7 @@ def test_files_that_no_plan_knows_are_not_taken_for_a_new_pictures(tmp_path: Pat
     (long,) = tree.glob("Sony/long/*.ARW")
     long.with_name("00002_00_10s.ARW").write_bytes(long.read_bytes())
     grey_pictures(folder, [200])
-    with pytest.raises(DataError, match=r"00002_00_10s\.ARW is there already"):
+    with pytest.raises(DataError, match=r"00002_00_10s\.ARW already exists"):
         simulate_tree([folder], tree, train)
 
 
@@ -520,15 +521,15 @@ def test_xtrans_trees_need_pictures_that_libraw_can_render(day: Path, tmp_path: 
     ("options", "words"),
     [
         (TreeOptions(iso=1700), "not known at ISO 1700"),
-        (TreeOptions(ratios=(1.0,)), "--ratios must lie"),
+        (TreeOptions(ratios=(1.0,)), "--ratios must be"),
         (TreeOptions(ratios=(100, 100)), "cannot be told apart"),
         (TreeOptions(ratios=(30_000,)), "cannot be told apart by the exposure times.* 0s"),
         (TreeOptions(SimulateOptions(long_exposure_s=0.1)), "100, 250, 300 cannot be told apart"),
-        (TreeOptions(burst=0), "--burst must lie"),
-        (TreeOptions(test_share=1.5), "--test-share must lie"),
-        (TreeOptions(val_share=-0.1), "--val-share must lie"),
-        (TreeOptions(test_share=0.6, val_share=0.6), "more than 1 together"),
-        (TreeOptions(wb=(2, 1, 30)), "--wb must lie"),
+        (TreeOptions(burst=0), "--burst must be"),
+        (TreeOptions(test_share=1.5), "--test-share must be"),
+        (TreeOptions(val_share=-0.1), "--val-share must be"),
+        (TreeOptions(test_share=0.6, val_share=0.6), "add up to more than 1"),
+        (TreeOptions(wb=(2, 1, 30)), "--wb must be"),
     ],
 )
 def test_impossible_trees_are_refused(
@@ -550,5 +551,5 @@ def test_trees_need_pictures_and_room(
     with pytest.raises(OutputError, match="Cannot make the folder"):
         simulate_tree([day], day)
     monkeypatch.setattr("gia_cli.simulation.dataset.MOST_SCENES", 0)
-    with pytest.raises(UsageError, match="more than SID's names can number"):
+    with pytest.raises(UsageError, match="more than SID's names have numbers for"):
         simulate_tree([day], tmp_path / "tree")

@@ -49,7 +49,7 @@ def test_no_plan_is_none(tmp_path: Path) -> None:
 def test_what_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"plan\.json is no plan of gia simulate's") as caught:
+    with pytest.raises(DataError, match=r"plan\.json is not a plan of gia simulate") as caught:
         read_plan(path)
     assert "--on-exists overwrite" in caught.value.hint
 
@@ -101,7 +101,7 @@ def test_pictures_are_found_on_the_plan(found: list[Picture], places: list[int |
     assert TreePlan({}, (A, B, C)).places(found) == places
 
 
-def test_copies_are_told_apart_by_their_paths() -> None:
+def test_copies_are_distinguished_by_their_paths() -> None:
     copies = TreePlan({}, (A, moved(A, "copy.png")))
     assert copies.places([moved(A, "copy.png"), A]) == [1, 0]
     assert copies.places([moved(A, "p"), moved(A, "q"), moved(A, "r")]) == [0, 1, None]

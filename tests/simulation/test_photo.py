@@ -143,7 +143,7 @@ def test_a_photograph_without_white_is_not_rendered_too_bright(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_night_is_a_photo_that_the_reader_understands(
+def test_a_simulated_exposure_is_a_photo_that_the_reader_understands(
     day: Path, scene: Photo, tmp_path: Path, name: CameraName
 ) -> None:
     output = tmp_path / f"n{ENDINGS[name]}"
@@ -260,14 +260,14 @@ def test_the_embedded_picture_is_as_dark_as_the_exposure(day: Path, tmp_path: Pa
         assert 4 < dark.mean() < 0.5 * bright.mean()
 
 
-def test_without_a_name_the_night_lies_beside_the_photo(day: Path) -> None:
+def test_without_a_name_the_exposure_lies_beside_the_photo(day: Path) -> None:
     made = simulate_photo(day)
     assert made.shorts == (day.with_name("day_night.ARW"),)
     assert made.long == day.with_name("day_night_long.ARW")
     assert made.scene.wb == median_gains("ILCE-7SM2")
 
 
-def test_a_night_is_decided_by_its_seed(day: Path, tmp_path: Path) -> None:
+def test_a_simulated_exposure_is_decided_by_its_seed(day: Path, tmp_path: Path) -> None:
     data = [
         simulate_photo(day, tmp_path / f"{n}.ARW", SimulateOptions(seed=seed)).written
         for n, seed in enumerate((5, 5, 6))
@@ -281,7 +281,7 @@ def test_a_night_is_decided_by_its_seed(day: Path, tmp_path: Path) -> None:
 def test_what_is_there_is_an_error_kept_or_replaced(day: Path, tmp_path: Path) -> None:
     output, long = tmp_path / "n.ARW", tmp_path / "n_long.ARW"
     long.write_bytes(b"mine")
-    with pytest.raises(OutputExistsError, match=r"n_long.ARW exists already"):
+    with pytest.raises(OutputExistsError, match=r"n_long.ARW already exists"):
         simulate_photo(day, output)
     assert not output.exists()
     made = simulate_photo(day, output, SimulateOptions(on_exists="skip"))
@@ -296,11 +296,11 @@ def test_what_is_there_is_an_error_kept_or_replaced(day: Path, tmp_path: Path) -
     assert output.read_bytes() == short  # its noise does not hang on what else is written
 
 
-def test_small_xtrans_nights_are_noted(day: Path, tmp_path: Path) -> None:
+def test_small_xtrans_exposures_are_noted(day: Path, tmp_path: Path) -> None:
     spy = ProgressSpy()
     simulate_photo(day, tmp_path / "n.RAF", SimulateOptions(camera="X-T2"), spy)
     (note,) = spy.notes
-    assert "LibRaw cannot render X-Trans photos with a side under 512" in note
+    assert "LibRaw cannot render X-Trans photos with fewer than 512 photosites a side" in note
 
 
 @pytest.mark.parametrize(
@@ -308,16 +308,16 @@ def test_small_xtrans_nights_are_noted(day: Path, tmp_path: Path) -> None:
     [
         (SimulateOptions(iso=1700), "not known at ISO 1700"),
         (SimulateOptions(camera="X-T2", iso=100), "not known at ISO 100"),
-        (SimulateOptions(ratio=0.5), "--ratio must lie between 1 and"),
-        (SimulateOptions(ratio=float("nan")), "--ratio must lie"),
-        (SimulateOptions(ev=11), "--ev must lie"),
-        (SimulateOptions(shrink=0), "--shrink must lie"),
-        (SimulateOptions(seed=-1), "--seed must lie"),
-        (SimulateOptions(long_exposure_s=0), "--long-exposure must lie"),
+        (SimulateOptions(ratio=0.5), "--ratio must be between 1 and"),
+        (SimulateOptions(ratio=float("nan")), "--ratio must be"),
+        (SimulateOptions(ev=11), "--ev must be"),
+        (SimulateOptions(shrink=0), "--shrink must be"),
+        (SimulateOptions(seed=-1), "--seed must be"),
+        (SimulateOptions(long_exposure_s=0), "--long-exposure must be"),
         (SimulateOptions(long_exposure_s=0.001, ratio=1000), "short exposure of 1e-06 s"),
-        (SimulateOptions(aperture=0), "--aperture must lie"),
-        (SimulateOptions(wb=(2, 1, 0)), "--wb must lie"),
-        (SimulateOptions(wb=(2, 1, 13)), "--wb must lie"),
+        (SimulateOptions(aperture=0), "--aperture must be"),
+        (SimulateOptions(wb=(2, 1, 0)), "--wb must be"),
+        (SimulateOptions(wb=(2, 1, 13)), "--wb must be"),
         (SimulateOptions(camera="X-T2"), "X-T2 ends in .RAF"),
     ],
 )
@@ -332,13 +332,17 @@ def test_impossible_options_are_refused(
 def test_bad_pictures_are_refused(day: Path, tmp_path: Path) -> None:
     output = tmp_path / "n.ARW"
     small = save(tmp_path / "small.png", np.zeros((23, 90, 3), np.uint8))
-    with pytest.raises(DataError, match=r"small.png is too small: 22x90 photosites, where 24"):
+    with pytest.raises(
+        DataError,
+        match=r"small.png is too small: it gives 22x90 photosites, "
+        "but 24",
+    ):
         simulate_photo(small, output)
-    with pytest.raises(DataError, match="too small: 12x18"):
+    with pytest.raises(DataError, match="too small: it gives 12x18"):
         simulate_photo(day, output, SimulateOptions(shrink=8))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0junk")
-    with pytest.raises(DataError, match=r"broken.jpg cannot be read: it is no picture"):
+    with pytest.raises(DataError, match=r"broken.jpg cannot be read: it is not a picture"):
         simulate_photo(broken, output)
     with pytest.raises(DataError, match=r"gone.png cannot be read: there is no such file"):
         simulate_photo(tmp_path / "gone.png", output)

@@ -88,7 +88,7 @@ def test_noise_without_black_errors_and_single_ones(rng: np.random.Generator) ->
     assert (expose(dark, camera, ratio=1, iso=100, rng=rng, noise=off) == 515).all()
 
 
-def test_the_night_is_as_dark_as_asked_and_seeded(scene: Photo) -> None:
+def test_the_exposure_is_as_dark_as_asked_and_seeded(scene: Photo) -> None:
     camera = CAMERAS["ILCE-7SM2"]
 
     def make(seed: int, ratio: float) -> NDArray[np.uint16]:

@@ -22,7 +22,7 @@ from tests.networks import UNETS, lively, small
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_depth_heads_give_the_depth_a_gradient() -> None:
+def test_deep_supervision_heads_give_the_deep_levels_a_gradient() -> None:
     """The point of them: gradients of the bottleneck many times those without."""
     torch.manual_seed(1)
     planes, target = torch.rand(2, 4, 32, 32), torch.rand(2, 3, 64, 64)
@@ -53,7 +53,7 @@ def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
         assert depth == []
 
 
-def test_a_cut_skip_is_heard_no_more_and_all_parameters_learn() -> None:
+def test_a_dropped_skip_has_no_effect_and_all_parameters_learn() -> None:
     """With all skips cut, what the upper levels see does not matter."""
     torch.manual_seed(1)
     planes = torch.rand(1, 4, 64, 64)
@@ -89,7 +89,7 @@ def test_the_vector_is_asked_only_for_what_is_known() -> None:
     assert not leaf.grad.any()
 
 
-def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
+def test_teacher_forcing_replaces_the_vectors_own_estimates() -> None:
     network = lively(replace(small("gia-net"), width=12))
     assert isinstance(network, GiaNet)
     trainee = Trainee(network, with_heads=False)
@@ -104,7 +104,7 @@ def test_given_facts_go_up_instead_of_the_vectors_own() -> None:
 
 
 @pytest.mark.slow
-def test_the_vector_learns_the_facts() -> None:
+def test_the_vector_learns_the_auxiliary_targets() -> None:
     """A few scenes can be learned by heart, through shrink and the way down."""
     torch.manual_seed(3)
     planes, targets = torch.rand(6, 4, 32, 32) * torch.rand(6, 1, 1, 1), torch.rand(3, 4)
@@ -130,7 +130,7 @@ def test_the_vector_learns_the_facts() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_a_pattern_of_sub_pixels_is_uneven_and_an_error_of_all_is_not(factor: int) -> None:
+def test_a_pattern_of_sub_pixels_is_a_checkerboard_and_an_error_of_all_is_not(factor: int) -> None:
     generator = torch.Generator().manual_seed(3)
     side = 32 * factor
     target = torch.rand(2, 3, side, side, generator=generator)
@@ -156,7 +156,7 @@ def test_even_the_smallest_crops_have_blocks() -> None:
     assert float(checkerboard_loss(picture, target, 2)) == pytest.approx(0.375)
 
 
-def test_depth_loss_is_zero_for_the_averaged_target() -> None:
+def test_deep_supervision_loss_is_zero_for_the_averaged_target() -> None:
     target = torch.rand(1, 3, 96, 96)
     exact = [torch.nn.functional.avg_pool2d(target, 3 * cell) for cell in (16, 8, 4, 2)]
     assert float(deep_supervision_loss(exact, target)) == pytest.approx(0, abs=1e-6)

@@ -29,7 +29,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
         assert not ranks.any(False)
 
 
-def test_torchrun_tells_each_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(VARIABLES, ("3", "4", "1"), strict=True):
         monkeypatch.setenv(name, value)
     ranks = ranks_from_environment()

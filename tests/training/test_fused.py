@@ -138,9 +138,9 @@ def test_a_run_is_fused_by_the_shares_it_starts_with(config: TrainConfig, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"init_from": None}, "weights that are fused themselves"),
-        ({"fusion": None}, "weights that are fused themselves"),
-        ({"white_balance": "learned"}, "given the white balance"),
+        ({"init_from": None}, "weights that have fusion shares"),
+        ({"fusion": None}, "weights that have fusion shares"),
+        ({"white_balance": "learned"}, "gets the white balance"),
         ({"clip_black": True}, "below black"),
     ],
 )

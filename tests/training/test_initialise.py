@@ -112,7 +112,7 @@ def test_what_goes_with_the_first_numbers_stays_where_it_is_the_same_for_every_p
     torch.testing.assert_close(after[:, kept], before[:, kept])
 
 
-def test_the_fit_tells_what_a_linear_map_can_tell() -> None:
+def test_the_fit_estimates_what_a_linear_map_can() -> None:
     network = opened()
     means = torch.randn(300, network.gia.channels, generator=torch.Generator().manual_seed(1))
     means = 0.01 * means + torch.rand(network.gia.channels)
@@ -124,7 +124,7 @@ def test_the_fit_tells_what_a_linear_map_can_tell() -> None:
     torch.testing.assert_close(told.mean(0), targets.mean(0), rtol=0, atol=1e-3)
 
 
-def test_the_fit_leaves_nights_out_that_are_not_known() -> None:
+def test_the_fit_leaves_out_scenes_with_unknown_targets() -> None:
     generator = torch.Generator().manual_seed(1)
     networks = [opened(), opened()]
     means = torch.randn(40, networks[0].gia.channels, generator=generator)

@@ -45,7 +45,7 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     assert read_checkpoint(stopped.run)["step"] == 2
     listener = StopAt(-1)
     train(stopped, listener)
-    assert any("Going on from step 2" in note for note in listener.notes)
+    assert any("Resuming at step 2" in note for note in listener.notes)
     assert_equal(weights_of(config.run), weights_of(stopped.run))
 
 
@@ -95,7 +95,7 @@ def test_pictures_that_cannot_be_written_do_not_end_a_run(
     assert read_checkpoint(config.run)["step"] == 4
 
 
-def test_a_worker_that_dies_is_told_and_loses_nothing(
+def test_a_worker_that_dies_is_reported_and_loses_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(*arguments: Any, **options: Any) -> Iterator[Any]:
@@ -171,7 +171,7 @@ def test_every_network_trains_on_every_camera(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("camera", ["sony", "fuji"])
-def test_a_network_that_is_given_the_balance_trains(config: TrainConfig, camera: Any) -> None:
+def test_a_network_that_gets_the_balance_trains(config: TrainConfig, camera: Any) -> None:
     given = replace(config, camera=camera, white_balance="as-shot", steps=2)
     assert np.isfinite(train(given).validation_psnr)
     row = export_run(given.run, "wb", given.run / "weights")
@@ -184,7 +184,7 @@ def test_the_published_recipe_runs(config: TrainConfig) -> None:
     """On photographs as small as these its crops are held, and it says so."""
     listener = StopAt(-1)
     train(replace(config, recipe="paper", sides=None, crops_per_photo=None, steps=1), listener)
-    assert any("held at 96 packed px" in note for note in listener.notes)
+    assert any("limited to 96 packed px" in note for note in listener.notes)
 
 
 # ---------------------------------------------------------------- the pieces
@@ -234,7 +234,7 @@ def test_the_cuts_are_frequent_at_first_and_never_stop() -> None:
     assert not any(draw_skip_dropout(RECIPES["paper"], 0, step, 0.0) for step in range(100))
 
 
-def test_the_facts_are_given_less_and_less_often() -> None:
+def test_teacher_forcing_becomes_less_and_less_frequent() -> None:
     recipe = RECIPES["finetune"]
     for done, share in (
         (0.0, 1.0),
@@ -248,7 +248,7 @@ def test_the_facts_are_given_less_and_less_often() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_asks_for_the_facts_if_its_recipe_says_so(
+def test_a_run_has_auxiliary_targets_if_its_recipe_says_so(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.Tensor] = []

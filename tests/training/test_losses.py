@@ -218,7 +218,7 @@ def test_make_loss_by_name() -> None:
 
 def test_make_loss_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     wrong: Any = "l3"
-    with pytest.raises(UsageError, match=r"no loss 'l3'.*l1, l2, joint and zamir"):
+    with pytest.raises(UsageError, match=r"no loss 'l3'.*l1, l2, joint or zamir"):
         make_loss(wrong)
     with pytest.raises(UsageError, match=r"needs --vgg FILE.*vgg16-397923af\.pth"):
         make_loss("zamir")

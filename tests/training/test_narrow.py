@@ -102,7 +102,7 @@ def test_the_pivots_are_those_of_qr(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(pivots(columns, 20), order[:20])
 
 
-def test_pivots_tell_the_others() -> None:
+def test_pivots_predict_the_others() -> None:
     """Copies, of any size, are left out, and so is what is nothing; few enough are still chosen."""
     base = np.linalg.qr(np.random.default_rng(0).normal(size=(50, 3)))[0]
     columns = np.column_stack([base[:, 0], 3 * base[:, 0], 0 * base[:, 0], base[:, 1:]])

@@ -85,9 +85,9 @@ def test_single_rows_can_be_trained_apart(base: TrainConfig) -> None:
 
 @pytest.mark.slow
 def test_a_table_is_trained_exported_and_not_trained_twice(base: TrainConfig) -> None:
-    told: list[RowResult] = []
-    results = train_table("2", base, on_row=told.append)
-    assert told == results
+    rows: list[RowResult] = []
+    results = train_table("2", base, on_row=rows.append)
+    assert rows == results
     assert [result.row.name for result in results] == [row.name for row in paper_table("2")]
     assert all(result.result.steps == 2 for result in results)
     infos = list_weights(base.run / "weights")

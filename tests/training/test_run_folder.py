@@ -42,7 +42,7 @@ def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
 
 
 @pytest.mark.usefixtures("trained")
-def test_other_nights_make_another_run(config: TrainConfig) -> None:
+def test_other_simulation_settings_make_another_run(config: TrainConfig) -> None:
     """What is drawn has changed before, and nothing told the weights apart."""
     there = read_config(config.run)
     assert there["scenes"]["daylight_share"] > 0
@@ -70,7 +70,7 @@ def test_what_an_older_version_did_not_know_is_not_compared(config: TrainConfig)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("trained")
-def test_a_run_from_before_the_renaming_goes_on(config: TrainConfig) -> None:
+def test_a_run_from_before_the_renaming_continues(config: TrainConfig) -> None:
     path = config.run / CONFIG
     asked = json.loads(path.read_text())
     asked["nights"] = asked.pop("scenes")
@@ -115,7 +115,7 @@ def test_two_runs_in_one_folder_are_not_possible(config: TrainConfig) -> None:
     assert train(config).steps == 4
 
 
-def test_a_run_folder_that_cannot_be_made_is_told(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_made_is_reported(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot make the folder"):
         train(replace(config, run=tmp_path / "file" / "run"))
@@ -172,5 +172,5 @@ def test_export_needs_a_run_with_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text("{}")
     with pytest.raises(RunError, match="no checkpoint yet"):
         export_run(tmp_path, "x", tmp_path)
-    with pytest.raises(UsageError, match="no name for weights"):
+    with pytest.raises(UsageError, match="not a name for weights"):
         export_run(tmp_path, "../x", tmp_path)

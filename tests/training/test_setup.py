@@ -122,7 +122,7 @@ def test_the_way_up_is_opened_once(
 
 
 @pytest.mark.slow
-def test_where_there_are_no_facts_nothing_is_opened(
+def test_without_auxiliary_targets_no_identity_path_is_made(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = StopAt(10**9)
@@ -161,7 +161,7 @@ def test_init_from_takes_the_weights_over(config: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize(("mode", "whose"), [("as-shot", "ILCE-7SM2"), ("learned", "X-T2")])
-def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
+def test_between_white_balances_the_gains_are_those_of_weights_that_infer_the_light(
     config: TrainConfig, tmp_path: Path, mode: WhiteBalanceMode, whose: CameraName
 ) -> None:
     """From a Sony's weights to a Fuji's network: a grey card of the usual light looks the same."""
@@ -184,7 +184,7 @@ def test_between_white_balances_the_gains_are_those_of_who_is_not_given_them(
 
 
 def test_a_recipe_without_epochs_wants_a_length(config: TrainConfig) -> None:
-    with pytest.raises(UsageError, match="How long"):
+    with pytest.raises(UsageError, match="The run has no length"):
         train(replace(config, steps=None))
 
 

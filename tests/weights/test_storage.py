@@ -247,7 +247,7 @@ def test_saving_leaves_the_network_as_it_is(network: Network, tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_the_files_mode_heeds_the_umask(mask: int, network: Network, tmp_path: Path) -> None:
+def test_the_files_mode_respects_the_umask(mask: int, network: Network, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     before = os.umask(mask)
     try:
