@@ -1,6 +1,6 @@
 """The two cameras that SID was taken with: both of their names, and what is known of each.
 
-A camera goes by the short name that SID's lists use, or by the model name that its files carry.
+A camera has two names: the short one in SID's lists, and the model name in its files.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ class GiaError(Exception):
     message : str
         What is wrong, in one sentence, naming the file or option.
     hint : str, optional
-        What to do next. The class's own ``hint`` is used when none is given.
+        What to do next. By default the class's own ``hint``.
     """
 
     exit_code = 1

@@ -30,7 +30,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        # open() heeds the user's umask; mkstemp's mode 0600 would stay on the output.
+        # open() respects the user's umask; mkstemp's mode 0600 would stay on the output.
         with temporary.open("x+b") as file:
             yield file
             file.flush()
@@ -72,8 +72,8 @@ def make_folder(folder: Path, option: str) -> None:
 def lock(path: Path) -> Iterator[bool]:
     """Hold a file that says that something is going on; yields whether no other process held it.
 
-    The system lets go of it when the process ends, however it ends, even if processes that it
-    forked go on. Where files cannot be locked, as on some network drives, everybody gets it.
+    The system releases it when the process ends, however it ends, even if processes that it forked
+    continue. Where files cannot be locked, as on some network drives, every process gets it.
     """
     from filelock import FileLock, Timeout
 

@@ -29,7 +29,7 @@ class PaperRow:
     """Name in `nets.config.NETWORKS`; None for a number that the paper took from elsewhere."""
     loss: str | None
     multi_size: bool
-    """Whether the crops' side is drawn anew for every iteration."""
+    """Whether the crops' side is drawn again for every iteration."""
     published: dict[str, tuple[float | None, ...]]
     """Of each camera, "sony" and "fuji": `PUBLISHED_MEASURES`; None where the paper has none."""
 

@@ -174,10 +174,10 @@ def _cgroup_cores() -> int | None:
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Do something to each item, on all cores, and yield what comes of them in their order.
+    """Process each item, on all cores, and yield the results in the items' order.
 
-    For what lets go of Python's lock: NumPy, zlib. Few results wait for whoever takes them, so that
-    memory stays bounded; after a failure, or when nobody wants the rest, no more work is begun.
+    For work that releases Python's lock: NumPy, zlib. Few results wait to be taken, so that memory
+    stays bounded. After a failure, or when the rest is not wanted, no more work is started.
 
     Parameters
     ----------

@@ -23,14 +23,14 @@ from gia_cli.raw.turns import TURNS, Turn, turn_frame
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a network is given, and what it should make of it."""
+    """A network's input, and the output that it should have."""
 
     planes: NDArray[np.float32] = field(repr=False)
     """(C, h, w) float32, as `packing.prepare` makes them."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, s*h, s*w) float32 in [0, 1], BT.709-encoded."""
     auxiliary: NDArray[np.float32] = field(default_factory=unknown_targets, repr=False)
-    """(AUXILIARY,) float32: what the vector should tell of the photo; see `auxiliary_targets`."""
+    """(AUXILIARY,) float32: what the vector should estimate; see `auxiliary_targets`."""
     measured: Measurement | None = field(default=None, repr=False)
     """What the picture is fused with; None where that is not asked for."""
 
@@ -42,10 +42,10 @@ def draw_turn(rng: np.random.Generator) -> Turn:
 
 @dataclass(frozen=True, slots=True)
 class GivenBalance:
-    """How training chooses the gains for a network that is given a white balance.
+    """How training chooses the gains for a network that takes a white balance.
 
     The gains are a control: the target is the picture that a RAW converter makes with them
-    (`rebalance_matrix`). So they are often others than the light's, as a photographer's are.
+    (`rebalance_matrix`). So they often differ from the light's, as a photographer's do.
     """
 
     changed_share: float = 0.5

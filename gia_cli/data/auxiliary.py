@@ -1,7 +1,7 @@
-"""What one number for a whole photo would mend: the auxiliary targets of a scene.
+"""The auxiliary targets of a scene: what one number for a whole photo could correct.
 
-Most of what is left of a network's error is the same all over a photo: a black level that is off by
-a DN, a light that is not the usual one. A simulated exposure's are known.
+Most of a network's remaining error is the same in the whole photo: a black level that is off by a
+DN, or an unusual light. For a simulated exposure both are known.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Batches for the training loop: step number in, tensors out.
 
 A batch is a pure function of (seed, rank, step). So any number of workers makes the same batches, a
-resumed run goes on with the very ones that an undisturbed run would have seen, and two ranks never
-see the same.
+resumed run continues with exactly those that an undisturbed run would have seen, and two ranks
+never see the same.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Source(Protocol):
     """Where crops come from: simulated exposures or SID."""
 
     def digest(self) -> str:
-        """Tell the contents of these data from any others."""
+        """Return a digest of the contents of these data."""
 
     @property
     def has_auxiliary_targets(self) -> bool:
         """Whether its crops come with auxiliary targets; see `auxiliary_targets`."""
 
     def largest_side(self) -> int:
-        """Side in packed pixels of the largest crop that can be had."""
+        """Side in packed pixels of the largest possible crop."""
 
     def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
         """Draw one photo and `count` crops of `side` packed px from it."""
@@ -89,7 +89,7 @@ class SidCrops:
         return len(self._scenes)
 
     def digest(self) -> str:
-        """Tell these pairs from any others; whatever their paths."""
+        """Return a digest of these pairs, whatever their paths."""
         return self.frames.digest()
 
     def largest_side(self) -> int:

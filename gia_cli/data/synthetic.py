@@ -1,7 +1,7 @@
 """Photographs to training pairs, made on the fly: every crop is a new simulated scene.
 
-The physics is that of `simulation.sensor`, the way into the network `packing.prepare`: a network
-cannot tell these crops from those of a RAW file that `gia simulate` wrote.
+The physics is that of `simulation.sensor`, the preparation that of `packing.prepare`: to a network
+these crops look like those of a RAW file that `gia simulate` wrote.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ VALIDATION_SHARE = 16
 
 # Bytes of a folder's and a file's name in a key: file systems hold 255, and more is put behind it.
 _NAME_BYTES = 80
-# Linear light from which on a photograph is taken for blown, more and more.
+# Linear light above which a photograph counts as overexposed, more and more.
 _BLOWN_FROM = np.float32(0.9)
 _RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
 
@@ -163,7 +163,7 @@ class PhotoScenes:
         return len(self.keys)
 
     def digest(self) -> str:
-        """Tell these photographs from any others; whatever their paths."""
+        """Return a digest of these photographs, whatever their paths."""
         return self.photos.digest(self.keys)
 
     def by_source(self) -> dict[str, PhotoScenes]:
@@ -444,7 +444,7 @@ def _key(path: Path) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Cut a name that is too long, between two characters; the digest tells it from its like."""
+    """Cut a name that is too long, between two characters; the digest makes it unique."""
     data = name.encode("utf-8", "surrogateescape")
     return name if len(data) <= _NAME_BYTES else data[:_NAME_BYTES].decode("utf-8", "ignore")
 

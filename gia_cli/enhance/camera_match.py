@@ -18,7 +18,7 @@ from gia_cli.weights.storage import WeightsInfo
 _SAME_NEUTRAL = 0.005
 # A mixing that differs less from none comes of rounding.
 _SAME_COLORS = 0.005
-# A file's matrix that asks for more is none of a camera's.
+# A file's matrix that needs more does not belong to a camera.
 _LARGEST_MIXING = 2.5
 
 

@@ -269,7 +269,7 @@ class Enhancer:
             "fluorescent", "flash", a temperature in kelvin ("3200K"), with a tint ("3200K,5"), or
             gains for red, green and blue ("2.1,1,1.5" or a tuple). These take weights that are
             given the white balance; "learned" takes those that infer the light themselves. By
-            default the first weights of the manifest, as shot if they are given the balance.
+            default the first weights of the manifest, as shot if they take a balance.
         engine : "auto", "torch" or "openvino"
             What computes: by default OpenVINO on a CPU where it can, else torch.
         quality : "normal" or "best"
@@ -471,7 +471,7 @@ class Enhancer:
         -------
         WeightsInfo
             int8 ones where those are preferred. Should they fail once opened, `enhance` notes it
-            and goes on with those that they were made from.
+            and continues with those that they were made from.
 
         Raises
         ------

@@ -102,7 +102,7 @@ class WhiteBalance:
 
     @property
     def mode(self) -> WhiteBalanceMode:
-        """What weights it takes: all but "learned" need some that are given gains."""
+        """Which weights it needs: all but "learned" need weights that take gains."""
         return "learned" if self.name == "learned" else "as-shot"
 
     def gains_for(self, frame: RawFrame) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ class EvalConfig:
     truth: TruthName = "long"
     """What the pictures are compared with: LibRaw's rendering of the long exposure, as SID has it,
     or, of a simulated tree, the photograph that it was made from. LibRaw's demosaicing is in the
-    former, which favours whoever shares it where there is little noise."""
+    former, which favours systems that share it where there is little noise."""
     lpips_alex: Path | None = None
     lpips_vgg: Path | None = None
     pieapp: Path | None = None

@@ -20,7 +20,7 @@ from gia_cli.files import atomic_file
 from gia_cli.metrics.bootstrap import bootstrap_interval
 
 TABLE, REPORT = "scores.csv", "report.json"
-#: What tells how far an automatic ratio is off, in stops; not a measure of the picture.
+#: How far an automatic ratio is off, in stops; not a measure of the picture.
 EXPOSURE = "ratio_error_stops"
 
 

@@ -33,7 +33,7 @@ class Score:
     """The amplification used."""
     seconds: float
     values: dict[str, float | None]
-    """By measure; None where it has no value, as `Measures.take` tells."""
+    """By measure; None where it has no value; see `Measures.take`."""
     taken_with: dict[str, str]
     """By measure: `Measures.keys`."""
 

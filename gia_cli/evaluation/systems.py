@@ -60,7 +60,7 @@ class System(Protocol):
         """Where the ratio comes from."""
 
     def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
-        """Make the picture, (H, W, 3) float32 BT.709-encoded, unrotated; and tell the ratio."""
+        """Make the picture, (H, W, 3) float32 BT.709-encoded, unrotated; and return the ratio."""
 
 
 class NetworkSystem:
@@ -83,7 +83,7 @@ class NetworkSystem:
         self.info = info
         self._enhancer = enhancer
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
-        # Engines differ by rounding alone: which one "auto" takes is no reason to score anew.
+        # Engines differ by rounding alone: which one "auto" takes is no reason to score again.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
         changes = "".join(f" {part}" for part in (error, best) if part)
         self.key = f"{__version__} {_STAGES} {digest[:16]} {enhancer.runtime}{engine}{changes}"
@@ -169,7 +169,7 @@ class PicturesSystem:
 
 
 def file_stamp(path: Path) -> str:
-    """Tell a file from another of the same name: its size and time."""
+    """Distinguish a file from another of the same name, by its size and time."""
     stat = path.stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 

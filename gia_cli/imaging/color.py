@@ -180,7 +180,7 @@ def camera_from_srgb(xyz_to_camera: NDArray[np.floating]) -> NDArray[np.float64]
 def colors_of_another_camera(
     xyz_to_camera: NDArray[np.floating], taken_for: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Build the matrix that mends a rendering whose camera was taken for another one.
+    """Build the matrix that corrects a rendering made with another camera's colours.
 
     A rendering is white-balanced camera RGB through the inverse of `camera_from_srgb`. Where it was
     the wrong camera's, that is undone and the right one's applied.
@@ -190,7 +190,7 @@ def colors_of_another_camera(
     xyz_to_camera : (3, 3)
         The camera's own colour matrix.
     taken_for : (3, 3)
-        The colour matrix that the rendering went by.
+        The colour matrix that the rendering used.
 
     Returns
     -------

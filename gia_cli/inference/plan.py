@@ -37,7 +37,7 @@ class InferOptions:
     """Bytes of main memory that the caller will take while the network runs; see `plan`."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for sizes that are none."""
+        """Raise `UsageError` for impossible sizes."""
         if self.tile != "auto" and self.tile < 1:
             raise UsageError(f"--tile must be positive, not {self.tile}.")
         if self.max_memory is not None and self.max_memory < 1:

@@ -25,7 +25,7 @@ class Network(nn.Module):
     colour filter array (4 and 2, or 9 and 3); H and W multiples of `stride`.
 
     Between segments a network hands on a list of *features*, whose last one is the map that is
-    averaged. A segment empties the list that it is given, so that memory is free once used.
+    averaged. A segment empties its input list, so that memory is freed once used.
     """
 
     #: The frame's sides must be multiples of this many packed pixels. A map that is averaged has

@@ -170,11 +170,11 @@ def _greatest_joined(
 def _rerounded(
     arrays: dict[str, NDArray[Any]], model: ov.Model, photos: Sequence[NDArray[np.float32]]
 ) -> dict[str, NDArray[Any]]:
-    """Round the weights anew, so that errors make up for one another in what the layers read.
+    """Round the weights again, so that their errors compensate each other for what the layers read.
 
-    To round each weight to the nearest step takes what a layer reads for noise. Much of it is not:
-    channels have means, and those that tell of the whole photo, such as its light, are the same
-    everywhere. There errors add up to a shift of the whole picture's colour.
+    Rounding each weight to the nearest step would be best if a layer's input were noise. Much of it
+    is not: channels have means, and those that describe the whole photo, such as its light, are the
+    same everywhere. There errors add up to a shift of the whole picture's colour.
     """
     rerounded = dict(arrays)
     layers = {
@@ -206,7 +206,7 @@ def _round_together(steps: NDArray[np.floating], read: NDArray[np.float32]) -> N
     """
     moments = read.T @ read / len(read)
     moments[np.diag_indices_from(moments)] += _DAMPING * moments.diagonal().mean()
-    # The rows of the upper factor tell how the columns to come make up for an error.
+    # The rows of the upper factor say how the remaining columns compensate an error.
     upper = np.linalg.cholesky(np.linalg.inv(moments.astype(np.float64))).T.astype(np.float32)
     left = steps.astype(np.float32)
     rounded = np.empty(left.shape, np.int8)

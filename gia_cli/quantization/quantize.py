@@ -1,4 +1,4 @@
-"""int8 weights out of fp32 ones: scenes of photographs tell the ranges of what the layers read."""
+"""int8 weights from fp32 ones: simulated scenes give the ranges of what the layers read."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ _BRADFORD = np.array(
 )
 _ITERATIONS = 30
 _SETTLED = 1e-7  # (x, y)
-_WORST_CONDITION = 1e4  # a matrix nearer to singular is none of a camera's
+_WORST_CONDITION = 1e4  # a matrix nearer to singular is not a camera's
 # Beyond this distance from the black bodies a colour is no light, says CIE 15; 15,000 K is the blue
 # sky's, and under 1,667 K there is little but embers.
 _FARTHEST_LIGHT = 0.05

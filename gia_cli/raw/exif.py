@@ -121,7 +121,7 @@ def read_exif(path: Path) -> tuple[ShotInfo, frozenset[str]]:
     shot : ShotInfo
     stated : set of field names
         Of ``exposure_s``, ``aperture`` and ``focal_mm``: those that have a tag. Where it holds
-        1/0, a negative number or what is none, the field is None.
+        1/0, a negative number or no number, the field is None.
     """
     with path.open("rb") as file:
         head = file.read(32)

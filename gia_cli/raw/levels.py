@@ -286,7 +286,7 @@ def _margins(
 
 
 def contradicts(border: float, black: NDArray[np.floating], white: NDArray[np.floating]) -> bool:
-    """Whether a border's level is another than the stated ones, by more than rounding and drift."""
+    """Whether a border's level differs from the stated ones, by more than rounding and drift."""
     difference = min(abs(border - float(level)) for level in black.flat)
     reach = float((white - black).min())
     return difference > max(_CONTRADICTION_DN, _CONTRADICTION_SHARE * reach)

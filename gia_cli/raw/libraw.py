@@ -86,8 +86,8 @@ def refuse_hopeless(path: Path) -> None:
 def _is_cut_cr2(path: Path) -> bool:
     """Whether a CR2 ends before the directory of its RAW image.
 
-    That is its fourth and last; the header has its offset too. LibRaw would take the thumbnail's
-    for it, and make a picture of whatever lies in memory.
+    That is its fourth and last; the header has its offset too. LibRaw would use the thumbnail's
+    instead, and make a picture of random memory.
     """
     length = path.stat().st_size
     with path.open("rb") as file:
@@ -186,7 +186,7 @@ def _refuse_size(path: Path, raw: rawpy.RawPy, max_memory: int | None) -> None:
 
 
 def is_known_by_size_only(path: Path, raw: rawpy.RawPy) -> bool:
-    """Tell whether LibRaw takes a file for a RAW photo because it has as many bytes as some have.
+    """Check whether LibRaw takes a file for a RAW photo because of its number of bytes.
 
     It does so for old cameras whose files have no header. A file of zeros of that size is then a
     photo of the same camera to it.

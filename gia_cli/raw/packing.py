@@ -106,10 +106,10 @@ def usable_gains(wb: NDArray[np.floating]) -> NDArray[np.float32]:
 def neutral_gains(
     daylight_wb: NDArray[np.floating], training_daylight_wb: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """Find the factors that bring one camera's neutral to another's.
+    """Find the factors that match one camera's neutral to another's.
 
     A grey card in daylight reads ``1 / daylight_wb`` on each camera; multiplying by the quotient
-    makes both read alike. What is left of the cameras' difference can be mended in the network's
+    makes both read alike. The remaining difference of the cameras can be corrected in the network's
     picture (`colors_of_another_camera`).
 
     Parameters

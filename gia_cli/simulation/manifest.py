@@ -1,8 +1,8 @@
 """The plan of a simulated tree: which picture became which scene, and how.
 
 Scenes have numbers, not the names of their pictures. Without a plan, one more picture in the folder
-would move the others on to their neighbours' numbers, and a second run that keeps what is there
-would lay one photo's short exposure beside another's long one.
+would shift the numbers of the others, and a second run that keeps existing files would pair one
+photo's short exposure with another's long one.
 """
 
 from __future__ import annotations

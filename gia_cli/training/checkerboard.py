@@ -1,10 +1,10 @@
 """Reduce the checkerboard artifact of trained weights, by their last layer alone.
 
-The last layer has weights of its own for each sub-pixel of a packed pixel. In the mean over a block
-a picture's sub-pixels agree; a network's differ by up to a level of 255, which a loss that sees
-pixels one by one hardly feels, and which shows as a grid in flat areas. The weights' mean over the
-sub-pixels stays; what they deviate from it is fitted anew, in closed form, on simulated exposures:
-near the trained deviation, pixel by pixel, and near the photograph's own in the means over blocks.
+The last layer has separate weights for each sub-pixel of a packed pixel. In the mean over a block a
+picture's sub-pixels agree; a network's differ by up to a level of 255. A loss that compares pixels
+one by one hardly measures that, but it shows as a grid in flat areas. The weights' mean over the
+sub-pixels stays; their deviation from it is refitted, in closed form, on simulated exposures: near
+the trained deviation, pixel by pixel, and near the photograph's own in the means over blocks.
 
 References
 ----------

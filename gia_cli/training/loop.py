@@ -261,11 +261,11 @@ def learning_rate(recipe: Recipe, step: int, done: float) -> float:
 def draw_skip_dropout(recipe: Recipe, seed: int, step: int, done: float) -> int:
     """Draw how many skips, from the top level down, a step goes without.
 
-    The skips answer long before the depth does, and a decoder that has found them good enough
-    heeds nothing from below any more. So at first it has to do without: without the top level's,
-    or the top two's, and so on down to all four, alike often. The share of such steps falls from
-    one, where the run begins, to `Recipe.skip_dropout_share` at `Recipe.skip_dropout_until` and
-    stays there, so that the deep levels stay in use.
+    The skips learn long before the deep levels do, and a decoder that finds them good enough then
+    ignores everything from below. So at first it has to work without the top level's skip, the top
+    two, three or all four, each equally often. The share of such steps falls from one, where the
+    run begins, to `Recipe.skip_dropout_share` at `Recipe.skip_dropout_until` and stays there, so
+    that the deep levels stay active.
 
     Returns
     -------

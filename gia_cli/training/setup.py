@@ -140,7 +140,7 @@ def own_device(device: torch.device, ranks: Ranks) -> torch.device:
 
 
 def prepare_process() -> None:
-    """Set what a training process wants, whatever it trains."""
+    """Set what every training process needs."""
     torch.set_flush_denormal(True)
     keep_freed_memory()
 

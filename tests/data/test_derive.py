@@ -57,7 +57,7 @@ def test_the_source_is_never_its_own_target(tmp_path: Path) -> None:
     info = saved(tmp_path)
     (tmp_path / "sub").mkdir()
     own = replace(config(tmp_path / "sub" / ".."), name="own", overwrite=True)
-    with pytest.raises(UsageError, match="the new ones are made of"):
+    with pytest.raises(UsageError, match="the new ones are made from"):
         target_path(own, info)
     other = tmp_path / "new.safetensors"
     assert target_path(config(tmp_path), info) == other

@@ -195,7 +195,7 @@ def test_mistakes_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     ):
         with pytest.raises(UsageError, match=words):
             asked(folder, **changes)
-    with pytest.raises(UsageError, match="the new ones are made of"):
+    with pytest.raises(UsageError, match="the new ones are made from"):
         quantize.quantize(asked(folder, name="own", overwrite=True))
     (folder / "there.safetensors").touch()
     with pytest.raises(OutputExistsError, match="already there"):
