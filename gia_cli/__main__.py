@@ -1,5 +1,17 @@
-"""``python -m gia_cli``, the same as ``gia``."""
+"""``gia``, and ``python -m gia_cli``: Ctrl-C is handled before anything else is loaded."""
 
-from gia_cli.cli import main
+from __future__ import annotations
 
-main()
+from gia_cli import interrupts
+
+
+def main() -> None:
+    """Run the command line; the ``gia`` entry point."""
+    interrupts.take_over()
+    from gia_cli.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

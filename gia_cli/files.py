@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ OnExists = Literal["error", "skip", "overwrite"]
 #: Formats of pictures.
 OutputFormat = Literal["tif", "png"]
 
+_TEMPORARY_LENGTH = 21  # characters
+_TRIES = 100  # to find a temporary name that is free
+_unfinished: set[Path] = set()  # temporary files of this process
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
@@ -28,22 +33,113 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     OutputError
         The folder is missing or write-protected, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary: Path | None = None
     try:
-        # open() respects the user's umask; mkstemp's mode 0600 would stay on the output.
-        with temporary.open("x+b") as file:
+        temporary, file = _open_beside(path)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        _remove(temporary)
         raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}.", hint=_hint(path)
+            f"Cannot write {path}: {error.strerror or error}.", hint=_hint(path, error)
         ) from error
-    except BaseException:
+    finally:
+        if temporary is not None:
+            _remove(temporary)  # after the rename there is none
+            _unfinished.discard(temporary)
+
+
+def _open_beside(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file in the folder of `path`, under a name that fits wherever `path` does."""
+    with suppress(FileNotFoundError):
+        path.lstat()  # refuses, before the work, a name that is too long
+    try:
+        return _open_new(path, _TEMPORARY_LENGTH)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    # The system limits the whole path, too: at that limit no name fits that is longer than its own.
+    return _open_new(path, len(os.fsencode(path.name)))
+
+
+def _open_new(path: Path, length: int) -> tuple[Path, BinaryIO]:
+    for _ in range(_TRIES):
+        temporary = path.with_name(f".{secrets.token_hex(6)}.gia.tmp"[: max(length, 2)])
+        with suppress(FileExistsError):
+            # open() heeds the user's umask; mkstemp's mode 0600 would stay on the output.
+            file = temporary.open("x+b")
+            _unfinished.add(temporary)
+            return temporary, file
+    raise FileExistsError(errno.EEXIST, "There is no temporary name left")
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of what is being written; for a process that ends at once."""
+    for temporary in tuple(_unfinished):
         _remove(temporary)
-        raise
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell which file a path leads to, however it is spelled; None where there is none.
+
+    Links, hard links and, where the system ignores it, the case of letters make no difference.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_taken(path: Path) -> bool:
+    """Whether something has this name: also a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether the case of letters makes no difference to the names in a folder.
+
+    Of one that is yet to be made, the nearest one above answers.
+    Asked of what is there: a system may have file systems of both kinds.
+    """
+    while identity(folder) is None and folder != folder.parent:
+        folder = folder.parent
+    names: list[Path] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [Path(entry.path) for entry in entries]
+    for path in (*names, folder.absolute()):
+        other = path.with_name(path.name.swapcase()) if path.name else path
+        if other.name != path.name and (found := identity(path)) is not None:
+            return identity(other) == found
+    return False
+
+
+def walk(top: Path, *, recursive: bool = True) -> Iterator[tuple[Path, list[Path] | OSError]]:
+    """Yield each folder below `top`, itself included, with the sorted paths of what it holds.
+
+    A folder that may not be read comes with its error. Links to folders are not followed, and no
+    folder is visited twice, so that every walk ends.
+    """
+    seen = {identity(top)}
+    pending = [top]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(
+                    (folder / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries
+                )
+        except OSError as error:
+            yield folder, error
+            continue
+        yield folder, [path for path, _ in found]
+        if recursive:
+            for path, is_folder in reversed(found):
+                if is_folder and (known := identity(path)) not in seen:
+                    seen |= {known} - {None}  # what cannot be looked at is named, each time
+                    pending.append(path)
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -98,8 +194,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _hint(path: Path) -> str:
-    with suppress(OSError):  # a folder inside one that may not be entered cannot be checked
+def _hint(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "Choose a shorter name."
+    with suppress(OSError):  # of a folder inside one that may not be entered nobody can tell
         if not path.parent.is_dir():
             return f"Create the folder {path.parent} first."
     return "Check the free space and the permissions of the folder."

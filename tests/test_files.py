@@ -6,13 +6,21 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from gia_cli.errors import GiaError, OutputError
-from gia_cli.files import atomic_file, lock
+from gia_cli.files import (
+    atomic_file,
+    identity,
+    ignores_case,
+    is_taken,
+    lock,
+    remove_unfinished,
+    walk,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
 
@@ -217,6 +225,124 @@ def test_any_name_a_shell_may_give_works(tmp_path: Path) -> None:
             file.write(name.encode())
         assert (tmp_path / name).read_bytes() == name.encode()
     assert len(_names(tmp_path)) == 6
+
+
+def test_a_temporary_name_fits_wherever_the_final_one_does(tmp_path: Path) -> None:
+    name = "n" * 251 + ".tif"
+    with atomic_file(tmp_path / name) as file:
+        file.write(b"x")
+    assert _names(tmp_path) == [name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its limit of a path, 4095 bytes")
+@pytest.mark.parametrize("name", ["o.tif", "o.t", "a-longer-name-than-the-temporary-one.tif"])
+def test_a_path_at_the_systems_limit_can_be_written(tmp_path: Path, name: str) -> None:
+    folder = tmp_path
+    while (left := 4095 - len(str(folder / name))) > 0:  # each step adds a slash and some letters
+        step = left if left <= 200 else min(200, left - 2)
+        folder /= "d" * (step - 1)
+        folder.mkdir()
+    with atomic_file(folder / name) as file:
+        file.write(b"x")
+    assert _names(folder) == [name]
+
+
+@posix
+def test_a_name_that_is_too_long_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"name too long\. Choose a shorter name"):
+        _fail(tmp_path / ("n" * 256), AssertionError())
+    assert _names(tmp_path) == []
+
+
+def test_a_process_that_ends_at_once_leaves_nothing(tmp_path: Path) -> None:
+    with suppress(OutputError), atomic_file(tmp_path / "photo.tif") as file:
+        file.write(b"half")
+        remove_unfinished()
+        assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "rename", "open"])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_fault_at_any_step_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, old: bytes | None
+) -> None:
+    path = tmp_path / "photo.tif"
+    if old is not None:
+        path.write_bytes(old)
+    before = _names(tmp_path)
+
+    def fault(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", fault)
+    if step == "rename":
+        monkeypatch.setattr(Path, "replace", fault)
+    if step == "open":
+        monkeypatch.setattr(Path, "open", fault)
+    with pytest.raises(OutputError, match="No space left") as caught, atomic_file(path) as file:
+        file.write(b"pixels")
+        if step == "write":
+            fault()
+    assert caught.value.exit_code == 60
+    monkeypatch.undo()
+    assert _names(tmp_path) == before
+    assert old is None or path.read_bytes() == old
+
+
+def test_a_folder_that_goes_away_while_a_file_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(OutputError, match="Create the folder"), atomic_file(folder / "o") as file:
+        file.write(b"pixels")
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    assert _names(tmp_path) == []
+
+
+# ---------------------------------------------------------------- what is there
+
+
+@posix
+def test_one_file_has_one_identity_however_it_is_spelled(tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"")
+    other.write_bytes(b"")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "hard").hardlink_to(path)
+    (tmp_path / "nowhere").symlink_to("gone")
+    for name in ("a", "link", "hard", "../" + tmp_path.name + "/a"):
+        assert identity(tmp_path / name) == identity(path) != identity(other)
+    for name in ("gone", "nowhere", "x" * 5000, "a/b"):
+        assert identity(tmp_path / name) is None
+    assert is_taken(tmp_path / "nowhere") and is_taken(path)
+    assert not is_taken(tmp_path / "gone") and not is_taken(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the usual file systems of others ignore case")
+def test_whether_case_is_ignored_is_asked_of_the_folder(tmp_path: Path) -> None:
+    assert not ignores_case(tmp_path / "yet" / "to be made")
+    (tmp_path / "name").write_bytes(b"")
+    assert not ignores_case(tmp_path)
+    (tmp_path / "NAME").hardlink_to(tmp_path / "name")  # as if the system found it by either
+    assert ignores_case(tmp_path)
+    assert ignores_case(tmp_path / "yet" / "to be made")
+
+
+@posix
+def test_a_walk_ends_and_is_sorted(tmp_path: Path) -> None:
+    for name in ("b/c", "a"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "z").write_bytes(b"")
+    visited = [folder.relative_to(tmp_path).as_posix() for folder, _ in walk(tmp_path)]
+    assert visited == [".", "a", "b", "b/c"]
+    assert [paths for _, paths in walk(tmp_path, recursive=False)] == [
+        [tmp_path / "a", tmp_path / "b", tmp_path / "z"]
+    ]
+    ((_, error),) = walk(tmp_path / "gone")
+    assert isinstance(error, FileNotFoundError)
 
 
 # ---------------------------------------------------------------- lock

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from gia_cli import interrupts
 from gia_cli._version import __version__
 from gia_cli.cli import bench, enhance, evaluate, info, simulate, train, weights
-from gia_cli.cli.app import app
+from gia_cli.cli.app import app, refused, tell
 from gia_cli.cli.options import Verbose
 from gia_cli.errors import UsageError
 
@@ -22,7 +23,8 @@ __all__ = ["app", "bench", "enhance", "evaluate", "info", "main", "simulate", "t
 
 
 def main() -> None:
-    """Run the command line; the ``gia`` entry point."""
+    """Run the command line, as a process of its own."""
+    interrupts.take_over()
     # A closed stdout or stderr (2>&-) must not lend its descriptor to the first file we open.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -30,7 +32,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that is no text must not end the run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        _run()
+    finally:
+        interrupts.enter("over")
+
+
+def _run() -> None:
+    """Run the command; a full disk behind its output, be it the help's, is an error like others."""
+    try:
+        try:
+            app(windows_expand_args=False)  # patterns are expanded where they are understood
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        sys.exit(tell(refused(error)))
 
 
 @app.callback(invoke_without_command=True)

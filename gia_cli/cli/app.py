@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
-from gia_cli.errors import GiaError, Interrupted, UsageError
+from gia_cli import interrupts
+from gia_cli.errors import GiaError, Interrupted, OutputError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.enhance.batch import FileResult
@@ -19,11 +23,15 @@ if TYPE_CHECKING:
     from gia_cli.simulation.photo import Simulated
 
 
+_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
 class _Group(TyperGroup):
     """Turns every `GiaError` into its line and exit code, in the one place there is for it."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
+        interrupts.enter("command")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -33,14 +41,34 @@ class _Group(TyperGroup):
         except OSError as raised:
             if raised.errno == errno.EPIPE:
                 raise  # the reader of our output has gone: Typer's own quiet end
-            error = GiaError(
-                f"The system reports an error: {raised}.",
-                hint="Check the disk and the output folder.",
-            )
-        from gia_cli.cli.console import Terminal
+            error = refused(raised)
+        raise typer.Exit(tell(error))
 
+
+def refused(error: OSError) -> GiaError:
+    """Say what the system refused: mostly to write, to a disk that is full."""
+    if error.errno in _NO_SPACE:
+        return OutputError(
+            f"The output cannot be written: {error.strerror}.", hint="Check where it goes."
+        )
+    return GiaError(
+        f"The system refused: {error}.", hint="Check the disk, and where the output goes."
+    )
+
+
+def tell(error: GiaError) -> int:
+    """Print an error's line, as the last thing that is said; returns the exit code."""
+    from gia_cli.cli.console import Terminal
+
+    interrupts.enter("over")
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again when it ends, and complain
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):  # nobody to tell: the exit code remains
         Terminal().error(error)
-        raise typer.Exit(error.exit_code)
+    return error.exit_code
 
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -29,6 +29,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from gia_cli import interrupts
 from gia_cli.errors import GiaError
 
 # Where stderr is a file, a line of status this often: enough to follow a long run by.
@@ -49,6 +50,18 @@ def _stderr_stream() -> TextIO:
     return os.fdopen(
         copy, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1
     )
+
+
+def _share_screen(first: IO[str], second: IO[str]) -> bool:
+    """Whether two streams go to the same terminal."""
+    try:
+        descriptors = first.fileno(), second.fileno()
+        if not all(map(os.isatty, descriptors)):
+            return False
+        # A process on Windows has one console.
+        return os.name == "nt" or os.path.sameopenfile(*descriptors)
+    except (OSError, ValueError):  # no files, as in tests
+        return False
 
 
 def escape_controls(text: str) -> str:
@@ -91,10 +104,12 @@ class Terminal:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose
-        self.out = Console(soft_wrap=True)
-        if not self.out.is_terminal and "COLUMNS" not in os.environ:
-            self.out.width = _FILE_WIDTH  # not a window: tables need not fold
         self.err = Console(file=_stderr_stream(), soft_wrap=True)
+        # On one screen, who writes a path must know of the bars, or it lands on or behind them.
+        is_shared = _share_screen(sys.stdout, self.err.file)
+        self.out = self.err if is_shared else Console(soft_wrap=True)
+        if not self.out.is_terminal and "COLUMNS" not in os.environ:
+            self.out.width = _FILE_WIDTH  # nobody's window: tables need not fold
         self._bars: RichProgress | None = None
         self._photos: TaskID | None = None
         self._stage: TaskID | None = None
@@ -104,6 +119,7 @@ class Terminal:
 
     def __enter__(self) -> Terminal:
         """Show bars until the block ends; none where stderr is not a terminal."""
+        interrupts.enter("work")
         self._bars = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),

@@ -199,6 +199,7 @@ def enhance(
         on_exists=on_exists,
         recursive=recursive,
         products=(PICTURE, _comparison()) if compare else (PICTURE,),
+        also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
     jobs = plan_jobs(inputs, options)
     enhancer = Enhancer.from_weights(

@@ -7,9 +7,12 @@ and never stops the rest.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import stat
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -30,15 +33,25 @@ from gia_cli.errors import (
     UnreadableFileError,
     UsageError,
 )
-from gia_cli.files import OnExists, OutputFormat, make_folder
+from gia_cli.files import (
+    OnExists,
+    OutputFormat,
+    identity,
+    ignores_case,
+    is_taken,
+    make_folder,
+    walk,
+)
 from gia_cli.imaging.writer import output_format
 from gia_cli.progress import Progress
+from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
 
 Status = Literal["written", "skipped", "failed"]
 Files = Sequence[tuple["Product", Path]]  # to make of one picture
 
 _NAME_SUFFIX = "_gia"
+_SHOWN = 3  # photos that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,8 @@ class BatchOptions:
     on_exists: OnExists = "error"
     recursive: bool = False
     products: tuple[Product, ...] = (PICTURE,)
+    also_read: tuple[Path, ...] = ()
+    """Other files that no output may replace, such as the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +91,8 @@ class Job:
 
     source: Path
     targets: tuple[Path, ...]
+    error: GiaError | None = None
+    """Why it cannot be done, known before any work."""
 
 
 @dataclass(slots=True)
@@ -112,24 +129,111 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
     Raises
     ------
     UsageError
-        A folder without RAW files, contradicting options, or one output name for several photos.
-    OutputError
-        The output folder cannot be made.
+        A folder without RAW files, contradicting options, or an ``-o`` that is one of the inputs.
+
+    Notes
+    -----
+    What concerns only some of the photos makes their jobs fail, and no others: two that would be
+    written to one file, one whose output would replace an input, a folder that may not be read.
+
+    A photo's output is named by the photo alone, never by what else is in the batch: a later run,
+    of other photos, must find it.
     """
-    found = _find_sources(inputs, options.recursive)
-    sources = list({source: (source, root) for source, root in found}.values())
     suffix = _suffix(options)
-    if options.output is not None:
-        if len(sources) != 1:
-            raise UsageError(
-                f"-o names one output, but there are {len(sources)} photos.", hint="Use --out-dir."
+    jobs: list[Job] = []
+    for source, root, error in _find_sources(inputs, options.recursive):
+        if error is not None:
+            jobs.append(Job(source, (), error))
+            continue
+        target = options.output
+        if target is None:
+            target = _target(source, root, options.out_dir, suffix)
+        jobs.append(Job(source, _bracketed(target, options.request)))
+    jobs = _without_repeats(jobs)
+    photos = sum(job.error is None for job in jobs)
+    if options.output is not None and photos > 1:
+        raise UsageError(
+            f"-o names one output, but there are {photos} photos.", hint="Use --out-dir."
+        )
+    return _without_clashes(_without_replaced_inputs(jobs, options), options)
+
+
+def _target(source: Path, root: Path, out_dir: Path | None, suffix: str) -> Path:
+    folder = source.parent
+    if out_dir is not None:  # keep the subfolders below the folder that was given
+        folder = out_dir / source.parent.relative_to(root)
+    return folder / f"{source.stem}{_NAME_SUFFIX}{suffix}"
+
+
+def _without_repeats(jobs: Sequence[Job]) -> list[Job]:
+    """Keep the first job of those for one photo, however the path to it is spelled."""
+    kept: dict[object, Job] = {}
+    for job in jobs:
+        folder, name = _place(job.source)
+        kept.setdefault((folder, _folded(name), identity(job.source) or name), job)
+    return list(kept.values())
+
+
+def _place(path: Path) -> tuple[object, str]:
+    """Tell where a file will lie, however its folder is spelled."""
+    return identity(path.parent) or Path(os.path.abspath(path.parent)), path.name  # noqa: PTH100
+
+
+def _files(job: Job, options: BatchOptions) -> list[Path]:
+    """List all files that are to be made of a photo."""
+    return [product.name(target) for target in job.targets for product in options.products]
+
+
+def _without_replaced_inputs(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
+    """Let the jobs fail whose output is an input; with ``-o``, refuse."""
+    inputs = {identity(job.source): job.source for job in jobs}
+    inputs |= {identity(path): path for path in options.also_read}
+    inputs.pop(None, None)
+    checked: list[Job] = []
+    for job in jobs:
+        replaced = [path for path in _files(job, options) if identity(path) in inputs]
+        if job.error is None and replaced:
+            error = UsageError(
+                f"The output {replaced[0]} is the input {inputs[identity(replaced[0])]}.",
+                hint="gia never replaces what it reads: give another name with -o, or --out-dir.",
             )
-        return [Job(sources[0][0], _bracketed(options.output, options.request))]
-    targets = _unique_targets(sources, options.out_dir, suffix)
-    return [
-        Job(source, _bracketed(target, options.request))
-        for (source, _), target in zip(sources, targets, strict=True)
-    ]
+            if options.output is not None:
+                raise error
+            job = replace(job, error=error)
+        checked.append(job)
+    return checked
+
+
+def _without_clashes(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
+    """Let the jobs fail that would be written to one file."""
+    users: dict[object, list[tuple[int, Path]]] = {}
+    for number, job in enumerate(jobs):
+        for path in _files(job, options) if job.error is None else ():
+            folder, name = _place(path)
+            users.setdefault((folder, _folded(name)), []).append((number, path))
+    errors: dict[int, GiaError] = {}
+    for uses in users.values():
+        if len(uses) > 1 and not ignores_case(uses[0][1].parent):
+            names = Counter(path.name for _, path in uses)
+            uses = [(number, path) for number, path in uses if names[path.name] > 1]
+        if len(uses) > 1:
+            error = _clash(uses[0][1], [str(jobs[number].source) for number, _ in uses])
+            errors |= {number: error for number, _ in uses}
+    return [replace(job, error=errors.get(n, job.error)) for n, job in enumerate(jobs)]
+
+
+def _folded(name: str) -> str:
+    """Make equal what is one name to a file system that ignores case and Unicode composition."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _clash(path: Path, photos: Sequence[str]) -> OutputError:
+    shown = ", ".join(photos[:_SHOWN]) + (", ..." if len(photos) > _SHOWN else "")
+    return OutputError(
+        f"{len(photos)} photos would be written to {path}: {shown}.",
+        hint="Give each a run of its own with -o or --out-dir, or use --recursive on the folder "
+        "above them to keep subfolders.",
+    )
 
 
 def _suffix(options: BatchOptions) -> str:
@@ -144,19 +248,49 @@ def _suffix(options: BatchOptions) -> str:
     return options.output.suffix
 
 
-def _find_sources(inputs: Sequence[Path], recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield each photo with the folder it was found under (its own, if it was named)."""
+Found = tuple[Path, Path, GiaError | None]  # a photo, the folder to name it from, what is wrong
+
+
+def _find_sources(inputs: Sequence[Path], recursive: bool) -> Iterator[Found]:
+    """Yield each photo with the folder it was found under (its own, if it was named).
+
+    A folder that may not be read comes with its error.
+    """
     for path in inputs:
         if _is(Path.is_dir, path):
-            yield from ((photo, path) for photo in _photos_in(path, recursive))
-        elif glob.has_magic(str(path)) and not _is(Path.exists, path):
-            # Path.glob takes no absolute patterns.
-            found = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            if not found:
+            yield from _photos_in(path, recursive)
+        elif glob.has_magic(str(path)) and not is_taken(path):
+            matches = sorted(set(_matches(path)))
+            if not matches:
                 raise UsageError(f"Nothing matches {path}.", hint="Check the pattern.")
-            yield from _find_sources(sorted(Path(match) for match in found), recursive)
+            for match in matches:
+                if _is(Path.is_dir, match):
+                    yield from _photos_in(match, recursive)
+                else:
+                    yield match, match.parent, None
         else:
-            yield path, path.parent
+            yield path, path.parent, None
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """Find what a pattern matches; unlike glob's, ``**`` follows no links, which may be loops."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.glob(str(pattern)))  # noqa: PTH207, Path's: no absolute ones
+        return
+    at = pattern.parts.index("**")
+    rest = pattern.parts[at + 1 :]
+    tops = _matches(Path(*pattern.parts[:at])) if at else [Path()]
+    for top in tops:
+        for folder, paths in walk(top):
+            if isinstance(paths, OSError):
+                continue  # a pattern matches what can be seen, as in a shell
+            inside = folder.relative_to(top).parts
+            if any(part.startswith(".") for part in inside):
+                continue
+            if rest:
+                yield from _matches(Path(glob.escape(str(folder)), *rest))
+            else:
+                yield from (path for path in paths if not path.name.startswith("."))
 
 
 def _is(question: Callable[[Path], bool], path: Path) -> bool:
@@ -167,53 +301,27 @@ def _is(question: Callable[[Path], bool], path: Path) -> bool:
         return False
 
 
-def _photos_in(folder: Path, recursive: bool) -> list[Path]:
-    try:
-        found = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    except OSError as error:
-        raise UnreadableFileError(
-            f"The folder {folder} cannot be read: {error.strerror or error}."
-        ) from error
-    # Hidden files are the droppings of macOS ("._DSC0001.ARW") and of interrupted writes.
-    photos = [
-        path
-        for path in found
-        if path.suffix.lower() in RAW_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-    if not photos:
+def _photos_in(folder: Path, recursive: bool) -> list[Found]:
+    found: list[Found] = []
+    for inner, paths in walk(folder, recursive=recursive):
+        if isinstance(paths, OSError):
+            reason = f"The folder {inner} cannot be read: {paths.strerror or paths}."
+            found.append((inner, folder, UnreadableFileError(reason)))
+        else:
+            found += [(path, folder, None) for path in paths if _is_photo(path)]
+    if not found:
         hint = "" if recursive else "--recursive looks into its subfolders too."
         raise UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
-    return photos
+    return sorted(found, key=lambda each: each[0])
 
 
-def _unique_targets(
-    sources: Sequence[tuple[Path, Path]], out_dir: Path | None, suffix: str
-) -> list[Path]:
-    """Name the outputs; DSC1.ARW and DSC1.RAF must not overwrite each other's."""
-
-    def target(source: Path, root: Path, stem: str) -> Path:
-        folder = source.parent
-        if out_dir is not None:  # keep the subfolders below the folder that was given
-            folder = out_dir / source.parent.relative_to(root)
-        return folder / f"{stem}{_NAME_SUFFIX}{suffix}"
-
-    plain = [target(source, root, source.stem) for source, root in sources]
-    uses = Counter(plain)
-    named = [
-        path
-        if uses[path] == 1
-        else target(source, root, f"{source.stem}_{source.suffix.lstrip('.').lower()}")
-        for path, (source, root) in zip(plain, sources, strict=True)
-    ]
-    for path, count in Counter(named).items():
-        if count > 1:
-            users = zip(sources, named, strict=True)
-            clash = [str(source) for (source, _), mine in users if mine == path]
-            raise UsageError(
-                f"{count} photos would be written to {path}: {', '.join(clash)}.",
-                hint="Use several runs, or --recursive on the folder above to keep subfolders.",
-            )
-    return named
+def _is_photo(path: Path) -> bool:
+    # Hidden files are the droppings of macOS ("._DSC0001.ARW") and of interrupted writes.
+    return (
+        path.suffix.lower() in RAW_SUFFIXES
+        and not path.name.startswith(".")
+        and _is(Path.is_file, path)
+    )
 
 
 def _bracketed(target: Path, request: ExposureRequest) -> tuple[Path, ...]:
@@ -350,14 +458,16 @@ def _read(
     job: Job, enhancer: Enhancer, options: BatchOptions, progress: Progress
 ) -> Iterator[tuple[Prepared, Files]] | None:
     """Read a photo and pack its first picture; None when it is to be skipped."""
-    _prepare_folder(job.targets[0].parent, options)
+    if job.error is not None:
+        raise job.error
     request, plans = _missing(job, options)
     if not plans:
         return None
-    files = [product.name(target) for target in job.targets for product in options.products]
-    existing = [path for path in files if path.exists()]
-    if existing and options.on_exists == "error":
-        raise OutputExistsError(f"{existing[0]} already exists.")
+    refuse_hopeless(job.source)  # what is wrong with the photo comes before what is with its output
+    _prepare_folder(job.targets[0].parent, options)
+    for files in plans:
+        for _, path in files:
+            _refuse_taken(path, options)
     pictures = zip(enhancer.prepare(job.source, request, progress=progress), plans, strict=True)
     return chain([next(pictures)], pictures)
 
@@ -415,7 +525,7 @@ def _to_write(target: Path, options: BatchOptions) -> Files:
     return [
         (product, path)
         for product, path in files
-        if options.on_exists != "skip" or not path.exists()
+        if options.on_exists != "skip" or not _is(Path.exists, path)
     ]
 
 
@@ -457,6 +567,24 @@ def _expected(source: Path, error: Exception) -> GiaError:
     )
     wrapped.__cause__ = error
     return wrapped
+
+
+def _refuse_taken(path: Path, options: BatchOptions) -> None:
+    """Refuse, before the work, a name that cannot be written to or must not be replaced."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            hint="Choose a shorter name with -o." if error.errno == errno.ENAMETOOLONG else None,
+        ) from error
+    # Also a link that leads nowhere; where outputs are skipped, only that is left here.
+    if options.on_exists != "overwrite":
+        raise OutputExistsError(f"{path} exists already.")
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"Cannot write {path}: it is a folder.", hint="Choose another name.")
 
 
 def _prepare_folder(folder: Path, options: BatchOptions) -> None:

@@ -93,7 +93,7 @@ def require_quantizer() -> None:
     if find_spec("nncf") is None:
         raise DeviceError(
             "Making int8 weights needs NNCF, which is not installed.",
-            hint="Run: pip install 'gia-cli[quantize]'",
+            hint="Run: pip install 'nncf>=3.4'",
         )
 
 

@@ -5,15 +5,18 @@ Every refusal gets a sentence and an exit code of its own.
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
+import stat
 import struct
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import rawpy
 
@@ -61,14 +64,21 @@ _FUJI_LAYOUT_TAG = 0x0130
 
 def refuse_hopeless(path: Path) -> None:
     """Refuse what needs no RAW decoder to be refused."""
-    try:  # exists() too raises, for a name that is too long or a folder one may not enter
-        if not path.exists():
-            raise FileMissingError(f"{path}: there is no such file.")
-        if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise NotAFileError(f"{path} is a folder, not a photo.")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
+            raise NotAFileError(f"{path} is a pipe, socket or device, not a photo.")
         with path.open("rb") as file:
             head = file.read(16)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileMissingError(f"{path}: there is no such file.") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # nor can there be
+            raise FileMissingError(
+                f"{path}: there is no such file: {error.strerror}.", hint="Check the name."
+            ) from error
         raise UnreadableFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not head:
         raise EmptyFileError(f"{path} is empty.")
@@ -271,6 +281,17 @@ def directories_of(path: Path) -> list[tiff.Directory]:
 _STDERR_LOCK = threading.Lock()
 
 
+def _sink() -> BinaryIO:
+    """Open a file that has no name, and needs no folder where the system has such."""
+    if hasattr(os, "memfd_create"):
+        with suppress(OSError):
+            return os.fdopen(os.memfd_create("gia"), "w+b")
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no folder for temporary files: what LibRaw says is lost, the photo is not
+        return Path(os.devnull).open("r+b")
+
+
 @contextmanager
 def _quiet_stderr() -> Iterator[bytearray]:
     """Catch what LibRaw prints to file descriptor 2 from C, through any progress bar.
@@ -279,7 +300,7 @@ def _quiet_stderr() -> Iterator[bytearray]:
     other's descriptor.
     """
     said = bytearray()
-    with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
+    with _STDERR_LOCK, _sink() as sink:
         try:
             saved = os.dup(2)
         except OSError:  # a program without stderr: nothing to protect

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import ENDINGS, CameraName, WhiteBalance
 from gia_cli.errors import DataError, GiaError, OutputExistsError, UsageError
-from gia_cli.files import OnExists
+from gia_cli.files import OnExists, is_taken
 from gia_cli.imaging.color import srgb_encode
 from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.progress import SILENT, Progress
@@ -186,8 +186,11 @@ def looked_up(result: Simulated, options: SimulateOptions) -> Simulated:
 def existing(files: Iterable[Path], on_exists: OnExists) -> tuple[Path, ...]:
     """Find the files that are there; refuse if there are any and that is an error."""
     there = tuple(path for path in files if path.exists())
-    if there and on_exists == "error":
-        raise OutputExistsError(f"{there[0]} already exists.", hint=_EXISTS_HINT)
+    # A link that leads nowhere is nothing to keep, nor to be replaced unasked.
+    taken = [path for path in files if is_taken(path) and path not in there]
+    taken += there if on_exists == "error" else ()
+    if taken and on_exists != "overwrite":
+        raise OutputExistsError(f"{taken[0]} exists already.", hint=_EXISTS_HINT)
     return there
 
 

@@ -22,6 +22,7 @@ from gia_cli.cli import app
 from gia_cli.cli.app import seconds
 from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
+from gia_cli.errors import Interrupted
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
@@ -444,9 +445,47 @@ def test_a_full_disk_behind_stdout_is_one_line(make_arw: MakePhoto, tmp_path: Pa
     run = subprocess.run(
         ["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True, text=True
     )
-    assert run.returncode != 0
+    assert run.returncode == 60
+    assert run.stderr.splitlines()[-1].startswith("error: The output cannot be written: No space")
     assert "Traceback" not in run.stderr
     assert (tmp_path / "o.tif").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", ["--help", "--version", "enhance --help", "weights list"])
+def test_a_full_disk_behind_a_text_is_one_line(arguments: str) -> None:
+    command = f"{sys.executable} -m gia_cli {arguments} > /dev/full"
+    run = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert run.returncode == 60
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: The output cannot be written: No space left on device.")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stderr_leaves_the_exit_code() -> None:
+    command = f"{sys.executable} -m gia_cli info gone.ARW 2> /dev/full"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 11
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_an_output_that_is_read_is_refused_with_2(make_arw: MakePhoto, tmp_path: Path) -> None:
+    photo = make_arw()
+    day = tmp_path / "day.tif"
+    day.write_bytes(make_arw("day.ARW").read_bytes())
+    for options in (["--reference", str(day)], ["-w", str(day)]):
+        run = gia("enhance", photo, "-o", day, "--on-exists", "overwrite", *options)
+        assert run.exit_code == 2, run.output
+        assert "day.tif is the input" in run.stderr
+    assert day.read_bytes() == (tmp_path / "day.ARW").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_as_reference_is_refused_at_once(make_arw: MakePhoto, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ARW")
+    for arguments in (["enhance", make_arw(), "--reference"], ["info"]):
+        run = gia(*arguments, tmp_path / "pipe.ARW")
+        assert run.exit_code == 12
+        assert "is a pipe, socket or device, not a photo." in run.stderr
 
 
 @pytest.mark.slow
@@ -489,6 +528,81 @@ def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_
     for path in written:
         assert path.suffix == ".tif"
         assert tifffile.imread(path).shape == (96, 144, 3)
+
+
+PRESS = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+from gia_cli.__main__ import main
+{more}
+main()
+"""
+
+
+def pressed(module: str, *args: str | Path, more: str = "") -> subprocess.CompletedProcess[str]:
+    """Run gia, with Ctrl-C pressed as it begins to import a module."""
+    code = PRESS.format(module=module, more=more)
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(
+    "module", ["typer", "gia_cli.cli.app", "gia_cli.cli.train", "rich", "numpy", "rawpy"]
+)
+def test_ctrl_c_at_the_start_is_one_line(make_arw: MakePhoto, tmp_path: Path, module: str) -> None:
+    run = pressed(module, "enhance", make_arw(), "-o", tmp_path / "o.tif")
+    assert run.returncode == 130
+    assert run.stdout == ""
+    assert run.stderr.splitlines() == [f"error: {Interrupted('Interrupted.')}"]
+    assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("presses", [1, 2, 3])
+def test_ctrl_c_while_a_picture_is_written(
+    make_arw: MakePhoto, tmp_path: Path, presses: int
+) -> None:
+    """Once: it is finished. Again: it is not, and nothing of it stays."""
+    more = f"""
+sync = os.fsync
+def press_and_sync(descriptor):
+    os.fsync = sync
+    for _ in range({presses}):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    time.sleep(0 if {presses} == 1 else 60)
+    sync(descriptor)
+os.fsync = press_and_sync
+"""
+    for name in ("a.ARW", "b.ARW", "c.ARW"):
+        make_arw(f"card/{name}")
+    out = tmp_path / "out"
+    run = pressed("", "enhance", tmp_path / "card", "--out-dir", out, "--ratio", "10", more=more)
+    assert run.returncode == 130
+    assert "Traceback" not in run.stderr
+    lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: Interrupted")
+    assert [path.name for path in out.iterdir()] == (["a_gia.tif"] if presses == 1 else [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="memory files, or a folder that is there")
+def test_no_folder_for_temporary_files_is_needed(make_arw: MakePhoto, tmp_path: Path) -> None:
+    """As in a container whose file system is read-only."""
+    more = "import tempfile; tempfile._candidate_tempdir_list = lambda: []"
+    photo = make_arw()
+    run = pressed("", "enhance", photo, "-o", tmp_path / "o.tif", "--compare", more=more)
+    assert run.returncode == 0, run.stderr
+    photo.write_bytes(photo.read_bytes()[:-5000])
+    assert pressed("", "enhance", photo, more=more).returncode == 14
 
 
 @pytest.mark.parametrize("time", [1, 45, 60, 90, 300, 3600, 0.5])

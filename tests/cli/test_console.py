@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import struct
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,6 +101,115 @@ def test_a_path_is_exact_unless_it_goes_to_a_terminal(
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal
     Terminal().line(name)
     assert capsys.readouterr().out == r"a\x1b[2J\x9b31m.tif" + "\n"
+
+
+if sys.platform != "win32":
+    import fcntl
+    import pty
+    import termios
+
+
+class Screen:
+    """A terminal that knows what bars need: lines, their wrapping, and the cursor in them."""
+
+    def __init__(self, columns: int) -> None:
+        self.lines = [""]
+        self._columns = columns
+        self._row = self._column = 0
+
+    def feed(self, text: str) -> None:
+        for command, letters in re.findall(r"(\x1b\[[?0-9;]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", text):
+            self._obey(command) if command else self._show(letters)
+
+    def _obey(self, command: str) -> None:
+        count = int("".join(filter(str.isdecimal, command)) or 1)
+        if command == "\r":
+            self._column = 0
+        elif command == "\n":
+            self._down()
+        elif command.endswith("A"):
+            self._row = max(self._row - count, 0)
+        elif command.endswith("K"):
+            assert command == "\x1b[2K"
+            self.lines[self._row] = ""
+        else:
+            assert command[-1] in "mhl", command
+
+    def _down(self) -> None:
+        self._row += 1
+        if self._row == len(self.lines):
+            self.lines.append("")
+
+    def _show(self, letters: str) -> None:
+        for letter in letters:
+            if self._column == self._columns:
+                self._column = 0
+                self._down()
+            line = self.lines[self._row].ljust(self._column)
+            self.lines[self._row] = line[: self._column] + letter + line[self._column + 1 :]
+            self._column += 1
+
+
+def on_a_terminal(command: list[str], columns: int) -> list[str]:
+    """Run a command on a terminal, and return the lines that are on it at the end."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    names = os.environ.keys() - {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
+    environment = {name: os.environ[name] for name in names} | {"TERM": "xterm-256color"}
+    shown = b""
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        with suppress(OSError):  # the end, on Linux
+            while data := os.read(ours, 1 << 16):
+                shown += data
+    os.close(ours)
+    assert process.returncode == 0, shown
+    screen = Screen(columns)
+    screen.feed(shown.decode())
+    return "\n".join(line.rstrip() for line in screen.lines).rstrip().split("\n")
+
+
+BATCH = """
+import sys, time
+from gia_cli.cli.console import Terminal
+count, name = int(sys.argv[1]), sys.argv[2]
+terminal = Terminal()
+with terminal:
+    for number in range(1, count + 1):
+        terminal.photo(f"{number}.ARW", number, count)
+        terminal.stage("denoising", 4)
+        for _ in range(4):
+            terminal.advance()
+            time.sleep(0.06)  # rich draws ten times a second
+        terminal.say(f"{number}.ARW: ratio 100")
+        terminal.line(f"{number}{name}")
+        time.sleep(0.25)
+terminal.line("the end")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", ["_gia.tif", "x" * 150 + ".tif"])
+def test_bars_and_results_share_a_screen(count: int, name: str) -> None:
+    columns = 100
+    lines = on_a_terminal([sys.executable, "-c", BATCH, str(count), name], columns)
+    wanted: list[str] = []
+    for number in range(1, count + 1):
+        path = f"{number}{name}"
+        wanted += [f"{number}.ARW: ratio 100", path[:columns]]
+        wanted += [path[columns:]] if len(path) > columns else []
+    assert lines == [*wanted, "the end"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_results_go_to_stdout_when_only_the_bars_are_on_a_terminal(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(BATCH)} 2 _gia.tif > results"
+    lines = on_a_terminal(["sh", "-c", f"cd {shlex.quote(str(tmp_path))} && {command}"], 100)
+    assert (tmp_path / "results").read_text() == "1_gia.tif\n2_gia.tif\nthe end\n"
+    assert lines == ["1.ARW: ratio 100", "2.ARW: ratio 100"]
 
 
 def test_numbers_that_json_has_not_are_null(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -76,17 +77,180 @@ def test_an_output_folder_keeps_subfolders(tmp_path: Path) -> None:
     assert targets == {tmp_path / "out" / "x" / "a_gia.tif", tmp_path / "out" / "y" / "a_gia.tif"}
 
 
-def test_photos_of_one_name_get_outputs_of_two(tmp_path: Path) -> None:
+def test_an_outputs_name_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     touch(tmp_path / "a.ARW", tmp_path / "a.RAF", tmp_path / "b.ARW")
-    names = [job.targets[0].name for job in plan_jobs([tmp_path], BatchOptions())]
-    assert names == ["a_arw_gia.tif", "a_raf_gia.tif", "b_gia.tif"]
+    alone = [plan_jobs([tmp_path / name], BatchOptions())[0] for name in ("a.ARW", "a.RAF")]
+    assert [job.targets for job in alone] == [(tmp_path / "a_gia.tif",)] * 2
+    together = plan_jobs([tmp_path], BatchOptions())
+    assert [job.targets[0].name for job in together] == ["a_gia.tif", "a_gia.tif", "b_gia.tif"]
 
 
-def test_photos_of_one_name_in_two_folders_are_refused_one_output_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite"])
+def test_photos_that_would_be_written_to_one_file_fail_and_no_others(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, on_exists: Any
+) -> None:
     touch(tmp_path / "x" / "a.ARW", tmp_path / "y" / "a.ARW")
-    options = BatchOptions(out_dir=tmp_path / "out")
-    with pytest.raises(UsageError, match="2 photos"):
-        plan_jobs([tmp_path / "x" / "a.ARW", tmp_path / "y" / "a.ARW"], options)
+    photos = [tmp_path / "x" / "a.ARW", make_arw("b.ARW"), tmp_path / "y" / "a.ARW"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", on_exists=on_exists)
+    assert [result.status for result in results] == ["failed", "written", "failed"]
+    for result in (results[0], results[2]):
+        assert isinstance(result.error, OutputError)
+        assert result.error.exit_code == 60
+        assert str(photos[0]) in str(result.error) and str(photos[2]) in str(result.error)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_gia.tif"]
+
+
+@pytest.mark.parametrize(("ignored", "errors"), [(True, 2), (False, 0)])
+def test_names_that_differ_in_case_clash_where_case_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool, errors: int
+) -> None:
+    photos = [tmp_path / "x" / "\xe4.ARW", tmp_path / "y" / "A\u0308.ARW", tmp_path / "b.ARW"]
+    touch(*photos)
+    monkeypatch.setattr("gia_cli.enhance.batch.ignores_case", lambda folder: ignored)
+    jobs = plan_jobs(photos, BatchOptions(out_dir=tmp_path / "out"))
+    assert sum(job.error is not None for job in jobs[:2]) == errors
+    assert jobs[2].error is None
+
+
+# ---------------------------------------------------------------- outputs that are inputs
+
+
+def _spellings(raw: Path) -> dict[str, Path]:
+    """Paths of one file."""
+    folder = raw.parent
+    (folder / "link.tif").symlink_to(raw.name)
+    (folder / "hard.tif").hardlink_to(raw)
+    (folder / "sub").mkdir()
+    (folder / "folder").symlink_to(folder)
+    return {
+        "same": raw,
+        "link": folder / "link.tif",
+        "hard link": folder / "hard.tif",
+        "spelling": folder / "sub" / ".." / raw.name,
+        "folder link": folder / "folder" / raw.name,
+    }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize("way", ["same", "link", "hard link", "spelling", "folder link"])
+@pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite"])
+def test_an_output_that_is_the_input_is_refused(tmp_path: Path, way: str, on_exists: Any) -> None:
+    raw = tmp_path / "raw.tif"
+    raw.write_bytes(b"the only copy")
+    options = BatchOptions(output=_spellings(raw)[way], on_exists=on_exists)
+    with pytest.raises(UsageError, match="is the input") as caught:
+        plan_jobs([raw], options)
+    assert caught.value.exit_code == 2
+    assert raw.read_bytes() == b"the only copy"
+
+
+def test_an_output_that_is_another_file_that_is_read_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "day.tif")
+    options = BatchOptions(output=tmp_path / "day.tif", also_read=(tmp_path / "day.tif",))
+    with pytest.raises(UsageError, match=r"day\.tif is the input"):
+        plan_jobs([tmp_path / "a.ARW"], options)
+
+
+def test_in_a_batch_only_the_photo_whose_output_is_an_input_fails(tmp_path: Path) -> None:
+    photos = [tmp_path / "a.ARW", tmp_path / "a_gia.tif", tmp_path / "b.ARW"]
+    touch(*photos)
+    jobs = plan_jobs(photos, BatchOptions(on_exists="overwrite"))
+    assert [type(job.error) for job in jobs] == [UsageError, type(None), type(None)]
+
+
+def test_a_sheet_never_replaces_an_input(tmp_path: Path) -> None:
+    touch(tmp_path / "o_compare.png")
+    sheet = Product(name=lambda path: path.with_name(f"{path.stem}_compare.png"), write=_no_write)
+    options = BatchOptions(output=tmp_path / "o.png", products=(PICTURE, sheet))
+    with pytest.raises(UsageError, match=r"o_compare\.png"):
+        plan_jobs([tmp_path / "o_compare.png"], options)
+
+
+def _no_write(picture: Enhanced, path: Path) -> None:
+    raise AssertionError
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize("on_exists", ["error", "skip"])
+def test_a_link_that_leads_nowhere_is_not_replaced_unasked(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, on_exists: Any
+) -> None:
+    output = tmp_path / "o.tif"
+    output.symlink_to(tmp_path / "gone.tif")
+    (result,) = run([make_arw()], enhancer, output=output, on_exists=on_exists)
+    assert isinstance(result.error, OutputExistsError)
+    assert output.is_symlink()
+    (result,) = run([make_arw()], enhancer, output=output, on_exists="overwrite")
+    assert result.status == "written" and not output.is_symlink()
+
+
+def test_a_folder_in_the_outputs_place_is_told_before_the_work(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enhancer, "prepare", None)
+    (tmp_path / "night_gia.tif").mkdir()
+    (result,) = run([make_arw()], enhancer, on_exists="overwrite")
+    assert isinstance(result.error, OutputError) and "is a folder" in str(result.error)
+
+
+# ---------------------------------------------------------------- what cannot be looked at
+
+
+def _deny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody read a folder, not even root."""
+    scandir = os.scandir
+
+    def denied(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+
+
+def test_folders_that_may_not_be_read_are_named_and_cost_no_others(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_arw("card/a.ARW")
+    make_arw("card/locked/b.ARW")
+    _deny(tmp_path / "card" / "locked", monkeypatch)
+    out = tmp_path / "out"
+    first, second = run([tmp_path / "card"], enhancer, recursive=True, out_dir=out)
+    assert first.status == "written" and first.source.name == "a.ARW"
+    assert second.source == tmp_path / "card" / "locked" and second.error is not None
+    assert second.error.exit_code == 21
+    assert "card/locked cannot be read: Permission denied" in str(second.error)
+    (alone,) = run([tmp_path / "card" / "locked"], enhancer)
+    assert alone.error is not None and alone.error.exit_code == 21
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "sub" / "b.ARW", tmp_path / ".hidden" / "c.ARW")
+    for name in ("l1", "l2", "sub/up"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "self.ARW").symlink_to("self.ARW")
+
+    def found(*parts: str, recursive: bool = False) -> list[str]:
+        jobs = plan_jobs([tmp_path.joinpath(*parts)], BatchOptions(recursive=recursive))
+        return sorted(job.source.name for job in jobs)
+
+    assert found("**", "[ab].ARW") == ["a.ARW", "b.ARW"]
+    assert found("**", "**", "b*") == ["b.ARW"]
+    assert found("s*", "**", "b.*") == ["b.ARW"]
+    assert found("l*", "a.ARW") == ["a.ARW"]  # twice the same photo and output
+    assert found(recursive=True) == ["a.ARW", "b.ARW", "c.ARW"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_pipes_devices_and_loops_are_refused_at_once(enhancer: Enhancer, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ARW")
+    (tmp_path / "loop.ARW").symlink_to("loop.ARW")
+    photos = [tmp_path / "pipe.ARW", Path("/dev/zero"), tmp_path / "loop.ARW"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out")
+    assert [result.error.exit_code for result in results if result.error] == [12, 12, 21]
+    with pytest.raises(UsageError, match="no RAW photos"):
+        plan_jobs([tmp_path], BatchOptions())
 
 
 def test_a_photo_named_twice_is_worked_on_once(tmp_path: Path) -> None:
@@ -353,8 +517,26 @@ def test_a_photo_found_twice_is_worked_on_once(tmp_path: Path) -> None:
 def test_a_name_that_the_system_refuses_fails_alone(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
 ) -> None:
-    results = run([make_arw(), tmp_path / ("x" * 300 + ".ARW")], enhancer, out_dir=tmp_path / "o")
-    assert [result.status for result in results] == ["written", "failed"]
+    names = ["x" * 300 + ".ARW", "x" * 5000, "x/" * 3000 + "a.ARW"]
+    photos = [make_arw(), *(tmp_path / name for name in names)]
+    good, *bad = run(photos, enhancer, out_dir=tmp_path / "o")
+    assert good.status == "written"
+    for result in bad:
+        assert isinstance(result.error, FileMissingError)
+        assert "name too long" in str(result.error)
+
+
+@pytest.mark.parametrize("length", [227, 239, 247, 251])
+def test_a_photo_with_a_long_name_is_enhanced_if_its_output_can_have_one(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, length: int
+) -> None:
+    (result,) = run([make_arw("x" * length + ".ARW")], enhancer)
+    if length + len("_gia.tif") <= 255:
+        assert result.outputs == [tmp_path / f"{'x' * length}_gia.tif"]
+    else:
+        assert isinstance(result.error, OutputError) and result.error.exit_code == 60
+        assert "name too long" in str(result.error)
+        assert [path.suffix for path in tmp_path.iterdir()] == [".ARW"]
 
 
 # ---------------------------------------------------------------- overlapping
