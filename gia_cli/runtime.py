@@ -15,8 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
+from gia_cli.arguments import one_of
 from gia_cli.errors import DeviceError, UsageError
 
 Item = TypeVar("Item")
@@ -26,6 +27,7 @@ DeviceName = Literal["auto", DeviceKind]
 #: Of training.
 FloatPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 Precision = Literal[FloatPrecision, "int8"]
+_PRECISIONS: tuple[str, ...] = get_args(Precision)
 EngineName = Literal["auto", "torch", "openvino"]
 #: One rendering, or the mean of eight.
 Quality = Literal["normal", "best"]
@@ -77,7 +79,11 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
     ------
     DeviceError
         The device is not there, or cannot compute in that precision.
+    UsageError
+        There is no such device or precision.
     """
+    one_of(device, get_args(DeviceName), "device")
+    one_of(precision, _PRECISIONS, "precision")
     if precision == "int8" and device == "auto":
         device = "cpu"
     chosen = _present_device(device)

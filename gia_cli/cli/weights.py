@@ -106,8 +106,17 @@ def weights_export(
     from gia_cli.cli.console import Terminal
     from gia_cli.training.run_folder import export_run
 
-    row = export_run(run, name, out, data_note=data_note, licence=licence, overwrite=overwrite)
-    _show_written(row, out, Terminal())
+    terminal = Terminal()
+    row = export_run(
+        run,
+        name,
+        out,
+        data_note=data_note,
+        licence=licence,
+        overwrite=overwrite,
+        progress=terminal,
+    )
+    _show_written(row, out, terminal)
 
 
 @weights_app.command("calibrate")

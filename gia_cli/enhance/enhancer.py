@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from threading import RLock
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
+from gia_cli.arguments import instance_of, one_of, path_of, whole_number
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.ensemble import infer_turned
@@ -30,7 +32,7 @@ from gia_cli.imaging.fusion import fuse, measure, whiten
 from gia_cli.imaging.writer import develop, write_image
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
-from gia_cli.inference.run import infer
+from gia_cli.inference.run import claim_process, infer
 from gia_cli.inference.select import (
     obstacle_to_openvino,
     open_engine,
@@ -160,13 +162,18 @@ class Enhanced:
         Raises
         ------
         UsageError
-            Another ending.
+            Another ending, or an `image` that is not as described.
         OutputError
             The file cannot be written.
         """
+        image = self.image
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint16:
+            raise UsageError("What is saved is an array of uint16.")
+        if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError("What is saved is an array of shape (H, W, 3).")
         write_image(
-            Path(path),
-            self.image,
+            path_of(path, "path"),
+            image,
             shot=self.frame.shot,
             software=f"gia {__version__}",
             comment=self.comment,
@@ -175,6 +182,13 @@ class Enhanced:
 
 class Enhancer:
     """Networks, loaded once, that enhance any number of photos.
+
+    Threads may share one: the network runs for one photo at a time, for which it has all cores, and
+    every picture is the one that a single thread would get. After a fork none may be used where a
+    network has run before it (`DeviceError`); processes that are spawned are free to, and an
+    enhancer may be pickled to get there: it then loads its networks anew.
+
+    Whatever is wrong with what it is given, it raises a `GiaError`.
 
     Parameters
     ----------
@@ -209,8 +223,13 @@ class Enhancer:
         quality: Quality = "normal",
         levels: Levels = AS_THE_FILE_SAYS,
     ) -> None:
-        if quality not in get_args(Quality):
-            raise UsageError(f"The quality must be normal or best, not '{quality}'.")
+        one_of(quality, get_args(Quality), "quality")
+        one_of(engine, get_args(EngineName), "engine")
+        instance_of(runtime, Runtime, "runtime")
+        instance_of(options, InferOptions, "options")
+        instance_of(levels, Levels, "levels")
+        if weights is not None:
+            path_of(weights, "weights")
         self.quality = quality
         self.runtime = runtime
         self.options = options
@@ -223,6 +242,7 @@ class Enhancer:
         self._prefers_int8 = prefer_int8 and runtime.dtype == "float32" and engine != "torch"
         self._found: dict[CfaKind, WeightsInfo] = {}
         self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
+        self._lock = RLock()
         # and so should a wrong name, and an engine.
         info = None if weights is None else find_weights(weights, white_balance=self._mode)
         config = None if info is None else info.config
@@ -232,6 +252,13 @@ class Enhancer:
             info = find_quantized(info)
         if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
             require_int8(runtime, engine, config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is of this process: engines and lock."""
+        return {**self.__dict__, "_engines": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=RLock())
 
     @classmethod
     def from_weights(
@@ -285,6 +312,7 @@ class Enhancer:
         ------
         WeightsError, DeviceError, UsageError
         """
+        one_of(engine, get_args(EngineName), "engine")
         limit = parse_size(max_memory) if isinstance(max_memory, str) else max_memory
         options = InferOptions(tile="auto" if tile is None else tile, max_memory=limit)
         runtime = choose_runtime(device, precision, engine)
@@ -332,7 +360,8 @@ class Enhancer:
         """
         if ratio is not None and exposure is not None:
             raise UsageError("Give a ratio or an exposure request, not both.", hint="")
-        request = exposure or ExposureRequest(ratio=ratio)
+        request = ExposureRequest(ratio=ratio) if exposure is None else exposure
+        instance_of(request, ExposureRequest, "exposure")
         if request.brackets:
             raise UsageError(
                 "Brackets make several pictures; enhance returns one.",
@@ -384,11 +413,13 @@ class Enhancer:
         RawError, ExposureError, WhiteBalanceError, WeightsNotFoundError, NoWeightsForCfaError
         """
         seconds: dict[str, float] = {}
-        if not isinstance(photo, RawFrame):
+        instance_of(request, ExposureRequest, "request")
+        if isinstance(photo, RawFrame):
+            photo.check()
+        else:
             with _timed(seconds, "decode"):
-                photo = read_raw(
-                    Path(photo), levels=self._levels, max_memory=self.options.max_memory
-                )
+                path = path_of(photo, "photo")
+                photo = read_raw(path, levels=self._levels, max_memory=self.options.max_memory)
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
         with _timed(seconds, "exposure"):
@@ -421,6 +452,13 @@ class Enhancer:
         ------
         WeightsError, DeviceError, OutOfMemoryError
         """
+        instance_of(prepared, Prepared, "prepared photo")
+        reserved = whole_number(reserved, "number of bytes reserved")
+        claim_process()  # before the lock, which another thread may have held in a process forked
+        with self._lock:
+            return self._compute(prepared, progress, reserved)
+
+    def _compute(self, prepared: Prepared, progress: Progress, reserved: int) -> Computed:
         seconds = dict(prepared.seconds)
         with _timed(seconds, "load"):
             engine, weights = self._engine(prepared.weights, progress)
@@ -475,8 +513,9 @@ class Enhancer:
 
         Raises
         ------
-        WeightsError
+        WeightsError, UsageError
         """
+        one_of(kind, get_args(CfaKind), "kind")
         weights = self._chosen_for(kind)
         return self._preferred(weights) or weights
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.arguments import instance_of, number
 from gia_cli.errors import ExposureError, UsageError
 from gia_cli.imaging.blocks import block_means
 from gia_cli.raw.black_level import likely_black
@@ -54,14 +55,24 @@ class ExposureRequest:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for contradictions and impossible numbers."""
+        numbers = {"ratio": self.ratio, "target exposure": self.target_exposure_s}
+        for what, value in {**numbers, "largest ratio": self.max_ratio}.items():
+            if value is not None or what == "largest ratio":
+                number(value, what)
+        if not isinstance(self.brackets, tuple | list):
+            raise UsageError("Brackets are several ratios, in a tuple.")
+        for ratio in self.brackets:
+            number(ratio, "ratio of a bracket")
+        if self.reference is not None:
+            instance_of(self.reference, ShotInfo, "reference")
         ways = [self.ratio, self.target_exposure_s, self.reference, self.brackets or None]
         if sum(way is not None for way in ways) > 1:
             raise UsageError(
                 "Give only one of --ratio, --brackets, --target-exposure and --reference."
             )
         if not 1 <= self.max_ratio < np.inf:
-            raise UsageError(f"--max-ratio must be at least 1, not {self.max_ratio:g}.")
-        if self.target_exposure_s is not None and not self.target_exposure_s > 0:
+            raise UsageError(f"--max-ratio must be a number from 1 on, not {self.max_ratio:g}.")
+        if self.target_exposure_s is not None and not 0 < self.target_exposure_s < np.inf:
             raise UsageError(f"--target-exposure must be positive, not {self.target_exposure_s:g}.")
         if len({f"{ratio:g}" for ratio in self.brackets}) < len(self.brackets):
             raise UsageError("--brackets lists a ratio twice.")
@@ -164,8 +175,8 @@ def auto_ratio(frame: RawFrame, limit: float = MAX_RATIO) -> RatioChoice:
     if picture.fitting == np.inf:
         return RatioChoice(limit, "limit", "the picture is completely black; the limit is used")
     time = frame.shot.exposure_s
-    if time is None:
-        why = "no exposure time in the file; the bright parts are brought to 90 % of white"
+    if time is None or not 0 < time < np.inf:
+        why = "no exposure time in the file; bright parts brought to nine tenths of white"
         return _bounded(picture.fitting, limit, "picture", why)
     wanted = REFERENCE_EXPOSURE_S / time
     rule = f"10 s / {_seconds(time)}"
@@ -230,8 +241,8 @@ def _exposure_quotient(reference: ShotInfo, photo: ShotInfo) -> float:
 
 
 def _time(shot: ShotInfo, file: str) -> float:
-    if shot.exposure_s is None:
-        raise ExposureError(f"{file} has no exposure time.")
+    if shot.exposure_s is None or not 0 < shot.exposure_s < np.inf:
+        raise ExposureError(f"{file} does not state its exposure time.")
     return shot.exposure_s
 
 

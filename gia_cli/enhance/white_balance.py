@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,13 @@ class WhiteBalance:
     gains: tuple[float, float, float] | None = None
     """Factors for R, G and B, if given as such."""
 
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a name that is none, or lacks its light or its gains."""
+        lacks = {"temperature": self.light, "gains": self.gains}
+        is_known = self.name in NAMES if isinstance(self.name, str) else False
+        if not is_known and lacks.get(str(self.name)) is None:
+            raise UsageError(f"{reprlib.repr(self.name)} is no white balance.", hint=_HINT)
+
     @classmethod
     def parse(cls, asked: str | Sequence[float] | WhiteBalance) -> WhiteBalance:
         """Understand what a user asks for.
@@ -91,7 +99,8 @@ class WhiteBalance:
         try:
             red, green, blue = map(float, parts)
         except (TypeError, ValueError):
-            raise UsageError(f"'{asked}' is not a white balance.", hint=_HINT) from None
+            shown = " ".join(reprlib.repr(asked).split())
+            raise UsageError(f"{shown} is no white balance.", hint=_HINT) from None
         if not _are_usable(np.array([red, green, blue])):
             raise UsageError(
                 f"The white balance '{asked}' needs three positive gains, the largest at most "

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from gia_cli.arguments import whole_number
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.inference.engine import Engine, Split
 from gia_cli.raw.packing import PackedMosaic, picture_shape
@@ -37,10 +38,11 @@ class InferOptions:
     """Bytes of main memory that the caller will take while the network runs; see `plan`."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for impossible sizes."""
-        if self.tile != "auto" and self.tile < 1:
+        """Raise `UsageError` for sizes that are none."""
+        is_auto = isinstance(self.tile, str) and self.tile == "auto"
+        if not is_auto and whole_number(self.tile, "tile") < 1:
             raise UsageError(f"--tile must be positive, not {self.tile}.")
-        if self.max_memory is not None and self.max_memory < 1:
+        if self.max_memory is not None and whole_number(self.max_memory, "most memory") < 1:
             raise UsageError(f"--max-memory must be positive, not {self.max_memory}.")
 
 

@@ -11,13 +11,14 @@ little context, and all below them at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.errors import OutOfMemoryError
+from gia_cli.errors import DeviceError, OutOfMemoryError
 from gia_cli.inference.engine import Engine, Split, Term
 from gia_cli.inference.plan import InferOptions, Plan, plan
 from gia_cli.progress import SILENT, Progress
@@ -29,6 +30,26 @@ from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 # so far before it gives up.
 _SMALLEST_CORE = 32
 _METER_STEPS = 100  # of a whole frame; tiles count as steps themselves
+# The process whose threads the engines compute in, once one has computed.
+_process: int | None = None
+
+
+def claim_process() -> None:
+    """Note that engines compute in this process, unless they have in one that it was forked from.
+
+    Raises
+    ------
+    DeviceError
+        A fork takes the engines' locks along and not their threads: it would wait for ever.
+    """
+    global _process
+    if _process not in (None, os.getpid()):
+        raise DeviceError(
+            "A network has run in the process that this one was forked from; here it would wait "
+            "for ever.",
+            hint='Use multiprocessing.get_context("spawn"), or fork before the first photo.',
+        )
+    _process = os.getpid()
 
 
 def infer(
@@ -57,7 +78,10 @@ def infer(
     ------
     OutOfMemoryError
         Even the smallest tile does not fit on the CPU.
+    DeviceError
+        See `claim_process`.
     """
+    claim_process()
     options = options or InferOptions()
     if options.max_memory is not None:
         return_freed_memory()  # it would count as held

@@ -5,6 +5,7 @@ Importing this imports neither torch nor NumPy: the command line reads names and
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -25,7 +26,9 @@ NetName = Literal[
 
 #: Levels of every U-Net, the one at full size included.
 LEVELS = 5
-#: What a network knows about the light: nothing, as in the paper, or the photo's own gains.
+#: Far beyond what anybody trains: a file that states more is none of gia's.
+MAX_WIDTH, MAX_VECTOR = 1024, 65536
+#: What a network is told of the light: nothing, as in the paper, or the photo's own gains.
 WhiteBalanceMode = Literal["learned", "as-shot"]
 
 
@@ -84,19 +87,31 @@ class NetConfig:
             is_known = config.network in NETWORKS and config.cfa in get_args(CfaKind)
         except TypeError as error:
             raise WeightsMismatchError(
-                f"The network configuration {values} is not one that this version knows."
+                f"The network configuration {_short(values)} is not one that this version knows."
             ) from error
         if not is_known or config.white_balance not in get_args(WhiteBalanceMode):
             raise WeightsMismatchError(
-                f"There is no network '{config.network}' ({config.cfa}, {config.white_balance})."
+                f"There is no network {_short(config.network)} "
+                f"({_short(config.cfa)}, {_short(config.white_balance)})."
             )
         if config.input_floor not in (0, None) or isinstance(config.input_floor, bool):
             raise WeightsMismatchError(
-                f"Planes are clipped at 0 or not at all, not at {config.input_floor!r}."
+                f"Planes are clipped at 0 or not at all, not at {_short(config.input_floor)}."
             )
-        if not all(type(size) is int and size > 0 for size in (config.width, config.vector)):
-            raise WeightsMismatchError(f"The network configuration {values} has impossible sizes.")
+        sizes = {"width": (config.width, MAX_WIDTH), "vector": (config.vector, MAX_VECTOR)}
+        for name, (size, largest) in sizes.items():
+            if type(size) is not int or not 0 < size <= largest:
+                raise WeightsMismatchError(
+                    f"The {name} of a network is from 1 to {largest}, not {_short(size)}."
+                )
+        if type(config.upsample_bias) is not bool:
+            raise WeightsMismatchError("A network has upsample_bias or has not.")
         return config
+
+
+def _short(value: object) -> str:
+    """Show what somebody else's file says, in one short line."""
+    return reprlib.repr(value)[:200]
 
 
 #: Every network that `build` knows, in its published size.

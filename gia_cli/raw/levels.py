@@ -7,6 +7,7 @@ each column and row (BlackLevelDeltaH, BlackLevelDeltaV).
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
@@ -15,6 +16,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.arguments import number
 from gia_cli.errors import UsageError
 from gia_cli.raw.cfa import CANONICAL, CfaKind
 from gia_cli.raw.tiff import Directory
@@ -22,6 +24,7 @@ from gia_cli.raw.tiff import Directory
 _REPEAT_DIM, _BLACK_LEVEL, _DELTA_H, _DELTA_V = 0xC619, 0xC61A, 0xC61B, 0xC61C
 _LARGEST_PATTERN = 64  # photosites a side
 _MAX_DN = 65535
+_LEVELS_HINT = "Give 512 or 512,514,511."
 _WHOLE = 1e-3  # DN; a level nearer to a whole number is one
 _BAND_ROWS = 256
 
@@ -49,14 +52,18 @@ class Levels:
 
     def __post_init__(self) -> None:
         if self.black is not None:
+            if not isinstance(self.black, tuple):
+                raise UsageError("Black levels are a tuple of numbers.", hint=_LEVELS_HINT)
+            for level in self.black:
+                number(level, "black level")
             if len(self.black) not in (1, 3) or not all(0 <= v < _MAX_DN for v in self.black):
                 raise UsageError(
                     "A black level is one number, or one for each of red, green and blue, from 0 "
                     f"to {_MAX_DN - 1}."
                 )
-            if self.white is not None and self.white <= max(self.black):
-                raise UsageError("The white level must be above the black level.")
-        if self.white is not None and not 0 < self.white <= _MAX_DN:
+            if self.white is not None and number(self.white, "white level") <= max(self.black):
+                raise UsageError("The white level must lie above the black level.")
+        if self.white is not None and not 0 < number(self.white, "white level") <= _MAX_DN:
             raise UsageError(f"A white level is a number from 1 to {_MAX_DN}.")
 
     @classmethod
@@ -78,12 +85,12 @@ class Levels:
         """
         if black is None:
             return cls(None, white)
-        parts = (black,) if isinstance(black, (int, float)) else black
         try:
-            values = tuple(map(float, parts.split(",") if isinstance(parts, str) else parts))
-        except ValueError:
+            parts = black.split(",") if isinstance(black, str) else np.ravel(black).tolist()
+            values = tuple(map(float, parts))
+        except (TypeError, ValueError):
             raise UsageError(
-                f"'{black}' is not a black level.", hint="Give 512 or 512,514,511."
+                f"{reprlib.repr(black)} is no black level.", hint=_LEVELS_HINT
             ) from None
         return cls(values, white)
 

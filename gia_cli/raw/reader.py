@@ -15,6 +15,7 @@ import numpy as np
 import rawpy
 from numpy.typing import NDArray
 
+from gia_cli.arguments import instance_of, number, path_of, whole_number
 from gia_cli.errors import (
     DamagedFileError,
     LinearRawError,
@@ -22,6 +23,7 @@ from gia_cli.errors import (
     NotRawError,
     RawError,
     UnsupportedCfaError,
+    UsageError,
 )
 from gia_cli.raw.black_body import D65
 from gia_cli.raw.cfa import CANONICAL, CfaKind, classify, find_phase
@@ -98,6 +100,52 @@ class RawFrame:
     notes: tuple[str, ...] = ()
     """What a user should know of the file, one sentence each."""
 
+    def check(self) -> None:
+        """Check a frame that somebody else may have made.
+
+        Raises
+        ------
+        UsageError
+            Something is not as stated above.
+        """
+        instance_of(self.path, Path, "frame's path")
+        instance_of(self.shot, ShotInfo, "frame's shot")
+        if self.kind not in tuple(CANONICAL):
+            raise UsageError(f"A frame's kind is one of {', '.join(CANONICAL)}.")
+        period = len(CANONICAL[self.kind])
+        wanted: dict[str, tuple[Any, tuple[int, ...] | None]] = {
+            "mosaic": (self.mosaic, None),
+            "black": (self.black, (period, period)),
+            "white": (self.white, (period, period)),
+            "as_shot_wb": (self.as_shot_wb, (3,)),
+            "daylight_wb": (self.daylight_wb, (3,)),
+            "xyz_to_camera": (self.xyz_to_camera, (3, 3)),
+        }
+        for name, (array, shape) in wanted.items():
+            if array is None and name in ("daylight_wb", "xyz_to_camera"):
+                continue
+            dtype = np.uint16 if name == "mosaic" else np.floating
+            is_one = isinstance(array, np.ndarray) and np.issubdtype(array.dtype, dtype)
+            if not is_one or (shape is not None and array.shape != shape):
+                of = "uint16 of two dimensions" if shape is None else f"float32 of shape {shape}"
+                raise UsageError(f"A frame's {name} is an array, {of}.")
+            if name != "mosaic" and not np.isfinite(array).all():
+                raise UsageError(f"A frame's {name} holds a number that is not finite.")
+        if self.mosaic.ndim != 2 or min(self.mosaic.shape) < 2 * period:
+            raise UsageError(
+                f"A frame's mosaic has two dimensions, of at least {2 * period} photosites."
+            )
+        if not isinstance(self.phase, tuple | list) or len(self.phase) != 2:
+            raise UsageError("A frame's phase is two numbers of photosites.")
+        if not all(0 <= whole_number(shift, "frame's phase") < period for shift in self.phase):
+            raise UsageError(f"A frame's phase is two numbers of photosites below {period}.")
+        if not (self.white > self.black).all():
+            raise UsageError("A frame's white levels lie above its black levels.")
+        if not (self.as_shot_wb > 0).all():
+            raise UsageError("A frame's as_shot_wb holds a gain that is not positive.")
+        if self.flip not in (0, 3, 5, 6) or not 0 < number(self.pixel_aspect, "pixel_aspect") < 100:
+            raise UsageError("A frame's flip is 0, 3, 5 or 6, and its pixel_aspect positive.")
+
     def matrix_for(self, xyz: NDArray[np.floating]) -> NDArray[np.floating] | None:
         """Return the matrix from XYZ to camera RGB for a light; None for an unknown camera."""
         return self.xyz_to_camera if self.colors is None else self.colors.matrix_for(xyz)
@@ -127,8 +175,13 @@ def read_raw(
         monochrome, Foveon, linear, unsupported colour filter array or compression.
     OutOfMemoryError
         The photo is too large to be decoded.
+    UsageError
+        The path, the levels or the bytes are none.
     """
-    path = Path(path)
+    path = path_of(path, "photo")
+    instance_of(levels, Levels, "levels")
+    if max_memory is not None:
+        max_memory = whole_number(max_memory, "most memory")
     refuse_hopeless(path)
     with open_raw(path, max_memory) as raw:
         return _frame(path, raw, levels)

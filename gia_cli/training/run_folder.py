@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, checkpoint and lock, and the weights made of it."""
+"""The folder of a run: its configuration and lock, and the weights made of it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gia_cli.cameras import CAMERA_OF
 from gia_cli.errors import RunError
 from gia_cli.files import atomic_file, lock, make_folder
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
-from gia_cli.progress import Progress
+from gia_cli.progress import SILENT, Progress
 from gia_cli.simulation.sensor import daylight_gains, median_gains
+from gia_cli.training.checkpoint import has_checkpoint, read_checkpoint
 from gia_cli.training.config import VECTOR_SUPERVISED, Recipe
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import read_log
 from gia_cli.weights.manifest import current_names, list_in_manifest
 from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_path
 
-CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
+CONFIG, LOCK = "config.json", ".lock"
 
 
 def open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
     """Read the folder's checkpoint, if there is one, and check that it is this run's."""
-    if not (run / CHECKPOINT).exists():
-        return None  # whatever was asked for before has left nothing to continue
+    if not has_checkpoint(run):
+        return None  # whatever was asked for before has left nothing to go on from
     _check_same(run, read_config(run), asked, progress)
-    return read_checkpoint(run)
+    return read_checkpoint(run, progress, fall_back=True)
 
 
 def claim_run(run: Path, asked: dict[str, Any], ranks: Ranks) -> None:
@@ -108,31 +107,6 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def read_checkpoint(run: Path) -> dict[str, Any]:
-    """Read a run's checkpoint onto the CPU; runs no code from it.
-
-    Raises
-    ------
-    RunError
-        None there, unreadable or damaged.
-    """
-    path = run / CHECKPOINT
-    try:
-        with path.open("rb") as file:
-            saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(
-            f"{run} has no checkpoint yet.", hint="Train it for a while first."
-        ) from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}.", hint="") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # torch.load raises whatever its unpickler and zip reader meet
-        raise RunError(f"{path} is damaged.", hint="Remove it to start the run again.") from error
-    return saved
-
-
 # ---------------------------------------------------------------- export
 
 
@@ -144,6 +118,7 @@ def export_run(
     data_note: str | None = None,
     licence: str | None = None,
     overwrite: bool = False,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Write the weights of a run's checkpoint, and their row into the folder's manifest.
 
@@ -158,6 +133,8 @@ def export_run(
     licence : str, optional
     overwrite : bool
         Replace weights of that name.
+    progress : Progress
+        Hears what is to be known of the checkpoint.
 
     Returns
     -------
@@ -167,7 +144,7 @@ def export_run(
     Raises
     ------
     RunError
-        No run, or no checkpoint yet.
+        No run, no checkpoint yet, or a damaged one.
     OutputExistsError
         Weights of that name are there.
     UsageError
@@ -176,7 +153,7 @@ def export_run(
     path = weights_path(folder, name)
     refuse_to_replace(path, overwrite=overwrite)
     config = read_config(run)
-    saved = read_checkpoint(run)
+    saved = read_checkpoint(run, progress)
     network = build(NetConfig.from_json(config["network"]))
     network.load_state_dict(saved["ema"])
     scores = [

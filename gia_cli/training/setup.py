@@ -5,7 +5,6 @@ Data, network, optimizer and clock are opened here, the checkpoint is read and w
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -28,7 +27,6 @@ from gia_cli.data.crops import CropOptions
 from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import PLAIN_SCENES, PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, DivergedError, UsageError
-from gia_cli.files import atomic_file
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
@@ -38,11 +36,12 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
+from gia_cli.training.checkpoint import write_checkpoint
 from gia_cli.training.config import HELP, VECTOR_SUPERVISED, Recipe, TrainConfig
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
 from gia_cli.training.losses import make_loss
-from gia_cli.training.run_folder import CHECKPOINT, claim_run, open_run
+from gia_cli.training.run_folder import claim_run, open_run
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
 from gia_cli.weights.transfer import transfer
@@ -477,12 +476,7 @@ def save_checkpoint(job: Job) -> None:
     if not all(bool(x.isfinite().all()) for x in parameters):
         raise DivergedError(f"The weights are no longer finite at step {job.state.step}.")
     if job.ranks.is_first:
-        # In memory first: torch's own writer does not report a full disk in a way that can be
-        # caught.
-        data = io.BytesIO()
-        torch.save(job.state.to_dict(job.clock.elapsed()), data)
-        with atomic_file(job.config.run / CHECKPOINT) as file:
-            file.write(data.getbuffer())
+        write_checkpoint(job.config.run, job.state.to_dict(job.clock.elapsed()))
     job.ranks.wait()
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-import struct
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,22 @@ from gia_cli.errors import (
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets.config import NetConfig, WhiteBalanceMode
 from gia_cli.raw.cfa import CfaKind
+from gia_cli.weights.header import read_header, read_json
 from gia_cli.weights.storage import METADATA_KEY, Original, WeightsInfo, digest_of
 
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
-_MAX_HEADER = 100_000_000  # safetensors' own limit
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_GAIN = 1000.0
+# What comes of a row that is not as gia writes it.
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def _words(error: Exception) -> str:
+    """Say in one short line what is wrong, whoever wrote what."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"[:200]
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
 
 
 def weights_folder() -> Path:
@@ -48,14 +59,13 @@ def list_weights(folder: Path | None = None) -> list[WeightsInfo]:
     folder = folder or weights_folder()
     path = folder / MANIFEST
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
-        return [_info(row, folder) for row in rows]
+        return [_info(row, folder) for row in read_json(path)["weights"]]
     except FileNotFoundError:
         raise WeightsError(
             f"There is no {path}.", hint="Install gia again; its weights are missing."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is not a manifest of weights: {error}.") from error
+    except _BROKEN as error:
+        raise WeightsError(f"{path} is not a manifest of weights: {_words(error)}.") from error
 
 
 # Names that runs and weights of before 0.1.0 state, and what they are called now.
@@ -89,29 +99,76 @@ def current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _info(row: dict[str, Any], folder: Path) -> WeightsInfo:
-    daylight, neutral = row.get("daylight_wb"), row.get("neutral_wb")
+    """Make a row, which anybody may have written, into facts.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, AttributeError, OverflowError
+        It is not as gia writes rows.
+    WeightsMismatchError
+        It is, but describes what this version cannot use.
+    """
     # The weights that ship, and their manifest, spell it as it was before 0.1.0.
     original = row.get("quantized_from", row.get("quantised_from"))
+    name = _text(row, "name")
     if row["encoding"] != "bt709":
+        encoding = reprlib.repr(row["encoding"])
         raise WeightsMismatchError(
-            f"The weights '{row['name']}' produce {row['encoding']} pictures, not bt709."
+            f"The weights '{name[:80]}' make {encoding} pictures, not bt709."
         )
-    fusion = row.get("fusion")
+    fusion, size, digest = row.get("fusion"), row["bytes"], row["sha256"]
+    file = _text(row, "file")
+    if Path(file).name != file:
+        raise ValueError(f"'{file}' does not lie beside it")
+    if size is not None and (type(size) is not int or size < 0):
+        raise ValueError("bytes is no number of bytes")
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise ValueError("sha256 is no SHA-256")
     return WeightsInfo(
-        name=row["name"],
-        path=folder / row["file"],
+        name=name,
+        path=folder / file,
         config=NetConfig.from_json(row["config"]),
-        camera=row.get("camera"),
-        daylight_wb=None if daylight is None else tuple(daylight),
-        neutral_wb=None if neutral is None else tuple(neutral),
+        camera=None if row.get("camera") is None else _text(row, "camera"),
+        daylight_wb=_balance(row, "daylight_wb"),
+        neutral_wb=_balance(row, "neutral_wb"),
         encoding=row["encoding"],
-        sha256=row["sha256"],
-        size=row["bytes"],
-        licence=row.get("licence"),
+        sha256=digest,
+        size=size,
+        licence=None if row.get("licence") is None else _text(row, "licence"),
         training=current_names(row.get("training", {})),
         fusion=None if fusion is None else Shares.from_json(fusion),
-        quantized_from=None if original is None else Original(**original),
+        quantized_from=None if original is None else _original(original),
     )
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} is no text")
+    return value
+
+
+def _balance(row: dict[str, Any], key: str) -> tuple[float, float, float] | None:
+    """Read a white balance: gains for red, green and blue."""
+    gains = row.get(key)
+    if gains is None:
+        return None
+    is_triple = isinstance(gains, list | tuple) and len(gains) == 3
+    if not is_triple or not all(_is_gain(gain) for gain in gains):
+        raise ValueError(f"{key} is not three positive numbers")
+    red, green, blue = map(float, gains)
+    return red, green, blue
+
+
+def _is_gain(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < _MAX_GAIN
+
+
+def _original(values: dict[str, Any]) -> Original:
+    original = Original(**values)
+    if not isinstance(original.name, str) or not _DIGEST.fullmatch(original.sha256):
+        raise ValueError("quantized_from names no weights")
+    return original
 
 
 def find_weights(
@@ -198,11 +255,20 @@ def find_quantized(info: WeightsInfo) -> WeightsInfo:
 def shipped_quantized(info: WeightsInfo) -> WeightsInfo | None:
     """Find the shipped int8 weights that were made from given shipped ones; None if there are none.
 
-    Shipped weights are recognised by their digest, wherever the file lies.
+    What ships is told by its digest, wherever the file lies: the file's own, if it is another than
+    the shipped one, for what was named is to be what is run.
+
+    Raises
+    ------
+    WeightsNotFoundError, WeightsCorruptError
+        Of such a file; see `read_verified`.
     """
     rows = list_weights()
-    is_shipped = any(row.sha256 == info.sha256 for row in rows)
-    return _made_from(info.sha256, rows) if is_shipped and info.sha256 else None
+    found = next((row for row in rows if info.sha256 and row.sha256 == info.sha256), None)
+    if found is None:
+        return None
+    digest = found.sha256 if found.path == info.path else digest_of(info)
+    return _made_from(str(digest), rows)
 
 
 def _made_from(digest: str, rows: list[WeightsInfo]) -> WeightsInfo | None:
@@ -224,11 +290,21 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
     for info in _listed_beside(path):
         if info.path.name == path.name:
             return info
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for info in shipped:
-        if info.sha256 == digest:  # a copy of shipped weights under another name
+        if _is_copy(path, info):  # of shipped weights, under another name
             return info
     return _from_header(path)
+
+
+def _is_copy(path: Path, info: WeightsInfo) -> bool:
+    """Tell whether a file holds what a row promises; only one of its size is read."""
+    try:
+        if path.stat().st_size != info.size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == info.sha256
+    except OSError:
+        return False  # what cannot be read is told of later
 
 
 def _shipped_of_family(family: str, shipped: list[WeightsInfo]) -> WeightsInfo | None:
@@ -240,7 +316,7 @@ def _shipped_of_family(family: str, shipped: list[WeightsInfo]) -> WeightsInfo |
 def _listed_beside(path: Path) -> list[WeightsInfo]:
     """Read the manifest beside a file; none if there is none, or it is something else's."""
     try:
-        manifest = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path.parent / MANIFEST)
     except (OSError, ValueError):
         return []
     is_ours = isinstance(manifest, dict) and "weights" in manifest
@@ -250,16 +326,13 @@ def _listed_beside(path: Path) -> list[WeightsInfo]:
 def _from_header(path: Path) -> WeightsInfo:
     """Describe a file that no manifest lists, by what its header says."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _MAX_HEADER)))
-        row = json.loads(header["__metadata__"][METADATA_KEY])
-        row = {"name": path.stem, "encoding": "bt709", "sha256": None, "bytes": None} | row
-        return _info({**row, "file": path.name}, path.parent)
-    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        row = json.loads(read_header(path).metadata[METADATA_KEY])
+        row = {"name": path.stem, "encoding": "bt709"} | row
+        return _info({**row, "file": path.name, "sha256": None, "bytes": None}, path.parent)
+    except _BROKEN as error:
         raise WeightsMismatchError(
-            f"{path} does not say what network it is for.",
-            hint="Use a safetensors file made by gia.",
+            f"{path} does not say what network it is for: {_words(error)}.",
+            hint="Only safetensors files made by gia do.",
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Files of weights: verify, load, save.
 
-Every load checks the SHA-256 that the manifest promises.
+Every load checks the SHA-256 that the manifest promises. A file that no manifest lists is
+checked by its header before anything is made of it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,14 @@ from gia_cli.errors import (
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
+from gia_cli.weights.header import (
+    FLOATS,
+    Header,
+    TensorInfo,
+    header_of,
+    open_plain,
+    read_header,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +80,14 @@ class WeightsInfo:
 
 
 def digest_of(info: WeightsInfo) -> str:
-    """Return the digest that the manifest promises, or that of a file that none lists."""
-    return info.sha256 or hashlib.sha256(read_verified(info)).hexdigest()
+    """Return the digest of a file as it is, which is what the manifest promises, if there is one.
+
+    Raises
+    ------
+    WeightsNotFoundError, WeightsCorruptError
+        As `read_verified`.
+    """
+    return hashlib.sha256(read_verified(info)).hexdigest()
 
 
 def read_verified(info: WeightsInfo) -> bytes:
@@ -80,12 +96,17 @@ def read_verified(info: WeightsInfo) -> bytes:
     Raises
     ------
     WeightsNotFoundError
-        The file is missing.
+        The file is missing, or is none.
     WeightsCorruptError
-        The digests differ; the message has both.
+        The sizes or the digests differ; the message has both.
     """
     try:
-        data = info.path.read_bytes()
+        with open_plain(info.path) as (file, size):
+            if info.size is not None and size != info.size:
+                raise WeightsCorruptError(
+                    f"{info.path} is damaged: it has {size} bytes, the manifest says {info.size}."
+                )
+            data = file.read(size)
     except OSError as error:
         raise WeightsNotFoundError(
             f"The weights file {info.path} cannot be read: {error.strerror or error}."
@@ -106,12 +127,13 @@ def load_arrays(info: WeightsInfo) -> dict[str, NDArray[np.generic]]:
     WeightsNotFoundError, WeightsCorruptError
         As `read_verified`.
     WeightsMismatchError
-        Not a safetensors file, or one with a number format that NumPy does not have.
+        Not a safetensors file, one with a number format that NumPy does not have, or one with more
+        numbers than the network can have.
     """
     import safetensors
     import safetensors.numpy
 
-    data = read_verified(info)
+    data = _read_fitting(info)
     try:
         arrays: dict[str, NDArray[np.generic]] = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
@@ -137,6 +159,7 @@ def load_network(info: WeightsInfo) -> Network:
         As `read_verified`.
     WeightsMismatchError
         A tensor is missing, left over, of the wrong shape or not finite; or the weights are int8.
+        Names and shapes are checked before any memory is taken for the network.
     """
     if info.quantized_from is not None:
         raise WeightsMismatchError(
@@ -147,26 +170,80 @@ def load_network(info: WeightsInfo) -> Network:
     import safetensors
     import safetensors.torch
 
-    data = read_verified(info)
+    wanted = _state_without_numbers(info.config)
+    data = _read_fitting(info, wanted)
     try:
         tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError) as error:
         raise WeightsMismatchError(f"{info.path} is not a safetensors file: {error}.") from error
+    _refuse(info, _not_finite(tensors))
     network = build(info.config)
-    _check_tensors(info, network.state_dict(), tensors)
     network.load_state_dict(tensors)  # each takes on its place's number format
     return network.eval()
 
 
-def _check_tensors(info: WeightsInfo, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def _state_without_numbers(config: NetConfig) -> dict[str, Tensor]:
+    """Name a network's tensors with shape and number format, and take no memory for them."""
+    import torch
+
+    with torch.device("meta"):
+        return build(config).state_dict()
+
+
+def _read_fitting(info: WeightsInfo, wanted: dict[str, Tensor] | None = None) -> bytes:
+    """Read verified weights whose header fits the network: by its tensors, or at least its size.
+
+    What nobody vouches for is read only then. For the rest a wrong digest says more.
+    """
+    if info.sha256 is None:
+        try:
+            header = read_header(info.path)
+        except OSError as error:
+            raise WeightsNotFoundError(
+                f"The weights file {info.path} cannot be read: {error.strerror or error}."
+            ) from error
+        _check_header(info, header, wanted)
+    data = read_verified(info)
+    _check_header(info, header_of(data, info.path), wanted)
+    return data
+
+
+def _check_header(info: WeightsInfo, header: Header, wanted: dict[str, Tensor] | None) -> None:
+    if wanted is not None:
+        _refuse(info, _misfits(wanted, header.tensors))
+        return
+    announced = sum(prod(tensor.shape) for tensor in header.tensors.values())
+    if announced > most_numbers(info.config):
+        _refuse(info, [f"{announced} numbers are too many"])
+
+
+def most_numbers(config: NetConfig) -> int:
+    """Return a number that no network has more numbers than, without building it."""
+    return 20_000 * config.width**2 + 100 * config.width * config.vector + 1_000_000
+
+
+def _misfits(wanted: dict[str, Tensor], found: dict[str, TensorInfo]) -> list[str]:
     problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     problems += [f"{name} is left over" for name in found.keys() - wanted.keys()]
     for name in wanted.keys() & found.keys():
-        if wanted[name].shape != found[name].shape:
-            shapes = f"{tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-            problems.append(f"{name} has shape {shapes}")
-        elif not found[name].isfinite().all():
-            problems.append(f"{name} holds a number that is not finite")
+        place, tensor = wanted[name], found[name]
+        if tuple(place.shape) != tensor.shape:
+            problems.append(f"{name} has shape {tensor.shape}, not {tuple(place.shape)}")
+        elif place.is_floating_point() and tensor.dtype not in FLOATS:
+            problems.append(f"{name} has the number format {tensor.dtype}")
+    return problems
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    return [
+        f"{name} holds a number that is not finite"
+        for name, tensor in tensors.items()
+        if not tensor.isfinite().all()
+    ]
+
+
+def _refuse(info: WeightsInfo, problems: list[str]) -> None:
+    """Raise `WeightsMismatchError` if there are problems; the first few are named."""
     if problems:
         shown = "; ".join(sorted(problems)[:3])
         raise WeightsMismatchError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,3 +314,65 @@ def test_the_balance_chooses_among_weights(tmp_path: Path) -> None:
     assert find_weights(path, "bayer", "as-shot").config.white_balance == "as-shot"
     with pytest.raises(WeightsMismatchError, match="trained with the white balance 'as-shot'"):
         Enhancer.from_weights(path, white_balance="learned")
+
+
+# ---------------------------------------------------------------- threads and processes
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_threads_share_an_enhancer_and_get_the_same_pictures(
+    engine: Any, make_arw: MakePhoto
+) -> None:
+    """Their sizes differ, so that what is compiled for one is of no use to the next."""
+    shared = Enhancer.from_weights(device="cpu", engine=engine)
+    frame = gia_cli.read_raw(make_arw())
+    photos = [
+        replace(frame, mosaic=np.ascontiguousarray(frame.mosaic[:rows])) for rows in (96, 64, 32)
+    ]
+    jobs = [(photo, ratio) for ratio in (50.0, 60.0, 70.0, 80.0) for photo in photos]
+    alone = Enhancer.from_weights(device="cpu", engine=engine)
+    wanted = [alone.enhance(photo, ratio=ratio) for photo, ratio in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda job: shared.enhance(job[0], ratio=job[1]), jobs))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert np.array_equal(ours.image, theirs.image)
+        assert ours.weights == theirs.weights
+
+
+_PROCESSES = """
+import multiprocessing, sys
+from gia_cli import Enhancer, GiaError
+from gia_cli.runtime import resolve
+
+def work(enhancer):
+    try:
+        return enhancer.enhance(sys.argv[1], ratio=100).image.sum()
+    except GiaError as error:
+        return f"{error.exit_code} {error.message}"
+
+if __name__ == "__main__":
+    enhancer = Enhancer.from_weights(device="cpu")
+    fork, spawn = map(multiprocessing.get_context, ("fork", "spawn"))
+    with fork.Pool(1) as pool:
+        before = pool.apply(work, (enhancer,))
+    assert before == work(enhancer), before
+    with fork.Pool(1) as pool:
+        after = pool.apply_async(work, (enhancer,)).get(60)
+    assert after.startswith("50 A network has run in the process"), after
+    with spawn.Pool(1) as pool:
+        assert pool.apply_async(work, (enhancer,)).get(120) == before
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.skipif(sys.platform != "linux", reason="fork")
+def test_a_fork_after_use_is_refused_and_spawned_processes_work(
+    make_arw: MakePhoto, tmp_path: Path
+) -> None:
+    script = tmp_path / "processes.py"
+    script.write_text(_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, str(script), str(make_arw())], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

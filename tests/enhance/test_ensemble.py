@@ -129,7 +129,7 @@ def test_normal_is_one_picture(tmp_path: Path) -> None:
     assert "quality" not in computed.develop().comment
     fine = Enhancer.from_weights(weights, device="cpu", quality="best").enhance(frame, ratio=4)
     assert fine.comment.endswith("; quality best")
-    with pytest.raises(UsageError, match="normal or best"):
+    with pytest.raises(UsageError, match="one of normal, best"):
         Enhancer.from_weights(quality="superb")  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from gia_cli.training.run_folder import read_checkpoint
+from gia_cli.training.checkpoint import read_checkpoint
 from tests.progress_spy import ProgressSpy
 
 

@@ -22,10 +22,11 @@ from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import setup
 from gia_cli.training.auxiliary import auxiliary_loss
+from gia_cli.training.checkpoint import read_checkpoint
 from gia_cli.training.config import RECIPES, TrainConfig
 from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
-from gia_cli.training.run_folder import export_run, read_checkpoint
+from gia_cli.training.run_folder import export_run
 from tests.training.runs import StopAt, assert_equal, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

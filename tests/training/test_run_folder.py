@@ -18,14 +18,13 @@ from gia_cli.errors import (
     WeightsNotFoundError,
 )
 from gia_cli.files import lock
+from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import (
-    CHECKPOINT,
     CONFIG,
     LOCK,
     export_run,
-    read_checkpoint,
     read_config,
 )
 from gia_cli.weights.manifest import list_weights

@@ -30,12 +30,13 @@ from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.simulation.sensor import median_gains
-from gia_cli.training import setup
+from gia_cli.training import checkpoint, setup
+from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.initialise import init_identity_path
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
-from gia_cli.training.run_folder import CHECKPOINT, export_run, read_checkpoint, read_config
+from gia_cli.training.run_folder import export_run, read_config
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import LEARNED, lively, small
@@ -70,7 +71,7 @@ def test_a_disk_that_is_full_at_the_checkpoint_is_one_line(
         raise OutputError(f"Cannot write {path}: No space left on device.")
         yield
 
-    monkeypatch.setattr(setup, "atomic_file", full)
+    monkeypatch.setattr(checkpoint, "atomic_file", full)
     with pytest.raises(OutputError, match="No space left"):
         train(replace(config, steps=6))
     monkeypatch.undo()

@@ -163,7 +163,8 @@ def test_a_file_that_is_no_safetensors_is_refused(saved: tuple[Path, dict[str, A
     path, row = saved
     junk = b"PK\x03\x04" + bytes(2000)
     path.write_bytes(junk)
-    write_manifest(path.parent, {**row, "sha256": hashlib.sha256(junk).hexdigest()})
+    digest = hashlib.sha256(junk).hexdigest()
+    write_manifest(path.parent, {**row, "sha256": digest, "bytes": len(junk)})
     with pytest.raises(WeightsMismatchError, match="not a safetensors file"):
         load_network(find_weights(path))
 
