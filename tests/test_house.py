@@ -17,7 +17,7 @@ PACKAGE = TESTS.parent / "gia_cli"
 FLOORS: list[set[str]] = [
     {"_version", "errors", "paper", "progress", "tiling"},
     {"arguments"},
-    {"cameras", "files", "runtime"},
+    {"cameras", "files", "interrupts", "runtime"},
     {"sensor_table", "sid_layout"},
     {"raw"},
     {"imaging", "nets"},

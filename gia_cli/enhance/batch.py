@@ -582,7 +582,7 @@ def _refuse_taken(path: Path, options: BatchOptions) -> None:
         ) from error
     # Also a link that leads nowhere; where outputs are skipped, only that is left here.
     if options.on_exists != "overwrite":
-        raise OutputExistsError(f"{path} exists already.")
+        raise OutputExistsError(f"{path} already exists.")
     if stat.S_ISDIR(mode):
         raise OutputError(f"Cannot write {path}: it is a folder.", hint="Choose another name.")
 

@@ -64,7 +64,7 @@ class WhiteBalance:
         lacks = {"temperature": self.light, "gains": self.gains}
         is_known = self.name in NAMES if isinstance(self.name, str) else False
         if not is_known and lacks.get(str(self.name)) is None:
-            raise UsageError(f"{reprlib.repr(self.name)} is no white balance.", hint=_HINT)
+            raise UsageError(f"{reprlib.repr(self.name)} is not a white balance.", hint=_HINT)
 
     @classmethod
     def parse(cls, asked: str | Sequence[float] | WhiteBalance) -> WhiteBalance:
@@ -100,7 +100,7 @@ class WhiteBalance:
             red, green, blue = map(float, parts)
         except (TypeError, ValueError):
             shown = " ".join(reprlib.repr(asked).split())
-            raise UsageError(f"{shown} is no white balance.", hint=_HINT) from None
+            raise UsageError(f"{shown} is not a white balance.", hint=_HINT) from None
         if not _are_usable(np.array([red, green, blue])):
             raise UsageError(
                 f"The white balance '{asked}' needs three positive gains, the largest at most "

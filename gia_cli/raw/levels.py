@@ -90,7 +90,7 @@ class Levels:
             values = tuple(map(float, parts))
         except (TypeError, ValueError):
             raise UsageError(
-                f"{reprlib.repr(black)} is no black level.", hint=_LEVELS_HINT
+                f"{reprlib.repr(black)} is not a black level.", hint=_LEVELS_HINT
             ) from None
         return cls(values, white)
 

@@ -190,7 +190,7 @@ def existing(files: Iterable[Path], on_exists: OnExists) -> tuple[Path, ...]:
     taken = [path for path in files if is_taken(path) and path not in there]
     taken += there if on_exists == "error" else ()
     if taken and on_exists != "overwrite":
-        raise OutputExistsError(f"{taken[0]} exists already.", hint=_EXISTS_HINT)
+        raise OutputExistsError(f"{taken[0]} already exists.", hint=_EXISTS_HINT)
     return there
 
 

@@ -1,6 +1,6 @@
 """A run's checkpoint on the disk: written whole, read only as it was written, the last one kept.
 
-The file is what `torch.save` writes, and after it a line with the SHA-256 of that: torch itself
+The file is what ``torch.save`` writes, and after it a line with the SHA-256 of that: torch itself
 reads a flipped bit without a word. ``checkpoint-previous.pt`` is the one before.
 """
 

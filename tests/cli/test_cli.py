@@ -264,7 +264,7 @@ def test_the_best_quality_is_the_mean_of_eight(make_arw: MakePhoto, tmp_path: Pa
     assert best.shape == normal.shape
     assert not np.array_equal(best, normal)
     assert gia(*common, "--quality", "superb").exit_code == 2
-    assert "8 times the time" in " ".join(gia("enhance", "--help").stdout.split())
+    assert "8 times slower" in " ".join(gia("enhance", "--help").stdout.split())
 
 
 def test_every_white_balance_is_in_the_help() -> None:

@@ -114,7 +114,7 @@ def test_a_papers_table_is_laid_out_in_its_order(tree: Path, tmp_path: Path) -> 
     )
     assert done.exit_code == 0, done.output
     assert "SID-dilated: you named no weights for this row" in done.output
-    assert "SW-Net: no weights" in done.output
+    assert "SW-Net: you named no weights" in done.output
     rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
     assert [row.split("│")[1].strip() for row in rows[:2]] == ["SID-Net", "GIA-l1"]
     assert any("published, on SID: SW-Net" in row and "28.89" in row for row in rows)

@@ -128,7 +128,7 @@ def test_on_exists(day: Path, tmp_path: Path) -> None:
     [
         (["--ratio", "0.5"], "--ratio must be between 1 and"),
         (["--ratio", "nan"], "--ratio must be"),
-        (["--iso", "1700"], "noise is not known at ISO 1700. Take one of 50, 64, 80"),
+        (["--iso", "1700"], "noise is not known at ISO 1700. Choose one of 50, 64, 80"),
         (["--wb", "2"], "--wb takes R,B or R,G,B"),
         (["--wb", "2,1,1,2"], "--wb takes R,B or R,G,B"),
         (["--wb", "warm,1"], "--wb takes numbers, not 'warm'"),

@@ -427,7 +427,7 @@ def test_the_largest_side_can_be_had_and_no_larger(photos: ArrayCache, camera: C
     assert largest * PACK_FACTOR[source.camera.kind] == 60
     (pair,) = source.pairs(np.random.default_rng(0), count=1, side=largest)
     assert pair.planes.shape[1:] == (largest, largest)
-    with pytest.raises(DataError, match="No photograph is"):
+    with pytest.raises(DataError, match="no photograph has as many"):
         source.pairs(np.random.default_rng(0), count=1, side=largest + 2)
 
 

@@ -139,7 +139,7 @@ def test_weights_are_not_calibrated_into_their_own_file(
     source, _ = calibrated
     before = source.read_bytes()
     own = replace(_config(source, photos, source.parent, overwrite=True), name=source.stem)
-    with pytest.raises(UsageError, match="the new ones are made of"):
+    with pytest.raises(UsageError, match="the new ones are made from"):
         calibrate(own)
     assert source.read_bytes() == before
 

@@ -144,7 +144,7 @@ def test_another_camera_is_brought_to_the_training_cameras_neutral(tmp_path: Pat
         spy = ProgressSpy()
         result = enhancer.enhance(path, ratio=2, progress=spy)
         pictures.append(result.image.astype(float))
-        assert any("brought to its neutral" in note for note in spy.notes) == (matrix is not None)
+        assert any("matched to its neutral" in note for note in spy.notes) == (matrix is not None)
     own, others = (picture[32:64, 32:64].mean(axis=(0, 1)) for picture in pictures)
     assert np.abs(own - others).max() < 0.02 * 65535
 

@@ -64,7 +64,11 @@ def test_pictures_that_do_not_fit_fail_alone(config: EvalConfig, tmp_path: Path)
     assert [summary.count for summary in report.summaries] == [1]
     words = " ".join(str(failure.error) for failure in failures)
     assert len(failures) == 3
-    for phrase in ("has no picture of", "The picture is 100x96, the ground truth", "no TIFF"):
+    for phrase in (
+        "has no picture of",
+        "The picture is 100x96, the ground truth",
+        "not a TIFF file",
+    ):
         assert phrase in words
 
 
@@ -73,7 +77,7 @@ def test_a_folder_of_pictures_needs_a_label_and_pictures(
 ) -> None:
     with pytest.raises(UsageError, match="LABEL=FOLDER"):
         evaluate(replace(config, pictures=(str(tmp_path),)))
-    with pytest.raises(DataError, match="no TIFF"):
+    with pytest.raises(DataError, match="not a TIFF file"):
         evaluate(replace(config, pictures=(f"theirs={tmp_path}",)))
 
 

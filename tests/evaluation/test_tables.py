@@ -185,5 +185,5 @@ def test_quality_is_plotted_over_cost(report: Report, tmp_path: Path) -> None:
     scores.write_text(json.dumps({"systems": narrow}))
     with pytest.raises(UsageError, match="published size"):
         plot_quality(COSTS, None, scores, tmp_path / "plot.png")
-    with pytest.raises(UsageError, match="no report"):
+    with pytest.raises(UsageError, match="not a report"):
         plot_quality(COSTS, None, tmp_path / "none.json", tmp_path / "plot.png")

@@ -198,7 +198,7 @@ def test_mistakes_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UsageError, match="the new ones are made from"):
         quantize.quantize(asked(folder, name="own", overwrite=True))
     (folder / "there.safetensors").touch()
-    with pytest.raises(OutputExistsError, match="already there"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         quantize.quantize(asked(folder, name="there"))
 
 

@@ -585,7 +585,7 @@ def test_paths_that_are_no_files(tmp_path: Path, function: Callable[[Path], obje
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX limit on names")
 def test_a_name_that_is_too_long_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFileError, match="name too long"):
+    with pytest.raises(FileMissingError, match="name too long"):
         read_raw(tmp_path / ("x" * 300 + ".arw"))
 
 

@@ -117,7 +117,7 @@ def test_too_few_photographs_to_validate_are_noted_and_exported(
 ) -> None:
     listener = StopAt(-1)
     train(config, listener)
-    assert any("remembers" in note for note in listener.notes)
+    assert any("how well the network generalizes" in note for note in listener.notes)
     row = export_run(config.run, "mine", tmp_path / "weights")
     assert row["training"]["validated_on"] == "the same photos"
 

@@ -134,7 +134,7 @@ def test_without_auxiliary_targets_no_identity_path_is_made(
     monkeypatch.setattr(PhotoScenes, "has_auxiliary_targets", False)  # as SID's photos
     real = replace(narrow, width=12, run=config.run.with_name("real"))
     train(real, heard)
-    assert heard.notes[-1].endswith("real photos' are unknown.")
+    assert heard.notes[-1].endswith("those of real photos are unknown.")
     assert read_config(real.run)["recipe"]["auxiliary_weight"] == 0
     assert SidCrops.has_auxiliary_targets is False
 
