@@ -78,6 +78,8 @@ class SceneOptions:
     highlight_stops: float = 3.0
     """How much brighter than the photograph says its blown places may have been: what is white
     there saturated some camera, and should be white whatever the white balance."""
+    unknown_black_share: float = 0.25
+    """Share of scenes whose black level nobody has calibrated, as it is with other cameras."""
     source_power: float = 0.5
     """A source (folder) of n photographs is drawn as often as n to this power: 1 draws each
     photograph alike, 0 each source."""
@@ -93,6 +95,7 @@ PLAIN_SCENES = SceneOptions(
     saturation_sigma=0,
     contrast_sigma=0,
     highlight_stops=0,
+    unknown_black_share=0,
     source_power=1,
 )
 
@@ -285,6 +288,9 @@ class PhotoScenes:
         else:
             gains = self._balance.draw(light, rng)
             rebalance = _matrix(self.camera, gains / light)
+        stated_iso: int | None = iso  # what is known of a black level is known by it
+        if options.unknown_black_share and rng.random() < options.unknown_black_share:
+            stated_iso = None
         size = side * PACK_FACTOR[self.camera.kind]
         recorded = []
         for (top, left), turn in places:
@@ -294,7 +300,7 @@ class PhotoScenes:
             dn = expose(mosaic, self.camera, ratio=ratio, iso=iso, rng=rng, noise=noise)
             shown = linear if rebalance is None else linear @ rebalance
             target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
-            frame = as_if_read(dn, self.camera, iso=iso)
+            frame = as_if_read(dn, self.camera, iso=stated_iso)
             known = 0.0 if self._floor == 0 else _known_black(frame)
             auxiliary = auxiliary_targets(noise, amplification, unusual, known)
             recorded.append(

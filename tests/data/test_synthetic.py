@@ -19,6 +19,7 @@ from gia_cli.data.synthetic import PLAIN_SCENES as PLAIN
 from gia_cli.data.synthetic import PhotoScenes, SceneOptions, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
+from gia_cli.raw.black_level import UNKNOWN_SIGMA, known_black_error
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
@@ -179,6 +180,17 @@ def test_what_is_known_of_the_black_level_is_not_asked(
         left = np.mean(drawn["noise"].black_error) - known
         scale = 8 * drawn["ratio"] / (CAMERAS["ILCE-7SM2"].white - CAMERAS["ILCE-7SM2"].black)
         assert pair.auxiliary[0] == pytest.approx(np.clip(0.5 + scale * left, 0, 1), abs=1e-4)
+
+
+def test_of_some_scenes_the_black_level_is_not_known(photos: ArrayCache) -> None:
+    options = replace(PLAIN, unknown_black_share=0.5)
+    source = PhotoScenes(photos, photos.keys, "ILCE-7SM2", options, floor=None)
+    known = [
+        known_black_error(scene.frame)[1] < UNKNOWN_SIGMA
+        for seed in range(40)
+        for scene in source.scenes(np.random.default_rng(seed), count=1, side=8)
+    ]
+    assert 10 <= sum(known) <= 30
 
 
 def test_a_given_light_is_no_auxiliary_target(photos: ArrayCache) -> None:

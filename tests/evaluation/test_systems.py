@@ -77,7 +77,7 @@ def test_a_folder_of_pictures_needs_a_label_and_pictures(
 ) -> None:
     with pytest.raises(UsageError, match="LABEL=FOLDER"):
         evaluate(replace(config, pictures=(str(tmp_path),)))
-    with pytest.raises(DataError, match="not a TIFF file"):
+    with pytest.raises(DataError, match="no TIFF"):
         evaluate(replace(config, pictures=(f"theirs={tmp_path}",)))
 
 
