@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +14,9 @@ from gia_cli.cli.options import Json, Verbose
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
+    from gia_cli.data.derive import DeriveConfig
+
+_Config = TypeVar("_Config", bound="DeriveConfig")
 
 Source = Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the new weights.", show_default=False)]
@@ -136,15 +140,11 @@ def weights_calibrate(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn how much of the sensor's measurements to fuse into a network's pictures."""
-    from gia_cli.cli.console import Terminal
     from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
 
     options = given(scenes=scenes, seed=seed, cache=cache)
     config = CalibrateConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
-    terminal = Terminal()
-    with terminal:
-        row = calibrate(config, terminal)
-    _show_written(row, out, terminal)
+    _derive(calibrate, config)
 
 
 @weights_app.command("quantize")
@@ -178,15 +178,11 @@ def weights_quantize(
     overwrite: Overwrite = False,
 ) -> None:
     """Make int8 weights, which OpenVINO runs faster on CPUs, from fp32 or fp16 ones."""
-    from gia_cli.cli.console import Terminal
     from gia_cli.quantization.quantize import QuantizeConfig, quantize
 
     options = given(scenes=scenes, fp32_levels=fp32_levels, seed=seed, cache=cache)
     config = QuantizeConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
-    terminal = Terminal()
-    with terminal:
-        row = quantize(config, terminal)
-    _show_written(row, out, terminal)
+    _derive(quantize, config)
 
 
 @weights_app.command("reduce-checkerboard")
@@ -211,15 +207,11 @@ def weights_reduce_checkerboard(
     with --checkerboard-weight gain little. Give the photographs that the weights were trained on;
     those that gia train keeps for validation are left out.
     """
-    from gia_cli.cli.console import Terminal
     from gia_cli.training.checkerboard import CheckerboardConfig, reduce_checkerboard
 
     options = given(scenes=scenes, seed=seed, cache=cache)
     config = CheckerboardConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
-    terminal = Terminal()
-    with terminal:
-        row = reduce_checkerboard(config, terminal)
-    _show_written(row, out, terminal)
+    _derive(reduce_checkerboard, config)
 
 
 @weights_app.command("narrow")
@@ -257,15 +249,23 @@ def weights_narrow(
     The result is for gia train --init-from, not for enhancing photos. Give the photographs that the
     weights were trained on.
     """
-    from gia_cli.cli.console import Terminal
     from gia_cli.training.narrow import NarrowConfig, narrow
 
     options = given(width=width, scenes=scenes, seed=seed, cache=cache)
     config = NarrowConfig(weights, name, out, tuple(photos), overwrite=overwrite, **options)
+    _derive(narrow, config, verbose=verbose)
+
+
+def _derive(
+    make: Callable[[_Config, Terminal], dict[str, Any]], config: _Config, *, verbose: bool = False
+) -> None:
+    """Make new weights from others, with a bar, and show the file."""
+    from gia_cli.cli.console import Terminal
+
     terminal = Terminal(verbose=verbose)
     with terminal:
-        row = narrow(config, terminal)
-    _show_written(row, out, terminal)
+        row = make(config, terminal)
+    _show_written(row, config.out, terminal)
 
 
 def _show_written(row: dict[str, Any], folder: Path, terminal: Terminal) -> None:

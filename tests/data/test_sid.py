@@ -422,7 +422,9 @@ def test_what_all_lists_lack_is_named_at_once(tree: Path, sony_tree: Path) -> No
 
 def test_of_very_many_missing_files_each_is_noted(published: Path) -> None:
     listener = ProgressSpy()
-    with pytest.raises(DataError, match=r"^254 files .* And 234 more, named above\. "):
+    with pytest.raises(
+        DataError, match=r"^254 files .* And 234 more, named above\. Get the missing files"
+    ):
         SidFrames.open(published, "sony", "val", progress=listener)
     assert len(listener.notes) == 234 + 20  # short and long exposures
     assert len(set(listener.notes)) == len(listener.notes)
