@@ -14,6 +14,8 @@ from gia_cli.cameras import CameraFamily, CameraName
 
 TruthName = Literal["long", "photograph"]
 Split = Literal["train", "val", "test"]
+#: Which pairs count: without the misaligned scenes, the first shot of each burst, or both.
+Protocol = Literal["all", "clean", "00", "clean-00"]
 
 #: SID's folder for each camera.
 FAMILIES: dict[CameraName, str] = {"ILCE-7SM2": "Sony", "X-T2": "Fuji"}

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from gia_cli.cameras import CfaKind
 from gia_cli.cli.app import app, choices, numbers
 from gia_cli.cli.options import Device, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from gia_cli.benchmark.speed import SpeedReport, Stages
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Enhancer
-    from gia_cli.raw.cfa import CfaKind
     from gia_cli.runtime import DeviceName, Precision
 
 
@@ -39,9 +39,7 @@ def bench(
         str,
         typer.Option("--size", metavar="WxH", help="Size of the frame in photosites."),
     ] = "4240x2832",
-    cfa: Annotated[
-        Literal["bayer", "xtrans"], typer.Option("--cfa", help="Colour filter array.")
-    ] = "bayer",
+    cfa: Annotated[CfaKind, typer.Option("--cfa", help="Colour filter array.")] = "bayer",
     speed: Annotated[
         bool, typer.Option("--speed", help="Also measure time and peak memory on this machine.")
     ] = False,
@@ -354,7 +352,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
     from gia_cli.benchmark.tables import cost_table
-    from gia_cli.paper import PAPER_SIZE
+    from gia_cli.paper import PAPER_SIZE, paper_costs
 
     terminal.table(*cost_table(costs))
     height, width = costs[0].size
@@ -363,8 +361,12 @@ def _show_costs(costs: list[Cost], terminal: Terminal) -> None:
         "profiler does, like the paper; 2 x MAC: counted as torch does. Ratios are to SID-Net."
     )
     if costs[0].size == PAPER_SIZE and costs[0].cfa == "bayer":
+        published = paper_costs()
+        sid, gia = published["sid-net"], published["gia-net"]
+        millions, billions = sid["parameters"] / 1e6, sid["flops"] / 1e9
         terminal.say(
-            "published (Table 4): SID-Net 7.76 M, 1112.92 B; GIA-Net x1.07 parameters, x1.008 FLOPs"
+            f"published (Table 4): SID-Net {millions:.2f} M, {billions:.2f} B; "
+            f"GIA-Net x{gia['parameters_ratio']} parameters, x{gia['flops_ratio']} FLOPs"
         )
 
 

@@ -15,7 +15,7 @@ from gia_cli.cli.options import Camera, Device, Engine, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.paper import TableName
 from gia_cli.runtime import Precision
-from gia_cli.sid_layout import Split, TruthName
+from gia_cli.sid_layout import Protocol, Split, TruthName
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -68,7 +68,7 @@ def evaluate(
     ] = None,
     camera: Camera = "sony",
     protocol: Annotated[
-        Literal["all", "clean", "00", "clean-00"],
+        Protocol,
         typer.Option(
             "--protocol",
             help="clean: without SID's misaligned scenes. 00: the first shot of each burst.",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,12 @@ from gia_cli.sid_layout import (
     EXPOSURE_FILE,
     HIGHEST_RATIO,
     MISALIGNED,
+    Protocol,
     Split,
     family_name,
     list_path,
     plan_path,
 )
-
-Protocol = Literal["all", "clean", "00", "clean-00"]
-
 
 _CACHE_NAME = ".gia-cache"
 _RECIPE = "SID, LibRaw's BT.709 rendering unrotated, 1"

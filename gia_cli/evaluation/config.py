@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from gia_cli.cameras import CameraFamily
-from gia_cli.data.sid import Protocol as SidProtocol
 from gia_cli.enhance.enhancer import Quality
 from gia_cli.errors import UsageError
 from gia_cli.evaluation.classical import IspName
 from gia_cli.inference.select import EngineName
 from gia_cli.runtime import DeviceName, Precision
-from gia_cli.sid_layout import Split, TruthName
+from gia_cli.sid_layout import Protocol, Split, TruthName
 
 RatioMode = Literal["known", "auto", "picture"]
 
@@ -30,7 +29,7 @@ class EvalConfig:
     out: Path
     """Folder of the results; the same one resumes."""
     split: Split = "test"
-    protocol: SidProtocol = "all"
+    protocol: Protocol = "all"
     weights: tuple[str, ...] = ()
     """Names or paths; ``LABEL=NAME`` gives a row another name."""
     isp: tuple[IspName, ...] = ()

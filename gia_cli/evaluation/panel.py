@@ -34,7 +34,7 @@ class PanelRow:
 
 
 def choose_for_panel(
-    report: Report, count: int, order: Literal["worst", "spread"] = "spread"
+    report: Report, count: int, order: Literal["spread", "worst"] = "spread"
 ) -> list[str]:
     """Choose photos to look at, by the PSNR of the table's last row.
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraFamily, CameraName
 from gia_cli.data import sid
-from gia_cli.data.sid import Protocol, SidFrames, SidPair, open_splits, read_list, select
+from gia_cli.data.sid import SidFrames, SidPair, open_splits, read_list, select
 from gia_cli.errors import DataError, FileMissingError, OutputError, RawError
 from gia_cli.imaging.color import bt709_encode
 from gia_cli.raw.reader import RawFrame, read_raw, render_truth
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
-from gia_cli.sid_layout import Split
+from gia_cli.sid_layout import Protocol, Split
 from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from tests.progress_spy import ProgressSpy
