@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from gia_cli.benchmark import speed
 from gia_cli.benchmark.batch import BatchConfig, BatchRun
+from gia_cli.benchmark.speed import How, SpeedConfig
 from gia_cli.benchmark.training import TrainingSpeed
 from gia_cli.cli import app
 from gia_cli.nets import build
@@ -186,6 +189,11 @@ def test_mistakes_are_reported(
 # ---------------------------------------------------------------- gia bench
 
 
+def only(monkeypatch: pytest.MonkeyPatch, *ways: How) -> None:
+    """Time these ways to run a network; each is a process that has to import torch."""
+    monkeypatch.setattr(speed, "SpeedConfig", partial(SpeedConfig, how=ways))
+
+
 @pytest.mark.slow
 def test_bench_prints_table_4() -> None:
     done = gia("bench", "--network", "sid-net", "--network", "gia-net")
@@ -207,7 +215,8 @@ def test_bench_counts_everything_by_default() -> None:
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_bench_measures_speed_and_stages(tmp_path: Path) -> None:
+def test_bench_measures_speed_and_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "eager NCHW, whole", "tiled")
     done = gia(
         *("bench", "--network", "gia-net", "--size", "256x192", "--speed", "--rounds", "1"),
         *("--device", "cpu", "--photo", Path(__file__).parents[2] / "samples" / "night.ARW"),
@@ -231,8 +240,9 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.slow
 def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
-    make_arw: Callable[..., Path], tmp_path: Path
+    make_arw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    only(monkeypatch, "OpenVINO, whole")
     save_weights(tmp_path / "own.safetensors", lively(small("gia-net")), camera="ILCE-7SM2")
     done = gia(
         *("bench", "--speed", "--network", "gia-net", "--size", "128x96", "--precision", "int8"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 import pytest
 import torch
@@ -37,20 +40,21 @@ def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not ranks.is_first
 
 
-_SCRIPT = """
-import torch
-from gia_cli.training.distributed import process_group
-for _ in range(2):  # as when a table's rows are trained one after another
-    with process_group(torch.device("cpu")) as ranks:
-        own = float(ranks.rank + 1)
-        print(ranks.mean(own), ranks.from_first(own), ranks.any(own == 2), ranks.any(False))
-        ranks.wait()
-"""
+def take_part(environment: dict[str, str], answers: SimpleQueue[Any]) -> None:
+    """Say what the ranks agree on."""
+    os.environ.update(environment)
+    for _ in range(2):  # as when a table's rows are trained one after another
+        with process_group(torch.device("cpu")) as ranks:
+            own = float(ranks.rank + 1)
+            agreed = (ranks.mean(own), ranks.from_first(own), ranks.any(own == 2))
+            answers.put((*agreed, ranks.any(False)))
+            ranks.wait()
 
 
-def start(rank: int, attempt: int, store: TCPStore) -> subprocess.Popen[str]:
+def start(
+    context: ForkServerContext, rank: int, attempt: int, store: TCPStore, answers: SimpleQueue[Any]
+) -> ForkServerProcess:
     environment = {
-        **os.environ,
         "RANK": str(rank),
         "WORLD_SIZE": "2",
         "LOCAL_RANK": str(rank),
@@ -60,13 +64,9 @@ def start(rank: int, attempt: int, store: TCPStore) -> subprocess.Popen[str]:
         "TORCHELASTIC_RESTART_COUNT": str(attempt),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = context.Process(target=take_part, args=(environment, answers))
+    process.start()
+    return process
 
 
 @pytest.mark.slow
@@ -75,11 +75,14 @@ def start(rank: int, attempt: int, store: TCPStore) -> subprocess.Popen[str]:
 def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
     """As under torchrun, one store outlives the attempt; the second rank comes first to it."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gia_cli.training.distributed"])  # torch is imported once
+    answers = context.SimpleQueue()
     for attempt in (0, 1):
-        second = start(1, attempt, store)
+        second = start(context, 1, attempt, store, answers)
         time.sleep(3)
-        first = start(0, attempt, store)
+        first = start(context, 0, attempt, store, answers)
         for process in (first, second):
-            out, err = process.communicate(timeout=120)
-            assert process.returncode == 0, err
-            assert out.split() == ["1.5", "1.0", "True", "False"] * 2
+            process.join(120)
+            assert process.exitcode == 0
+            assert [answers.get() for _ in range(2)] == [(1.5, 1.0, True, False)] * 2

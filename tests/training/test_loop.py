@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed import run as torchrun
+from typer.testing import CliRunner
 
+from gia_cli.cli.app import app
 from gia_cli.data.batches import load
 from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
 from gia_cli.nets.config import NETWORKS
@@ -326,31 +329,20 @@ def save_each(job):
 
 def step_or_die(job, *rest, **named):
     first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if sys.argv[4] == "die" and first_try and job.ranks.rank == 1 and job.state.step == 3:
+    dies = first_try and job.config.run.name == "disturbed" and job.ranks.rank == 1
+    if dies and job.state.step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(job, *rest, **named)
 
 t.save_checkpoint, t._step = save_each, step_or_die
 torch.set_num_threads(1)
-t.train(t.TrainConfig(
-    run=Path(sys.argv[1]), camera="sony", photos=(Path(sys.argv[2]),), cache=Path(sys.argv[3]),
-    width=4, steps=6, sides=(16, 32), crops_per_photo=2, workers=0, device="cpu",
-    checkpoint_every_s=0,
-))
+for run in sys.argv[3:]:
+    t.train(t.TrainConfig(
+        run=Path(run), camera="sony", photos=(Path(sys.argv[1]),), cache=Path(sys.argv[2]),
+        width=4, steps=6, sides=(16, 32), crops_per_photo=2, workers=0, device="cpu",
+        checkpoint_every_s=0,
+    ))
 """
-
-
-def run_ranks(tmp_path: Path, run: Path, photos: Path, what: str) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(_RANK_SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node=2", "--max-restarts=1", str(script)]
-    arguments = [str(run), str(photos), str(tmp_path / "cache"), what]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -359,8 +351,20 @@ def run_ranks(tmp_path: Path, run: Path, photos: Path, what: str) -> None:
 def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
     """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    run_ranks(tmp_path, undisturbed, photos, "live")
-    run_ranks(tmp_path, disturbed, photos, "die")
+    script = tmp_path / "ranks.py"
+    script.write_text(_RANK_SCRIPT)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("--max-restarts=1", script, photos, tmp_path / "cache", undisturbed, disturbed),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "-9" in done.stderr or "SIGKILL" in done.stderr  # it did die
     for run in (undisturbed, disturbed):
         ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert_equal(*ranks)
@@ -369,26 +373,20 @@ def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
-def test_the_command_of_the_cookbook_trains_in_two_processes(tmp_path: Path, photos: Path) -> None:
+def test_torchrun_hands_on_the_command_of_the_cookbook(tmp_path: Path, photos: Path) -> None:
     """`--run` would be taken for torchrun's own `--run-path`."""
     cookbook = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
     (line,) = [line for line in cookbook.splitlines() if line.startswith("torchrun ")]
     words = shlex.split(line, comments=True)[1:]
-    words[words.index("--nproc-per-node") + 1] = "2"
     words[words.index("--photos") + 1] = str(photos)
     words[words.index("--budget") : words.index("--budget") + 2] = ["--steps", "2"]
     words[words.index("--run-folder") + 1] = str(tmp_path / "run")
     words += ["--cache", str(tmp_path / "cache"), "--width", "4", "--sides", "16"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", *words, "--workers", "0"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    handed_on = torchrun.parse_args([*words, "--workers", "0"])
+    assert handed_on.module and handed_on.training_script == "gia_cli"
+    assert int(handed_on.nproc_per_node) > 1
+    done = CliRunner().invoke(app, handed_on.training_script_args)
+    assert done.exit_code == 0, done.output
     assert done.stdout.split() == [str(tmp_path / "run")]
     assert read_checkpoint(tmp_path / "run")["step"] == 2
 
