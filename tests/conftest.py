@@ -29,6 +29,7 @@ from gia_cli.training import log
 
 WB = (2.02, 1.0, 2.46)
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+DRAWN = {"_tensorboard": log._tensorboard, "draw_curves": log.draw_curves}
 
 if IS_WORKER:
     torch.set_num_threads(1)
@@ -45,30 +46,34 @@ def one_core_per_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
-@pytest.fixture(autouse=True)
-def alone(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Tests marked `alone` start processes that want the cores: workers run them in turn."""
-    if IS_WORKER and request.node.get_closest_marker("alone"):
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For tests that start processes which want the cores: the workers run them in turn."""
+    if IS_WORKER:
         with FileLock(tmp_path_factory.getbasetemp().parent / "alone.lock"):
             yield
     else:
         yield
 
 
-@pytest.fixture(autouse=True)
-def no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what a training run draws, except in tests marked `plots`."""
-    if not request.node.get_closest_marker("plots"):
-        leave_out_plots(monkeypatch)
+@pytest.fixture
+def plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw what a training run draws."""
+    for name, function in DRAWN.items():
+        monkeypatch.setattr(log, name, function)
 
 
-def leave_out_plots(patch: pytest.MonkeyPatch) -> None:
-    """Draw no curves and write no TensorBoard log: both take longer than a tiny run's steps."""
-    board = SimpleNamespace(add_scalar=lambda *_: None, close=lambda: None)
-    patch.setattr(log, "_tensorboard", lambda *_: board)
-    patch.setattr(log, "draw_curves", lambda *_: None)
+@pytest.fixture(scope="session", autouse=True)
+def no_plots() -> Iterator[None]:
+    """Leave out what a training run draws, except in tests that use `plots`.
+
+    Curves and TensorBoard's log both take longer than a tiny run's steps.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        board = SimpleNamespace(add_scalar=lambda *_: None, close=lambda: None)
+        patch.setattr(log, "_tensorboard", lambda *_: board)
+        patch.setattr(log, "draw_curves", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

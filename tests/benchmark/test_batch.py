@@ -11,7 +11,7 @@ from gia_cli.benchmark.batch import BatchConfig, _written, measure_batch
 from gia_cli.errors import DataError, UsageError
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.slow
 def test_every_photo_is_enhanced_in_every_round(make_arw: Callable[..., Path]) -> None:
     photo = make_arw()

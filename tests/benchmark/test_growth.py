@@ -44,7 +44,7 @@ def test_the_network_runs_once_under_the_limit(
         run_once(0.06, 10_000_000, weights)
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.slow
 def test_every_size_and_limit_is_a_point(weights: str) -> None:
     config = GrowthConfig((0.1, 0.4), (None, 2_000_000_000), weights, rounds=2)

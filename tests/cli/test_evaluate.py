@@ -213,7 +213,7 @@ def test_bench_counts_everything_by_default() -> None:
     assert costs[0]["size"] == [480, 640]
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.slow
 def test_bench_measures_speed_and_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "eager NCHW, whole", "tiled")
@@ -237,7 +237,7 @@ def test_bench_plots_an_evaluation(tree: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.slow
 def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
     make_arw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -319,7 +319,7 @@ def test_bench_shows_a_batch_and_its_json(tmp_path: Path, monkeypatch: pytest.Mo
     assert report["machine"]
 
 
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.slow
 def test_bench_measures_and_draws_growth(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")

@@ -33,7 +33,7 @@ from gia_cli.raw.reader import render
 from gia_cli.raw.writer import write_dng
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import save_weights
-from tests.networks import DEFAULT, LEARNED
+from tests.networks import DEFAULT, LEARNED, lively, small
 from tests.progress_spy import ProgressSpy
 
 MakePhoto = Callable[..., Path]
@@ -321,16 +321,18 @@ def test_the_balance_chooses_among_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_threads_share_an_enhancer_and_get_the_same_pictures(
-    engine: Any, make_arw: MakePhoto
+    engine: Any, make_arw: MakePhoto, tmp_path: Path
 ) -> None:
     """Their sizes differ, so that what is compiled for one is of no use to the next."""
-    shared = Enhancer.from_weights(device="cpu", engine=engine)
+    own = tmp_path / "own.safetensors"
+    save_weights(own, lively(small("gia-net")), camera="ILCE-7SM2")
+    shared = Enhancer.from_weights(own, device="cpu", engine=engine)
     frame = gia_cli.read_raw(make_arw())
     photos = [
         replace(frame, mosaic=np.ascontiguousarray(frame.mosaic[:rows])) for rows in (96, 64, 32)
     ]
     jobs = [(photo, ratio) for ratio in (50.0, 60.0, 70.0, 80.0) for photo in photos]
-    alone = Enhancer.from_weights(device="cpu", engine=engine)
+    alone = Enhancer.from_weights(own, device="cpu", engine=engine)
     wanted = [alone.enhance(photo, ratio=ratio) for photo, ratio in jobs]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda job: shared.enhance(job[0], ratio=job[1]), jobs))
@@ -365,7 +367,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform != "linux", reason="fork")
 def test_a_fork_after_use_is_refused_and_spawned_processes_work(
     make_arw: MakePhoto, tmp_path: Path

@@ -111,11 +111,11 @@ def test_it_is_the_mean_of_the_turned_pictures(kind: CfaKind, tmp_path: Path) ->
 def test_tiles_and_engines_give_the_same_picture(kind: CfaKind, tmp_path: Path) -> None:
     frame, weights = frame_of(kind, (210, 170)), weights_of(tmp_path, kind)
     whole = best(weights, frame, engine="torch")
-    tiled = best(weights, frame, engine="torch", tile=96)
+    tiled = best(weights, frame, engine="torch", tile=128)
     assert np.abs(tiled - whole).max() < 1e-4
     openvino = best(weights, frame, engine="openvino")
     assert np.abs(openvino - whole).max() < 1e-3
-    assert np.abs(best(weights, frame, engine="openvino", tile=96) - whole).max() < 1e-3
+    assert np.abs(best(weights, frame, engine="openvino", tile=128) - whole).max() < 1e-3
 
 
 def test_normal_is_one_picture(tmp_path: Path) -> None:

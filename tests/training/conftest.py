@@ -11,7 +11,7 @@ import pytest
 
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.loop import train
-from tests.conftest import in_one_thread, leave_out_plots
+from tests.conftest import in_one_thread
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +51,7 @@ def config(tmp_path: Path, photos: Path) -> TrainConfig:
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of such a run, trained once."""
     folder = tmp_path_factory.mktemp("finished")
-    with in_one_thread(), pytest.MonkeyPatch.context() as patch:
-        leave_out_plots(patch)
+    with in_one_thread():
         train(four_steps(folder, photos))
     return folder / "run"
 

@@ -70,7 +70,7 @@ def start(
 
 
 @pytest.mark.slow
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs a POSIX system here")
 def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
     """As under torchrun, one store outlives the attempt; the second rank comes first to it."""

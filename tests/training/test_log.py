@@ -34,7 +34,7 @@ def test_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
     assert read_log(tmp_path / "nowhere") == []
 
 
-@pytest.mark.plots
+@pytest.mark.usefixtures("plots")
 def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
     log = TrainLog(tmp_path, 0)
     log.add(50, loss=0.25)

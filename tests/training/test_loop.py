@@ -140,7 +140,7 @@ def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.plots
+@pytest.mark.usefixtures("plots")
 def test_a_run_leaves_log_curves_and_validation(config: TrainConfig) -> None:
     result = train(replace(config, steps=60))
     rows = read_log(config.run)
@@ -346,7 +346,7 @@ for run in sys.argv[3:]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
+@pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
 def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
     """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
