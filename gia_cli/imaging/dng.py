@@ -221,8 +221,9 @@ def _camera_pixels(
 
 
 def _camera(picture: NDArray[np.float32], to_camera: NDArray[np.float64]) -> NDArray[np.float32]:
-    linear = bt709_decode(picture)
-    return np.einsum("ij,jhw->ihw", to_camera.astype(np.float32), linear)
+    matrix = to_camera.astype(np.float32)
+    camera: NDArray[np.float32] = np.einsum("ij,jhw->ihw", matrix, bt709_decode(picture))
+    return camera
 
 
 def _bands(height: int) -> Iterator[slice]:
