@@ -9,16 +9,18 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from gia_cli._version import __version__
 from gia_cli.arguments import instance_of, one_of, path_of, whole_number
@@ -28,7 +30,9 @@ from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
+from gia_cli.imaging.color import levels8
 from gia_cli.imaging.fusion import fuse, measure, whiten
+from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.imaging.writer import develop, write_image
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
@@ -59,9 +63,10 @@ from gia_cli.weights.storage import WeightsInfo
 
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
 _READING_MOSAICS = 4
+_SHOWN_SIDE = 1024  # pixels, in a notebook
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """A photo read and packed, ready for the network at one ratio."""
 
@@ -94,7 +99,7 @@ class Prepared:
         return 3 * self.frame.mosaic.nbytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Computed:
     """What the network made of a photo, as the sensor lay."""
 
@@ -124,9 +129,12 @@ class Computed:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Enhanced:
-    """One enhanced picture and how it came about."""
+    """One enhanced picture and how it came about.
+
+    In a notebook it shows itself, shrunk.
+    """
 
     image: NDArray[np.uint16] = field(repr=False)
     """(H, W, 3) uint16, sRGB, upright."""
@@ -139,6 +147,34 @@ class Enhanced:
     quality: Quality
     seconds: dict[str, float]
     """Wall-clock time of each stage."""
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return (
+            f"<Enhanced {self.frame.path.name}: {width} x {height}, "
+            f"ratio {self.choice.ratio:.4g}, {self.weights.name}>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows: a PNG of at most 1024 pixels a side."""
+        shown = self.to_pil()
+        shown.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+        data = io.BytesIO()
+        shown.save(data, "PNG")
+        return data.getvalue()
+
+    def to_srgb8(self) -> NDArray[np.uint8]:
+        """Round the picture to 8 bits: (H, W, 3) uint8, sRGB, upright."""
+        return levels8(self.image)
+
+    def to_pil(self) -> Image.Image:
+        """Make an 8-bit Pillow image, with the sRGB profile in its info.
+
+        Pillow has no RGB of 16 bits; `image` has them.
+        """
+        made = Image.fromarray(self.to_srgb8())
+        made.info["icc_profile"] = srgb_icc_profile()
+        return made
 
     @property
     def comment(self) -> str:
@@ -331,7 +367,7 @@ class Enhancer:
 
     def enhance(
         self,
-        photo: str | Path | RawFrame,
+        photo: str | Path | bytes | BinaryIO | RawFrame,
         *,
         ratio: float | None = None,
         exposure: ExposureRequest | None = None,
@@ -341,7 +377,9 @@ class Enhancer:
 
         Parameters
         ----------
-        photo : str, Path or RawFrame
+        photo : str, Path, bytes, binary file or RawFrame
+            A path, what a RAW file holds, or a frame (`RawFrame.from_mosaic` makes one of an
+            array).
         ratio : float, optional
             Amplification; short for ``exposure=ExposureRequest(ratio=...)``. Neither means auto.
         exposure : ExposureRequest, optional
@@ -372,7 +410,7 @@ class Enhancer:
 
     def enhance_brackets(
         self,
-        photo: str | Path | RawFrame,
+        photo: str | Path | bytes | BinaryIO | RawFrame,
         request: ExposureRequest,
         *,
         progress: Progress = SILENT,
@@ -392,7 +430,7 @@ class Enhancer:
 
     def prepare(
         self,
-        photo: str | Path | RawFrame,
+        photo: str | Path | bytes | BinaryIO | RawFrame,
         request: ExposureRequest,
         *,
         progress: Progress = SILENT,
@@ -403,7 +441,9 @@ class Enhancer:
 
         Parameters
         ----------
-        photo : str, Path or RawFrame
+        photo : str, Path, bytes, binary file or RawFrame
+            A path, what a RAW file holds, or a frame (`RawFrame.from_mosaic` makes one of an
+            array).
         request : ExposureRequest
         progress : Progress
             Receives the ratio and the white balance.
@@ -418,8 +458,8 @@ class Enhancer:
             photo.check()
         else:
             with _timed(seconds, "decode"):
-                path = path_of(photo, "photo")
-                photo = read_raw(path, levels=self._levels, max_memory=self.options.max_memory)
+                limit = self.options.max_memory
+                photo = read_raw(photo, levels=self._levels, max_memory=limit)
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
         with _timed(seconds, "exposure"):

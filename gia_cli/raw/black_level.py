@@ -22,6 +22,7 @@ from gia_cli.sensor_table import BODY_SIGMA, nearest_row
 UNKNOWN_SIGMA = 1e-4
 
 _MODEL: CameraName = "ILCE-7SM2"
+_OWN_FILES = (".arw", "")  # no DNG; bytes that came without a name
 _BLACK = 512  # DN; what the file of the camera that was measured said
 _ISO_STOPS = 0.2  # farther than this from a setting that was measured, nothing is known
 
@@ -37,7 +38,7 @@ def known_black_error(frame: RawFrame) -> tuple[float, float]:
     """
     shot = frame.shot
     span = float((frame.white - frame.black).mean())
-    is_own = frame.colors is None and frame.path.suffix.lower() != ".dng"
+    is_own = frame.colors is None and frame.path.suffix.lower() in _OWN_FILES
     is_known = (
         is_own and shot.model == _MODEL and np.all(frame.black == _BLACK) and (shot.iso or 0) > 0
     )

@@ -15,7 +15,7 @@ from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind, align
 from gia_cli.raw.reader import RawFrame
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PackedMosaic:
     """What a network sees, and how to cut its picture back to the frame."""
 

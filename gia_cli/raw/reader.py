@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 import numpy as np
 import rawpy
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from gia_cli.arguments import instance_of, number, path_of, whole_number
 from gia_cli.errors import (
     DamagedFileError,
+    GiaError,
     LinearRawError,
     MonochromeError,
     NotRawError,
+    OutputError,
     RawError,
     UnsupportedCfaError,
     UsageError,
@@ -62,10 +65,11 @@ RAW_SUFFIXES = frozenset({
 _ORIENTATION, _CFA_REPEAT, _CFA_PATTERN = 0x0112, 0x828D, 0x828E
 _ACTIVE_AREA, _MASKED_AREAS = 0xC68D, 0xC68E
 _FLIP_OF_ORIENTATION = (0, 0, 1, 3, 2, 4, 6, 7, 5)  # LibRaw's numbers; orientation 0 is none
+_COLOR_IDS = {"R": 0, "G": 1, "B": 2}
 _PATTERN_PROBE = 12  # photosites a side: two X-Trans periods, six Bayer ones
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RawFrame:
     """One RAW photo as the sensor saw it, with what the file says about it."""
 
@@ -99,6 +103,78 @@ class RawFrame:
     `black` and `white` have it."""
     notes: tuple[str, ...] = ()
     """What a user should know of the file, one sentence each."""
+
+    @classmethod
+    def from_mosaic(
+        cls,
+        mosaic: NDArray[np.uint16],
+        *,
+        white: float,
+        black: float | Sequence[float] = 0,
+        pattern: str | NDArray[np.integer] = "RGGB",
+        wb: Sequence[float] = (1.0, 1.0, 1.0),
+        xyz_to_camera: NDArray[np.floating] | None = None,
+        shot: ShotInfo | None = None,
+        name: str = "mosaic",
+    ) -> RawFrame:
+        """Make a frame of a sensor's values that are already in memory.
+
+        Parameters
+        ----------
+        mosaic : (H, W) uint16
+            DN of every photosite, as the sensor lay.
+        white : float
+            Saturation level in DN.
+        black : float or three floats
+            Black level in DN, or those of red, green and blue.
+        pattern : str or (p, p) int
+            Colours from the mosaic's first photosite on: "RGGB", "BGGR", "GRBG", "GBRG", "X-Trans"
+            (in the phase of Fujifilm's X-T2), or the numbers of 0 red, 1 green and 2 blue of a cell
+            of 2 x 2 or 6 x 6.
+        wb : three floats
+            Gains that make the light of the photo neutral, green 1.
+        xyz_to_camera : (3, 3), optional
+            The camera's colour matrix, for XYZ of D65.
+        shot : ShotInfo, optional
+            Its exposure time and ISO choose the ratio when none is given.
+        name : str
+            Stands for the file's name in messages.
+
+        Raises
+        ------
+        UsageError
+            Something is not as stated above.
+
+        Examples
+        --------
+        >>> frame = RawFrame.from_mosaic(np.full((8, 8), 600, np.uint16), white=16383, black=512)
+        >>> frame.kind, frame.phase, frame.black.tolist()
+        ('bayer', (0, 0), [[512.0, 512.0], [512.0, 512.0]])
+        """
+        kind, phase = _kind_and_phase(pattern)
+        levels = Levels.parse(black, white)
+        stated = stated_black(levels, kind, phase)
+        assert stated is not None  # it is given
+        matrix = None if xyz_to_camera is None else np.asarray(xyz_to_camera, np.float32)
+        try:
+            gains = np.asarray(wb, np.float32)
+        except (TypeError, ValueError):
+            raise UsageError("The white balance is three gains.") from None
+        frame = cls(
+            path=Path(name),
+            mosaic=mosaic,
+            kind=kind,
+            phase=phase,
+            black=stated,
+            white=np.full_like(stated, levels.white),
+            as_shot_wb=gains,
+            daylight_wb=None,
+            xyz_to_camera=matrix,
+            flip=0,
+            shot=shot or ShotInfo(),
+        )
+        frame.check()
+        return frame
 
     def check(self) -> None:
         """Check a frame that somebody else may have made.
@@ -151,14 +227,50 @@ class RawFrame:
         return self.xyz_to_camera if self.colors is None else self.colors.matrix_for(xyz)
 
 
+def _kind_and_phase(pattern: Any) -> tuple[CfaKind, tuple[int, int]]:
+    """Find what filters a pattern describes, in words or in numbers."""
+    cell: NDArray[np.uint8] | None = None
+    if isinstance(pattern, str):
+        letters = [_COLOR_IDS.get(letter) for letter in pattern.upper()]
+        if pattern.upper() in ("X-TRANS", "XTRANS"):
+            cell = CANONICAL["xtrans"]
+        elif len(letters) == 4 and None not in letters:
+            cell = np.array(letters, np.uint8).reshape(2, 2)
+    elif _are_color_ids(pattern):
+        cell = pattern.astype(np.uint8)
+    probe = None
+    if cell is not None and not any(_PATTERN_PROBE % length for length in cell.shape):
+        probe = np.tile(cell, [_PATTERN_PROBE // length for length in cell.shape])
+    kind = None if probe is None else classify(probe)
+    if probe is None or kind is None:
+        raise UsageError(
+            "The pattern is that of no Bayer or X-Trans filter array.",
+            hint='Give "RGGB", "BGGR", "GRBG", "GBRG", "X-Trans" or the numbers of a cell.',
+        )
+    phase = find_phase(probe, kind)
+    assert phase is not None  # classify found one
+    return kind, phase
+
+
+def _are_color_ids(pattern: Any) -> bool:
+    if not isinstance(pattern, np.ndarray) or not np.issubdtype(pattern.dtype, np.integer):
+        return False
+    return pattern.ndim == 2 and pattern.size > 0 and bool(np.isin(pattern, (0, 1, 2)).all())
+
+
 def read_raw(
-    path: Path, *, levels: Levels = AS_THE_FILE_SAYS, max_memory: int | None = None
+    photo: str | Path | bytes | BinaryIO,
+    *,
+    levels: Levels = AS_THE_FILE_SAYS,
+    max_memory: int | None = None,
 ) -> RawFrame:
     """Read one RAW photo.
 
     Parameters
     ----------
-    path : Path
+    photo : str, Path, bytes or binary file
+        A path, or the contents of a RAW file, which are put into a temporary one: the libraries
+        that read it want a path.
     levels : Levels
         Black and white levels to use instead of the file's.
     max_memory : int, optional
@@ -176,15 +288,42 @@ def read_raw(
     OutOfMemoryError
         The photo is too large to be decoded.
     UsageError
-        The path, the levels or the bytes are none.
+        The path, the levels or the memory are none.
+    OutputError
+        There is no room for the temporary file.
     """
-    path = path_of(path, "photo")
     instance_of(levels, Levels, "levels")
     if max_memory is not None:
         max_memory = whole_number(max_memory, "most memory")
+    if isinstance(photo, bytes | bytearray | memoryview) or hasattr(photo, "read"):
+        return _read_contents(photo, levels, max_memory)
+    path = path_of(photo, "photo")
     refuse_hopeless(path)
     with open_raw(path, max_memory) as raw:
         return _frame(path, raw, levels)
+
+
+def _read_contents(photo: Any, levels: Levels, max_memory: int | None) -> RawFrame:
+    """Read a photo from its bytes; messages name the file that they came from."""
+    name = Path(str(getattr(photo, "name", "photo"))).name
+    data = photo.read() if hasattr(photo, "read") else photo
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UsageError("The photo's file is not open for bytes.", hint='Open it with mode "rb".')
+    try:
+        with TemporaryDirectory(prefix="gia-") as folder:
+            path = Path(folder) / "photo"
+            path.write_bytes(data)
+            try:
+                frame = read_raw(path, levels=levels, max_memory=max_memory)
+            except GiaError as error:
+                words = error.message.replace(str(path), name)
+                raise type(error)(words, hint=error.hint) from error
+    except OSError as error:
+        raise OutputError(
+            f"{name} does not fit into a temporary file: {error.strerror}.",
+            hint="Make room in the folder for temporary files, or name another in TMPDIR.",
+        ) from error
+    return replace(frame, path=Path(name))
 
 
 def read_exposure(path: Path) -> ShotInfo:

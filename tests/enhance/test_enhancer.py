@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 import gia_cli
 from gia_cli import ExposureRequest
@@ -24,6 +26,7 @@ from gia_cli.enhance.enhancer import (
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
+from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.inference.run import infer
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -378,3 +381,39 @@ def test_a_fork_after_use_is_refused_and_spawned_processes_work(
         [sys.executable, str(script), str(make_arw())], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ---------------------------------------------------------------- in a notebook
+
+
+def test_a_result_shows_itself(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+    result = enhancer.enhance(make_arw(), ratio=100)
+    assert repr(result) == f"<Enhanced night.ARW: 144 x 96, ratio 100, {result.weights.name}>"
+    assert result == result and result != enhancer.enhance(make_arw(), ratio=100)
+    eight = result.to_srgb8()
+    assert eight.dtype == np.uint8
+    assert np.abs(eight * 257.0 - result.image).max() <= 128.5
+    pil = result.to_pil()
+    assert np.array_equal(np.asarray(pil), eight)
+    assert pil.info["icc_profile"] == srgb_icc_profile()
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert np.array_equal(np.asarray(shown), eight)
+        assert shown.info["icc_profile"] == srgb_icc_profile()
+
+
+def test_a_mosaic_in_memory_and_contents_are_enhanced_like_the_file(
+    make_arw: MakePhoto, enhancer: Enhancer
+) -> None:
+    path = make_arw()
+    expected = enhancer.enhance(path, ratio=100).image
+    assert np.array_equal(enhancer.enhance(path.read_bytes(), ratio=100).image, expected)
+    frame = gia_cli.read_raw(path)
+    made = gia_cli.RawFrame.from_mosaic(
+        frame.mosaic,
+        white=float(frame.white[0, 0]),
+        black=float(frame.black[0, 0]),
+        wb=frame.as_shot_wb.tolist(),
+        xyz_to_camera=frame.xyz_to_camera,
+        shot=frame.shot,
+    )
+    assert np.array_equal(enhancer.enhance(made, ratio=100).image, expected)

@@ -33,13 +33,17 @@ from gia_cli.errors import (
     UnreadableFileError,
     UnsupportedCfaError,
     UnsupportedCompressionError,
+    UsageError,
 )
 from gia_cli.imaging.color import srgb_decode
 from gia_cli.imaging.writer import square_pixels
+from gia_cli.raw.black_level import likely_black
 from gia_cli.raw.cfa import (
+    CANONICAL,
     PLANE_COLORS,
     RGGB,
     XTRANS,
+    CfaKind,
     align,
     classify,
     find_phase,
@@ -253,7 +257,7 @@ def test_the_mosaic_is_exact_and_outlives_its_file(
 
 def test_a_path_may_be_a_string(tmp_path: Path, rng: np.random.Generator) -> None:
     write_arw(tmp_path / "photo.arw", _noise(rng))
-    frame = read_raw(str(tmp_path / "photo.arw"))  # type: ignore[arg-type]
+    frame = read_raw(str(tmp_path / "photo.arw"))
     assert frame.path == tmp_path / "photo.arw"
 
 
@@ -899,3 +903,98 @@ def test_a_photo_larger_than_the_memory_allowed_is_refused(
     assert read_raw(tmp_path / "photo.arw", max_memory=10**6).mosaic.size
     with pytest.raises(OutOfMemoryError):
         read_raw(tmp_path / "photo.arw", max_memory=1000)
+
+
+# ---------------------------------------------------------------- photos that are no file
+
+
+def test_contents_are_read_like_the_file(make_arw: Callable[..., Path]) -> None:
+    path = make_arw()
+    expected = read_raw(path)
+    with path.open("rb") as file:
+        photos = (path.read_bytes(), io.BytesIO(path.read_bytes()), file, str(path))
+        for photo, name in zip(photos, ("photo", "photo", path.name, str(path)), strict=True):
+            frame = read_raw(photo)
+            assert str(frame.path) == name
+            assert np.array_equal(frame.mosaic, expected.mosaic)
+            assert (frame.shot, frame.phase) == (expected.shot, expected.phase)
+            assert np.array_equal(likely_black(frame), likely_black(expected))
+
+
+def test_contents_that_are_no_photo_are_refused_by_their_name(tmp_path: Path) -> None:
+    (tmp_path / "x.ARW").write_bytes(b"II*\0" + bytes(1000))
+    with (tmp_path / "x.ARW").open("rb") as file, pytest.raises(RawError, match=r"^x\.ARW ") as hit:
+        read_raw(file)
+    assert "gia-" not in str(hit.value)
+    with pytest.raises(EmptyFileError):
+        read_raw(b"")
+    with (
+        (tmp_path / "x.ARW").open(encoding="latin-1") as text,
+        pytest.raises(UsageError, match="not open for bytes"),
+    ):
+        read_raw(text)  # type: ignore[arg-type]
+
+
+def test_no_room_for_the_contents_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        read_raw(b"II*\0")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind", "phase"),
+    [
+        ("RGGB", "bayer", (0, 0)),
+        ("bggr", "bayer", (1, 1)),
+        ("GRBG", "bayer", (0, 1)),
+        ("GBRG", "bayer", (1, 0)),
+        ("X-Trans", "xtrans", (0, 0)),
+        (np.array([[2, 1], [1, 0]]), "bayer", (1, 1)),
+        (np.roll(CANONICAL["xtrans"], -1, axis=1), "xtrans", (0, 1)),
+    ],
+)
+def test_a_mosaic_becomes_a_frame(pattern: Any, kind: CfaKind, phase: tuple[int, int]) -> None:
+    mosaic = np.arange(24 * 30, dtype=np.uint16).reshape(24, 30)
+    frame = RawFrame.from_mosaic(
+        mosaic, white=4095, black=(10, 20, 30), pattern=pattern, wb=(2, 1, 1.5)
+    )
+    assert (frame.kind, frame.phase) == (kind, phase)
+    assert frame.mosaic is mosaic
+    # Each colour's level lies where the pattern has it.
+    period = len(frame.black)
+    cell = np.roll(CANONICAL[kind], [-phase[0], -phase[1]], axis=(0, 1))[:period, :period]
+    assert np.array_equal(frame.black, np.array([10, 20, 30], np.float32)[cell])
+    assert (frame.white == 4095).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pattern": "RGB"}, "no Bayer or X-Trans"),
+        ({"pattern": "RRRR"}, "no Bayer or X-Trans"),
+        ({"pattern": np.array([[0, 1], [1, 3]])}, "no Bayer or X-Trans"),
+        ({"pattern": np.zeros((5, 5), int)}, "no Bayer or X-Trans"),
+        ({"pattern": 7}, "no Bayer or X-Trans"),
+        ({"black": 5000}, "above the black level"),
+        ({"white": 0}, "white level"),
+        ({"wb": (1, 2)}, "as_shot_wb"),
+        ({"wb": "warm"}, "three gains"),
+        ({"wb": (1, 0, 1)}, "not positive"),
+        ({"mosaic": np.zeros((24, 30))}, "mosaic is an array"),
+        ({"mosaic": np.zeros((2, 2), np.uint16)}, "at least"),
+    ],
+)
+def test_a_mosaic_that_is_none_is_refused(changes: dict[str, Any], words: str) -> None:
+    options: dict[str, Any] = {"mosaic": np.zeros((24, 30), np.uint16), "white": 4095, "black": 64}
+    with pytest.raises(UsageError, match=words):
+        RawFrame.from_mosaic(**options | changes)
+
+
+def test_frames_can_be_compared(make_arw: Callable[..., Path]) -> None:
+    """By what they are: that of their arrays would be an array."""
+    one, other = read_raw(make_arw()), read_raw(make_arw())
+    assert one == one and one != other
+    assert len({one, other}) == 2
