@@ -7,47 +7,86 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gia_cli.cli.app import app, exposure_request
+from gia_cli.cli.app import app, error_report, exposure_request
 from gia_cli.cli.options import Json, MaxRatio, Weights
+from gia_cli.errors import BatchError, GiaError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gia_cli.enhance.enhancer import Enhancer
+    from gia_cli.enhance.exposure import ExposureRequest
     from gia_cli.raw.reader import RawFrame
 
 
 @app.command()
 def info(
-    photo: Annotated[
-        Path,
-        typer.Argument(metavar="PHOTO", help="A RAW file.", show_default=False, readable=False),
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTO...", help="RAW files.", show_default=False, readable=False),
     ],
     weights: Weights = None,
     max_ratio: MaxRatio = None,
     as_json: Json = False,
 ) -> None:
-    """Show what gia knows about a photo: camera, levels, exposure, weights, the ratio and why."""
+    """Show what gia knows about photos: camera, levels, exposure, weights, the ratio and why.
+
+    With --json, an object for one photo and a list for several.
+    """
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Enhancer
+
+    terminal = Terminal()
+    enhancer = Enhancer.from_weights(weights)
+    request = exposure_request("auto", None, None, None, max_ratio)
+    known: list[dict[str, Any]] = []
+    failed = 0
+    for photo in photos:
+        try:
+            facts = _facts(photo, enhancer, request, insists=weights is not None)
+        except GiaError as error:
+            if len(photos) == 1:
+                raise
+            failed += 1
+            terminal.error(error, photo)
+            known.append({"file": str(photo), "error": error_report(error)})
+            continue
+        if not as_json:
+            if len(known) > failed:
+                terminal.line("")
+            terminal.facts([(_label(name), _plain(name, value)) for name, value in facts.items()])
+        known.append(facts)
+    if as_json:
+        terminal.json(known if len(photos) > 1 else known[0])
+    if failed:
+        raise BatchError(f"{failed} of {len(photos)} photos failed.", hint="They are named above.")
+
+
+def _facts(
+    photo: Path, enhancer: Enhancer, request: ExposureRequest, *, insists: bool
+) -> dict[str, Any]:
+    """Read a photo and list what is known of it, by the names that the JSON has.
+
+    That no weights are for its sensor is one of these things, unless somebody insists on some.
+    """
     from gia_cli.enhance.exposure import choose_ratios, describe_shot
     from gia_cli.enhance.white_balance import photo_light
-    from gia_cli.errors import WeightsError
     from gia_cli.raw.black_level import likely_black
     from gia_cli.raw.reader import read_raw
 
     frame = read_raw(photo)
     shot = frame.shot
-    (choice,) = choose_ratios(frame, exposure_request("auto", None, None, None, max_ratio))
+    (choice,) = choose_ratios(frame, request)
     try:
-        chosen = Enhancer.from_weights(weights).weights_for(frame.kind).name
+        chosen = enhancer.weights_for(frame.kind).name
     except WeightsError as error:
-        if weights is not None:
+        if insists:
             raise
         chosen = f"none: {error.message}"
     height, width = frame.mosaic.shape
     light = photo_light(frame.as_shot_wb, frame)
-    facts: dict[str, Any] = {
+    return {
         "file": str(photo),
         "camera": shot.camera,
         "lens": shot.lens,
@@ -74,11 +113,6 @@ def info(
         "reason": choice.reason,
         "notes": list(frame.notes),
     }
-    terminal = Terminal()
-    if as_json:
-        terminal.json(facts)
-    else:
-        terminal.facts([(name.replace("_", " "), _plain(value)) for name, value in facts.items()])
 
 
 def _levels(levels: NDArray[np.float32], frame: RawFrame) -> list[float]:
@@ -86,7 +120,22 @@ def _levels(levels: NDArray[np.float32], frame: RawFrame) -> list[float]:
     return sorted({round(float(level) / frame.dn_scale, 3) for level in levels.flat})
 
 
-def _plain(value: Any) -> str:
+_UNITS = {
+    "as_shot_temperature_k": "as shot temperature (K)",
+    "focal_length_mm": "focal length (mm)",
+}
+_TURNS = {0: "as it lies", 3: "half a turn", 5: "a quarter turn left", 6: "a quarter turn right"}
+
+
+def _label(name: str) -> str:
+    return _UNITS.get(name) or name.replace("_", " ")
+
+
+def _plain(name: str, value: Any) -> str:
     if value is None:
         return "not known"
+    if name == "orientation_flip":
+        return _TURNS.get(value, str(value))
+    if name == "size":
+        return " x ".join(map(str, value))
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

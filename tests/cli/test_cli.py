@@ -326,6 +326,20 @@ def test_info_names_the_weights_that_enhance_runs(make_arw: MakePhoto) -> None:
     assert named == enhanced["weights"]
 
 
+def test_info_of_several_photos(make_arw: MakePhoto, make_raf: MakePhoto, tmp_path: Path) -> None:
+    """One that cannot be read is named; the others are shown."""
+    photos = (make_arw(), tmp_path / "gone.ARW", make_raf())
+    shown = gia("info", *photos)
+    assert shown.exit_code == 3
+    assert shown.stdout.count("as shot temperature (K)") == 2
+    assert "gone.ARW" in shown.stderr and "1 of 3 photos failed" in shown.stderr
+    assert "144 x 96" in shown.stdout and "as it lies" in shown.stdout
+    listed = json.loads(gia("info", *photos, "--json").stdout)
+    assert [each["file"] for each in listed] == [str(photo) for photo in photos]
+    assert listed[1]["error"]["exit_code"] == 11
+    assert [each.get("cfa") for each in listed] == ["bayer", None, "xtrans"]
+
+
 def test_info_refuses_what_is_no_photo(tmp_path: Path) -> None:
     assert gia("info", tmp_path).exit_code == 12
     assert gia("info", tmp_path / "gone").exit_code == 11

@@ -914,7 +914,7 @@ def test_contents_are_read_like_the_file(make_arw: Callable[..., Path]) -> None:
     with path.open("rb") as file:
         photos = (path.read_bytes(), io.BytesIO(path.read_bytes()), file, str(path))
         for photo, name in zip(photos, ("photo", "photo", path.name, str(path)), strict=True):
-            frame = read_raw(photo)
+            frame = read_raw(photo)  # type: ignore[arg-type]
             assert str(frame.path) == name
             assert np.array_equal(frame.mosaic, expected.mosaic)
             assert (frame.shot, frame.phase) == (expected.shot, expected.phase)
