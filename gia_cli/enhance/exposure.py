@@ -78,9 +78,10 @@ class ExposureRequest:
             raise UsageError("--brackets lists a ratio twice.")
         for ratio in (*self.brackets, *([] if self.ratio is None else [self.ratio])):
             if not 1 <= ratio <= self.max_ratio:
+                above = "The networks are trained up to 300; --max-ratio raises the limit."
                 raise UsageError(
                     f"A ratio must be between 1 and {self.max_ratio:g}, not {ratio:g}.",
-                    hint="The networks are trained up to 300; --max-ratio raises the limit.",
+                    hint=above if ratio > 1 else "gia brightens; it does not darken.",
                 )
 
 
