@@ -60,6 +60,10 @@ _TINY = 4096  # bytes; no RAW photo is smaller
 PHOTOMETRICS_RAW = (32803, 34892)
 _DNG_VERSION_TAG = 0xC612
 _FUJI_LAYOUT_TAG = 0x0130
+_CIFF_MAGIC = b"HEAPCCDR"
+# LibRaw looks at so many bytes of a CRW to tell how it is coded; of a shorter one, at memory that
+# was never written.
+_LEAST_CRW = 0x4000
 
 
 def refuse_hopeless(path: Path) -> None:
@@ -89,6 +93,8 @@ def refuse_hopeless(path: Path) -> None:
             raise NotRawError(f"{path} is {what}, not a RAW photo.")
     if head.startswith(RAF_MAGIC) and _is_super_ccd(path):
         raise UnsupportedCfaError(f"{path} comes from a Fujifilm Super CCD, whose grid is rotated.")
+    if head[6:14] == _CIFF_MAGIC and path.stat().st_size < _LEAST_CRW:
+        raise DamagedFileError(f"{path} is cut short: it ends before its RAW image.")
     if head[:4] in _TIFF_MAGICS and head[8:10] == b"CR" and _is_cut_cr2(path):
         raise DamagedFileError(f"{path} is cut short: it ends before its RAW image is described.")
 
@@ -266,7 +272,7 @@ def _looks_raw(path: Path) -> bool:
     if len(head) < _TINY and head[:4] in _TIFF_MAGICS:
         # Cut off before it could say what its pixels are?
         return not any(0x0106 in directory.tags for directory in directories)
-    if head[:4] in _RAW_MAGICS or head[6:14] == b"HEAPCCDR" or head[4:12] == b"ftypcrx ":
+    if head[:4] in _RAW_MAGICS or head[6:14] == _CIFF_MAGIC or head[4:12] == b"ftypcrx ":
         return True
     # A bare TIFF picture says RGB or grey; a camera's RAW has a SubIFD with the mosaic.
     return any(tiff.SUB_IFDS in directory.tags for directory in directories)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import random
 import stat
 import struct
 from collections.abc import Callable
@@ -51,6 +52,7 @@ from gia_cli.raw.reader import RAW_SUFFIXES, RawFrame, read_raw, render
 from gia_cli.raw.tiff import ASCII, LONG, RATIONAL, SHORT, ByteOrder, Entry, build, ifd_bytes
 from gia_cli.raw.writer import A_SHOT, write_arw, write_dng, write_raf
 from gia_cli.runtime import peak_resident_bytes
+from tests.fuzz.coded import crw
 from tests.imaging.upright import orient
 
 BAYER_PHASES = list(np.ndindex(2, 2))
@@ -868,6 +870,22 @@ def test_a_cr2_cut_in_its_thumbnails_is_cut_short(
     (tmp_path / "photo.cr2").write_bytes(data[:60] if what == "within the first" else data)
     with pytest.raises(DamagedFileError, match="cut short") as caught:
         read_raw(tmp_path / "photo.cr2")
+    assert caught.value.exit_code == 14
+
+
+def test_a_crw_that_ends_before_its_picture_is_cut_short(tmp_path: Path) -> None:
+    """LibRaw would tell by memory that was never written how it is coded, each time another way."""
+    data, mosaic = crw(random.Random(1))
+    (tmp_path / "photo.crw").write_bytes(data)
+    frame = read_raw(tmp_path / "photo.crw")
+    assert np.array_equal(frame.mosaic, mosaic)
+    assert (frame.kind, frame.phase, frame.shot.model) == ("bayer", (0, 0), "Canon PowerShot G2")
+    assert set(frame.white.flat) == {1023}
+    data, _ = crw(random.Random(1), least_bytes=0)
+    assert len(data) < 0x4000
+    (tmp_path / "photo.crw").write_bytes(data)
+    with pytest.raises(DamagedFileError, match="ends before its RAW image") as caught:
+        read_raw(tmp_path / "photo.crw")
     assert caught.value.exit_code == 14
 
 
