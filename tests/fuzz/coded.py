@@ -27,7 +27,12 @@ _FOLLOWING = {3: (0, 2), 4: (1, 2), 2: (4, 3), 5: (5, 3), 1: (12, 4), 6: (13, 4)
 
 
 def crw(
-    rng: random.Random, height: int = 64, width: int = 96, *, least_bytes: int = _LEAST_BYTES
+    rng: random.Random,
+    height: int = 64,
+    width: int = 96,
+    *,
+    angle: int = 0,
+    least_bytes: int = _LEAST_BYTES,
 ) -> tuple[bytes, NDArray[np.uint16]]:
     """Make a CRW of a PowerShot G2 (10 bits), and the mosaic that it holds.
 
@@ -37,6 +42,8 @@ def crw(
         Draws the noise.
     height, width : int
         Photosites; both multiples of 8.
+    angle : int
+        Degrees by which the camera was turned.
     least_bytes : int
         Of the coded pixels, with what fills them up.
 
@@ -67,7 +74,7 @@ def crw(
             base[index & 1] = level + step
             values[index] = base[index & 1]
     pixels = (_packed(bits, stuffed=True) + b"\xff\0").ljust(least_bytes, b"\0")
-    return _crw_file(pixels, height, width), values.reshape(height, width)
+    return _crw_file(pixels, height, width, angle), values.reshape(height, width)
 
 
 def _step(rng: random.Random, towards: int) -> int:
@@ -91,11 +98,11 @@ def _packed(bits: Sequence[tuple[int, int]], *, stuffed: bool) -> bytes:
     return data.replace(b"\xff", b"\xff\0") if stuffed else data
 
 
-def _crw_file(pixels: bytes, height: int, width: int) -> bytes:
+def _crw_file(pixels: bytes, height: int, width: int, angle: int) -> bytes:
     sensor = struct.pack("<8H", 34, width, height, 1, 1, 0, 0, width - 1).ljust(34, b"\0")
     decoder = struct.pack("<4I", 0, 0, 514, len(pixels) + 514)
     shot = struct.pack("<3f", 0.0, 6.0, 2.0)
-    image = struct.pack("<IIfiIII", width, height, 1.0, 0, 8, 24, 1)
+    image = struct.pack("<IIfiIII", width, height, 1.0, angle, 8, 24, 1)
     camera = heap([(0x080A, b"Canon\0Canon PowerShot G2\0\0"), (0x0810, b"Owner\0")])
     exif = heap([(0x1031, sensor), (0x1835, decoder), (0x1818, shot), (0x102A, bytes(32))])
     properties = heap(

@@ -380,7 +380,9 @@ def test_what_the_exif_does_not_say_libraw_is_asked_for(
     assert (shot.taken, shot.lens) == (A_SHOT.taken, A_SHOT.lens)
 
 
-@pytest.mark.parametrize(("tag", "flip"), [(1, 0), (3, 3), (6, 6), (8, 5)])
+@pytest.mark.parametrize(
+    ("tag", "flip"), [(1, 0), (2, 1), (3, 3), (4, 2), (5, 4), (6, 6), (7, 7), (8, 5)]
+)
 @pytest.mark.parametrize("write", [write_arw, write_raf, write_dng])
 def test_orientation_is_noted_and_the_mosaic_left_alone(
     tmp_path: Path, write: Callable[..., None], tag: int, flip: int, rng: np.random.Generator
@@ -389,6 +391,7 @@ def test_orientation_is_noted_and_the_mosaic_left_alone(
     write(tmp_path / "photo", mosaic, orientation=tag)
     frame = read_raw(tmp_path / "photo")
     assert frame.flip == flip
+    frame.check()
     assert np.array_equal(frame.mosaic, mosaic)
 
 
@@ -765,6 +768,20 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, orientation: 
     write_dng(tmp_path / "photo.dng", _wedge(), orientation=orientation)
     assert read_raw(tmp_path / "photo.dng").flip == 0
     assert np.array_equal(render(tmp_path / "photo.dng"), render(tmp_path / "plain.dng"))
+
+
+@pytest.mark.parametrize(("angle", "flip"), [(0, 0), (90, 6), (180, 3), (270, 5), (45, 0), (9, 0)])
+def test_an_angle_that_is_no_quarter_turns_nothing(tmp_path: Path, angle: int, flip: int) -> None:
+    """A CRW states degrees; LibRaw took the bits of 45 for a quarter turn and a mirror."""
+    for name, degrees in (("plain.crw", 0), ("photo.crw", angle)):
+        (tmp_path / name).write_bytes(crw(random.Random(1), angle=degrees)[0])
+    frame = read_raw(tmp_path / "photo.crw")
+    assert frame.flip == flip
+    frame.check()
+    rendering = render(tmp_path / "photo.crw")
+    if flip == 0:
+        assert np.array_equal(rendering, render(tmp_path / "plain.crw"))
+    assert (rendering.shape[0] > rendering.shape[1]) == (flip in (5, 6))
 
 
 @pytest.mark.parametrize("phase", BAYER_PHASES)
