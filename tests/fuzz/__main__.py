@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--kind", default=",".join(KINDS), help="some of %(default)s")
     parser.add_argument("--start", type=int, default=0, help="index of the first mutant")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after so long")
     parser.add_argument("--replay", metavar="SEED:INDEX", help="one mutant, again")
     parser.add_argument(
         "--keep", type=Path, default=Path("fuzz-faults"), help="folder for mutants at fault"
@@ -37,14 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
         seed, index = map(int, options.replay.split(":"))
         return replay(seed, index, options.keep)
     plan = Plan(options.seed, options.count, kinds, options.jobs, options.start)
-    return campaign(plan, options.keep)
+    return campaign(plan, options.keep, options.seconds)
 
 
-def campaign(plan: Plan, folder: Path) -> int:
+def campaign(plan: Plan, folder: Path, seconds: float = math.inf) -> int:
     """Run a campaign, say what happens, and keep the mutants at fault."""
     tally = Tally()
     begun = next_status = time.monotonic()
-    for number, outcome in enumerate(run(plan), start=1):
+    outcomes = run(plan)
+    for number, outcome in enumerate(outcomes, start=1):
         tally.add(outcome)
         if outcome.is_fault:
             keep(plan.seed, outcome, folder)
@@ -52,7 +55,10 @@ def campaign(plan: Plan, folder: Path) -> int:
             say(outcome.detail)
         if time.monotonic() >= next_status:
             say(f"{number} of {plan.count}, {time.monotonic() - begun:.0f} s")
-            next_status += _STATUS_SECONDS
+            next_status = time.monotonic() + _STATUS_SECONDS
+        if time.monotonic() - begun > seconds:
+            break
+    outcomes.close()
     say(tally.table(plan.seed))
     return int(bool(tally.faults))
 

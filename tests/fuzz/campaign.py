@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -93,7 +93,7 @@ class Outcome:
         return self.verdict.startswith("fault")
 
 
-def run(plan: Plan, work: Exercise = exercise) -> Iterator[Outcome]:
+def run(plan: Plan, work: Exercise = exercise) -> Generator[Outcome]:
     """Make and use mutants; yield what becomes of each, in the order in which they end.
 
     Parameters

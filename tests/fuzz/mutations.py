@@ -40,6 +40,27 @@ _HOSTILE_TEXT = (
     b"\xe2\x80\xae\xed\xa0\x80",
     b"%s%n",
 )
+# Whose names make LibRaw choose another decoder, or other tables.
+_CAMERAS = (
+    *(b"Canon\0", b"Nikon\0", b"NIKON CORPORATION\0", b"OLYMPUS\0", b"Panasonic\0", b"PENTAX\0"),
+    *(b"Kodak\0", b"Leaf\0", b"Hasselblad\0", b"SAMSUNG\0", b"Sinar\0", b"Phase One A/S\0"),
+    *(
+        b"Minolta\0",
+        b"CASIO\0",
+        b"RaspberryPi\0",
+        b"FUJIFILM\0",
+        b"LEICA\0",
+        b"Mamiya\0",
+        b"SONY\0",
+    ),
+    *(b"DJI\0", b"Apple\0", b"GoPro\0", b"ARRI\0", b"Imacon\0", b"DSLR-A350\0", b"ILCE-7M4\0"),
+)
+_COMPRESSIONS = (
+    *(0, 1, 6, 7, 8, 9, 99, 262, 32767, 32769, 32770, 32772, 32773, 32867, 34316, 34713, 34892),
+    *(52546, 65000, 65024, 65535),
+)
+_COMPRESSION, _PHOTOMETRIC = 0x0103, 0x0106
+_PHOTOMETRICS = (0, 1, 2, 6, 32803, 34892, 51177, 52527)
 _NUMBER_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MAX_STEPS = 4  # mutations of one mutant
 _STRUCTURE_SHARE = 0.85  # of random places: not among the pixels
@@ -194,7 +215,12 @@ def _edit_entry(rng: random.Random, data: bytearray, ifd: _Ifd, at: int) -> None
     elif size > 4 and ifd.base + value + size <= len(data):
         return _edit_values(rng, data, ifd, (tag, kind, ifd.base + value, size))
     elif kind == 3 and count == 1:  # the number itself, in its half of the field
-        struct.pack_into(ifd.order + "H", data, at + 8, _number(rng, len(data)) & 0xFFFF)
+        number = _number(rng, len(data)) & 0xFFFF
+        if tag == _COMPRESSION:
+            number = rng.choice(_COMPRESSIONS)
+        elif tag == _PHOTOMETRIC:
+            number = rng.choice(_PHOTOMETRICS)
+        struct.pack_into(ifd.order + "H", data, at + 8, number)
         return None
     else:
         value = _number(rng, len(data))
@@ -208,7 +234,7 @@ def _edit_values(
 ) -> None:
     tag, kind, at, size = what
     if kind == 2 or tag in _TEXT_TAGS:
-        text = rng.choice(_HOSTILE_TEXT)
+        text = rng.choice(_HOSTILE_TEXT if rng.random() < 0.4 else _CAMERAS)
         data[at : at + min(len(text), size)] = text[:size]
         return
     width = {8: 4}.get(_NUMBER_SIZES.get(kind, 1), _NUMBER_SIZES.get(kind, 1))
