@@ -224,8 +224,9 @@ def use_weights(path: Path) -> None:
     promise(state.keys() == held.keys(), "the tensors are those of the file")
     for name, tensor in state.items():
         promise(bool(torch.isfinite(tensor).all()), f"{name} is finite")
-        numbers = tensor.numpy().astype(np.float64)
-        promise(bool(np.array_equal(numbers, held[name])), f"{name} is what the file holds")
+        numbers = tensor.numpy()
+        same = np.array_equal(numbers, held[name].astype(numbers.dtype))
+        promise(bool(same), f"{name} is what the file holds")
     check_digest(found)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tests.fuzz.seeds import Seed
 
 #: Numbers at which arithmetic breaks: of signs, of widths, of products.
@@ -504,6 +506,31 @@ def _json_bytes(rng: random.Random, value: Any) -> bytes:
     return bytes(data)
 
 
+def _in_doubles(rng: random.Random, data: bytes) -> bytes:
+    """Spell all floats with 64 bits, a few of them hostile: beyond 32 bits, or no number."""
+    (length,) = struct.unpack_from("<Q", data)
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    parts: list[bytes] = []
+    at = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        start, stop = entry["data_offsets"]
+        part = body[start:stop]
+        if entry["dtype"] in ("F16", "F32"):
+            numbers = np.frombuffer(part, {"F16": "<f2", "F32": "<f4"}[entry["dtype"]]).astype(
+                "<f8"
+            )
+            if rng.random() < 0.02:
+                numbers[rng.randrange(numbers.size)] = rng.choice((1e300, -4e38, 1e-310, np.nan))
+            part, entry["dtype"] = numbers.tobytes(), "F64"
+        parts.append(part)
+        entry["data_offsets"] = [at, at + len(part)]
+        at += len(part)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
 def _edit_header(rng: random.Random, data: bytes) -> bytes:
     """Change a safetensors header: its JSON, that within its metadata, its length."""
     (length,) = struct.unpack_from("<Q", data)
@@ -543,7 +570,9 @@ def mutate_weights(rng: random.Random, seed: Seed) -> tuple[bytes, bytes | None]
     """
     data = seed.data
     way = rng.random()
-    if way < 0.5:
+    if way < 0.1:
+        data = _in_doubles(rng, data)
+    elif way < 0.5:
         data = _edit_header(rng, data)
     elif way < 0.75:
         raw = bytearray(data)
