@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import time
@@ -47,17 +48,18 @@ def campaign(plan: Plan, folder: Path, seconds: float = math.inf) -> int:
     tally = Tally()
     begun = next_status = time.monotonic()
     outcomes = run(plan)
-    for number, outcome in enumerate(outcomes, start=1):
-        tally.add(outcome)
-        if outcome.is_fault:
-            keep(plan.seed, outcome, folder)
-            say(f"{plan.seed}:{outcome.index} {kind_of(outcome.index)}: {outcome.verdict}")
-            say(outcome.detail)
-        if time.monotonic() >= next_status:
-            say(f"{number} of {plan.count}, {time.monotonic() - begun:.0f} s")
-            next_status = time.monotonic() + _STATUS_SECONDS
-        if time.monotonic() - begun > seconds:
-            break
+    with contextlib.suppress(KeyboardInterrupt):  # what is done counts
+        for number, outcome in enumerate(outcomes, start=1):
+            tally.add(outcome)
+            if outcome.is_fault:
+                keep(plan.seed, outcome, folder)
+                say(f"{plan.seed}:{outcome.index} {kind_of(outcome.index)}: {outcome.verdict}")
+                say(outcome.detail)
+            if time.monotonic() >= next_status:
+                say(f"{number} of {plan.count}, {time.monotonic() - begun:.0f} s")
+                next_status = time.monotonic() + _STATUS_SECONDS
+            if time.monotonic() - begun > seconds:
+                break
     outcomes.close()
     say(tally.table(plan.seed))
     return int(bool(tally.faults))

@@ -180,6 +180,7 @@ def _use_all(
     connection: Connection, plan: Plan, batch: list[int], work: Exercise, folder: Path
 ) -> None:
     """Use the mutants of a batch, and send what becomes of each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
     warnings.simplefilter("error")  # a user would see them
     warnings.simplefilter("ignore", ResourceWarning)  # of the console, which ends with a process
     for kind in {kind_of(index) for index in batch}:
