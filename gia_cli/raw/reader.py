@@ -299,6 +299,9 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
     assert phase is not None  # classify found one
     mosaic = raw.raw_image_visible.copy()  # a view that dies with the file
     period = CANONICAL[kind].shape[0]
+    if min(mosaic.shape) < 2 * period:
+        height, width = mosaic.shape
+        raise DamagedFileError(f"{path} states margins that leave {width} x {height} photosites.")
     cell = color_ids[:period, :period]
     black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
     if is_damaged(mosaic, float(black.min()), float(raw.white_level)):

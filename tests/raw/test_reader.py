@@ -890,6 +890,20 @@ def test_a_cr2_cut_in_its_thumbnails_is_cut_short(
     assert caught.value.exit_code == 14
 
 
+def test_margins_that_leave_next_to_nothing_are_damage(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """The visible area that a RAF states may lie beyond its sensor; LibRaw looks at its size."""
+    mosaic = rng.integers(900, 1200, (60, 84))
+    path = tmp_path / "photo.raf"
+    write_raf(path, mosaic, margins=(48, 72, 60, 84))
+    assert read_raw(path).mosaic.shape == (12, 12)
+    write_raf(path, mosaic, margins=(54, 72, 60, 84))
+    with pytest.raises(DamagedFileError, match="leave 12 x 6 photosites") as caught:
+        read_raw(path)
+    assert caught.value.exit_code == 14
+
+
 def test_a_crw_that_ends_before_its_picture_is_cut_short(tmp_path: Path) -> None:
     """LibRaw would tell by memory that was never written how it is coded, each time another way."""
     data, mosaic = crw(random.Random(1))
