@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gia_cli.arguments import instance_of, number
 from gia_cli.errors import ExposureError, UsageError
 from gia_cli.imaging.blocks import block_means
-from gia_cli.raw.black_level import likely_black
+from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import PLANE_COLORS, align, pack, plane_values
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame

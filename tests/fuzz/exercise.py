@@ -29,7 +29,7 @@ from gia_cli.enhance.exposure import ExposureRequest, choose_ratios, describe_sh
 from gia_cli.enhance.white_balance import WhiteBalance, photo_light
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.imaging.writer import read_image
-from gia_cli.raw.black_level import likely_black
+from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.exif import read_shot
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame, read_raw, render
