@@ -42,7 +42,7 @@ class BatchError(GiaError):
     """Some files of a batch failed; the others were written."""
 
     exit_code = 3
-    hint = "The files that failed are named above; the others are written."
+    hint = "The files that failed are named above; all others are written."
 
 
 class Interrupted(GiaError):

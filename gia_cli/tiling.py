@@ -1,5 +1,6 @@
 """Tile geometry: which cores cover a plane, and how much around each must be read.
 
+`inference.run` runs a network in them, with one vector for all, and is what keeps them exact.
 Knows no network: a network states its stride and halo, this module does the arithmetic. Sizes are
 in packed pixels. Cores partition the frame; every read region is its core plus the halo, cut off at
 the frame, where the network must see the same border as it does on the whole frame.

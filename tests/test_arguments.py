@@ -188,7 +188,7 @@ CHANGES: dict[str, list[Any]] = {
     "as_shot_wb": [None, [2.0, 1.0, 1.5], np.ones(4), np.zeros(3), np.full(3, NAN)],
     "daylight_wb": [1.0, np.ones(2), np.full(3, NAN)],
     "xyz_to_camera": [np.ones(3), np.full((3, 3), NAN)],
-    "flip": [1, None, "0"],
+    "flip": [8, -1, None, "0"],
     "pixel_aspect": [0, -1, NAN, "1", None],
     "shot": [None, {}],
 }

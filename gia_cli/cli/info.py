@@ -72,7 +72,7 @@ def _facts(
     """
     from gia_cli.enhance.exposure import choose_ratios, describe_shot
     from gia_cli.enhance.white_balance import photo_light
-    from gia_cli.raw.black_level import likely_black
+    from gia_cli.raw.calibrated_black import likely_black
     from gia_cli.raw.reader import read_raw
 
     frame = read_raw(photo)

@@ -25,7 +25,7 @@ from gia_cli.imaging.color import bt709_encode, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement, measure
 from gia_cli.imaging.photos import find_photos, read_photo, shrink
 from gia_cli.progress import SILENT, Progress
-from gia_cli.raw.black_level import likely_black
+from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare

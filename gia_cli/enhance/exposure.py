@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gia_cli.arguments import instance_of, number
 from gia_cli.errors import ExposureError, UsageError
 from gia_cli.imaging.blocks import block_means
-from gia_cli.raw.black_level import likely_black
+from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import PLANE_COLORS, align, pack, plane_values
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RawFrame
@@ -78,9 +78,10 @@ class ExposureRequest:
             raise UsageError("--brackets lists a ratio twice.")
         for ratio in (*self.brackets, *([] if self.ratio is None else [self.ratio])):
             if not 1 <= ratio <= self.max_ratio:
+                above = "The networks are trained up to 300; --max-ratio raises the limit."
                 raise UsageError(
                     f"A ratio must be between 1 and {self.max_ratio:g}, not {ratio:g}.",
-                    hint="The networks are trained up to 300; --max-ratio raises the limit.",
+                    hint=above if ratio > 1 else "gia brightens; it does not darken.",
                 )
 
 

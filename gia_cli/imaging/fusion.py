@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from gia_cli.imaging.blocks import block_means
 from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, camera_from_srgb
-from gia_cli.raw.black_level import known_black_error, likely_black
+from gia_cli.raw.calibrated_black import known_black_error, likely_black
 from gia_cli.raw.cfa import (
     CANONICAL,
     PACK_FACTOR,

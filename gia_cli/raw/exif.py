@@ -11,6 +11,7 @@ for.
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 import unicodedata
 from collections import deque
@@ -55,6 +56,7 @@ _NUMBER_TAGS = {
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Canon's files have a dozen heaps, of some dozen records each; LibRaw stops at 127.
 _MAX_HEAPS, _MAX_RECORDS = 64, 127
+_NAMES_BYTES = 256  # of a CIFF record with the names of make and model; Canon's have 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +162,11 @@ def _raf_jpeg(path: Path, file: BinaryIO) -> BinaryIO:
     if len(pointer) < 8:
         raise DamagedFileError(f"{path}: this RAF file ends in its header.")
     offset, length = struct.unpack(">II", pointer)
-    file.seek(offset)
-    data = file.read(length)
-    if len(data) < length:
+    # Not read first: Python takes memory for as many bytes as are asked for.
+    if offset + length > file.seek(0, io.SEEK_END):
         raise DamagedFileError(f"{path}: this RAF file ends before its embedded JPEG does.")
-    return io.BytesIO(data)
+    file.seek(offset)
+    return io.BytesIO(file.read(length))
 
 
 def _exif_of_jpeg(file: BinaryIO) -> BinaryIO:
@@ -174,7 +176,7 @@ def _exif_of_jpeg(file: BinaryIO) -> BinaryIO:
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF or head[1] in (0xD9, 0xDA):  # the end, or the picture
             break
-        data = file.read(struct.unpack(">H", head[2:])[0] - 2)
+        data = file.read(max(struct.unpack(">H", head[2:])[0] - 2, 0))
         if head[1] == 0xE1 and data.startswith(b"Exif\0\0"):
             return io.BytesIO(data[6:])
     return io.BytesIO()
@@ -268,18 +270,13 @@ def _number(tags: Sequence[Directory], tag: int) -> float | None:
 
 def _read_ciff(file: BinaryIO) -> ShotInfo:
     """Make and model from a Canon CRW (CIFF): record 0x080A, two strings in the root's heap."""
-    data = _whole(file)
-    record = _ciff_record(data, struct.unpack_from("<I", data, 2)[0], len(data), 0x080A)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        record = _ciff_record(data, struct.unpack_from("<I", data, 2)[0], len(data), 0x080A)
     names = [clean_text(part) for part in record.split(b"\0") if part]
     return ShotInfo(make=names[0], model=names[1]) if len(names) >= 2 else ShotInfo()
 
 
-def _whole(file: BinaryIO) -> bytes:
-    file.seek(0)
-    return file.read()
-
-
-def _ciff_record(data: bytes, start: int, end: int, wanted: int) -> bytes:
+def _ciff_record(data: mmap.mmap, start: int, end: int, wanted: int) -> bytes:
     """Search a CIFF heap and the heaps within it; empty when the record is not there."""
     pending = deque([(start, end)])
     seen: set[tuple[int, int]] = set()
@@ -300,7 +297,7 @@ def _ciff_record(data: bytes, start: int, end: int, wanted: int) -> bytes:
             tag, size, offset = struct.unpack_from("<HII", data, at)
             begin = start + offset
             if tag == wanted:
-                return data[begin : begin + size]
+                return data[begin : begin + min(size, _NAMES_BYTES)]
             if tag & 0x3800 in (0x2800, 0x3000) and begin + size <= len(data):
                 pending.append((begin, begin + size))
     return b""

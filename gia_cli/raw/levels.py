@@ -31,6 +31,7 @@ _BAND_ROWS = 256
 # A border narrower than this is filled with anything; its innermost sites may catch some light.
 _LEAST_BORDER, _INNER_SITES = 8, 2
 _LEAST_SITES = 256
+_MOST_AREAS = 8  # that a file may name; cameras name one or two, and LibRaw takes no more
 # A difference from the stated level that is no rounding, in DN and as a share of the range.
 _CONTRADICTION_DN, _CONTRADICTION_SHARE = 8.0, 0.005
 
@@ -253,7 +254,8 @@ def border_black(
     visible : (rows, columns)
         Slices of the visible area.
     masked : sequence of (top, left, bottom, right)
-        Covered areas, where the file names them (MaskedAreas); else the margins are looked at.
+        Covered areas, where the file names them (MaskedAreas), the first few of them; else the
+        margins are looked at.
 
     Returns
     -------
@@ -263,7 +265,7 @@ def border_black(
     """
     inside = sensor[visible]
     darkest = float(np.percentile(inside[::7, ::7], 1))
-    areas = [sensor[top:bottom, left:right] for top, left, bottom, right in masked]
+    areas = [sensor[top:bottom, left:right] for top, left, bottom, right in masked[:_MOST_AREAS]]
     areas = areas or list(_margins(sensor, visible))
     levels: list[tuple[int, float]] = []
     for area in areas:

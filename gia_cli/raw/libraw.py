@@ -5,12 +5,14 @@ Every refusal gets a sentence and an exit code of its own.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import mmap
 import os
 import stat
 import struct
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -60,6 +62,11 @@ _TINY = 4096  # bytes; no RAW photo is smaller
 PHOTOMETRICS_RAW = (32803, 34892)
 _DNG_VERSION_TAG = 0xC612
 _FUJI_LAYOUT_TAG = 0x0130
+_M_PERTURB = -6  # malloc.h
+_CIFF_MAGIC = b"HEAPCCDR"
+# LibRaw looks at so many bytes of a CRW to tell how it is coded; of a shorter one, at memory that
+# was never written.
+_LEAST_CRW = 0x4000
 
 
 def refuse_hopeless(path: Path) -> None:
@@ -89,6 +96,8 @@ def refuse_hopeless(path: Path) -> None:
             raise NotRawError(f"{path} is {what}, not a RAW photo.")
     if head.startswith(RAF_MAGIC) and _is_super_ccd(path):
         raise UnsupportedCfaError(f"{path} comes from a Fujifilm Super CCD, whose grid is rotated.")
+    if head[6:14] == _CIFF_MAGIC and path.stat().st_size < _LEAST_CRW:
+        raise DamagedFileError(f"{path} is cut short: it ends before its RAW image.")
     if head[:4] in _TIFF_MAGICS and head[8:10] == b"CR" and _is_cut_cr2(path):
         raise DamagedFileError(f"{path} is cut short: it ends before its RAW image is described.")
 
@@ -168,7 +177,7 @@ def open_raw(path: Path, max_memory: int | None = None) -> Iterator[rawpy.RawPy]
     with rawpy.RawPy() as raw:
         recognised = False
         try:
-            with _quiet_stderr() as said:
+            with _quiet_stderr() as said, _zeroed_memory():
                 _hand_over(path, raw)
                 recognised = True
                 _refuse_size(path, raw, max_memory)
@@ -266,7 +275,7 @@ def _looks_raw(path: Path) -> bool:
     if len(head) < _TINY and head[:4] in _TIFF_MAGICS:
         # Cut off before it could say what its pixels are?
         return not any(0x0106 in directory.tags for directory in directories)
-    if head[:4] in _RAW_MAGICS or head[6:14] == b"HEAPCCDR" or head[4:12] == b"ftypcrx ":
+    if head[:4] in _RAW_MAGICS or head[6:14] == _CIFF_MAGIC or head[4:12] == b"ftypcrx ":
         return True
     # A bare TIFF picture says RGB or grey; a camera's RAW has a SubIFD with the mosaic.
     return any(tiff.SUB_IFDS in directory.tags for directory in directories)
@@ -276,6 +285,28 @@ def directories_of(path: Path) -> list[tiff.Directory]:
     """Read the TIFF directories of a file."""
     with path.open("rb") as file:
         return tiff.walk(file)
+
+
+@contextmanager
+def _zeroed_memory() -> Iterator[None]:
+    """Have the C library hand out memory of zeros.
+
+    Where a part of a file cannot be decoded, LibRaw leaves the mosaic as it got it: what this
+    process had there before, such as the photo before. Zeros `is_damaged` knows. Only glibc is
+    asked; other systems mostly give zeros for what is large.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
+    except AttributeError:
+        mallopt = None
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_PERTURB, 0xFF)  # stands for filling with the complement
+    try:
+        yield
+    finally:
+        mallopt(_M_PERTURB, 0)
 
 
 _STDERR_LOCK = threading.Lock()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.raw.black_level import likely_black
+from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, Alignment, CfaKind, align, pack, plane_values
 from gia_cli.raw.reader import RawFrame
 

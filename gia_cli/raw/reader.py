@@ -92,7 +92,8 @@ class RawFrame:
     """(3, 3) float32; LibRaw's colour matrix, or for a camera that it does not know what the tags
     of its DNG make of one for the light of the photo; None where it is not known."""
     flip: int
-    """LibRaw's orientation: 0 none, 3 half turn, 5 a quarter left, 6 a quarter right."""
+    """LibRaw's orientation: 0 none, 3 half turn, 5 a quarter left, 6 a quarter right; 1, 2, 4 and 7
+    are mirrored."""
     shot: ShotInfo
     colors: CameraColors | None = None
     """What the camera sees of other lights, by the tags of a DNG; None for other files."""
@@ -219,8 +220,8 @@ class RawFrame:
             raise UsageError("A frame's white levels lie above its black levels.")
         if not (self.as_shot_wb > 0).all():
             raise UsageError("A frame's as_shot_wb holds a gain that is not positive.")
-        if self.flip not in (0, 3, 5, 6) or not 0 < number(self.pixel_aspect, "pixel_aspect") < 100:
-            raise UsageError("A frame's flip is 0, 3, 5 or 6, and its pixel_aspect positive.")
+        if self.flip not in range(8) or not 0 < number(self.pixel_aspect, "pixel_aspect") < 100:
+            raise UsageError("A frame's flip is 0 to 7, and its pixel_aspect positive.")
 
     def matrix_for(self, xyz: NDArray[np.floating]) -> NDArray[np.floating] | None:
         """Return the matrix from XYZ to camera RGB for a light; None for an unknown camera."""
@@ -404,8 +405,7 @@ def _postprocess(
             if raw.raw_image_visible.shape != mosaic.shape:
                 raise ValueError(f"{path} has {raw.raw_image_visible.shape} photosites")
             raw.raw_image_visible[...] = mosaic
-        if (flip := _stated_flip(directories_of(path))) is not None:
-            options.setdefault("user_flip", flip)
+        options.setdefault("user_flip", _flip(directories_of(path), raw))
         try:
             rendering: NDArray[Any] = raw.postprocess(
                 use_camera_wb=True, no_auto_bright=True, **options
@@ -438,8 +438,11 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
     assert phase is not None  # classify found one
     mosaic = raw.raw_image_visible.copy()  # a view that dies with the file
     period = CANONICAL[kind].shape[0]
+    if min(mosaic.shape) < 2 * period:
+        height, width = mosaic.shape
+        raise DamagedFileError(f"{path} states margins that leave {width} x {height} photosites.")
     cell = color_ids[:period, :period]
-    black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
+    black = np.asarray(raw.calibrated_black_per_channel, np.float32)[cell]
     if is_damaged(mosaic, float(black.min()), float(raw.white_level)):
         raise DamagedFileError(f"{path} is corrupted: parts of it hold no picture.")
     scale = 1
@@ -539,7 +542,10 @@ def _stated_flip(directories: Sequence[Directory]) -> int | None:
 
 def _flip(directories: Sequence[Directory], raw: rawpy.RawPy) -> int:
     stated = _stated_flip(directories)
-    return int(raw.sizes.flip) if stated is None else stated
+    flip = int(raw.sizes.flip) if stated is None else stated
+    return (
+        flip if flip in range(8) else 0
+    )  # some formats state an angle, of which LibRaw knows four
 
 
 def _pixel_aspect(raw: rawpy.RawPy) -> float:
@@ -600,7 +606,7 @@ def _cfa_refusal(path: Path, pattern: NDArray[np.uint8]) -> RawError:
 def _white(raw: rawpy.RawPy) -> NDArray[np.float32]:
     """Saturation of each LibRaw colour id: the camera's own where it is believable."""
     whites = raw.camera_white_level_per_channel
-    blacks = raw.black_level_per_channel
+    blacks = raw.calibrated_black_per_channel
     if whites is not None and all(
         black < white <= raw.white_level for white, black in zip(whites[:3], blacks, strict=False)
     ):

@@ -273,6 +273,7 @@ def _read_ifd(
         tag, kind, number = struct.unpack_from(order + "HHI", raw, at)
         if kind not in _SIZES or kind == UNDEFINED or number > min(_MAX_COUNT, budget - taken):
             continue
+        taken += number  # whether they are there or not: looking takes as long
         size = _SIZES[kind] * number
         if size <= 4:
             data = raw[at + 8 : at + 8 + size]
@@ -280,7 +281,6 @@ def _read_ifd(
             file.seek(struct.unpack_from(order + "I", raw, at + 8)[0])
             data = file.read(size)
         if len(data) == size:
-            taken += number
             _store(directory, tag, kind, data, order)
     return directory, following, taken
 

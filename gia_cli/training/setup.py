@@ -325,8 +325,8 @@ def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
     if training == validation:
         progress.note(
-            f"{len(training)} photographs are too few to keep some for validation. The score is "
-            "then of training photographs, and does not show how well the network generalizes."
+            "There are too few photographs to keep some for validation. The score is then of "
+            "training photographs, and does not show how well the network generalizes."
         )
     (drawn, own), floor = _balances(config), config.net_config().input_floor
     fused = config.full_recipe().fused

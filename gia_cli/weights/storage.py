@@ -178,7 +178,8 @@ def load_network(info: WeightsInfo) -> Network:
         raise WeightsMismatchError(f"{info.path} is not a safetensors file: {error}.") from error
     _refuse(info, _not_finite(tensors))
     network = build(info.config)
-    network.load_state_dict(tensors)  # each takes on its place's number format
+    network.load_state_dict(tensors)  # each takes on its place's number format,
+    _refuse(info, _not_finite(network.state_dict()))  # for which a double may be too large
     return network.eval()
 
 

@@ -19,7 +19,7 @@ from gia_cli.data.synthetic import PLAIN_SCENES as PLAIN
 from gia_cli.data.synthetic import PhotoScenes, SceneOptions, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
-from gia_cli.raw.black_level import UNKNOWN_SIGMA, known_black_error
+from gia_cli.raw.calibrated_black import UNKNOWN_SIGMA, known_black_error
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from gia_cli.errors import DamagedFileError
 from gia_cli.raw.damage import is_damaged
 from gia_cli.raw.reader import read_raw
 from gia_cli.raw.writer import write_dng
+from tests.fuzz.exercise import dirty_memory
+from tests.fuzz.seeds import seeds
 
 
 def _night(rng: np.random.Generator, black: int, height: int = 200) -> NDArray[np.uint16]:
@@ -94,3 +97,27 @@ def test_a_half_black_file_is_refused(tmp_path: Path, rng: np.random.Generator, 
     with pytest.raises(DamagedFileError) as caught:
         read_raw(tmp_path / "photo.dng")
     assert caught.value.exit_code == 14
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is asked for dirty memory")
+@pytest.mark.parametrize("tile", [0, 1, 2])
+def test_a_tile_that_cannot_be_decoded_does_not_hold_old_memory(tmp_path: Path, tile: int) -> None:
+    """LibRaw leaves its place unwritten: the picture had there what this process had before."""
+    (seed,) = (seed for seed in seeds("dng") if seed.name == "coded.dng")
+    path = tmp_path / seed.name
+    path.write_bytes(seed.data)
+    whole = read_raw(path)
+    data = bytearray(seed.data)
+    at = -1
+    for _ in range(tile + 1):
+        at = data.find(b"\xff\xd8\xff\xc4", at + 1)
+    data[at : at + 2] = b"\0\0"
+    path.write_bytes(data)
+    dirty_memory(0x55)
+    try:
+        with pytest.raises(DamagedFileError, match="parts of it hold no picture"):
+            read_raw(path)
+        path.write_bytes(seed.data)
+        assert np.array_equal(read_raw(path).mosaic, whole.mosaic)
+    finally:
+        dirty_memory(0)

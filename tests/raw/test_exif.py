@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -217,6 +218,41 @@ def test_a_broken_crw_is_an_unknown_camera(tmp_path: Path) -> None:
     looping = b"II" + struct.pack("<I", 26) + b"HEAPCCDR" + b"\0" * 12
     looping += struct.pack("<HHII", 1, 0x300A, 16, 0) + struct.pack("<I", 0)
     assert _read(tmp_path, looping) == ShotInfo()
+
+
+def test_the_names_in_a_crw_are_short_whatever_their_record_says(tmp_path: Path) -> None:
+    """Millions of them were split off, to take the first two."""
+    heap = _heap([(0x080A, b"A\0B\0" + b"C\0" * 5_000_000)])
+    data = b"II" + struct.pack("<I", 26) + b"HEAPCCDR" + b"\0" * 12 + heap
+    (tmp_path / "photo.crw").write_bytes(data)
+    tracemalloc.start()
+    shot = read_shot(tmp_path / "photo.crw")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert shot == ShotInfo(make="A", model="B")
+    assert most < 1_000_000
+
+
+def test_a_raf_is_not_taken_at_its_word_for_the_size_of_its_jpeg(tmp_path: Path) -> None:
+    """Python took memory for four billion bytes, before it read the few that are there."""
+    write_raf(tmp_path / "photo.raf", MOSAIC)
+    data = bytearray((tmp_path / "photo.raf").read_bytes())
+    struct.pack_into(">I", data, 88, 0xFFFFFFF0)
+    (tmp_path / "photo.raf").write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(DamagedFileError, match="embedded JPEG"):
+        read_shot(tmp_path / "photo.raf")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1_000_000
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_jpeg_segment_shorter_than_its_length_field_is_empty(tmp_path: Path, length: int) -> None:
+    app1 = b"Exif\0\0" + _tiff(replace(SHOT, make="A", model="B"))
+    segment = b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1
+    data = b"\xff\xd8\xff\xe0" + struct.pack(">H", length) + segment
+    assert _read(tmp_path, data) == replace(SHOT, make="A", model="B")
 
 
 # ---------------------------------------------------------------- junk

@@ -213,6 +213,15 @@ def test_a_border_that_is_none_says_nothing(rng: np.random.Generator) -> None:
     assert border_black(sensor, (slice(0, 120), slice(0, 160))) is None
 
 
+def test_a_file_may_not_name_areas_without_end(rng: np.random.Generator) -> None:
+    """Sixteen thousand fit into a tag, and each may be the whole sensor."""
+    sensor = _bordered(rng, 2074, 3000)
+    lit, masked = (30, 40, 100, 140), (0, 0, 10, 160)
+    sensor[30:100, 40:140] += 4000
+    assert border_black(sensor, VISIBLE, [lit] * 7 + [masked]) == pytest.approx(2074, abs=1)
+    assert border_black(sensor, VISIBLE, [lit] * 16_000 + [masked]) is None
+
+
 def test_a_contradiction_is_noted(tmp_path: Path, rng: np.random.Generator) -> None:
     sensor = _bordered(rng, 2074, 3000)
     area = (12, 20, 120, 160)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import random
 import stat
 import struct
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from gia_cli.errors import (
 )
 from gia_cli.imaging.color import srgb_decode
 from gia_cli.imaging.writer import square_pixels
-from gia_cli.raw.black_level import likely_black
+from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import (
     CANONICAL,
     PLANE_COLORS,
@@ -55,6 +56,7 @@ from gia_cli.raw.reader import RAW_SUFFIXES, RawFrame, read_raw, render
 from gia_cli.raw.tiff import ASCII, LONG, RATIONAL, SHORT, ByteOrder, Entry, build, ifd_bytes
 from gia_cli.raw.writer import A_SHOT, write_arw, write_dng, write_raf
 from gia_cli.runtime import peak_resident_bytes
+from tests.fuzz.coded import crw
 from tests.imaging.upright import orient
 
 BAYER_PHASES = list(np.ndindex(2, 2))
@@ -382,7 +384,9 @@ def test_what_the_exif_does_not_say_libraw_is_asked_for(
     assert (shot.taken, shot.lens) == (A_SHOT.taken, A_SHOT.lens)
 
 
-@pytest.mark.parametrize(("tag", "flip"), [(1, 0), (3, 3), (6, 6), (8, 5)])
+@pytest.mark.parametrize(
+    ("tag", "flip"), [(1, 0), (2, 1), (3, 3), (4, 2), (5, 4), (6, 6), (7, 7), (8, 5)]
+)
 @pytest.mark.parametrize("write", [write_arw, write_raf, write_dng])
 def test_orientation_is_noted_and_the_mosaic_left_alone(
     tmp_path: Path, write: Callable[..., None], tag: int, flip: int, rng: np.random.Generator
@@ -391,6 +395,7 @@ def test_orientation_is_noted_and_the_mosaic_left_alone(
     write(tmp_path / "photo", mosaic, orientation=tag)
     frame = read_raw(tmp_path / "photo")
     assert frame.flip == flip
+    frame.check()
     assert np.array_equal(frame.mosaic, mosaic)
 
 
@@ -769,6 +774,20 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, orientation: 
     assert np.array_equal(render(tmp_path / "photo.dng"), render(tmp_path / "plain.dng"))
 
 
+@pytest.mark.parametrize(("angle", "flip"), [(0, 0), (90, 6), (180, 3), (270, 5), (45, 0), (9, 0)])
+def test_an_angle_that_is_no_quarter_turns_nothing(tmp_path: Path, angle: int, flip: int) -> None:
+    """A CRW states degrees; LibRaw took the bits of 45 for a quarter turn and a mirror."""
+    for name, degrees in (("plain.crw", 0), ("photo.crw", angle)):
+        (tmp_path / name).write_bytes(crw(random.Random(1), angle=degrees)[0])
+    frame = read_raw(tmp_path / "photo.crw")
+    assert frame.flip == flip
+    frame.check()
+    rendering = render(tmp_path / "photo.crw")
+    if flip == 0:
+        assert np.array_equal(rendering, render(tmp_path / "plain.crw"))
+    assert (rendering.shape[0] > rendering.shape[1]) == (flip in (5, 6))
+
+
 @pytest.mark.parametrize("phase", BAYER_PHASES)
 @pytest.mark.parametrize("cells", [(1, 2), (2, 1), (2, 2), (3, 3), (4, 4)], ids=str)
 def test_a_bayer_pattern_may_be_spelled_larger(
@@ -872,6 +891,36 @@ def test_a_cr2_cut_in_its_thumbnails_is_cut_short(
     (tmp_path / "photo.cr2").write_bytes(data[:60] if what == "within the first" else data)
     with pytest.raises(DamagedFileError, match="cut short") as caught:
         read_raw(tmp_path / "photo.cr2")
+    assert caught.value.exit_code == 14
+
+
+def test_margins_that_leave_next_to_nothing_are_damage(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """The visible area that a RAF states may lie beyond its sensor; LibRaw looks at its size."""
+    mosaic = rng.integers(900, 1200, (60, 84))
+    path = tmp_path / "photo.raf"
+    write_raf(path, mosaic, margins=(48, 72, 60, 84))
+    assert read_raw(path).mosaic.shape == (12, 12)
+    write_raf(path, mosaic, margins=(54, 72, 60, 84))
+    with pytest.raises(DamagedFileError, match="leave 12 x 6 photosites") as caught:
+        read_raw(path)
+    assert caught.value.exit_code == 14
+
+
+def test_a_crw_that_ends_before_its_picture_is_cut_short(tmp_path: Path) -> None:
+    """LibRaw would tell by memory that was never written how it is coded, each time another way."""
+    data, mosaic = crw(random.Random(1))
+    (tmp_path / "photo.crw").write_bytes(data)
+    frame = read_raw(tmp_path / "photo.crw")
+    assert np.array_equal(frame.mosaic, mosaic)
+    assert (frame.kind, frame.phase, frame.shot.model) == ("bayer", (0, 0), "Canon PowerShot G2")
+    assert set(frame.white.flat) == {1023}
+    data, _ = crw(random.Random(1), least_bytes=0)
+    assert len(data) < 0x4000
+    (tmp_path / "photo.crw").write_bytes(data)
+    with pytest.raises(DamagedFileError, match="ends before its RAW image") as caught:
+        read_raw(tmp_path / "photo.crw")
     assert caught.value.exit_code == 14
 
 

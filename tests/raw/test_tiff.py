@@ -374,6 +374,34 @@ def test_a_directory_bomb_ends_soon() -> None:
     assert sum(len(v) for directory in found for v in directory.tags.values()) <= 31 * 4000 + 31
 
 
+class _Counting(io.BytesIO):
+    """A file that counts the bytes which are read of it."""
+
+    given = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.given += len(data)
+        return data
+
+
+def test_values_that_end_beyond_the_file_are_not_read_for_nothing() -> None:
+    """One byte of each was missing: it was no value, was not counted, and was read all the same."""
+    length = 8 * (1 << 16)
+    names = [f"d{index}" for index in range(30)]
+    entry = struct.pack("<HHI", 0x9000, DOUBLE, 1 << 16)
+
+    def bomb(offsets: Mapping[str, int]) -> bytes:
+        where = struct.pack("<I", offsets["values"] + 16)
+        return struct.pack("<H", 2000) + 2000 * (entry + where) + bytes(4)
+
+    pointers = [Entry(SUB_IFDS, LONG, [Ref(name) for name in names])]
+    data = build({"ifd0": pointers, **dict.fromkeys(names, bomb), "values": bytes(length)})
+    file = _Counting(data)
+    assert len(walk(file)) == 31
+    assert file.given < 12_000_000  # it was 30 billion
+
+
 @both_orders
 def test_fractions_floats_and_texts_are_distinguished(order: ByteOrder) -> None:
     entries = [

@@ -140,6 +140,19 @@ def test_tensors_that_do_not_fit_are_refused(
     assert str(path) in caught.value.message
 
 
+def test_a_double_beyond_single_precision_is_refused(network: Network, tmp_path: Path) -> None:
+    """It is finite in the file, and was infinite in the network."""
+    path = tmp_path / "own.safetensors"
+    header = {"gia": json.dumps({"config": SMALL.to_json()})}
+    tensors = {name: tensor.double() for name, tensor in network.state_dict().items()}
+    path.write_bytes(safetensors.torch.save(tensors, header))
+    load_network(find_weights(path))
+    tensors["encoder.2.0.bias"][0] = 1e300
+    path.write_bytes(safetensors.torch.save(tensors, header))
+    with pytest.raises(WeightsMismatchError, match=r"encoder\.2\.0\.bias holds a number that"):
+        load_network(find_weights(path))
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -1,5 +1,7 @@
 """The black level that a photo most likely has, which is not quite what its file says.
 
+What the file says, or the user, is `levels`'s.
+
 A camera writes a round number, and the sensor's true level lies a DN or two off, another one at
 each ISO setting. Amplified a hundred times that is a cast over the whole picture. It hardly differs
 between two cameras of one model: what was measured of one serves the others.

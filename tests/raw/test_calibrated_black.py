@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gia_cli.data.synthetic import as_if_read
-from gia_cli.raw.black_level import UNKNOWN_SIGMA, known_black_error, likely_black
+from gia_cli.raw.calibrated_black import UNKNOWN_SIGMA, known_black_error, likely_black
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.sensor_table import iso_settings, nearest_row
