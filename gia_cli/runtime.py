@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from gia_cli.arguments import one_of
+from gia_cli.cgroups import memory_left
 from gia_cli.errors import DeviceError, UsageError
 
 Item = TypeVar("Item")
@@ -39,13 +40,6 @@ NumberFormat = Literal["float16", "bfloat16", "float32", "float64", "int8"]
 _SHARE_OF_FREE = 0.8
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_CGROUP_FILES = (  # (limit, usage): version 2, then version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
-)
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
 
@@ -300,28 +294,22 @@ def free_bytes(device: DeviceKind = "cpu") -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limits = [limit for files in _CGROUP_FILES if (limit := _cgroup_free(*files)) is not None]
+    limits = [left for left in (memory_left(), address_space_left()) if left is not None]
     return int(min([free, *limits]) * _SHARE_OF_FREE)
 
 
-def _cgroup_free(limit_file: str, usage_file: str) -> int | None:
-    try:
-        limit = Path(limit_file).read_text().strip()
-        usage = int(Path(usage_file).read_text()) - _reclaimable(Path(usage_file).parent)
-    except (OSError, ValueError):
-        return None
-    # "max", or version 1's nearly 2**63, means no limit.
-    if not limit.isdigit() or int(limit) > sys.maxsize // 4:
-        return None
-    return max(int(limit) - usage, 0)
+def address_space_left() -> int | None:
+    """Bytes that ``ulimit -v`` leaves this process; None where it sets no limit.
 
+    Everything that is mapped counts there, whether it was ever used or not.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
 
-def _reclaimable(cgroup: Path) -> int:
-    """Page cache counted as a container's usage that the kernel gives back when asked for."""
-    try:
-        rows = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
-        stat = {row[0]: int(row[1]) for row in rows}
-    except (OSError, ValueError, IndexError):
-        return 0
-    # Version 1 counts children only in the total; version 2 has no other number.
-    return stat.get("total_inactive_file", stat.get("inactive_file", 0))
+    import psutil
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit > sys.maxsize // 4:
+        return None
+    return max(limit - int(psutil.Process().memory_info().vms), 0)
