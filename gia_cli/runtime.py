@@ -40,6 +40,9 @@ NumberFormat = Literal["float16", "bfloat16", "float32", "float64", "int8"]
 _SHARE_OF_FREE = 0.8
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+# Blocks from this size on are mapped one by one; smaller ones are the loops' that want them again.
+_LARGE_BLOCK = 4 * 2**20
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
 
@@ -281,6 +284,29 @@ def return_freed_memory() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def return_large_blocks() -> bool:
+    """Ask glibc to hand every large block back to the system as soon as it is freed.
+
+    By itself it learns to keep blocks of up to 32 MB for later, in holes that others do not fit in:
+    up to a third of what a process then holds is nobody's. Returned, they cost some time to take
+    again, so this is for processes with a limit.
+
+    Returns
+    -------
+    bool
+        Whether it could be asked (Linux with glibc).
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK) and mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK)
+    )
 
 
 def free_bytes(device: DeviceKind = "cpu") -> int:

@@ -38,7 +38,7 @@ from gia_cli.raw.cfa import (
 )
 from gia_cli.raw.noise_estimate import estimate_noise
 from gia_cli.raw.reader import RawFrame
-from gia_cli.runtime import in_threads
+from gia_cli.runtime import available_cores, in_threads
 
 #: Bands: single photosites, then cells of 1, 2, 4, ... 128 packed pixels a side, each beside what
 #: the next coarser one says.
@@ -62,6 +62,9 @@ _CAST_SIGMA = 0.1
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
 _BAND_PIXELS = 1 << 17  # worked on at once
 _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is estimated from
+# Most memory beside the picture, measured on 3 to 12 megapixels: for each photosite, and once.
+_SITE_BYTES: dict[CfaKind, float] = {"bayer": 45, "xtrans": 20}
+_THREAD_BYTES, _OTHER_BYTES = 2_000_000, 8_000_000
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
 
@@ -198,8 +201,7 @@ class Shares:
 def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
-    Works in bands of rows, in threads. Beside the picture it holds up to 44 bytes a photosite of a
-    Bayer mosaic, 20 of X-Trans (traced on 12 megapixels).
+    Works in bands of rows, in threads. What it holds beside the picture: `fusion_bytes`.
 
     Parameters
     ----------
@@ -231,6 +233,11 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
     for _ in in_threads(change, residual.rows()):
         pass
     return residual
+
+
+def fusion_bytes(kind: CfaKind, photosites: int) -> int:
+    """Most memory that `fuse`, with its measurement, takes beside the picture, in bytes."""
+    return round(_SITE_BYTES[kind] * photosites + _THREAD_BYTES * available_cores() + _OTHER_BYTES)
 
 
 def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:

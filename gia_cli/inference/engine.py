@@ -53,7 +53,8 @@ class Split:
     depth_bytes: int
     """Peak of the middle part, for each packed pixel, its input and its result included."""
     tiles_fixed_bytes: int
-    """What of `Engine.fixed_bytes` is there beside a tile: the middle part's weights are not."""
+    """What of the engine's `fixed_bytes` and `held_bytes` is there beside a tile: the middle part's
+    weights are not."""
     top: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     """Planes of a tile to what `depth` takes, (C, h / cell, w / cell)."""
     depth: Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -101,6 +102,10 @@ class Engine(Protocol):
         Not what it holds already, which is among what the process holds: so it may be less for a
         later photo than for the first.
         """
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of that kind that it holds already: with `fixed_bytes` always the same sum."""
 
     @property
     def split(self) -> Split | None:
