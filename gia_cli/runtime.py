@@ -19,7 +19,7 @@ from typing import Literal, TypeVar, get_args
 
 from gia_cli.arguments import one_of
 from gia_cli.cgroups import memory_left
-from gia_cli.errors import DeviceError, UsageError
+from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,6 +43,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 # Blocks from this size on are mapped one by one; smaller ones are the loops' that want them again.
 _LARGE_BLOCK = 4 * 2**20
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
+# NumPy, OpenBLAS with its threads, LibRaw and what reads and writes files map so much.
+_LEAST_ADDRESSES = 250_000_000
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
 
@@ -322,6 +324,20 @@ def free_bytes(device: DeviceKind = "cpu") -> int:
     free = int(psutil.virtual_memory().available)
     limits = [left for left in (memory_left(), address_space_left()) if left is not None]
     return int(min([free, *limits]) * _SHARE_OF_FREE)
+
+
+def require_addresses() -> None:
+    """Raise `OutOfMemoryError` where ``ulimit -v`` leaves too little to load the libraries.
+
+    Some of them end the process then, while they are loaded.
+    """
+    left = address_space_left()
+    if left is not None and left < _LEAST_ADDRESSES:
+        raise OutOfMemoryError(
+            f"Of the memory that this process may address, {left / 1e6:.0f} MB are left; gia needs "
+            f"{_LEAST_ADDRESSES / 1e6:.0f} MB to begin.",
+            hint="Raise the limit (ulimit -v).",
+        )
 
 
 def address_space_left() -> int | None:

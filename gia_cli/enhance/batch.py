@@ -43,6 +43,7 @@ from gia_cli.files import (
     walk,
 )
 from gia_cli.imaging.writer import output_format
+from gia_cli.inference.engine import is_oom_error
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
@@ -570,6 +571,8 @@ def _expected(source: Path, error: Exception) -> GiaError:
     """Return what users may see; anything but our own errors is a bug, or a very strange file."""
     if isinstance(error, GiaError):
         return error
+    if is_oom_error(error):
+        return OutOfMemoryError("There is too little memory for this photo.")
     wrapped = GiaError(
         f"{source}: {type(error).__name__}: {error}.",
         hint="This is a bug in gia: please report it with the output of 'gia --version -v'.",

@@ -30,7 +30,7 @@ from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.fusion import fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.writer import develop, write_image
-from gia_cli.inference.engine import Engine
+from gia_cli.inference.engine import Engine, memory_errors
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer
 from gia_cli.inference.select import (
@@ -142,7 +142,7 @@ class Computed:
     def develop(self) -> Enhanced:
         """Bring the picture to sRGB levels, upright."""
         seconds = dict(self.seconds)
-        with _timed(seconds, "colour"):
+        with memory_errors(), _timed(seconds, "colour"):
             image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect)
         return Enhanced(
             image,
@@ -202,13 +202,14 @@ class Enhanced:
             raise UsageError("What is saved is an array of uint16.")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError("What is saved is an array of shape (H, W, 3).")
-        write_image(
-            path_of(path, "path"),
-            image,
-            shot=self.frame.shot,
-            software=f"gia {__version__}",
-            comment=self.comment,
-        )
+        with memory_errors():
+            write_image(
+                path_of(path, "path"),
+                image,
+                shot=self.frame.shot,
+                software=f"gia {__version__}",
+                comment=self.comment,
+            )
 
 
 class Enhancer:
@@ -450,12 +451,12 @@ class Enhancer:
         if isinstance(photo, RawFrame):
             photo.check()
         else:
-            with _timed(seconds, "decode"):
+            with memory_errors(), _timed(seconds, "decode"):
                 path = path_of(photo, "photo")
                 photo = read_raw(path, levels=self._levels, max_memory=self.options.max_memory)
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
-        with _timed(seconds, "exposure"):
+        with memory_errors(), _timed(seconds, "exposure"):
             weights = self._chosen_for(photo.kind)
             choices = choose_ratios(photo, request)
             balance = self._white_balance or WhiteBalance(weights.config.white_balance)
@@ -464,7 +465,7 @@ class Enhancer:
             _tell_of_colors(photo, weights, progress)
         for choice in choices:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
-            with _timed(seconds, "pack"):
+            with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
             yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
             seconds = {}
@@ -486,7 +487,7 @@ class Enhancer:
         """
         instance_of(prepared, Prepared, "prepared photo")
         claim_process()  # before the lock, which another thread may have held in a process forked
-        with self._lock, _timed(prepared.seconds, "load"):
+        with self._lock, memory_errors(), _timed(prepared.seconds, "load"):
             engine, _ = self._engine(prepared.weights, progress)
             self._measure_base(engine, prepared)
 
@@ -516,7 +517,7 @@ class Enhancer:
         """
         reserved = whole_number(reserved, "number of bytes reserved")
         self.load(prepared, progress=progress)
-        with self._lock:
+        with self._lock, memory_errors():
             return self._compute(prepared, progress, reserved, is_beside)
 
     def _compute(

@@ -747,7 +747,9 @@ def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Gen
     area = mosaic.planes[0].size
     picture = area * 3 * 4 * 4
     budget = share * network.bytes_per_pixel * area
-    chosen = plan(network, mosaic, CPU, InferOptions(max_memory=int(budget + picture + mosaic.planes.nbytes)))
+    chosen = plan(
+        network, mosaic, CPU, InferOptions(max_memory=int(budget + picture + mosaic.planes.nbytes))
+    )
 
     def needed(core: tuple[int, int]) -> float:
         """Bytes for the read region of a core in the midst of the frame."""
