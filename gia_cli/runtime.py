@@ -6,20 +6,21 @@ The names of what can be chosen are here too, for the command line, which import
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from gia_cli.arguments import one_of
 from gia_cli.cgroups import memory_left
-from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError
+from gia_cli.errors import DeviceError, GiaError, OutOfMemoryError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,9 +43,25 @@ _SHARE_OF_FREE = 0.8
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 # Blocks from this size on are mapped one by one; smaller ones are the loops' that want them again.
 _LARGE_BLOCK = 4 * 2**20
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # malloc.h
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 # NumPy, OpenBLAS with its threads, LibRaw and what reads and writes files map so much.
 _LEAST_ADDRESSES = 250_000_000
+# Of torch, C++, oneDNN and OpenVINO, the loader of libraries and Python's threads; all seen under a
+# limited address space.
+_OUT_OF_MEMORY_TEXTS = (
+    "not enough memory",
+    "out of memory",
+    "can't alloc",
+    "cannot allocate",
+    "unable to allocate",
+    "failed to allocate",
+    "failed to map segment",
+    "can't start new thread",
+    "could not create a primitive",
+    "could not create a memory",
+    "bad_alloc",
+)
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
 
@@ -247,17 +264,8 @@ def keep_freed_memory() -> bool:
     bool
         Whether it could be asked (Linux with glibc).
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return False
-    # malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3 (at most 32 MB on 64-bit glibc, so
-    # larger blocks need M_MMAP_MAX, -4, to be zero).
-    return bool(mallopt(-1, 2**31 - 1) and mallopt(-4, 0))
+    # The threshold can be at most 32 MB on 64-bit glibc, so larger blocks need M_MMAP_MAX to be 0.
+    return _set_malloc((_M_TRIM_THRESHOLD, 2**31 - 1), (_M_MMAP_MAX, 0))
 
 
 def parse_size(text: str) -> int:
@@ -300,15 +308,30 @@ def return_large_blocks() -> bool:
     bool
         Whether it could be asked (Linux with glibc).
     """
-    if sys.platform != "linux":
+    return _set_malloc((_M_MMAP_THRESHOLD, _LARGE_BLOCK), (_M_TRIM_THRESHOLD, _LARGE_BLOCK))
+
+
+def share_arenas() -> bool:
+    """Ask glibc to let all threads allocate in one place, where addresses are limited.
+
+    By itself it reserves 64 MB of addresses for each thread.
+
+    Returns
+    -------
+    bool
+        Whether it could be asked (Linux with glibc).
+    """
+    return _set_malloc((_M_ARENA_MAX, 1))
+
+
+def _set_malloc(*settings: tuple[int, int]) -> bool:
+    if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    return bool(
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK) and mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK)
-    )
+    return all([mallopt(*setting) for setting in settings])
 
 
 def free_bytes(device: DeviceKind = "cpu") -> int:
@@ -355,3 +378,24 @@ def address_space_left() -> int | None:
     if limit == resource.RLIM_INFINITY or limit > sys.maxsize // 4:
         return None
     return max(limit - int(psutil.Process().memory_info().vms), 0)
+
+
+def is_oom_error(error: BaseException) -> bool:
+    """Tell want of memory by the error's words: most libraries have no class for it."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    words = str(error).lower()
+    return any(text in words for text in _OUT_OF_MEMORY_TEXTS)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn want of memory, whichever library says it and how, into `OutOfMemoryError`."""
+    try:
+        yield
+    except GiaError:
+        raise
+    except Exception as error:
+        if not is_oom_error(error):
+            raise
+        raise OutOfMemoryError("There is too little memory for this photo.") from error

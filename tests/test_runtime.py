@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from gia_cli import runtime
-from gia_cli.errors import DeviceError, UsageError
+from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError
 from gia_cli.runtime import (
     DeviceKind,
     DeviceName,
@@ -386,6 +386,41 @@ def test_what_was_freed_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     runtime.return_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc, and /proc")
+def test_under_a_limit_large_blocks_go_back_at_once() -> None:
+    code = """
+import sys
+from gia_cli.runtime import resident_bytes, return_large_blocks
+for _ in range(4):  # glibc learns from blocks that are freed to keep such
+    large = bytearray(30_000_000); del large
+asked = sys.argv[1] == "ask" and return_large_blocks()
+blocks = [bytearray(10_000_000) for _ in range(10)]
+small = [bytearray(100_000) for _ in range(10)]
+before = resident_bytes()
+del blocks
+print(before - resident_bytes())
+"""
+    freed = [
+        int(subprocess.run([sys.executable, "-c", code, way], capture_output=True).stdout)
+        for way in ("ask", "leave")
+    ]
+    assert freed[0] > 95_000_000
+    assert freed[0] > 2 * freed[1] or runtime.return_large_blocks() is False
+
+
+@pytest.mark.parametrize("left", [None, 249_999_999, 250_000_000])
+def test_too_few_addresses_to_begin_with_are_refused(
+    left: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "address_space_left", lambda: left)
+    if left != 249_999_999:
+        runtime.require_addresses()
+        return
+    with pytest.raises(OutOfMemoryError, match="250 MB are left") as caught:
+        runtime.require_addresses()
+    assert caught.value.exit_code == 51
 
 
 # ---------------------------------------------------------------- the cache

@@ -43,10 +43,10 @@ from gia_cli.files import (
     walk,
 )
 from gia_cli.imaging.writer import output_format
-from gia_cli.inference.engine import is_oom_error
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
+from gia_cli.runtime import is_oom_error
 
 Status = Literal["written", "skipped", "failed"]
 Files = Sequence[tuple["Product", Path]]  # to make of one picture

@@ -30,7 +30,7 @@ from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.fusion import fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.writer import develop, write_image
-from gia_cli.inference.engine import Engine, memory_errors
+from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer
 from gia_cli.inference.select import (
@@ -50,6 +50,7 @@ from gia_cli.runtime import (
     EngineName,
     Precision,
     Runtime,
+    memory_errors,
     parse_size,
     resident_bytes,
     resolve,

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from gia_cli.enhance.batch import FileResult, Job
 from gia_cli.errors import OutOfMemoryError
-from gia_cli.runtime import address_space_left
+from gia_cli.runtime import address_space_left, is_oom_error, share_arenas
 
 #: Receives a photo's result.
 Report = Callable[[FileResult], None]
@@ -95,6 +95,8 @@ def _in_child(jobs: Sequence[Job], work: Work, on_result: Report) -> tuple[int, 
                     done += 1
                     on_result(message)
                 elif isinstance(message, BaseException):
+                    if is_oom_error(message):  # of no photo: of a thread to work in, say
+                        return done, False
                     raise message
                 else:
                     return done, True
@@ -116,6 +118,7 @@ def _be_child(jobs: Sequence[Job], work: Work, descriptor: int) -> None:
     try:
         with suppress(OSError, AttributeError):  # not to go on alone
             ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        share_arenas()
         # What C++ says when it gives up is nothing that users can do something with.
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.errors import GiaError, OutOfMemoryError
 from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind
+from gia_cli.runtime import is_oom_error as is_oom_error
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
 FP32_LEVELS = 2
@@ -24,22 +22,6 @@ Features = Any
 Term = Any
 #: Called with how much of a whole frame is done, from 0 to 1.
 Meter = Callable[[float], None]
-
-# Of torch, C++, oneDNN and OpenVINO, the loader of libraries and Python's threads; all seen under a
-# limited address space.
-_OUT_OF_MEMORY_TEXTS = (
-    "not enough memory",
-    "out of memory",
-    "can't alloc",
-    "cannot allocate",
-    "unable to allocate",
-    "failed to allocate",
-    "failed to map segment",
-    "can't start new thread",
-    "could not create a primitive",
-    "could not create a memory",
-    "bad_alloc",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,24 +127,3 @@ class Engine(Protocol):
 
     def on_cpu(self) -> Engine | None:
         """Find the engine to use where this one fails; None if it is on the CPU already."""
-
-
-def is_oom_error(error: BaseException) -> bool:
-    """Tell want of memory by the error's words: most libraries have no class for it."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    words = str(error).lower()
-    return any(text in words for text in _OUT_OF_MEMORY_TEXTS)
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turn want of memory, whichever library says it and how, into `OutOfMemoryError`."""
-    try:
-        yield
-    except GiaError:
-        raise
-    except Exception as error:
-        if not is_oom_error(error):
-            raise
-        raise OutOfMemoryError("There is too little memory for this photo.") from error

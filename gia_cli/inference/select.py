@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from gia_cli.errors import DeviceError, OutOfMemoryError, WeightsMismatchError
-from gia_cli.inference.engine import Engine, is_oom_error
+from gia_cli.inference.engine import Engine
 from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import EngineName as EngineName
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import Runtime, is_oom_error
 from gia_cli.weights.storage import WeightsInfo
 
 _OPENVINO_NETWORKS: tuple[NetName, ...] = (

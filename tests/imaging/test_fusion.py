@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from gia_cli.imaging.fusion import (
     ShareCounter,
     Shares,
     fuse,
+    fusion_bytes,
     measure,
     whiten,
 )
@@ -222,3 +224,20 @@ def test_cells_know_their_colors() -> None:
         shifted = replace(frame, phase=(1, 1))
         canonical = CANONICAL[frame.kind]
         assert measured(shifted, camera).colors[0, 0] == canonical[1, 1]
+
+
+@cameras
+def test_what_it_takes_is_what_it_states(camera: CameraName, rng: np.random.Generator) -> None:
+    scene = smooth_scene(rng, (804, 1200))
+    frame = record(scene, camera)
+    picture = encoded(scene)
+    tracemalloc.start()
+    try:
+        fuse(picture, measured(frame, camera), shares(0.5))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    photosites = frame.mosaic.size
+    stated = fusion_bytes(frame.kind, photosites)
+    assert peak < stated
+    assert peak > 0.6 * (stated - fusion_bytes(frame.kind, 0))
