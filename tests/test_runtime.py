@@ -393,9 +393,9 @@ def test_under_a_limit_large_blocks_go_back_at_once() -> None:
     code = """
 import sys
 from gia_cli.runtime import resident_bytes, return_large_blocks
+asked = sys.argv[1] == "ask" and return_large_blocks()
 for _ in range(4):  # glibc learns from blocks that are freed to keep such
     large = bytearray(30_000_000); del large
-asked = sys.argv[1] == "ask" and return_large_blocks()
 blocks = [bytearray(10_000_000) for _ in range(10)]
 small = [bytearray(100_000) for _ in range(10)]
 before = resident_bytes()

@@ -191,9 +191,9 @@ def enhance(
     request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio)
     tile_side = _tile_side(tile)
 
+    from gia_cli.cli.guarded import is_needed, run_guarded
     from gia_cli.enhance.batch import PICTURE, BatchOptions, Job, plan_jobs, run_jobs
     from gia_cli.enhance.enhancer import Enhancer
-    from gia_cli.enhance.guarded import is_needed, run_guarded
 
     options = BatchOptions(
         request=request,

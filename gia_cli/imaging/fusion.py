@@ -62,9 +62,10 @@ _CAST_SIGMA = 0.1
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
 _BAND_PIXELS = 1 << 17  # worked on at once
 _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is estimated from
-# Most memory beside the picture, measured on 3 to 12 megapixels: for each photosite, and once.
+# Most memory beside the picture, in bytes, measured on 1 to 12 megapixels: for each photosite while
+# the bands of cells are worked out, then for each photosite and each thread, and what is left over.
 _SITE_BYTES: dict[CfaKind, float] = {"bayer": 45, "xtrans": 20}
-_THREAD_BYTES, _OTHER_BYTES = 2_000_000, 8_000_000
+_FINEST_SITE_BYTES, _THREAD_BYTES, _OTHER_BYTES = 10, 12_000_000, 8_000_000
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
 
@@ -237,7 +238,8 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
 
 def fusion_bytes(kind: CfaKind, photosites: int) -> int:
     """Most memory that `fuse`, with its measurement, takes beside the picture, in bytes."""
-    return round(_SITE_BYTES[kind] * photosites + _THREAD_BYTES * available_cores() + _OTHER_BYTES)
+    finest = _FINEST_SITE_BYTES * photosites + _THREAD_BYTES * available_cores()
+    return round(max(_SITE_BYTES[kind] * photosites, finest)) + _OTHER_BYTES
 
 
 def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gia_cli.cli.guarded import Report, is_needed, run_guarded
 from gia_cli.enhance.batch import FileResult, Job
-from gia_cli.enhance.guarded import Report, is_needed, run_guarded
 from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
@@ -132,7 +132,7 @@ def test_without_a_limit_no_child_is_needed() -> None:
         assert not is_needed()
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30));"
-        "from gia_cli.enhance.guarded import is_needed; raise SystemExit(not is_needed())"
+        "from gia_cli.cli.guarded import is_needed; raise SystemExit(not is_needed())"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
