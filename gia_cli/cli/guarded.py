@@ -8,10 +8,12 @@ does the work. The photo that it dies of has failed, and another child goes on w
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import pickle
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -80,7 +82,10 @@ def _in_child(jobs: Sequence[Job], work: Work, on_result: Report) -> tuple[int, 
     """Return how many results came, and whether the child did all it was to do."""
     sys.stdout.flush()
     ours, theirs = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks beside threads. Those here are OpenBLAS's, which expects them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         os.close(ours)
         _be_child(jobs, work, theirs)
@@ -119,6 +124,7 @@ def _be_child(jobs: Sequence[Job], work: Work, descriptor: int) -> None:
         with suppress(OSError, AttributeError):  # not to go on alone
             ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
         share_arenas()
+        faulthandler.disable()
         # What C++ says when it gives up is nothing that users can do something with.
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)

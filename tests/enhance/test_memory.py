@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             opened.append(open_engine(*arguments))
         return opened[0]
 
-    # What the process is said to hold has no photos in it.
+    # What the process is said to hold has no photos in it, nor OpenVINO's own.
+    monkeypatch.setattr("gia_cli.inference.openvino_engine._HAS_RUN", Event())
     monkeypatch.setattr(enhancer_module.Prepared, "held_bytes", 0)
     monkeypatch.setattr(enhancer_module, "infer", fake)
     monkeypatch.setattr(enhancer_module, "open_engine", open_once)
