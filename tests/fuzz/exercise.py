@@ -186,7 +186,7 @@ def show(path: Path) -> None:
     """Run ``gia info``, once for programs and once for people."""
     for as_json in (True, False):
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            info(path, None, None, as_json)
+            info([path], None, None, as_json)
         if as_json:
             json.loads(out.getvalue(), parse_constant=_refuse_constant)
         else:
