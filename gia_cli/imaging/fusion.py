@@ -66,6 +66,7 @@ _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is es
 # the bands of cells are worked out, then for each photosite and each thread, and what is left over.
 _SITE_BYTES: dict[CfaKind, float] = {"bayer": 31, "xtrans": 14}
 _FINEST_SITE_BYTES, _THREAD_BYTES, _OTHER_BYTES = 10, 12_000_000, 8_000_000
+_GRAIN_LEVELS = 4  # grain: photosites, and cells of 1, 2 and 4 packed pixels
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
 
@@ -199,7 +200,29 @@ class Shares:
         return cls(*tables)
 
 
-def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> Residual:
+#: Nothing is known better than a network has it.
+NO_SHARES = Shares(np.zeros(_TABLE, np.float32), np.zeros(_TABLE, np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """How much of the sensor's fine noise to leave in a picture, each in [0, 1].
+
+    It is what the finest bands of the residual hold beyond their share. They are taken against the
+    next coarser one, so brightness and colour of a place stay as they are; where the noise is
+    larger than the light, it is limited to what the light leaves room for on both sides.
+    """
+
+    luminance: float
+    chroma: float
+
+
+def fuse(
+    picture: NDArray[np.float32],
+    measured: Measurement,
+    shares: Shares,
+    grain: Grain | None = None,
+) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
     Works in bands of rows, in threads. What it holds beside the picture: `fusion_bytes`.
@@ -210,6 +233,8 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
         BT.709-encoded, as the network gave it.
     measured : Measurement
     shares : Shares
+    grain : Grain, optional
+        By default only what the shares say is added.
 
     Returns
     -------
@@ -219,6 +244,9 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
     residual = Residual(picture, measured)
     correction = residual.correction(shares)
     finest = residual.finest_shares(shares)
+    left = None if grain is None else residual.grain(shares, grain)
+    if left is not None and finest is None:
+        finest = np.zeros_like(left.finest)
     shape, scale = picture.shape[1:], PACK_FACTOR[measured.kind]
     # A band's neighbours are read before they are changed: the finest band looks beyond its own.
     borders = residual.borders() if finest is not None else {}
@@ -229,7 +257,13 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
         if finest is not None:
             band = residual.finest_band(rows, linear, borders)
             added += _weighted(band, *_enlarged(finest, shape, scale, rows))
-        picture[:, rows] = bt709_encode(np.maximum(linear + added, 0))
+        light = np.maximum(linear + added, 0)
+        encoded = bt709_encode(light)
+        if left is not None:
+            noise = _enlarged(left.cells, shape, scale, rows)
+            noise += _weighted(band, *_enlarged(left.finest, shape, scale, rows))
+            encoded += _within(noise / slope_of_decode(light), encoded)
+        picture[:, rows] = encoded
 
     for _ in in_threads(change, residual.rows()):
         pass
@@ -355,6 +389,21 @@ class Residual:
         found = np.stack(self.shares_at(0, self.brightness[0], shares))
         return found if found.max() >= _SMALLEST_SHARE else None
 
+    def grain(self, shares: Shares, grain: Grain) -> _GrainBands:
+        """Sum what the fine bands of cells hold beyond their shares, and look up the finest's."""
+        total: NDArray[np.float32] | None = None
+        for level, band, brightness in self.bands():
+            if level < _GRAIN_LEVELS:
+                share_y, share_c = self.shares_at(level, brightness, shares)
+                part = _weighted(
+                    band, grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)
+                )
+                total = part if total is None else part + _doubled(total, part.shape[1:])
+        assert total is not None
+        share_y, share_c = self.shares_at(0, self.brightness[0], shares)
+        finest = np.stack([grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)])
+        return _GrainBands(total, finest)
+
     def borders(self) -> dict[int, NDArray[np.float32]]:
         """Copy the picture's rows around each border between bands, by the border's row."""
         period = len(self.measured.colors)
@@ -427,6 +476,22 @@ class Residual:
             found[0, rows] = _looked_up(shares.luminance[level], *luminance)
             found[1, rows] = _looked_up(shares.chroma[level], *chroma)
         return found[0], found[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _GrainBands:
+    """What to leave of the noise."""
+
+    cells: NDArray[np.float32]
+    """(3, h, w) linear sRGB, at packed resolution."""
+    finest: NDArray[np.float32]
+    """(2, h, w); shares of what single photosites say, of luminance and chroma."""
+
+
+def _within(noise: NDArray[np.float32], level: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bend noise so that it neither falls below black nor, on the mean, lifts the level."""
+    bent: NDArray[np.float32] = level * np.tanh(noise / np.maximum(level, np.float32(1e-9)))
+    return bent
 
 
 def slope_of_decode(brightness: NDArray[np.float32]) -> NDArray[np.float32]:
