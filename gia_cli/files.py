@@ -15,7 +15,7 @@ from gia_cli.errors import OutputError
 #: What to do when an output is already there.
 OnExists = Literal["error", "skip", "overwrite"]
 #: Formats of pictures.
-OutputFormat = Literal["tif", "png"]
+OutputFormat = Literal["tif", "png", "dng"]
 
 _TEMPORARY_LENGTH = 21  # characters
 _TRIES = 100  # to find a temporary name that is free

@@ -49,7 +49,7 @@ def enhance(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Output of one photo: .tif or .png.", show_default=False
+            "--output", "-o", help="Output of one photo: .tif, .png or .dng.", show_default=False
         ),
     ] = None,
     out_dir: Annotated[
@@ -63,7 +63,10 @@ def enhance(
     output_format: Annotated[
         OutputFormat | None,
         typer.Option(
-            "--format", "-f", help="16-bit TIFF or PNG (default: tif).", show_default=False
+            "--format",
+            "-f",
+            help="16-bit TIFF or PNG, or linear DNG for another converter (default: tif).",
+            show_default=False,
         ),
     ] = None,
     on_exists: OnExists = "error",
@@ -123,6 +126,23 @@ def enhance(
             "cleaner, 8 times slower.",
         ),
     ] = "normal",
+    strength: Annotated[
+        float,
+        typer.Option(
+            "--strength",
+            metavar="0..1",
+            help="How much of the noise goes; the rest stays as grain.",
+        ),
+    ] = 1.0,
+    strength_chroma: Annotated[
+        float | None,
+        typer.Option(
+            "--strength-chroma",
+            metavar="0..1",
+            help="Of the noise in colour (default: as --strength).",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
@@ -217,6 +237,8 @@ def enhance(
         quality=quality,
         black_level=black_level,
         white_level=white_level,
+        strength=strength,
+        strength_chroma=strength_chroma,
     )
 
     results: list[FileResult] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import stat
 import time
 import unicodedata
@@ -52,6 +53,8 @@ Status = Literal["written", "skipped", "failed"]
 Files = Sequence[tuple["Product", Path]]  # to make of one picture
 
 _NAME_SUFFIX = "_gia"
+# A DNG that gia wrote into a folder of photos is none of them.
+_OWN_DNG = re.compile(rf"{_NAME_SUFFIX}(_x[\d.]+)?\.dng$", re.IGNORECASE)
 _SHOWN = 3  # photos that a message names
 
 
@@ -321,6 +324,7 @@ def _is_photo(path: Path) -> bool:
     return (
         path.suffix.lower() in RAW_SUFFIXES
         and not path.name.startswith(".")
+        and not _OWN_DNG.search(path.name)
         and _is(Path.is_file, path)
     )
 
@@ -382,12 +386,15 @@ def run_jobs(
                 photo = ahead.take()
                 result, started = FileResult(job.source), time.perf_counter()
                 for prepared, files in _pictures(photo, job, result):
-                    computed = _compute(enhancer, prepared, ahead, written, progress, result)
+                    is_dng = _needs_picture(files)
+                    computed = _compute(
+                        enhancer, prepared, ahead, written, progress, result, is_dng=is_dng
+                    )
                     del prepared
                     if computed is None:
                         break  # the photo's other brackets would fare no better
                     written.result()  # one picture is behind the network, never two
-                    developed = writer.submit(computed.develop)
+                    developed = writer.submit(computed.develop, keep_picture=is_dng)
                     written = writer.submit(_write, developed, files, result)
                     del computed, developed  # the writer's, and gone when it is done
                 del photo
@@ -494,6 +501,8 @@ def _compute(
     written: Future[None],
     progress: Progress,
     result: FileResult,
+    *,
+    is_dng: bool,
 ) -> Computed | None:
     """Run the network beside the reading and the writing, or alone where memory demands it."""
     computed = None
@@ -501,7 +510,10 @@ def _compute(
         enhancer.load(prepared, progress=progress)  # before others take memory: it is measured
         ahead.begin()
         reserved = prepared.reading_bytes if ahead.is_reading else 0
-        reserved += 0 if written.done() else prepared.developing_bytes
+        if not written.done():
+            reserved += prepared.developing_bytes
+            if is_dng:  # its pixels, and the picture is kept until they are written
+                reserved += prepared.developing_bytes + prepared.picture_bytes
         is_beside = ahead.is_ahead or not written.done()
         try:
             computed = enhancer.compute(
@@ -537,6 +549,11 @@ def _to_write(target: Path, options: BatchOptions) -> Files:
         for product, path in files
         if options.on_exists != "skip" or not _is(Path.exists, path)
     ]
+
+
+def _needs_picture(files: Files) -> bool:
+    """Whether one of the files is made of the network's own picture."""
+    return any(path.suffix.lower() == ".dng" for _, path in files)
 
 
 def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gia_cli._version import __version__
-from gia_cli.arguments import instance_of, one_of, path_of, whole_number
+from gia_cli.arguments import instance_of, number, one_of, path_of, whole_number
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.ensemble import infer_turned
@@ -31,9 +31,10 @@ from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import levels8
-from gia_cli.imaging.fusion import fuse, fusion_bytes, measure, whiten
+from gia_cli.imaging.dng import write_linear_dng
+from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.icc import srgb_icc_profile
-from gia_cli.imaging.writer import develop, write_image
+from gia_cli.imaging.writer import develop, output_format, write_image
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer
@@ -46,7 +47,7 @@ from gia_cli.inference.select import (
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
-from gia_cli.raw.packing import PackedMosaic, prepare
+from gia_cli.raw.packing import PackedMosaic, prepare, usable_gains
 from gia_cli.raw.reader import RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
 from gia_cli.runtime import (
@@ -74,6 +75,45 @@ _PICTURE_BYTES, _LEVEL_BYTES = 12, 6
 _STRETCHED_PICTURES = 3
 # What the first photos leave behind that is none of theirs: tables, threads, late imports.
 _LEFTOVERS = 15_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """How much of the fine noise goes, of brightness and of colour: 0 none, 1 all of it.
+
+    Raises
+    ------
+    UsageError
+        Not from 0 to 1.
+    """
+
+    luminance: float = 1.0
+    chroma: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("--strength", self.luminance), ("--strength-chroma", self.chroma)):
+            if not 0 <= number(value, name) <= 1:
+                raise UsageError(
+                    f"{name} is a number from 0 to 1, not {value:g}.",
+                    hint="1 takes all noise away, 0 none.",
+                )
+
+    @property
+    def grain(self) -> Grain | None:
+        """What stays of the noise; None for nothing."""
+        if self.luminance == self.chroma == 1:
+            return None
+        return Grain(1 - self.luminance, 1 - self.chroma)
+
+    @property
+    def comment(self) -> str:
+        """What a picture's metadata say of it."""
+        if self.luminance == self.chroma:
+            return "" if self.luminance == 1 else f"; strength {self.luminance:g}"
+        return f"; strength {self.luminance:g}, of colour {self.chroma:g}"
+
+
+ALL_THE_NOISE = Strength()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,9 +184,18 @@ class Computed:
     """As in `Prepared`."""
     quality: Quality
     seconds: dict[str, float]
+    strength: Strength = ALL_THE_NOISE
+    gains: NDArray[np.float32] | None = None
+    """(3,) float32; the gains that it was balanced with; None where the network found its own."""
 
-    def develop(self) -> Enhanced:
-        """Bring the picture to sRGB levels, upright."""
+    def develop(self, *, keep_picture: bool = True) -> Enhanced:
+        """Bring the picture to sRGB levels, upright.
+
+        Parameters
+        ----------
+        keep_picture : bool
+            Whether the network's own picture is kept too, for a DNG.
+        """
         seconds = dict(self.seconds)
         with memory_errors(), _timed(seconds, "colour"):
             image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect)
@@ -158,6 +207,9 @@ class Computed:
             self.white_balance,
             self.quality,
             seconds,
+            strength=self.strength,
+            picture=self.picture if keep_picture else None,
+            gains=self.gains,
         )
 
 
@@ -179,6 +231,11 @@ class Enhanced:
     quality: Quality
     seconds: dict[str, float]
     """Wall-clock time of each stage."""
+    strength: Strength = ALL_THE_NOISE
+    picture: NDArray[np.float32] | None = None
+    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of."""
+    gains: NDArray[np.float32] | None = None
+    """(3,) float32; as in `Computed`."""
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -217,20 +274,21 @@ class Enhanced:
             f"ratio {self.choice.ratio:.4g} ({self.choice.rule}); "
             f"white balance {self.white_balance}"
             + ("; quality best" if self.quality == "best" else "")
+            + self.strength.comment
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the picture as 16-bit TIFF or PNG with profile and EXIF.
+        """Write the picture as 16-bit TIFF or PNG with profile and EXIF, or as linear DNG.
 
         Parameters
         ----------
         path : str or Path
-            The ending decides: .tif, .tiff or .png.
+            The ending decides: .tif, .tiff, .png or .dng.
 
         Raises
         ------
         UsageError
-            Another ending, or an `image` that is not as described.
+            Another ending, an `image` that is not as described, or a DNG without `picture`.
         OutputError
             The file cannot be written.
         """
@@ -239,14 +297,31 @@ class Enhanced:
             raise UsageError("What is saved is an array of uint16.")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError("What is saved is an array of shape (H, W, 3).")
+        path, software = path_of(path, "path"), f"gia {__version__}"
         with memory_errors():
-            write_image(
-                path_of(path, "path"),
-                image,
-                shot=self.frame.shot,
-                software=f"gia {__version__}",
-                comment=self.comment,
-            )
+            if output_format(path) == "dng":
+                self._save_dng(path, software)
+            else:
+                shot = self.frame.shot
+                write_image(path, image, shot=shot, software=software, comment=self.comment)
+
+    def _save_dng(self, path: Path, software: str) -> None:
+        if self.picture is None:
+            raise UsageError("A DNG is made of the network's own picture, which was not kept.")
+        frame = self.frame
+        write_linear_dng(
+            path,
+            self.picture,
+            gains=frame.as_shot_wb if self.gains is None else self.gains,
+            xyz_to_camera=frame.xyz_to_camera,
+            shot=frame.shot,
+            flip=frame.flip,
+            pixel_aspect=frame.pixel_aspect,
+            software=software,
+            comment=self.comment,
+            original=frame.path.name,
+            noise_reduction=self.strength.luminance,
+        )
 
 
 class Enhancer:
@@ -278,6 +353,8 @@ class Enhancer:
         One picture, or the mean of eight; see `from_weights`.
     levels : Levels
         Black and white levels to use instead of each file's.
+    strength : Strength
+        How much of the noise goes.
     """
 
     def __init__(
@@ -291,15 +368,18 @@ class Enhancer:
         prefer_int8: bool = False,
         quality: Quality = "normal",
         levels: Levels = AS_THE_FILE_SAYS,
+        strength: Strength = ALL_THE_NOISE,
     ) -> None:
         one_of(quality, get_args(Quality), "quality")
         one_of(engine, get_args(EngineName), "engine")
         instance_of(runtime, Runtime, "runtime")
         instance_of(options, InferOptions, "options")
         instance_of(levels, Levels, "levels")
+        instance_of(strength, Strength, "strength")
         if weights is not None:
             path_of(weights, "weights")
         self.quality = quality
+        self.strength = strength
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -345,6 +425,8 @@ class Enhancer:
         quality: Quality = "normal",
         black_level: str | float | Sequence[float] | None = None,
         white_level: float | None = None,
+        strength: float = 1.0,
+        strength_chroma: float | None = None,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -378,6 +460,11 @@ class Enhancer:
             green and blue ("512,514,511" or a tuple).
         white_level : float, optional
             Saturation level in DN, likewise.
+        strength : float
+            How much of the fine noise goes, from 0 (none) to 1 (all): the rest of what the sensor
+            measured stays in the picture as grain. Brightness and colours stay.
+        strength_chroma : float, optional
+            Of the noise in colour, likewise; by default as much.
 
         Raises
         ------
@@ -398,6 +485,7 @@ class Enhancer:
             prefer_int8=prefer,
             quality=quality,
             levels=Levels.parse(black_level, white_level),
+            strength=Strength(strength, strength if strength_chroma is None else strength_chroma),
         )
 
     def enhance(
@@ -575,11 +663,14 @@ class Enhancer:
                     raise
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
                 picture = self._infer(engine, prepared, options, progress)
-        if weights.config.white_balance == "as-shot":
+        takes_balance = weights.config.white_balance == "as-shot"
+        if takes_balance or self.strength.grain is not None:
             with _timed(seconds, "fusion"):
-                ratio = prepared.choice.ratio
-                fuse_measured(picture, prepared.frame, ratio, prepared.gains, prepared.weights)
-                whiten(picture, prepared.frame)
+                ratio, gains = prepared.choice.ratio, prepared.gains
+                grain = self.strength.grain
+                fuse_measured(picture, prepared.frame, ratio, gains, prepared.weights, grain)
+                if takes_balance:
+                    whiten(picture, prepared.frame)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
             with _timed(seconds, "colour"):
@@ -592,6 +683,8 @@ class Enhancer:
             prepared.white_balance,
             self.quality,
             seconds,
+            strength=self.strength,
+            gains=prepared.gains if takes_balance else None,
         )
 
     def _infer(
@@ -747,11 +840,12 @@ def fuse_measured(
     ratio: float,
     gains: NDArray[np.float32] | None,
     weights: WeightsInfo,
+    grain: Grain | None = None,
 ) -> None:
     """Fuse a network's picture with what the sensor measured; in its place.
 
-    Nothing happens for weights that come without shares, or that infer the light: without gains a
-    measurement has no colours to compare.
+    For weights that come without shares, or that infer the light, only grain is left: without gains
+    a measurement has no colours to compare.
 
     Parameters
     ----------
@@ -760,12 +854,15 @@ def fuse_measured(
     frame, ratio, gains
         As `prepare` got them.
     weights : WeightsInfo
+    grain : Grain, optional
     """
-    if not _is_fused(gains, weights):
+    if not _is_fused(gains, weights) and grain is None:
         return
-    assert gains is not None and weights.fusion is not None
-    xyz_to_camera = CAMERA_MATRICES[weights.camera or ""]
-    fuse(picture, measure(frame, ratio, gains, np.array(xyz_to_camera)), weights.fusion)
+    shares = weights.fusion if _is_fused(gains, weights) else None
+    if gains is None:
+        gains = usable_gains(frame.as_shot_wb)
+    matrix = CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
+    fuse(picture, measure(frame, ratio, gains, np.array(matrix)), shares or NO_SHARES, grain)
 
 
 def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:

@@ -79,6 +79,7 @@ def write_linear_dng(
     software: str = "gia",
     comment: str = "",
     original: str = "",
+    noise_reduction: float = 1.0,
 ) -> None:
     """Write a picture as LinearRaw DNG; all of it or nothing.
 
@@ -105,6 +106,8 @@ def write_linear_dng(
         The Software tag and EXIF's UserComment.
     original : str
         Name of the RAW file.
+    noise_reduction : float
+        How much of the noise is gone, in [0, 1].
 
     Raises
     ------
@@ -160,7 +163,7 @@ def write_linear_dng(
             Entry(0xC628, RATIONAL, [rational(float(value)) for value in neutral]),
             Entry(0xC62A, SRATIONAL, rational(math.log2(headroom))),
             Entry(0xC65A, SHORT, _D65),
-            Entry(0xC6F7, RATIONAL, (1, 1)),  # NoiseReductionApplied: all of it
+            Entry(0xC6F7, RATIONAL, rational(noise_reduction)),  # NoiseReductionApplied
             Entry(0xC6F8, ASCII, "gia"),  # the profile's name
             Entry(0xC6FC, FLOAT, [0.0, 0.0, 1.0, 1.0]),  # its tone curve: opens as gia renders it
             Entry(0xC6FD, LONG, 0),  # which may be copied

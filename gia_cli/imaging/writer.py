@@ -31,7 +31,7 @@ from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref
 from gia_cli.runtime import in_threads
 
 #: File name endings, with the format each means.
-FORMATS: dict[str, OutputFormat] = {".tif": "tif", ".tiff": "tif", ".png": "png"}
+FORMATS: dict[str, OutputFormat] = {".tif": "tif", ".tiff": "tif", ".png": "png", ".dng": "dng"}
 
 #: Worked on at once: small enough for a core's cache, and for every core to have some.
 BAND_PIXELS = 1 << 16
@@ -49,14 +49,14 @@ def output_format(path: Path) -> OutputFormat:
     Raises
     ------
     UsageError
-        Neither TIFF nor PNG.
+        Neither TIFF, PNG nor DNG.
     """
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"{path.name}: gia writes .tif, .tiff and .png files, not '{path.suffix}'.",
-            hint="Only those two hold 16 bits for each channel.",
+            f"{path.name}: gia writes .tif, .tiff, .png and .dng files, not '{path.suffix}'.",
+            hint="Those hold 16 bits for each channel.",
         ) from None
 
 
@@ -206,6 +206,11 @@ def write_image(
         The file cannot be written.
     """
     kind = output_format(path)
+    if kind == "dng":
+        raise UsageError(
+            f"{path.name}: a DNG is made of camera RGB, not of an sRGB image.",
+            hint="`Enhanced.save` writes one.",
+        )
     shot = shot or ShotInfo()
     with atomic_file(path) as file:
         if kind == "tif":

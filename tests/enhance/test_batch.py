@@ -70,6 +70,16 @@ def test_folders_give_their_raw_files_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(names) == ["a.RAF", "b.arw", "c.dng"]
 
 
+def test_dngs_that_gia_wrote_are_no_photos_of_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "a_gia.dng", tmp_path / "a_gia_x50.dng")
+    touch(tmp_path / "b_giant.dng", tmp_path / "a_gia.ARW")
+    names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions(format="dng"))]
+    assert names == ["a.ARW", "a_gia.ARW", "b_giant.dng"]
+    assert plan_jobs([tmp_path / "a.ARW"], BatchOptions(format="dng"))[0].targets == (
+        tmp_path / "a_gia.dng",
+    )
+
+
 def test_an_output_folder_keeps_subfolders(tmp_path: Path) -> None:
     touch(tmp_path / "card" / "x" / "a.ARW", tmp_path / "card" / "y" / "a.ARW")
     options = BatchOptions(out_dir=tmp_path / "out", recursive=True)
@@ -775,3 +785,13 @@ def test_a_listeners_failure_is_not_lost_behind_a_photo_that_cannot_be_read(
     jobs = plan_jobs([make_arw("a.ARW"), junk], options)
     with pytest.raises(BrokenPipeError):
         run_jobs(jobs, enhancer, options, progress=SILENT, on_result=on_result)
+
+
+def test_a_batch_writes_dngs(make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path) -> None:
+    photos = [make_arw("a.ARW"), make_arw("b.ARW", seed=2)]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", format="dng")
+    assert [result.status for result in results] == ["written", "written"]
+    for photo in photos:
+        enhancer.enhance(photo, ratio=100).save(tmp_path / "own.dng")
+        written = tmp_path / "out" / f"{photo.stem}_gia.dng"
+        assert written.read_bytes() == (tmp_path / "own.dng").read_bytes()

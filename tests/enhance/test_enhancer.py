@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rawpy
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,7 +31,7 @@ from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.inference.run import infer
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
-from gia_cli.raw.exif import ShotInfo
+from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import render
 from gia_cli.raw.writer import write_dng
@@ -417,3 +418,65 @@ def test_a_mosaic_in_memory_and_contents_are_enhanced_like_the_file(
         shot=frame.shot,
     )
     assert np.array_equal(enhancer.enhance(made, ratio=100).image, expected)
+
+
+# ---------------------------------------------------------------- strength, DNG
+
+
+@pytest.mark.parametrize("weights", [DEFAULT, LEARNED])
+def test_strength_leaves_grain_and_says_so(make_arw: MakePhoto, weights: str) -> None:
+    photo = make_arw()
+    clean, half, none = (
+        Enhancer.from_weights(weights, device="cpu", strength=strength).enhance(photo, ratio=100)
+        for strength in (1, 0.5, 0)
+    )
+    plain = Enhancer.from_weights(weights, device="cpu").enhance(photo, ratio=100)
+    assert np.array_equal(clean.image, plain.image)
+    assert "strength" not in clean.comment
+    assert half.comment.endswith("; strength 0.5")
+    grain = [(each.image.astype(float) - clean.image) / 65535 for each in (half, none)]
+    assert 0.01 < grain[0].std() < 0.75 * grain[1].std()
+    for each in grain:
+        assert np.abs(each.mean(axis=(0, 1))).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strength": 1.1}, "--strength is a number from 0 to 1, not 1.1"),
+        ({"strength": float("nan")}, "--strength is a number"),
+        ({"strength_chroma": -1}, "--strength-chroma is a number"),
+        ({"strength": "much"}, "--strength"),
+    ],
+)
+def test_impossible_strengths_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Enhancer.from_weights(device="cpu", **options)
+
+
+@pytest.mark.parametrize("weights", [DEFAULT, LEARNED])
+def test_a_dng_is_rendered_to_the_picture(
+    make_arw: MakePhoto, tmp_path: Path, weights: str
+) -> None:
+    result = Enhancer.from_weights(weights, device="cpu").enhance(
+        make_arw(orientation=6), ratio=100
+    )
+    result.save(tmp_path / "x.dng")
+    with rawpy.imread(str(tmp_path / "x.dng")) as raw:
+        rendered = raw.postprocess(
+            use_camera_wb=True, no_auto_bright=True, output_bps=16, gamma=(1, 1)
+        )
+    expected = srgb_decode(result.image / 65535)
+    assert rendered.shape == expected.shape
+    inside = (expected > 0.02) & (
+        expected < 0.9
+    )  # neither clipped nor outside the camera's colours
+    assert np.abs(rendered / 65535 - expected)[inside].max() < 0.01
+    assert read_shot(tmp_path / "x.dng") == result.frame.shot
+
+
+def test_a_dng_needs_the_networks_picture(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+    (prepared,) = enhancer.prepare(make_arw(), ExposureRequest(ratio=100))
+    developed = enhancer.compute(prepared).develop(keep_picture=False)
+    with pytest.raises(UsageError, match="not kept"):
+        developed.save("x.dng")

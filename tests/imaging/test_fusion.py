@@ -17,7 +17,9 @@ from gia_cli.imaging.color import bt709_decode, bt709_encode
 from gia_cli.imaging.fusion import (
     BLACK_KNOTS,
     LEVELS,
+    NO_SHARES,
     NOISE_KNOTS,
+    Grain,
     Measurement,
     Residual,
     ShareCounter,
@@ -244,3 +246,67 @@ def test_what_it_takes_is_what_it_states(
         tracemalloc.stop()
     stated = fusion_bytes(frame.kind, frame.mosaic.size)
     assert 0.6 * stated < peak < stated
+
+
+# ---------------------------------------------------------------- grain
+
+
+def noisy(frame: RawFrame, rng: np.random.Generator, sigma: float) -> RawFrame:
+    """The frame with noise of `sigma` DN, which may fall below black."""
+    dn = frame.mosaic + rng.normal(0, sigma, frame.mosaic.shape)
+    return replace(frame, mosaic=np.clip(np.rint(dn), 0, 65535).astype(np.uint16))
+
+
+def with_grain(
+    linear: NDArray[np.float32], frame: RawFrame, camera: CameraName, grain: Grain
+) -> NDArray[np.float32]:
+    """What grain adds to a perfect picture, (3, H, W) code values."""
+    picture = encoded(linear)
+    fuse(picture, measured(frame, camera), NO_SHARES, grain)
+    return picture - encoded(linear)
+
+
+@cameras
+@pytest.mark.parametrize("sigma", [3.0, 40.0])
+def test_grain_moves_neither_brightness_nor_colour(
+    camera: CameraName, sigma: float, rng: np.random.Generator
+) -> None:
+    """Even where the noise is larger than the light: 40 DN are 5 % of white, amplified."""
+    linear = 0.3 * smooth_scene(rng, (192, 288))
+    frame = noisy(record(linear, camera), rng, sigma)
+    added = with_grain(linear, frame, camera, Grain(1, 1))
+    assert added.std() > 0.01
+    assert (encoded(linear) + added).min() >= 0
+    blocks = added.reshape(3, 4, 48, 6, 48).mean(axis=(2, 4))
+    assert np.abs(blocks).max() < 0.15 * added.std()
+    assert np.abs(added.mean(axis=(1, 2))).max() < 0.02 * added.std() + 5e-4
+
+
+@cameras
+def test_grain_comes_back_by_its_share(camera: CameraName, rng: np.random.Generator) -> None:
+    linear = smooth_scene(rng, (96, 144))
+    frame = noisy(record(linear, camera), rng, 4)
+    full, half = (with_grain(linear, frame, camera, Grain(x, x)) for x in (1.0, 0.5))
+    assert half.std() == pytest.approx(full.std() / 2, rel=0.05)
+    assert np.corrcoef(half.ravel(), full.ravel())[0, 1] > 0.98
+
+
+def test_grain_of_brightness_has_no_colour(rng: np.random.Generator) -> None:
+    linear = np.full((96, 144, 3), 0.3, np.float32)  # grey, where the curve treats all alike
+    frame = noisy(record(linear, "ILCE-7SM2"), rng, 3)
+    bright, coloured = (
+        with_grain(linear, frame, "ILCE-7SM2", grain) for grain in (Grain(1, 0), Grain(0, 1))
+    )
+    assert np.ptp(bright, axis=0).max() < 0.05 * bright.std()
+    assert np.ptp(coloured, axis=0).mean() > coloured.std()
+
+
+def test_all_grain_is_what_the_sensor_measured(rng: np.random.Generator) -> None:
+    """Finely: as with all shares, but for what a coarse band says."""
+    linear = smooth_scene(rng, (192, 192))
+    frame = noisy(record(linear, "ILCE-7SM2"), rng, 2)
+    grainy, converted = encoded(linear), encoded(linear)
+    fuse(grainy, measured(frame, "ILCE-7SM2"), NO_SHARES, Grain(1, 1))
+    fuse(converted, measured(frame, "ILCE-7SM2"), shares(1))
+    difference = grainy - converted
+    assert difference.std() < 0.2 * (grainy - encoded(linear)).std()
