@@ -142,7 +142,7 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--white-balance", "3200"], "such as 3200K"),
         (["--white-balance", "900K"], "between 1667 and 15000 K"),
         (["--white-balance", "1,0,1"], "three positive gains"),
-        (["-o", "x.jpg"], ".tif, .tiff and .png"),
+        (["-o", "x.jpg"], ".tif, .tiff, .png and .dng"),
         (["-o", "x.tif", "--out-dir", "d"], "not both"),
     ],
 )

@@ -569,9 +569,9 @@ class Watched:
         self._prepare, self._compute = enhancer.prepare, enhancer.compute
         develop = Computed.develop
 
-        def developing(computed: Computed) -> Enhanced:
+        def developing(computed: Computed, *, keep_picture: bool) -> Enhanced:
             self.before_developing(computed.frame.path.stem)
-            return develop(computed)
+            return develop(computed, keep_picture=keep_picture)
 
         monkeypatch.setattr(enhancer, "prepare", self._preparing)
         monkeypatch.setattr(enhancer, "compute", self._computing)
