@@ -303,7 +303,7 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
         height, width = mosaic.shape
         raise DamagedFileError(f"{path} states margins that leave {width} x {height} photosites.")
     cell = color_ids[:period, :period]
-    black = np.asarray(raw.calibrated_black_per_channel, np.float32)[cell]
+    black = np.asarray(raw.black_level_per_channel, np.float32)[cell]
     if is_damaged(mosaic, float(black.min()), float(raw.white_level)):
         raise DamagedFileError(f"{path} is corrupted: parts of it hold no picture.")
     scale = 1
@@ -467,7 +467,7 @@ def _cfa_refusal(path: Path, pattern: NDArray[np.uint8]) -> RawError:
 def _white(raw: rawpy.RawPy) -> NDArray[np.float32]:
     """Saturation of each LibRaw colour id: the camera's own where it is believable."""
     whites = raw.camera_white_level_per_channel
-    blacks = raw.calibrated_black_per_channel
+    blacks = raw.black_level_per_channel
     if whites is not None and all(
         black < white <= raw.white_level for white, black in zip(whites[:3], blacks, strict=False)
     ):

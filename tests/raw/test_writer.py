@@ -105,7 +105,7 @@ def test_arw_levels_and_gains(tmp_path: Path, rng: np.random.Generator) -> None:
     write_arw(tmp_path / "photo", _mosaic(rng), black=(500, 510, 520, 530), wb=(2.5, 1.0, 1.5))
     with rawpy.imread(str(tmp_path / "photo")) as raw:
         # By colour id: R, G, B, G2.
-        assert raw.calibrated_black_per_channel == [500, 510, 530, 520]
+        assert raw.black_level_per_channel == [500, 510, 530, 520]
         gains = np.array(raw.camera_whitebalance[:3])
         assert gains / gains[1] == pytest.approx(np.array([2.5, 1, 1.5]), rel=1e-3)
 
