@@ -207,7 +207,7 @@ class OutOfMemoryError(GiaError):
     """Even the smallest tile does not fit."""
 
     exit_code = 51
-    hint = "Close other programs, or raise --max-memory."
+    hint = "Close other programs, or raise what limits it (--max-memory, ulimit -v, a container)."
 
 
 # ---------------------------------------------------------------- training

@@ -6,19 +6,21 @@ The names of what can be chosen are here too, for the command line, which import
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from gia_cli.arguments import one_of
-from gia_cli.errors import DeviceError, UsageError
+from gia_cli.cgroups import memory_left
+from gia_cli.errors import DeviceError, GiaError, OutOfMemoryError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,12 +41,26 @@ NumberFormat = Literal["float16", "bfloat16", "float32", "float64", "int8"]
 _SHARE_OF_FREE = 0.8
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_CGROUP_FILES = (  # (limit, usage): version 2, then version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+# Blocks from this size on are mapped one by one; smaller ones are the loops' that want them again.
+_LARGE_BLOCK = 4 * 2**20
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+# NumPy, OpenBLAS with its threads, LibRaw and what reads and writes files map so much.
+_LEAST_ADDRESSES = 250_000_000
+# Of torch, C++, oneDNN and OpenVINO, the loader of libraries and Python's threads; all seen under a
+# limited address space.
+_OUT_OF_MEMORY_TEXTS = (
+    "not enough memory",
+    "out of memory",
+    "can't alloc",
+    "cannot allocate",
+    "unable to allocate",
+    "failed to allocate",
+    "failed to map segment",
+    "can't start new thread",
+    "could not create a primitive",
+    "could not create a memory",
+    "bad_alloc",
 )
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
@@ -248,17 +264,8 @@ def keep_freed_memory() -> bool:
     bool
         Whether it could be asked (Linux with glibc).
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return False
-    # malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD -3 (at most 32 MB on 64-bit glibc, so
-    # larger blocks need M_MMAP_MAX, -4, to be zero).
-    return bool(mallopt(-1, 2**31 - 1) and mallopt(-4, 0))
+    # The threshold can be at most 32 MB on 64-bit glibc, so larger blocks need M_MMAP_MAX to be 0.
+    return _set_malloc((_M_TRIM_THRESHOLD, 2**31 - 1), (_M_MMAP_MAX, 0))
 
 
 def parse_size(text: str) -> int:
@@ -289,6 +296,44 @@ def return_freed_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def return_large_blocks() -> bool:
+    """Ask glibc to hand every large block back to the system as soon as it is freed.
+
+    By itself it learns to keep blocks of up to 32 MB for later, in holes that others do not fit in:
+    up to a third of what a process then holds is nobody's. Returned, they cost some time to take
+    again, so this is for processes with a limit.
+
+    Returns
+    -------
+    bool
+        Whether it could be asked (Linux with glibc).
+    """
+    return _set_malloc((_M_MMAP_THRESHOLD, _LARGE_BLOCK), (_M_TRIM_THRESHOLD, _LARGE_BLOCK))
+
+
+def share_arenas() -> bool:
+    """Ask glibc to let all threads allocate in one place, where addresses are limited.
+
+    By itself it reserves 64 MB of addresses for each thread.
+
+    Returns
+    -------
+    bool
+        Whether it could be asked (Linux with glibc).
+    """
+    return _set_malloc((_M_ARENA_MAX, 1))
+
+
+def _set_malloc(*settings: tuple[int, int]) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all([mallopt(*setting) for setting in settings])
+
+
 def free_bytes(device: DeviceKind = "cpu") -> int:
     """Memory that this process may still take on a device, container limits included."""
     if device == "cuda":
@@ -300,28 +345,57 @@ def free_bytes(device: DeviceKind = "cpu") -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limits = [limit for files in _CGROUP_FILES if (limit := _cgroup_free(*files)) is not None]
+    limits = [left for left in (memory_left(), address_space_left()) if left is not None]
     return int(min([free, *limits]) * _SHARE_OF_FREE)
 
 
-def _cgroup_free(limit_file: str, usage_file: str) -> int | None:
-    try:
-        limit = Path(limit_file).read_text().strip()
-        usage = int(Path(usage_file).read_text()) - _reclaimable(Path(usage_file).parent)
-    except (OSError, ValueError):
-        return None
-    # "max", or version 1's nearly 2**63, means no limit.
-    if not limit.isdigit() or int(limit) > sys.maxsize // 4:
-        return None
-    return max(int(limit) - usage, 0)
+def require_addresses() -> None:
+    """Raise `OutOfMemoryError` where ``ulimit -v`` leaves too little to load the libraries.
+
+    Some of them end the process then, while they are loaded.
+    """
+    left = address_space_left()
+    if left is not None and left < _LEAST_ADDRESSES:
+        raise OutOfMemoryError(
+            f"Of the memory that this process may address, {left / 1e6:.0f} MB are left; gia needs "
+            f"{_LEAST_ADDRESSES / 1e6:.0f} MB to begin.",
+            hint="Raise the limit (ulimit -v).",
+        )
 
 
-def _reclaimable(cgroup: Path) -> int:
-    """Page cache counted as a container's usage that the kernel gives back when asked for."""
+def address_space_left() -> int | None:
+    """Bytes that ``ulimit -v`` leaves this process; None where it sets no limit.
+
+    Everything that is mapped counts there, whether it was ever used or not.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    import psutil
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit > sys.maxsize // 4:
+        return None
+    return max(limit - int(psutil.Process().memory_info().vms), 0)
+
+
+def is_oom_error(error: BaseException) -> bool:
+    """Tell want of memory by the error's words: most libraries have no class for it."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    words = str(error).lower()
+    return any(text in words for text in _OUT_OF_MEMORY_TEXTS)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn want of memory, whichever library says it and how, into `OutOfMemoryError`."""
     try:
-        rows = [line.split() for line in (cgroup / "memory.stat").read_text().splitlines()]
-        stat = {row[0]: int(row[1]) for row in rows}
-    except (OSError, ValueError, IndexError):
-        return 0
-    # Version 1 counts children only in the total; version 2 has no other number.
-    return stat.get("total_inactive_file", stat.get("inactive_file", 0))
+        yield
+    except GiaError:
+        raise
+    except Exception as error:
+        if not is_oom_error(error):
+            raise
+        raise OutOfMemoryError("There is too little memory for this photo.") from error

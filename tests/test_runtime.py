@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from gia_cli import runtime
-from gia_cli.errors import DeviceError, UsageError
+from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError
 from gia_cli.runtime import (
     DeviceKind,
     DeviceName,
@@ -249,37 +249,15 @@ def test_bound_to_few_cores_no_more_are_counted(
 GIGABYTE = 10**9
 
 
-class Cgroup:
-    """A container's limit and usage as files of either version."""
-
-    def __init__(self, folder: Path, limit: str, usage: str, version: int = 2) -> None:
-        folder.mkdir()
-        names = {
-            2: ("memory.max", "memory.current"),
-            1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        }[version]
-        self.stat = folder / "memory.stat"
-        self.files = folder / names[0], folder / names[1]
-        for path, text in zip(self.files, (limit, usage), strict=True):
-            path.write_text(f"{text}\n")
-
-    @property
-    def names(self) -> tuple[str, str]:
-        return str(self.files[0]), str(self.files[1])
-
-
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A host with 10 GB available and no container; returns the 10 GB."""
+    """A host with 10 GB available and no limits; returns the 10 GB."""
     available = 10 * GIGABYTE
     memory = SimpleNamespace(available=available, total=16 * GIGABYTE)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    monkeypatch.setattr(runtime, "_CGROUP_FILES", (("/nonexistent/limit", "/nonexistent/usage"),))
+    monkeypatch.setattr(runtime, "memory_left", lambda: None)
+    monkeypatch.setattr(runtime, "address_space_left", lambda: None)
     return available
-
-
-def limit_by(monkeypatch: pytest.MonkeyPatch, *cgroups: Cgroup) -> None:
-    monkeypatch.setattr(runtime, "_CGROUP_FILES", tuple(cgroup.names for cgroup in cgroups))
 
 
 def share(free: int) -> object:
@@ -293,79 +271,50 @@ def test_without_a_container_the_hosts_memory_counts(host: int) -> None:
     assert free_bytes("mps") == free_bytes("cpu")
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_containers_limit_counts(
-    version: int, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cgroup = Cgroup(tmp_path / "c", str(3 * GIGABYTE), str(2 * GIGABYTE), version)
-    limit_by(monkeypatch, cgroup)
-    assert free_bytes() == share(GIGABYTE)
-
-
-@pytest.mark.parametrize("limit", ["max", str(2**63 - 4096), str(2**63 - 1), str(2**64), "", "-1"])
-def test_no_limit_is_no_limit(
-    limit: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_by(monkeypatch, Cgroup(tmp_path / "c", limit, "123456"))
-    assert free_bytes() == share(host)
-
-
-def test_a_limit_above_the_hosts_memory_does_not_count(
-    host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_by(monkeypatch, Cgroup(tmp_path / "c", str(100 * GIGABYTE), "0"))
-    assert free_bytes() == share(host)
-
-
-def test_the_strictest_limit_counts(
-    host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loose = Cgroup(tmp_path / "a", str(6 * GIGABYTE), str(GIGABYTE), 2)
-    strict = Cgroup(tmp_path / "b", str(4 * GIGABYTE), str(2 * GIGABYTE), 1)
-    for order in ((loose, strict), (strict, loose)):
-        limit_by(monkeypatch, *order)
-        assert free_bytes() == share(2 * GIGABYTE)
-
-
-def test_usage_above_the_limit_leaves_nothing(
-    host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_by(monkeypatch, Cgroup(tmp_path / "c", str(GIGABYTE), str(2 * GIGABYTE)))
-    assert free_bytes() == 0
-
-
-@pytest.mark.parametrize("usage", ["", "much", "12 13"])
-def test_an_unreadable_usage_is_no_limit(
-    usage: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_by(monkeypatch, Cgroup(tmp_path / "c", str(GIGABYTE), usage))
-    assert free_bytes() == share(host)
-
-
 @pytest.mark.parametrize(
-    ("version", "stat"),
+    ("groups", "addresses", "left"),
     [
-        (2, f"anon 5\ninactive_file {GIGABYTE}\nactive_file 7\n"),
-        (1, f"inactive_file 3\ntotal_inactive_file {GIGABYTE}\n"),
+        (3, None, 3),
+        (None, 2, 2),
+        (3, 2, 2),
+        (2, 3, 2),
+        (0, None, 0),
+        (100, 200, 10),
     ],
 )
-def test_page_cache_that_the_kernel_gives_back_is_free(
-    version: int, stat: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_strictest_limit_counts(
+    groups: int | None,
+    addresses: int | None,
+    left: int,
+    host: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cgroup = Cgroup(tmp_path / "c", str(4 * GIGABYTE), str(3 * GIGABYTE), version)
-    cgroup.stat.write_text(stat)
-    limit_by(monkeypatch, cgroup)
-    assert free_bytes() == share(2 * GIGABYTE)
+    for name, limit in (("memory_left", groups), ("address_space_left", addresses)):
+        allowed = None if limit is None else limit * GIGABYTE
+        monkeypatch.setattr(runtime, name, lambda allowed=allowed: allowed)
+    assert free_bytes() == share(left * GIGABYTE)
 
 
-@pytest.mark.parametrize("stat", ["", "anon 5\n", "inactive_file\n", "inactive_file much\n"])
-def test_a_strange_statistic_counts_as_no_cache(
-    stat: str, host: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cgroup = Cgroup(tmp_path / "c", str(4 * GIGABYTE), str(3 * GIGABYTE))
-    cgroup.stat.write_text(stat)
-    limit_by(monkeypatch, cgroup)
-    assert free_bytes() == share(GIGABYTE)
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit, and /proc")
+def test_a_limit_on_addresses_counts_what_is_mapped() -> None:
+    code = """
+import mmap, resource
+from gia_cli.runtime import address_space_left
+print(address_space_left())
+limit = 2_000_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+first = address_space_left()
+held = mmap.mmap(-1, 300_000_000)  # never touched
+print(limit - first, first - address_space_left())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    before, after = ran.stdout.splitlines()
+    taken, mapped = map(int, after.split())
+    assert before == "None" or int(before) > 2_000_000_000
+    assert 10**6 < taken < 10**9
+    assert mapped == pytest.approx(300_000_000, abs=10**7)
 
 
 def test_free_memory_never_exceeds_the_machines() -> None:
@@ -437,6 +386,41 @@ def test_what_was_freed_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     runtime.return_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc, and /proc")
+def test_under_a_limit_large_blocks_go_back_at_once() -> None:
+    code = """
+import sys
+from gia_cli.runtime import resident_bytes, return_large_blocks
+asked = sys.argv[1] == "ask" and return_large_blocks()
+for _ in range(4):  # glibc learns from blocks that are freed to keep such
+    large = bytearray(30_000_000); del large
+blocks = [bytearray(10_000_000) for _ in range(10)]
+small = [bytearray(100_000) for _ in range(10)]
+before = resident_bytes()
+del blocks
+print(before - resident_bytes())
+"""
+    freed = [
+        int(subprocess.run([sys.executable, "-c", code, way], capture_output=True).stdout)
+        for way in ("ask", "leave")
+    ]
+    assert freed[0] > 95_000_000
+    assert freed[0] > 2 * freed[1] or runtime.return_large_blocks() is False
+
+
+@pytest.mark.parametrize("left", [None, 249_999_999, 250_000_000])
+def test_too_few_addresses_to_begin_with_are_refused(
+    left: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "address_space_left", lambda: left)
+    if left != 249_999_999:
+        runtime.require_addresses()
+        return
+    with pytest.raises(OutOfMemoryError, match="250 MB are left") as caught:
+        runtime.require_addresses()
+    assert caught.value.exit_code == 51
 
 
 # ---------------------------------------------------------------- the cache

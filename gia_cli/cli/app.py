@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from gia_cli import interrupts
-from gia_cli.errors import GiaError, Interrupted, OutputError, UsageError
+from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.enhance.batch import FileResult
@@ -42,6 +42,12 @@ class _Group(TyperGroup):
             if raised.errno == errno.EPIPE:
                 raise  # the reader of our output has gone: Typer's own quiet end
             error = refused(raised)
+        except (MemoryError, RuntimeError, ImportError) as raised:
+            from gia_cli.runtime import is_oom_error
+
+            if not is_oom_error(raised):
+                raise
+            error = OutOfMemoryError("There is too little memory for this command.")
         raise typer.Exit(tell(error))
 
 

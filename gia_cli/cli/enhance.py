@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,12 +184,15 @@ def enhance(
     gia enhance card/ --out-dir pictures --format png
     """
     from gia_cli.cli.console import Terminal
+    from gia_cli.runtime import require_addresses
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
+    require_addresses()
     request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio)
     tile_side = _tile_side(tile)
 
-    from gia_cli.enhance.batch import PICTURE, BatchOptions, plan_jobs, run_jobs
+    from gia_cli.cli.guarded import is_needed, run_guarded
+    from gia_cli.enhance.batch import PICTURE, BatchOptions, Job, plan_jobs, run_jobs
     from gia_cli.enhance.enhancer import Enhancer
 
     options = BatchOptions(
@@ -217,13 +221,22 @@ def enhance(
 
     results: list[FileResult] = []
 
-    def on_result(result: FileResult) -> None:
-        results.append(result)
+    def announce(result: FileResult) -> None:
         _announce(terminal, result, as_json=as_json)
 
-    try:
+    def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
+        def on_result(result: FileResult) -> None:
+            report(result)
+            announce(result)
+
         with terminal:
             run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+
+    try:
+        if is_needed():
+            run_guarded(jobs, work, results.append, on_death=announce)
+        else:
+            work(jobs, results.append)
     finally:  # also after Ctrl-C: what is written is reported
         if as_json:
             terminal.json(_report(results))

@@ -46,6 +46,7 @@ from gia_cli.imaging.writer import output_format
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
+from gia_cli.runtime import is_oom_error
 
 Status = Literal["written", "skipped", "failed"]
 Files = Sequence[tuple["Product", Path]]  # to make of one picture
@@ -410,7 +411,7 @@ Photo = Future[Iterator[tuple[Prepared, Files]] | None]
 
 
 class _ReadAhead:
-    """Reads the photos in a thread, one ahead of the one that is worked on."""
+    """Reads the photos in a thread, at most one ahead of the one that is worked on."""
 
     def __init__(
         self,
@@ -425,27 +426,31 @@ class _ReadAhead:
         self._thread = thread
         self._job: Job | None = None
         self._photo: Photo | None = None
-        self._begin()
-
-    def _begin(self) -> None:
         self._job = next(self._jobs, None)
-        self._photo = None if self._job is None else self._submit(self._job)
 
-    def _submit(self, job: Job) -> Photo:
-        return self._thread.submit(_read, job, *self._context)
+    def begin(self) -> None:
+        """Begin to read the next photo, if there is one and it is not begun yet."""
+        if self._photo is None and self._job is not None:
+            self._photo = self._thread.submit(_read, self._job, *self._context)
 
     def take(self) -> Photo:
-        """Wait for the next photo, and begin to read the one after it."""
-        assert self._job is not None  # nobody takes more than there are
-        photo = self._photo or self._submit(self._job)
+        """Wait for the next photo."""
+        self.begin()
+        photo = self._photo
+        assert photo is not None  # nobody takes more than there are
         wait([photo])
-        self._begin()
+        self._job, self._photo = next(self._jobs, None), None
         return photo
 
     @property
     def is_reading(self) -> bool:
         """Whether memory is being taken."""
         return self._photo is not None and not self._photo.done()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a photo is in memory, or will be."""
+        return self._photo is not None
 
     def drop(self) -> None:
         """Give the next photo's memory back; it is read anew when it is taken."""
@@ -491,12 +496,17 @@ def _compute(
     result: FileResult,
 ) -> Computed | None:
     """Run the network beside the reading and the writing, or alone where memory demands it."""
-    reserved = prepared.reading_bytes if ahead.is_reading else 0
-    reserved += 0 if written.done() else prepared.developing_bytes
     computed = None
     with _failures_into(result):
+        enhancer.load(prepared, progress=progress)  # before others take memory: it is measured
+        ahead.begin()
+        reserved = prepared.reading_bytes if ahead.is_reading else 0
+        reserved += 0 if written.done() else prepared.developing_bytes
+        is_beside = ahead.is_ahead or not written.done()
         try:
-            computed = enhancer.compute(prepared, progress=progress, reserved=reserved)
+            computed = enhancer.compute(
+                prepared, progress=progress, reserved=reserved, is_beside=is_beside
+            )
         except OutOfMemoryError as error:
             _let_go(error)
         if computed is None:
@@ -561,6 +571,8 @@ def _expected(source: Path, error: Exception) -> GiaError:
     """Return what users may see; anything but our own errors is a bug, or a very strange file."""
     if isinstance(error, GiaError):
         return error
+    if is_oom_error(error):
+        return OutOfMemoryError("There is too little memory for this photo.")
     wrapped = GiaError(
         f"{source}: {type(error).__name__}: {error}.",
         hint="This is a bug in gia: please report it with the output of 'gia --version -v'.",

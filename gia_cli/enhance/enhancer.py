@@ -28,7 +28,7 @@ from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
-from gia_cli.imaging.fusion import fuse, measure, whiten
+from gia_cli.imaging.fusion import fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.writer import develop, write_image
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
@@ -50,8 +50,12 @@ from gia_cli.runtime import (
     EngineName,
     Precision,
     Runtime,
+    memory_errors,
     parse_size,
+    resident_bytes,
     resolve,
+    return_freed_memory,
+    return_large_blocks,
 )
 from gia_cli.runtime import Quality as Quality
 from gia_cli.weights.manifest import find_quantized, find_weights, shipped_quantized
@@ -59,6 +63,12 @@ from gia_cli.weights.storage import WeightsInfo
 
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
 _READING_MOSAICS = 4
+# Of a picture, for each photosite: float32 of three channels, and the levels that come of them.
+_PICTURE_BYTES, _LEVEL_BYTES = 12, 6
+# Stretching pixels that are not square holds this many pictures more, of the wider size.
+_STRETCHED_PICTURES = 3
+# What the first photos leave behind that is none of theirs: tables, threads, late imports.
+_LEFTOVERS = 15_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +99,31 @@ class Prepared:
         return _READING_MOSAICS * self.frame.mosaic.nbytes
 
     @property
+    def held_bytes(self) -> int:
+        """Memory that this photo takes until it is computed."""
+        return self.frame.mosaic.nbytes + self.mosaic.planes.nbytes
+
+    @property
+    def picture_bytes(self) -> int:
+        """Memory that the network's picture takes."""
+        return _PICTURE_BYTES * self.frame.mosaic.size
+
+    @property
     def developing_bytes(self) -> int:
         """Memory that the levels of another picture of this size take."""
-        return 3 * self.frame.mosaic.nbytes
+        levels = _LEVEL_BYTES * self.frame.mosaic.size
+        aspect = self.frame.pixel_aspect
+        if aspect == 1:
+            return levels
+        wider = max(aspect, 1 / aspect)
+        return round(wider * (levels + _STRETCHED_PICTURES * self.picture_bytes))
+
+    @property
+    def finishing_bytes(self) -> int:
+        """Most memory that this photo takes beside its picture once the network is done."""
+        sites = self.frame.mosaic.size
+        fusing = fusion_bytes(self.frame.kind, sites) if _is_fused(self.gains, self.weights) else 0
+        return max(fusing, self.developing_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +143,7 @@ class Computed:
     def develop(self) -> Enhanced:
         """Bring the picture to sRGB levels, upright."""
         seconds = dict(self.seconds)
-        with _timed(seconds, "colour"):
+        with memory_errors(), _timed(seconds, "colour"):
             image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect)
         return Enhanced(
             image,
@@ -171,13 +203,14 @@ class Enhanced:
             raise UsageError("What is saved is an array of uint16.")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError("What is saved is an array of shape (H, W, 3).")
-        write_image(
-            path_of(path, "path"),
-            image,
-            shot=self.frame.shot,
-            software=f"gia {__version__}",
-            comment=self.comment,
-        )
+        with memory_errors():
+            write_image(
+                path_of(path, "path"),
+                image,
+                shot=self.frame.shot,
+                software=f"gia {__version__}",
+                comment=self.comment,
+            )
 
 
 class Enhancer:
@@ -243,6 +276,8 @@ class Enhancer:
         self._found: dict[CfaKind, WeightsInfo] = {}
         self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
         self._lock = RLock()
+        # Under a limit: what the process holds beside photos, and beside what the engine takes.
+        self._base: int | None = None
         # and so should a wrong name, and an engine.
         info = None if weights is None else find_weights(weights, white_balance=self._mode)
         config = None if info is None else info.config
@@ -255,7 +290,7 @@ class Enhancer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is of this process: engines and lock."""
-        return {**self.__dict__, "_engines": {}, "_lock": None}
+        return {**self.__dict__, "_engines": {}, "_base": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=RLock())
@@ -417,12 +452,12 @@ class Enhancer:
         if isinstance(photo, RawFrame):
             photo.check()
         else:
-            with _timed(seconds, "decode"):
+            with memory_errors(), _timed(seconds, "decode"):
                 path = path_of(photo, "photo")
                 photo = read_raw(path, levels=self._levels, max_memory=self.options.max_memory)
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
-        with _timed(seconds, "exposure"):
+        with memory_errors(), _timed(seconds, "exposure"):
             weights = self._chosen_for(photo.kind)
             choices = choose_ratios(photo, request)
             balance = self._white_balance or WhiteBalance(weights.config.white_balance)
@@ -431,13 +466,39 @@ class Enhancer:
             _tell_of_colors(photo, weights, progress)
         for choice in choices:
             progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
-            with _timed(seconds, "pack"):
+            with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
             yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
             seconds = {}
 
+    def load(self, prepared: Prepared, *, progress: Progress = SILENT) -> None:
+        """Load the network that a photo needs, if it is not loaded yet; `compute` does so too.
+
+        Under a limit on memory, the first time, what the process then holds beside this photo is
+        what plans count on: so other photos should come later.
+
+        Parameters
+        ----------
+        prepared : Prepared
+        progress : Progress
+
+        Raises
+        ------
+        WeightsError, DeviceError
+        """
+        instance_of(prepared, Prepared, "prepared photo")
+        claim_process()  # before the lock, which another thread may have held in a process forked
+        with self._lock, memory_errors(), _timed(prepared.seconds, "load"):
+            engine, _ = self._engine(prepared.weights, progress)
+            self._measure_base(engine, prepared)
+
     def compute(
-        self, prepared: Prepared, *, progress: Progress = SILENT, reserved: int = 0
+        self,
+        prepared: Prepared,
+        *,
+        progress: Progress = SILENT,
+        reserved: int = 0,
+        is_beside: bool = False,
     ) -> Computed:
         """Run the network, which is loaded when the first photo needs it.
 
@@ -447,22 +508,25 @@ class Enhancer:
         progress : Progress
         reserved : int
             Bytes that this process will take meanwhile, for other photos.
+        is_beside : bool
+            Whether other photos hold memory that they will give back. If there is too little for
+            what this photo would get without them, that is an error, and not a smaller plan.
 
         Raises
         ------
         WeightsError, DeviceError, OutOfMemoryError
         """
-        instance_of(prepared, Prepared, "prepared photo")
         reserved = whole_number(reserved, "number of bytes reserved")
-        claim_process()  # before the lock, which another thread may have held in a process forked
-        with self._lock:
-            return self._compute(prepared, progress, reserved)
+        self.load(prepared, progress=progress)
+        with self._lock, memory_errors():
+            return self._compute(prepared, progress, reserved, is_beside)
 
-    def _compute(self, prepared: Prepared, progress: Progress, reserved: int) -> Computed:
+    def _compute(
+        self, prepared: Prepared, progress: Progress, reserved: int, is_beside: bool
+    ) -> Computed:
         seconds = dict(prepared.seconds)
-        with _timed(seconds, "load"):
-            engine, weights = self._engine(prepared.weights, progress)
-        options = replace(self.options, reserved=reserved)
+        engine, weights = self._engine(prepared.weights, progress)
+        options = replace(self.options, reserved=reserved, is_beside=is_beside)
         with _timed(seconds, "network"):
             try:
                 picture = self._infer(engine, prepared, options, progress)
@@ -493,10 +557,36 @@ class Enhancer:
     def _infer(
         self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
     ) -> NDArray[np.float32]:
+        options = self._with_memory(engine, prepared, options)
         if self.quality == "normal":
             return infer(engine, prepared.mosaic, options, progress)
         height, width = prepared.frame.mosaic.shape
         return infer_turned(engine, prepared.packed, (height, width), options, progress)
+
+    def _with_memory(
+        self, engine: Engine, prepared: Prepared, options: InferOptions
+    ) -> InferOptions:
+        """Say what there is beside the network: the same for a photo, whatever came before it."""
+        options = replace(options, afterwards=prepared.finishing_bytes)
+        if options.max_memory is None or engine.device != "cpu":
+            return options
+        self._measure_base(engine, prepared)
+        assert self._base is not None
+        held = self._base + _LEFTOVERS + prepared.held_bytes
+        if not (options.reserved or options.is_beside):  # somebody else's memory counts, too
+            held = max(held, resident_bytes() - engine.held_bytes)
+        if self.quality == "best":  # the sum, and the turned photo
+            held += prepared.picture_bytes + prepared.held_bytes
+        return replace(options, held=held)
+
+    def _measure_base(self, engine: Engine, prepared: Prepared) -> None:
+        """Find out, once, what is held under a limit beside photos and what the engine takes."""
+        if self.options.max_memory is None:
+            return
+        return_large_blocks()
+        return_freed_memory()
+        if self._base is None:
+            self._base = resident_bytes() - engine.held_bytes - prepared.held_bytes
 
     def weights_for(self, kind: CfaKind) -> WeightsInfo:
         """Say which weights enhance the photos of a kind, without opening them.
@@ -532,6 +622,8 @@ class Enhancer:
         """Open the engine, once; and say which weights it runs."""
         kind = weights.config.cfa
         if kind not in self._engines:
+            if self.options.max_memory is not None:
+                self._engines.clear()  # one at a time: the plans count on it
             preferred = self._open_preferred(weights, progress)
             self._engines[kind] = preferred or self._open(weights, progress)
         return self._engines[kind]
@@ -566,6 +658,7 @@ class Enhancer:
         progress.note(f"OpenVINO failed in int8; continuing in fp32. {words}")
         opened = self._open(weights, progress)
         self._engines[weights.config.cfa] = opened
+        self._base = None  # another engine holds other memory
         return opened
 
 
@@ -628,10 +721,16 @@ def fuse_measured(
         As `prepare` got them.
     weights : WeightsInfo
     """
-    xyz_to_camera = CAMERA_MATRICES.get(weights.camera or "")
-    if weights.fusion is None or gains is None or xyz_to_camera is None:
+    if not _is_fused(gains, weights):
         return
+    assert gains is not None and weights.fusion is not None
+    xyz_to_camera = CAMERA_MATRICES[weights.camera or ""]
     fuse(picture, measure(frame, ratio, gains, np.array(xyz_to_camera)), weights.fusion)
+
+
+def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:
+    is_known = (weights.camera or "") in CAMERA_MATRICES
+    return weights.fusion is not None and gains is not None and is_known
 
 
 @contextmanager

@@ -55,15 +55,15 @@ def infer_turned(
         As `infer`.
     """
     options = options or InferOptions()
-    # Zeros that are written, not promised: every plan starts from what the process holds, so it
-    # leaves room for this picture. One is made at a time and added.
+    # Zeros that are written, not promised: a plan that starts from what the process holds leaves
+    # room for this picture. One is made at a time and added.
     total = np.full((3, *shape), 0, np.float32)
     bar = _OneBar(progress)
     for turn in TURNS:
         total += _laid_back(infer(engine, packed(turn), options, bar), turn)
         bar.end_turn()
-        # The photos beside this one have taken by now what they will: it is counted as held.
-        options = replace(options, reserved=0)
+        # The photos beside this one have taken by now what they will, and there was room for it.
+        options = replace(options, reserved=0, is_beside=False)
     total /= len(TURNS)
     return total
 

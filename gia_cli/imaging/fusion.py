@@ -38,7 +38,7 @@ from gia_cli.raw.cfa import (
 )
 from gia_cli.raw.noise_estimate import estimate_noise
 from gia_cli.raw.reader import RawFrame
-from gia_cli.runtime import in_threads
+from gia_cli.runtime import available_cores, in_threads
 
 #: Bands: single photosites, then cells of 1, 2, 4, ... 128 packed pixels a side, each beside what
 #: the next coarser one says.
@@ -62,6 +62,10 @@ _CAST_SIGMA = 0.1
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
 _BAND_PIXELS = 1 << 17  # worked on at once
 _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is estimated from
+# Most memory beside the picture, in bytes, measured on 1 to 12 megapixels: for each photosite while
+# the bands of cells are worked out, then for each photosite and each thread, and what is left over.
+_SITE_BYTES: dict[CfaKind, float] = {"bayer": 31, "xtrans": 14}
+_FINEST_SITE_BYTES, _THREAD_BYTES, _OTHER_BYTES = 10, 12_000_000, 8_000_000
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
 
@@ -198,8 +202,7 @@ class Shares:
 def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
-    Works in bands of rows, in threads. Beside the picture it holds up to 44 bytes a photosite of a
-    Bayer mosaic, 20 of X-Trans (traced on 12 megapixels).
+    Works in bands of rows, in threads. What it holds beside the picture: `fusion_bytes`.
 
     Parameters
     ----------
@@ -231,6 +234,12 @@ def fuse(picture: NDArray[np.float32], measured: Measurement, shares: Shares) ->
     for _ in in_threads(change, residual.rows()):
         pass
     return residual
+
+
+def fusion_bytes(kind: CfaKind, photosites: int) -> int:
+    """Most memory that `fuse`, with its measurement, takes beside the picture, in bytes."""
+    finest = _FINEST_SITE_BYTES * photosites + _THREAD_BYTES * available_cores()
+    return round(max(_SITE_BYTES[kind] * photosites, finest)) + _OTHER_BYTES
 
 
 def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
@@ -283,7 +292,8 @@ class Residual:
         self._to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
         scale = PACK_FACTOR[measured.kind]
         shape = tuple(-(-side // scale) for side in measured.mosaic.shape)
-        sums, counts = np.zeros((2, 3, *shape), np.float32)
+        # Two arrays: one is given back before the other.
+        sums, counts = np.zeros((3, *shape), np.float32), np.zeros((3, *shape), np.float32)
         bright = np.empty(shape, np.float32)
 
         def count(rows: slice) -> None:
@@ -408,11 +418,15 @@ class Residual:
         self, level: int, brightness: NDArray[np.float32], shares: Shares
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Look up a level's shares of luminance and of chroma at each place."""
-        luminance, chroma = self.places(brightness)
-        return (
-            _looked_up(shares.luminance[level], *luminance),
-            _looked_up(shares.chroma[level], *chroma),
-        )
+        # In pieces: what is worked out on the way is ten times as large as what comes of it.
+        found = np.empty((2, *brightness.shape), np.float32)
+        step = max(_BAND_PIXELS // brightness.shape[1], 1)
+        for start in range(0, len(brightness), step):
+            rows = slice(start, start + step)
+            luminance, chroma = self.places(brightness[rows])
+            found[0, rows] = _looked_up(shares.luminance[level], *luminance)
+            found[1, rows] = _looked_up(shares.chroma[level], *chroma)
+        return found[0], found[1]
 
 
 def slope_of_decode(brightness: NDArray[np.float32]) -> NDArray[np.float32]:

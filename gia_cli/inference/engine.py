@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind
+from gia_cli.runtime import is_oom_error as is_oom_error
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
 FP32_LEVELS = 2
@@ -21,17 +22,6 @@ Features = Any
 Term = Any
 #: Called with how much of a whole frame is done, from 0 to 1.
 Meter = Callable[[float], None]
-
-# Of torch, C++, oneDNN and OpenVINO; all seen under a limited address space.
-_OUT_OF_MEMORY_TEXTS = (
-    "not enough memory",
-    "out of memory",
-    "can't alloc",
-    "failed to allocate",
-    "could not create a primitive",
-    "could not create a memory",
-    "bad_alloc",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +43,8 @@ class Split:
     depth_bytes: int
     """Peak of the middle part, for each packed pixel, its input and its result included."""
     tiles_fixed_bytes: int
-    """What of `Engine.fixed_bytes` is there beside a tile: the middle part's weights are not."""
+    """What of the engine's `fixed_bytes` and `held_bytes` is there beside a tile: the middle part's
+    weights are not."""
     top: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     """Planes of a tile to what `depth` takes, (C, h / cell, w / cell)."""
     depth: Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -103,6 +94,10 @@ class Engine(Protocol):
         """
 
     @property
+    def held_bytes(self) -> int:
+        """Memory of that kind that it holds already: with `fixed_bytes` always the same sum."""
+
+    @property
     def split(self) -> Split | None:
         """Say how a frame is computed in three parts; None if it cannot be."""
 
@@ -132,11 +127,3 @@ class Engine(Protocol):
 
     def on_cpu(self) -> Engine | None:
         """Find the engine to use where this one fails; None if it is on the CPU already."""
-
-
-def is_oom_error(error: BaseException) -> bool:
-    """Tell want of memory by the error's words: most libraries have no class for it."""
-    if isinstance(error, MemoryError):
-        return True
-    words = str(error).lower()
-    return any(text in words for text in _OUT_OF_MEMORY_TEXTS)

@@ -124,14 +124,19 @@ class OpenVinoEngine:
     @property
     def fixed_bytes(self) -> int:
         """See `Engine`: a copy of the weights, and OpenVINO's own at its first run."""
-        is_held = self._compiled is not None and self._compiled[0] in _WITH_ALL_WEIGHTS
-        weights = 0 if is_held else round(_COMPILED_SHARE * self._weight_bytes)
-        return weights + self._library_bytes
+        return self._compiled_bytes + _LIBRARY_BYTES - self.held_bytes
 
     @property
-    def _library_bytes(self) -> int:
-        """What OpenVINO itself will still take."""
-        return 0 if _HAS_RUN.is_set() else _LIBRARY_BYTES
+    def held_bytes(self) -> int:
+        """See `Engine`."""
+        is_held = self._compiled is not None and self._compiled[0] in _WITH_ALL_WEIGHTS
+        library = _LIBRARY_BYTES if _HAS_RUN.is_set() else 0
+        return library + (self._compiled_bytes if is_held else 0)
+
+    @property
+    def _compiled_bytes(self) -> int:
+        """What the weights take once a model is compiled."""
+        return round(_COMPILED_SHARE * self._weight_bytes)
 
     @property
     def split(self) -> Split:
@@ -142,7 +147,7 @@ class OpenVinoEngine:
             halo=self._graph.split_halo,
             kept_bytes=kept,
             depth_bytes=peak,
-            tiles_fixed_bytes=self._library_bytes,  # the outer levels' weights are few
+            tiles_fixed_bytes=_LIBRARY_BYTES,  # the outer levels' weights are few
             top=self._top,
             depth=self._depth,
             surface=self._surface,

@@ -35,7 +35,14 @@ class InferOptions:
     max_memory: int | None = None
     """Most memory the process may hold, in bytes; None: what is free now."""
     reserved: int = 0
-    """Bytes of main memory that the caller will take while the network runs; see `plan`."""
+    """Bytes of main memory that others will take while the network runs; see `plan`."""
+    is_beside: bool = False
+    """Whether others hold memory that they will give back; see `plan`."""
+    afterwards: int = 0
+    """Bytes of main memory that the caller takes beside the picture, once the network is done."""
+    held: int | None = None
+    """Bytes that count as held under `max_memory` before the engine takes any; None: those that the
+    process holds now. With a number the plan does not depend on what else has been done."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for sizes that are none."""
@@ -91,9 +98,9 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
     Raises
     ------
     OutOfMemoryError
-        Less than the smallest tile fits under the user's limit. Or there is room only for tiles of
-        the whole network, which take several times as long, but would be for more if the caller
-        reserved nothing.
+        Less than the smallest tile fits under the user's limit, or less than what the caller takes
+        afterwards. Or the plan, which is made as if there were no others, does not fit beside them:
+        then they should end first.
     """
     stride = engine.stride
     height, width = (round_up(side, stride) for side in mosaic.planes.shape[1:])
@@ -101,72 +108,151 @@ def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:
     if options.tile != "auto":
         side = round_up(max(options.tile // engine.config.scale, 1), stride)
         return Plan((min(side, height), min(side, width)), frame, passes)
-    per_pixel = engine.bytes_per_pixel * _OVERHEAD
-    # A whole frame's picture is the network's result, which is counted by the pixel.
-    is_small = height * width * per_pixel <= _budget(engine, options, picture=0)
-    if is_small and not (options.in_parts and engine.split):
-        return Plan(frame, frame, passes)
-    split = _split_plan(engine, mosaic, frame, options)
-    if split is not None:
-        return split
-    if options.reserved:
-        alone = plan(engine, mosaic, replace(options, reserved=0))
-        if alone.is_whole or alone.split is not None:
-            raise OutOfMemoryError("The reserved memory leaves room only for tiles.")
-    picture = _picture_bytes(mosaic)
-    budget = _budget(engine, options, picture=picture)
-    least = per_pixel * _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
-    if options.max_memory is not None:
-        needed = least + _held(engine, options, picture)
-        if options.max_memory < needed:
-            raise OutOfMemoryError(
-                f"{options.max_memory / 1e6:.0f} MB are not enough for this photo.",
-                hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
-            )
-    core = _largest_core(frame, budget / per_pixel, engine.halo, stride)
-    return Plan(core, frame, passes)
+    need = _Need(engine, mosaic, frame, options.afterwards)
+    chosen = _alone(need, _room(engine, options), options)
+    if options.reserved or options.is_beside:
+        _refuse_crowd(need, chosen, options)
+    return chosen
 
 
-def _split_plan(
-    engine: Engine, mosaic: PackedMosaic, frame: tuple[int, int], options: InferOptions
-) -> Plan | None:
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What ways to compute a frame take at most, in bytes, what the engine holds included."""
+
+    engine: Engine
+    mosaic: PackedMosaic
+    frame: tuple[int, int]
+    afterwards: int
+
+    @property
+    def per_pixel(self) -> float:
+        """What the network takes for each packed pixel that is computed at once."""
+        return self.engine.bytes_per_pixel * _OVERHEAD
+
+    @property
+    def fixed(self) -> int:
+        """What the engine takes whatever the size."""
+        return self.engine.fixed_bytes + self.engine.held_bytes
+
+    @property
+    def picture(self) -> int:
+        """The picture beside tiles. A whole frame's is counted by the pixel."""
+        return int(np.prod(picture_shape(self.mosaic))) * _PICTURE_NUMBER_BYTES
+
+    @property
+    def padded(self) -> int:
+        """A copy of the planes, where they are not a whole number of strides."""
+        is_whole = self.mosaic.planes.shape[1:] == self.frame
+        return 0 if is_whole else self.mosaic.planes.nbytes
+
+    @property
+    def beside_tiles(self) -> int:
+        """What there is beside a tile of the whole network."""
+        return self.fixed + self.picture + self.padded
+
+    @property
+    def to_develop(self) -> int:
+        """What follows the network: its picture, and what the caller does with that."""
+        return self.fixed + self.picture + self.afterwards if self.is_here else 0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the network takes the memory that the caller takes."""
+        return self.engine.device == "cpu"
+
+    @property
+    def whole(self) -> float:
+        """The network on the whole frame."""
+        return self.fixed + self.padded + self.frame[0] * self.frame[1] * self.per_pixel
+
+    def beside_outer_tiles(self, split: Split) -> int:
+        """Sum up what there is beside a tile of the outer levels."""
+        area = self.frame[0] * self.frame[1]
+        beside = self.picture + self.padded + area * split.kept_bytes
+        return beside + split.tiles_fixed_bytes
+
+    def depth(self, split: Split) -> int:
+        """Sum up what there is while all below the outer levels is computed."""
+        # Measured, not summed up (144 bytes of 152 on OpenVINO): no overhead on top.
+        return self.fixed + self.padded + self.frame[0] * self.frame[1] * split.depth_bytes
+
+    def of(self, chosen: Plan) -> float:
+        """Sum up a plan's peak."""
+        if chosen.is_whole:
+            return max(self.whole, self.to_develop)
+        halo = self.engine.halo if chosen.split is None else chosen.split.halo
+        rows, cols = (
+            min(side + 2 * halo, length)
+            for side, length in zip(chosen.core, self.frame, strict=True)
+        )
+        tile = rows * cols * self.per_pixel
+        if chosen.split is None:
+            return max(self.beside_tiles + tile, self.to_develop)
+        outer = self.beside_outer_tiles(chosen.split) + tile
+        return max(outer, self.depth(chosen.split), self.to_develop)
+
+
+def _alone(need: _Need, room: float, options: InferOptions) -> Plan:
+    """Choose the plan for which there is room."""
+    engine, frame = need.engine, need.frame
+    passes = len(engine.vector_halos) + 1
+    read = _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
+    least = max(need.beside_tiles + read * need.per_pixel, need.to_develop)
+    limit = options.max_memory
+    if limit is None or limit - _held(engine, options) >= need.to_develop:
+        if need.whole <= room and not (options.in_parts and engine.split):
+            return Plan(frame, frame, passes)
+        split = _split_plan(need, room)
+        if split is not None:
+            return split
+    if limit is not None and limit < (needed := least + _held(engine, options)):
+        raise OutOfMemoryError(
+            f"{limit / 1e6:.0f} MB are not enough for this photo.",
+            hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
+        )
+    area = (room - need.beside_tiles) / need.per_pixel
+    return Plan(_largest_core(frame, area, engine.halo, engine.stride), frame, passes)
+
+
+def _split_plan(need: _Need, room: float) -> Plan | None:
     """Plan the outer levels in tiles, if the rest fits into memory whole."""
-    split = engine.split
-    if split is None:
+    engine, frame, split = need.engine, need.frame, need.engine.split
+    if split is None or need.depth(split) > room:
         return None
-    area = frame[0] * frame[1]
-    # Measured, not summed up (144 bytes of 152 on OpenVINO): no overhead on top.
-    if area * split.depth_bytes > _budget(engine, options, picture=0):
-        return None
-    left = _budget(engine, options, picture=_picture_bytes(mosaic)) - area * split.kept_bytes
-    left += engine.fixed_bytes - split.tiles_fixed_bytes  # gone again, or not there yet
-    read = min(left / (engine.bytes_per_pixel * _OVERHEAD), _OUTER_AREA)
+    read = min((room - need.beside_outer_tiles(split)) / need.per_pixel, _OUTER_AREA)
     if read < _read_area(_SMALLEST_PLANNED_CORE, frame, split.halo):
         return None
     core = _largest_core(frame, read, split.halo, engine.stride)
     return Plan(core, frame, 1, split)
 
 
-def _picture_bytes(mosaic: PackedMosaic) -> int:
-    """Bytes of the picture beside tiles, held twice for a moment: floats and 16-bit levels."""
-    return int(np.prod(picture_shape(mosaic))) * _PICTURE_NUMBER_BYTES * 3 // 2
-
-
-def _budget(engine: Engine, options: InferOptions, *, picture: int) -> int:
-    """Bytes for the network's tensors: what is free, or what the user's limit leaves."""
-    free = free_bytes(engine.device)
-    if engine.device == "cpu":
-        free -= engine.fixed_bytes + picture + options.reserved
+def _room(engine: Engine, options: InferOptions) -> float:
+    """Bytes for a photo and its engine: what is free, or what the user's limit leaves."""
+    free = free_bytes(engine.device) + engine.held_bytes
     if options.max_memory is None:
         return free
-    return min(options.max_memory - _held(engine, options, picture), free)
+    return min(options.max_memory - _held(engine, options), free)
 
 
-def _held(engine: Engine, options: InferOptions, picture: int) -> int:
-    """Bytes of the limit that are spoken for: what the process holds, and what is to come."""
+def _held(engine: Engine, options: InferOptions) -> int:
+    """Bytes of the limit that are spoken for before the engine takes any."""
     if engine.device != "cpu":
         return 0
-    return resident_bytes() + engine.fixed_bytes + picture + options.reserved
+    return _held_now(engine) if options.held is None else options.held
+
+
+def _held_now(engine: Engine) -> int:
+    return resident_bytes() - engine.held_bytes
+
+
+def _refuse_crowd(need: _Need, chosen: Plan, options: InferOptions) -> None:
+    """Refuse a plan that does not fit beside what others hold, and what they will take."""
+    engine = need.engine
+    if engine.device != "cpu":
+        return
+    room = _room(engine, replace(options, held=_held_now(engine)))
+    if need.of(chosen) > room - options.reserved:
+        raise OutOfMemoryError("The memory of other photos leaves too little for this one.")
 
 
 def _read_area(side: int, frame: tuple[int, int], halo: int) -> int:

@@ -23,7 +23,7 @@ from gia_cli.inference.engine import Engine, Split, Term
 from gia_cli.inference.plan import InferOptions, Plan, plan
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import PackedMosaic, picture_shape
-from gia_cli.runtime import return_freed_memory
+from gia_cli.runtime import return_freed_memory, return_large_blocks
 from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
 # One of 32 reads 49 times its own area: no plan takes that, but a fallback after a failure may go
@@ -84,6 +84,7 @@ def infer(
     claim_process()
     options = options or InferOptions()
     if options.max_memory is not None:
+        return_large_blocks()
         return_freed_memory()  # it would count as held
     current: Plan | None = None
     while True:
@@ -144,6 +145,7 @@ def _run(
         make = _render_tiles if plan.split is None else _render_outer_tiles
         for tile, rendered in make(engine, planes, plan, progress):
             _paste(picture, tile, rendered, engine.config.scale)
+            del rendered  # before the next one is made
         return picture
     finally:
         engine.end_photo()
@@ -193,7 +195,7 @@ def _render_tiles(
         terms.append(engine.global_term(index, mean))
     for tile in cut:
         yield tile, engine.render(engine.encode(_read(planes, tile)), terms)
-        progress.advance()
+        _end_tile(progress)
 
 
 def _render_outer_tiles(
@@ -208,7 +210,7 @@ def _render_outer_tiles(
     progress.advance(len(cut))
     for tile in cut:
         yield tile, split.surface(_read(planes, tile), _read(depth, tile, split.cell))
-        progress.advance()
+        _end_tile(progress)
 
 
 def _whole_top(
@@ -227,9 +229,15 @@ def _whole_top(
             rows.core_start // split.cell : rows.core_stop // split.cell,
             cols.core_start // split.cell : cols.core_stop // split.cell,
         ] = _core(top, tile, split.cell)
-        progress.advance()
+        _end_tile(progress)
     assert whole is not None  # a frame has at least one tile
     return whole
+
+
+def _end_tile(progress: Progress) -> None:
+    """Count a tile. What it held goes back: the next one, of another size, fits in none of it."""
+    return_freed_memory()
+    progress.advance()
 
 
 def _tiles(engine: Engine, plan: Plan, halo: int) -> list[Tile]:
@@ -253,7 +261,7 @@ def _measured_mean(
         of_core = core.sum(axis=(1, 2), dtype=np.float64)
         total = of_core if total is None else total + of_core
         cells += core[0].size
-        progress.advance()
+        _end_tile(progress)
     assert total is not None  # a frame has at least one tile
     return total / cells
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from gia_cli.errors import DeviceError, WeightsMismatchError
+from gia_cli.errors import DeviceError, OutOfMemoryError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
 from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import EngineName as EngineName
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import Runtime, is_oom_error
 from gia_cli.weights.storage import WeightsInfo
 
 _OPENVINO_NETWORKS: tuple[NetName, ...] = (
@@ -63,6 +63,7 @@ def open_engine(
         try:
             return _open_openvino(info, engine, progress)
         except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
+            _refuse_oom(error)  # torch takes more
             obstacle = f"OpenVINO failed: {(str(error) or type(error).__name__).splitlines()[0]}"
             if engine == "openvino":
                 raise DeviceError(f"{obstacle}.", hint="Use --engine torch.") from error
@@ -120,10 +121,16 @@ def _open_int8(
     try:
         return _open_openvino(info, engine, progress)
     except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
+        _refuse_oom(error)
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise DeviceError(
             f"OpenVINO failed: {words}.", hint=f"Use the weights {info.quantized_from.name}."
         ) from error
+
+
+def _refuse_oom(error: Exception) -> None:
+    if is_oom_error(error):
+        raise OutOfMemoryError("There is too little memory for the network.") from error
 
 
 def _open_openvino(info: WeightsInfo, engine: EngineName, progress: Progress) -> Engine:

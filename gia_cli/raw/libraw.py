@@ -182,6 +182,8 @@ def open_raw(path: Path, max_memory: int | None = None) -> Iterator[rawpy.RawPy]
                 recognised = True
                 _refuse_size(path, raw, max_memory)
                 raw.unpack()
+        except rawpy.LibRawUnsufficientMemoryError as error:
+            raise OutOfMemoryError(f"There is too little memory to read {path}.") from error
         except rawpy.LibRawError as error:
             raise _refusal(path, error, recognised=recognised) from error
         if b"Unexpected end of file" in said or b"data corrupted" in said:

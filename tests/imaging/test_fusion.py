@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gia_cli import runtime
 from gia_cli.cameras import CameraName
 from gia_cli.data.synthetic import as_if_read
 from gia_cli.imaging import fusion
@@ -21,6 +23,7 @@ from gia_cli.imaging.fusion import (
     ShareCounter,
     Shares,
     fuse,
+    fusion_bytes,
     measure,
     whiten,
 )
@@ -222,3 +225,22 @@ def test_cells_know_their_colors() -> None:
         shifted = replace(frame, phase=(1, 1))
         canonical = CANONICAL[frame.kind]
         assert measured(shifted, camera).colors[0, 0] == canonical[1, 1]
+
+
+@cameras
+def test_what_it_takes_is_what_it_states(
+    camera: CameraName, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (fusion, runtime):
+        monkeypatch.setattr(module, "available_cores", lambda: 2)
+    scene = smooth_scene(rng, (804, 1200))
+    frame = record(scene, camera)
+    picture = encoded(scene)
+    tracemalloc.start()
+    try:
+        fuse(picture, measured(frame, camera), shares(0.5))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    stated = fusion_bytes(frame.kind, frame.mosaic.size)
+    assert 0.6 * stated < peak < stated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from gia_cli.inference.engine import is_oom_error
@@ -15,6 +17,10 @@ from gia_cli.inference.engine import is_oom_error
         (RuntimeError("could not create a primitive"), True),
         (RuntimeError("Check 'ptr' failed\nFailed to allocate 387903664 bytes of memory"), True),
         (RuntimeError("Exception from plugin.cpp:54:\ncan't alloc\n"), True),
+        (RuntimeError("can't start new thread"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("Shape inference failed"), False),
     ],
 )

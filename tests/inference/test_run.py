@@ -23,6 +23,7 @@ from torch import Tensor
 from gia_cli.errors import OutOfMemoryError, UsageError
 from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
+from gia_cli.inference import torch_engine
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions, Plan
 from gia_cli.inference.run import _fallback
@@ -126,6 +127,8 @@ def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine: nothing is tiled unless a test asks for it."""
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
+    for name in ("_LIBRARY_BYTES", "_LIBRARY_KEEPS"):
+        monkeypatch.setattr(torch_engine, name, 0)
 
 
 # ---------------------------------------------------------------- the weights of these tests
@@ -746,7 +749,9 @@ def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Gen
     area = mosaic.planes[0].size
     picture = area * 3 * 4 * 4
     budget = share * network.bytes_per_pixel * area
-    chosen = plan(network, mosaic, CPU, InferOptions(max_memory=int(budget + 1.5 * picture)))
+    chosen = plan(
+        network, mosaic, CPU, InferOptions(max_memory=int(budget + picture + mosaic.planes.nbytes))
+    )
 
     def needed(core: tuple[int, int]) -> float:
         """Bytes for the read region of a core in the midst of the frame."""
@@ -769,7 +774,7 @@ def test_tiles_are_the_fewest_that_memory_holds(share: float, rng: np.random.Gen
 def test_tiles_are_even(share: float, rng: np.random.Generator) -> None:
     network = build(NetConfig("gia-net"))
     mosaic = photo(rng, "bayer", 1000, 1400)
-    limit = int(share * network.bytes_per_pixel * 1.4e6 + 1.5 * 1.4e6 * 48)
+    limit = int(share * network.bytes_per_pixel * 1.4e6 + 1.4e6 * (48 + 16))
     chosen = plan(network, mosaic, CPU, InferOptions(max_memory=limit))
     for side, length in zip(chosen.core, chosen.frame, strict=True):
         count = -(-length // side)
@@ -799,28 +804,74 @@ def test_what_the_process_holds_counts_against_the_limit(
     assert plan(network, mosaic, CUDA, options).is_whole  # the host's memory is not the GPU's
 
 
-def test_what_the_caller_reserves_counts_against_every_budget(
+@pytest.mark.parametrize("limit", [None, 400_000_000])
+def test_others_make_a_photo_wait_and_never_change_its_plan(
+    limit: int | None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(NetConfig("gia-net", width=8))
+    small, large = (photo(rng, "bayer", side, side) for side in (500, 1400))
+    alone = InferOptions(max_memory=limit)
+    if limit is None:
+        monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 400_000_000)
+    assert plan(network, small, CPU, alone).is_whole
+    plans = [plan(network, large, CPU, replace(alone, max_memory=m)) for m in (limit, 200_000_000)]
+    assert len({chosen.core for chosen in plans}) == 2 and not plans[1].is_whole
+    few = replace(alone, reserved=300_000_000)
+    assert plan(network, small, CPU, few) == plan(network, small, CPU, alone)
+    for mosaic, options in (
+        (small, replace(alone, reserved=380_000_000)),
+        (large, replace(alone, reserved=60_000_000)),
+        (large, InferOptions(max_memory=200_000_000, reserved=60_000_000)),
+    ):
+        with pytest.raises(OutOfMemoryError, match="other photos"):
+            plan(network, mosaic, CPU, options)
+        assert plan(network, mosaic, CUDA, options).frame  # not of the GPU's memory
+
+
+def test_what_others_hold_counts_only_while_they_are_there(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 500, 500)
-    reserved = InferOptions(reserved=360_000_000)
-    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 400_000_000)
-    assert plan(network, mosaic, CPU, InferOptions()).is_whole
-    with pytest.raises(OutOfMemoryError, match="room only for tiles"):
-        plan(network, mosaic, CPU, reserved)
-    assert plan(network, mosaic, CUDA, reserved).is_whole
-    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
-    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
-    assert plan(network, mosaic, CPU, replace(reserved, max_memory=760_000_000)).is_whole
-    with pytest.raises(OutOfMemoryError, match="room only for tiles"):
-        plan(network, mosaic, CPU, replace(reserved, max_memory=400_000_000))
-    # Tiles anyhow: some more of them are no reason to wait.
-    large, limit = photo(rng, "bayer", 1400, 1400), 260_000_000
-    alone = plan(network, large, CPU, InferOptions(max_memory=limit))
-    both = plan(network, large, CPU, InferOptions(max_memory=limit, reserved=60_000_000))
-    assert not alone.is_whole
-    assert both.core < alone.core
+    options = InferOptions(max_memory=400_000_000, held=100_000_000)
+    alone = plan(network, mosaic, CPU, options)
+    assert alone.is_whole
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 390_000_000)
+    assert plan(network, mosaic, CPU, options) == alone  # what is held was said
+    with pytest.raises(OutOfMemoryError, match="other photos"):
+        plan(network, mosaic, CPU, replace(options, is_beside=True))
+    monkeypatch.setattr(plan_module, "resident_bytes", lambda: 150_000_000)
+    assert plan(network, mosaic, CPU, replace(options, is_beside=True)) == alone
+
+
+@pytest.mark.parametrize("beyond", [-1_500_000, 1_500_000])
+def test_what_comes_after_the_network_must_fit(beyond: int, rng: np.random.Generator) -> None:
+    network = build(NetConfig("gia-net", width=8))
+    mosaic = photo(rng, "bayer", 500, 500)
+    picture, afterwards, held = 12_000_000, 300_000_000, 50_000_000
+    limit = picture + afterwards + held + beyond
+    options = InferOptions(max_memory=limit, afterwards=afterwards, held=held)
+    if beyond > 0:
+        assert plan(network, mosaic, CPU, options).is_whole
+    else:
+        with pytest.raises(OutOfMemoryError, match="not enough") as caught:
+            plan(network, mosaic, CPU, options)
+        assert caught.value.hint == "Raise --max-memory to 363MB."
+    # A GPU's limit is none of the host's.
+    assert plan(network, mosaic, CUDA, options).is_whole
+    # Without a limit it is tried.
+    assert plan(network, mosaic, CPU, replace(options, max_memory=None)).is_whole
+
+
+def test_a_copy_for_whole_strides_is_counted(rng: np.random.Generator) -> None:
+    network = build(NetConfig("gia-net", width=8))
+    even, odd = photo(rng, "bayer", 496, 496), photo(rng, "bayer", 495, 495)
+    needed = int(496 * 496 * network.bytes_per_pixel * 1.1)
+    options = InferOptions(max_memory=needed + 2_000_000)
+    assert plan(network, even, CPU, options).is_whole
+    assert not plan(network, odd, CPU, options).is_whole
+    more = replace(options, max_memory=needed + 2_000_000 + odd.planes.nbytes)
+    assert plan(network, odd, CPU, more).is_whole
 
 
 def test_half_precision_takes_larger_tiles(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
 
+from gia_cli.inference import torch_engine
 from gia_cli.inference.torch_engine import TorchEngine, _true_fp32
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS
@@ -46,7 +49,20 @@ def test_memory_scales_with_the_number_format(dtype: NumberFormat, share: float)
     network = build(small("gia-net"))
     engine = TorchEngine(network, Runtime("cpu", dtype))
     assert engine.bytes_per_pixel == share * network.bytes_per_pixel
-    assert engine.fixed_bytes == 0
+
+
+def test_torchs_own_memory_on_the_cpu_is_taken_once(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_engine, "_HAS_RUN", Event())
+    first, second = (TorchEngine(build(small("gia-net")), CPU) for _ in range(2))
+    taken = second.fixed_bytes
+    assert (second.held_bytes, taken) == (0, first.fixed_bytes) and taken > 10**7
+    first.run(planes(rng), lambda share: None)
+    assert 0 < second.held_bytes < taken
+    assert second.fixed_bytes + second.held_bytes == taken
+    other = TorchEngine(build(small("gia-net")), Runtime("cuda", "float32"))
+    assert (other.fixed_bytes, other.held_bytes) == (0, 0)
 
 
 def test_another_number_format_is_made_once(rng: np.random.Generator) -> None:

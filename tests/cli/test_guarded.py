@@ -1,0 +1,155 @@
+"""A batch in a child process that may die: what it leaves undone, another one does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from gia_cli.cli.guarded import Report, is_needed, run_guarded
+from gia_cli.enhance.batch import FileResult, Job
+from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
+
+MakePhoto = Callable[..., Path]
+JOBS = [Job(Path(f"{name}.ARW"), ()) for name in "abcd"]
+
+
+def run(work: Callable[[Sequence[Job], Report], object]) -> tuple[list[FileResult], list[str]]:
+    """Run `work` on all jobs; returns the results and the names of those that killed."""
+    results: list[FileResult] = []
+    deaths: list[str] = []
+    run_guarded(JOBS, work, results.append, lambda result: deaths.append(result.source.stem))
+    return results, deaths
+
+
+def test_results_and_errors_come_from_one_child(tmp_path: Path) -> None:
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        for job in jobs:
+            with (tmp_path / "pids").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            error = OutputError("full", hint="buy a disk") if job.source.stem == "b" else None
+            report(FileResult(job.source, "failed" if error else "written", error=error))
+
+    results, deaths = run(work)
+    assert [result.source.stem for result in results] == list("abcd")
+    assert [result.status for result in results] == ["written", "failed", "written", "written"]
+    assert isinstance(results[1].error, OutputError) and str(results[1].error) == "full buy a disk"
+    (child,) = set((tmp_path / "pids").read_text().split())
+    assert deaths == [] and int(child) != os.getpid()
+
+
+DEATHS: list[Callable[[], object]] = [
+    os.abort,
+    lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    lambda: os._exit(1),  # OpenMP's way
+]
+
+
+@pytest.mark.parametrize("die", DEATHS)
+def test_what_a_child_dies_of_has_failed_and_the_rest_goes_on(
+    die: Callable[[], object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        for job in jobs:
+            if job.source.stem in "bd":
+                os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+                die()
+            report(FileResult(job.source))
+
+    results, deaths = run(work)
+    assert [result.source.stem for result in results] == list("abcd")
+    assert [result.status for result in results] == ["written", "failed", "written", "failed"]
+    assert deaths == ["b", "d"]
+    for result in results[1::2]:
+        assert isinstance(result.error, OutOfMemoryError) and result.error.exit_code == 51
+        assert "ulimit -v" in result.error.hint
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_photo_that_was_still_being_written_is_not_blamed() -> None:
+    """a's result comes only when b is begun, of which the child dies."""
+
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        for job, after in zip(jobs, [*jobs[1:], None], strict=True):
+            if "b" in (job.source.stem, after and after.source.stem):
+                os.abort()
+            report(FileResult(job.source))
+
+    results, deaths = run(work)
+    assert [(result.source.stem, result.status) for result in results] == [
+        ("a", "written"),
+        ("b", "failed"),
+        ("c", "written"),
+        ("d", "written"),
+    ]
+    assert deaths == ["b"]
+
+
+@pytest.mark.parametrize(
+    "error", [UsageError("no", hint="yes"), Interrupted("Interrupted after 1 of 4 photos.")]
+)
+def test_what_ends_a_batch_ends_it_here(error: GiaError) -> None:
+    results: list[FileResult] = []
+
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        report(FileResult(jobs[0].source))
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_guarded(JOBS, work, results.append, results.append)
+    assert str(caught.value) == str(error)
+    assert [result.source.stem for result in results] == ["a"]
+
+
+def test_a_bug_stays_a_bug() -> None:
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run(work)
+
+
+def test_no_memory_for_a_thread_is_a_death() -> None:
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        raise RuntimeError("can't start new thread")
+
+    results, deaths = run(work)
+    assert [result.status for result in results] == ["failed"] * 4
+    assert deaths == list("abcd")
+
+
+def test_without_a_limit_no_child_is_needed() -> None:
+    import resource
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        assert not is_needed()
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30));"
+        "from gia_cli.cli.guarded import is_needed; raise SystemExit(not is_needed())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "engine"), [(200, "auto"), (380, "auto"), (550, "torch")])
+def test_too_few_addresses_end_in_one_line(
+    make_arw: MakePhoto, tmp_path: Path, limit: int, engine: str
+) -> None:
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit << 20}, {limit << 20}));"
+        "from gia_cli.__main__ import main; main()"
+    )
+    options = ["--engine", engine, "--device", "cpu", "-q", "--out-dir", str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, "enhance", str(make_arw()), *options]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 51, ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert ran.stdout == ""
