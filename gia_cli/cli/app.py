@@ -35,7 +35,9 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            error: GiaError = Interrupted("Interrupted.")
+            error: GiaError = interrupts.of_last_signal(Interrupted("Interrupted."))
+        except Interrupted as raised:
+            error = interrupts.of_last_signal(raised)
         except GiaError as raised:
             error = raised
         except OSError as raised:

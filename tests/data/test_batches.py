@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,6 +134,43 @@ def test_workers_give_way_to_the_network() -> None:
         ((planes, *_),) = load(batches, range(1), workers=workers)
         assert (planes == wanted).all()
     assert os.nice(0) == own
+
+
+def _children() -> set[multiprocessing.process.BaseProcess]:
+    return set(multiprocessing.active_children())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_workers_leave_ctrl_c_and_sigterm_to_their_parent() -> None:
+    """Both go to the whole group, of which the parent decides when its work is done."""
+    others = _children()
+    made = load(Batches(Numbers(), OPTIONS, seed=1), range(100), workers=2)
+    batches = [next(made)]
+    (first, second) = _children() - others
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for worker in (first, second):
+            os.kill(worker.pid or 0, number)
+    batches += [next(made) for _ in range(20)]  # more than they had made ahead
+    assert len(batches) == 21
+    made.close()
+    assert not first.is_alive() and not second.is_alive()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_worker_that_dies_is_told_of_when_its_batch_is_due() -> None:
+    """Not in the midst of a step, whose half would then be saved."""
+    others = _children()
+    made = load(Batches(Numbers(), OPTIONS, seed=1), range(100), workers=1)
+    next(made)
+    (worker,) = _children() - others
+    worker.kill()
+    deadline = time.monotonic() + 10
+    while worker.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)  # where torch's handler would raise
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(made)
+    assert not _children() - others
 
 
 def test_without_workers_only_the_batches_asked_for_are_made() -> None:

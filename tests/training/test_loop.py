@@ -7,17 +7,20 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from gia_cli.data.batches import load
-from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
+from gia_cli.errors import DataError, DivergedError, Interrupted, RunError, Terminated
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import setup
@@ -42,7 +45,7 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     stopped = replace(config, run=config.run.with_name("stopped"))
     with pytest.raises(Interrupted, match="step 2") as caught:
         train(stopped, StopAt(2, number))
-    assert caught.value.exit_code == 130
+    assert caught.value.exit_code == 128 + number
     assert read_checkpoint(stopped.run)["step"] == 2
     listener = StopAt(-1)
     train(stopped, listener)
@@ -109,6 +112,74 @@ def test_a_worker_that_dies_is_reported_and_loses_nothing(
     with pytest.raises(DataError, match="has died"):
         train(config)
     assert read_checkpoint(config.run)["step"] == 2
+
+
+def test_a_worker_that_heard_of_the_end_first_is_no_worker_that_died(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for number, batch in enumerate(load(*arguments, **options)):
+            if number == 2:
+                signal.raise_signal(signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+            yield batch
+
+    monkeypatch.setattr(training, "load", ended)
+    with pytest.raises(Terminated, match="Stopped at step 2") as caught:
+        train(config)
+    assert caught.value.exit_code == 143
+    assert read_checkpoint(config.run)["step"] == 2
+
+
+def _started(config: TrainConfig) -> subprocess.Popen[str]:
+    """Train with two workers, in a process group of its own, as under a scheduler."""
+    command = [sys.executable, "-m", "gia_cli", "train", "--run", str(config.run), "--width", "4"]
+    command += ["--photos", str(config.photos[0]), "--cache", str(config.cache), "--device", "cpu"]
+    command += ["--sides", "16-32", "--crops-per-photo", "2", "--workers", "2", "--steps", "100000"]
+    return subprocess.Popen(
+        [*command, "--checkpoint-every", "0s", "--validate-every", "1000h"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_for_checkpoint(run: Path, process: subprocess.Popen[str], since: int = 0) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(RunError):
+            if read_checkpoint(run)["step"] > since:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"no checkpoint, exit code {process.poll()}")
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_a_whole_process_group_can_be_ended_and_killed(config: TrainConfig, tmp_path: Path) -> None:
+    """First SIGTERM to all, then SIGKILL to the one that trains: both times it goes on at once."""
+    process = _started(config)
+    _wait_for_checkpoint(config.run, process)
+    for _ in range(2):  # `timeout` sends it to the process, then to its group
+        os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    step = read_checkpoint(config.run)["step"]
+    assert process.returncode == 143, stderr
+    assert stderr.endswith(f"error: Stopped at step {step}. Run the same command to resume.\n")
+
+    process = _started(config)
+    _wait_for_checkpoint(config.run, process, since=step)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    step = read_checkpoint(config.run)["step"] + 1
+    assert train(replace(config, steps=step)).steps == step  # at once: no worker holds the run
+    assert len(workers) >= 2
+    assert psutil.wait_procs(workers, timeout=1)[1] == []
+    assert process.stderr is not None
+    process.stderr.close()
 
 
 @pytest.mark.slow
