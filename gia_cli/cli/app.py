@@ -53,8 +53,10 @@ def refused(error: OSError) -> GiaError:
         return OutputError(
             f"The output cannot be written: {error.strerror}.", hint="Check where it goes."
         )
+    is_name = error.errno == errno.ENAMETOOLONG
     return GiaError(
-        f"The system refused: {error}.", hint="Check the disk, and where the output goes."
+        f"The system refused: {error}.",
+        hint="Choose a shorter name." if is_name else "Check the disk, and where the output goes.",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from gia_cli.errors import RunError
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, is_taken, read_plain
 from gia_cli.progress import SILENT, Progress
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
@@ -29,7 +29,7 @@ _ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
 
 def has_checkpoint(run: Path) -> bool:
     """Tell whether a run has left something to go on from."""
-    return (run / CHECKPOINT).exists() or (run / PREVIOUS).exists()
+    return is_taken(run / CHECKPOINT) or is_taken(run / PREVIOUS)
 
 
 def write_checkpoint(run: Path, state: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def write_checkpoint(run: Path, state: dict[str, Any]) -> None:
 def _keep(run: Path) -> None:
     """Make the checkpoint the previous one, unless it is damaged: then that one is better."""
     with suppress(OSError, RunError):
-        _verified((run / CHECKPOINT).read_bytes(), run / CHECKPOINT)
+        _verified(read_plain(run / CHECKPOINT), run / CHECKPOINT)
         (run / CHECKPOINT).replace(run / PREVIOUS)
 
 
@@ -108,7 +108,7 @@ def read_checkpoint(
 def _read(path: Path, progress: Progress) -> dict[str, Any]:
     """Read one file of a checkpoint; `FileNotFoundError` is left to the caller."""
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except FileNotFoundError:
         raise
     except OSError as error:
