@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -55,14 +56,23 @@ def write_checkpoint(run: Path, state: dict[str, Any]) -> None:
     with atomic_file(run / CHECKPOINT) as file:
         file.write(data.getbuffer())
         file.flush()
+        os.fsync(file.fileno())  # whether the disk takes it must be known before
         _keep(run)
 
 
 def _keep(run: Path) -> None:
-    """Make the checkpoint the previous one, unless it is damaged: then that one is better."""
+    """Make the checkpoint the previous one, unless it is damaged: then that one is better.
+
+    It stays the last one, too, until the new one takes its name; but where there are no hard links.
+    """
+    last, previous = run / CHECKPOINT, run / PREVIOUS
     with suppress(OSError, RunError):
-        _verified(read_plain(run / CHECKPOINT), run / CHECKPOINT)
-        (run / CHECKPOINT).replace(run / PREVIOUS)
+        _verified(read_plain(last), last)
+        try:
+            previous.unlink(missing_ok=True)
+            previous.hardlink_to(last)
+        except OSError:
+            last.replace(previous)
 
 
 def read_checkpoint(
