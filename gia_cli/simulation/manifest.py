@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gia_cli.errors import DataError
-from gia_cli.files import atomic_file, open_plain, read_plain
+from gia_cli.files import atomic_file, is_folder, open_plain, read_plain
 
 _FORMAT = 1
 _SCENE = re.compile(r"[0-2][0-9]{4}")
@@ -106,9 +106,9 @@ def read_plan(path: Path) -> TreePlan | None:
     """
     try:
         text = read_plain(path).decode()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) or not is_folder(path.parent):
+            return None
         raise DataError(f"{path} cannot be read.", hint=_BROKEN_HINT) from error
     try:
         record = json.loads(text)

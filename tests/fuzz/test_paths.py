@@ -22,7 +22,7 @@ OPTIONS = {
     "enhance -w": ("enhance night.ARW -w @", (41,)),
     "simulate": ("simulate @ -o s.ARW", (70,)),
     "simulate --sid": ("simulate @ --sid -o tree", (70,)),
-    "simulate --sid -o": ("simulate photos --sid -o @", (60, 70)),
+    "simulate --sid -o": ("simulate photos --sid -o @", (60,)),
     "train --photos": ("train --photos @ --steps 1 --run run", (70,)),
     "weights verify": ("weights verify @", (41,)),
     "weights export --out": ("weights export run --name n --out @", (60, 71)),
