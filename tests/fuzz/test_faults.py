@@ -16,6 +16,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ from gia_cli.enhance import comparison
 from gia_cli.errors import GiaError, OutputError
 from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.panel import PanelRow
-from gia_cli.evaluation.report import Report, summarise, write_results
+from gia_cli.evaluation.report import Report, Summary, summarise, write_results
 from gia_cli.evaluation.scores import Score, ScoreBook
 from gia_cli.evaluation.tables import plot_quality, write_figure
 from gia_cli.imaging.photos import find_photos
@@ -118,10 +119,15 @@ def _book(folder: Path, version: int) -> None:
     ScoreBook(folder, {}).add(_score(version), pair)
 
 
+@cache
+def _summaries(version: int) -> list[Summary]:
+    return summarise([_score(version)])
+
+
 def _report(folder: Path, version: int) -> None:
     scores = [_score(version)]
     config = EvalConfig(data=folder, camera="sony", out=folder, isp=("libraw",))
-    write_results(Report(config, 1, summarise(scores), None, {}, scores, []))
+    write_results(Report(config, 1, _summaries(version), None, {}, scores, []))
 
 
 def _figure(folder: Path, version: int) -> None:
