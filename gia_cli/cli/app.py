@@ -35,7 +35,9 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            error: GiaError = Interrupted("Interrupted.")
+            error: GiaError = interrupts.of_last_signal(Interrupted("Interrupted."))
+        except Interrupted as raised:
+            error = interrupts.of_last_signal(raised)
         except GiaError as raised:
             error = raised
         except OSError as raised:
@@ -57,8 +59,10 @@ def refused(error: OSError) -> GiaError:
         return OutputError(
             f"The output cannot be written: {error.strerror}.", hint="Check where it goes."
         )
+    is_name = error.errno == errno.ENAMETOOLONG
     return GiaError(
-        f"The system refused: {error}.", hint="Check the disk, and where the output goes."
+        f"The system refused: {error}.",
+        hint="Choose a shorter name." if is_name else "Check the disk, and where the output goes.",
     )
 
 
