@@ -14,6 +14,7 @@ from gia_cli.cli.options import (
     Device,
     Engine,
     Json,
+    MaxMemory,
     MaxRatio,
     OnExists,
     Quiet,
@@ -140,15 +141,7 @@ def enhance(
             help="Tile side in photo pixels; auto: the whole frame if memory allows.",
         ),
     ] = "auto",
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--max-memory",
-            metavar="SIZE",
-            help="Most memory to use, such as 1500MB (default: what is free).",
-            show_default=False,
-        ),
-    ] = None,
+    max_memory: MaxMemory = None,
     black_level: Annotated[
         str | None,
         typer.Option(
