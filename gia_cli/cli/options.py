@@ -60,8 +60,8 @@ MeasuredMaxMemory = Annotated[
     typer.Option(
         "--max-memory",
         metavar="SIZE",
-        help="With --growth: measure also under this limit, such as 3GB. With --batch: the limit of "
-        "gia enhance.",
+        help="With --growth: measure also under this limit, such as 3GB. With --batch: the limit "
+        "of gia enhance.",
         show_default=False,
     ),
 ]
