@@ -52,6 +52,12 @@ class Interrupted(GiaError):
     hint = "Finished files are kept, unfinished ones are not written."
 
 
+class Terminated(Interrupted):
+    """SIGTERM: from ``timeout``, a container or a scheduler (the shell's usual code 143)."""
+
+    exit_code = 143
+
+
 # ---------------------------------------------------------------- the file itself
 
 

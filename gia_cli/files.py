@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from gia_cli.errors import OutputError
+from gia_cli.errors import OutputError, OutputExistsError
 
 #: What to do when an output is already there.
 OnExists = Literal["error", "skip", "overwrite"]
@@ -73,6 +75,104 @@ def _open_new(path: Path, length: int) -> tuple[Path, BinaryIO]:
             _unfinished.add(temporary)
             return temporary, file
     raise FileExistsError(errno.EEXIST, "There is no temporary name left")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Write a line behind a file's last one: the whole of it, or nothing.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, the folder is gone, or it is no file.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            length = file.seek(0, os.SEEK_END)
+            data = memoryview(line.encode())
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except BaseException:
+                with suppress(OSError):
+                    file.truncate(length)
+                raise
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}.", hint=_hint(path, error)
+        ) from error
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """Open a regular file to read, and say how many bytes it has.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is a folder, or a pipe or a device, which may have no end.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    with path.open("rb") as file:
+        yield file, path.stat().st_size
+
+
+def read_plain(path: Path) -> bytes:
+    """Read a whole file; errors as `open_plain`."""
+    with open_plain(path) as (file, _):
+        return file.read()
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a regular file; False also for what no file can be called."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; False also for what no folder can be called."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def refuse_hopeless_output(path: Path, *, replace: bool, hint: str | None = None) -> None:
+    """Refuse, before the work, a name that cannot be written to or must not be replaced.
+
+    Parameters
+    ----------
+    path : Path
+    replace : bool
+        Whether a file there may be replaced. Without, a link that leads nowhere is in the way too.
+    hint : str, optional
+        How it can be replaced.
+
+    Raises
+    ------
+    OutputExistsError
+        Something is there.
+    OutputError
+        The name is too long, lies below a file or a link to itself, or is a folder's.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}.", hint=_hint(path, error)
+        ) from error
+    if not replace:
+        raise OutputExistsError(f"{path} already exists.", hint=hint)
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"Cannot write {path}: it is a folder.", hint="Choose another name.")
 
 
 def remove_unfinished() -> None:
@@ -197,7 +297,8 @@ def _remove(path: Path) -> None:
 def _hint(path: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return "Choose a shorter name."
-    with suppress(OSError):  # of a folder inside one that may not be entered nobody can tell
-        if not path.parent.is_dir():
-            return f"Create the folder {path.parent} first."
+    if identity(path.parent) is None and error.errno == errno.ENOENT:
+        return f"Create the folder {path.parent} first."
+    if error.errno in (errno.ENOTDIR, errno.ELOOP):
+        return "Choose another folder."
     return "Check the free space and the permissions of the folder."

@@ -1,8 +1,10 @@
-"""Ctrl-C, from a process's first moment to its last: one line, exit code 130, no traceback.
+"""Ctrl-C and SIGTERM, from a process's first moment to its last: one line, no traceback.
 
-While modules are loaded there is nothing to put in order, and an exception in the midst of a
-library's import may come out as anything: the process ends at once. Later the first Ctrl-C is a
-`KeyboardInterrupt`, for the work to end in order, and the second ends the process.
+The exit code is 130 or 143. While modules are loaded there is nothing to put in order, and an
+exception in the midst of a library's import may come out as anything: the process ends at once.
+Later the first request is a `KeyboardInterrupt`, for the work to end in order. A second Ctrl-C ends
+the process at once; SIGTERM does not, for it often comes twice: ``timeout`` sends it to the process
+and to its group, a launcher passes it on to one that got it already. Who cannot wait has SIGKILL.
 """
 
 from __future__ import annotations
@@ -11,36 +13,42 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
-from gia_cli.errors import Interrupted
+from gia_cli.errors import Interrupted, Terminated
 
 #: loading: until a command is called. command: it loads what it needs. work: there is something to
-#: put in order. ending: Ctrl-C was pressed. over: all is said.
+#: put in order. ending: it was asked to end. over: all is said.
 Stage = Literal["loading", "command", "work", "ending", "over"]
 
 _stage: Stage = "loading"
-_process: int | None = None  # whose Ctrl-C is ours; not one forked from it
+_process: int | None = None  # whose signals are ours; not one forked from it
 _stderr: int | None = None  # a copy: LibRaw's chatter is caught on descriptor 2
+_USUAL: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+_last = int(signal.SIGINT)  # of the signals that asked it to end
 
 _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # bars hide it
 
 
 def take_over() -> None:
-    """Handle Ctrl-C from here on; not where the process was started to ignore it."""
+    """Handle Ctrl-C and SIGTERM from here on; not where the process was started to ignore them."""
     global _process, _stderr
-    if (
-        _process is not None
-        or threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    if _process is not None or threading.current_thread() is not threading.main_thread():
+        return
+    ours = [number for number, handler in _USUAL.items() if signal.getsignal(number) == handler]
+    if not ours:
         return
     _process = os.getpid()
     with suppress(OSError):
         _stderr = os.dup(2)
-    signal.signal(signal.SIGINT, _on_interrupt)
+    for number in ours:
+        signal.signal(number, _on_request)
     sys.unraisablehook = _on_unraisable
 
 
@@ -50,18 +58,58 @@ def enter(stage: Stage) -> None:
     _stage = stage
 
 
-def _on_interrupt(_: int, frame: FrameType | None) -> None:
-    may_end = _stage == "work" or (_stage == "command" and not _is_importing(frame))
-    if may_end or os.getpid() != _process:
+def end_with_parent() -> None:
+    """Let this process, which works for another, go on until that one ends it or has ended itself.
+
+    Ctrl-C and SIGTERM mostly go to a whole process group, of which the parent decides when its work
+    is done. Of one that was killed nobody needs the work.
+    """
+    for number in _USUAL:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    from multiprocessing import parent_process
+
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def interrupted(number: int, message: str, *, hint: str | None = None) -> Interrupted:
+    """Make the error of a signal, with its exit code."""
+    kind = Terminated if number == signal.SIGTERM else Interrupted
+    return kind(message, hint=hint)
+
+
+def of_last_signal(error: Interrupted) -> Interrupted:
+    """Give the error of work that was interrupted the exit code of what interrupted it."""
+    if type(error) is not Interrupted:
+        return error  # knows its signal
+    return interrupted(_last, error.message, hint=error.hint)
+
+
+def _on_request(number: int, frame: FrameType | None) -> None:
+    global _last
+    if os.getpid() != _process:
+        signal.signal(number, _USUAL[number])
+        signal.raise_signal(number)
+        return
+    if _stage == "ending" and number == signal.SIGTERM:
+        return
+    _last = number
+    if _stage == "work" or (_stage == "command" and not _is_importing(frame)):
         enter("ending")
         raise KeyboardInterrupt
+    error = interrupted(number, "Interrupted.")
     if _stage != "over":
-        _say(str(Interrupted("Interrupted.")))
+        _say(str(error))
     if (files := sys.modules.get("gia_cli.files")) is not None:
         files.remove_unfinished()
     with suppress(Exception):  # it may be in the midst of a write
         sys.stdout.flush()
-    os._exit(Interrupted.exit_code)
+    os._exit(error.exit_code)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -77,7 +125,7 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         if _stage == "ending":
             enter("work")
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(_last)
     else:
         sys.__unraisablehook__(unraisable)
 

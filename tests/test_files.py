@@ -5,19 +5,25 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from gia_cli.errors import GiaError, OutputError
+from gia_cli.errors import GiaError, OutputError, OutputExistsError
 from gia_cli.files import (
+    append_line,
     atomic_file,
     identity,
     ignores_case,
+    is_file,
+    is_folder,
     is_taken,
     lock,
+    open_plain,
+    read_plain,
+    refuse_hopeless_output,
     remove_unfinished,
     walk,
 )
@@ -343,6 +349,64 @@ def test_a_walk_ends_and_is_sorted(tmp_path: Path) -> None:
     ]
     ((_, error),) = walk(tmp_path / "gone")
     assert isinstance(error, FileNotFoundError)
+
+
+# ---------------------------------------------------------------- what is no file
+
+
+def _hostile(folder: Path) -> dict[str, Path]:
+    """Paths that anybody may name, of which none is a file."""
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "nowhere").symlink_to("gone")
+    (folder / "folder").mkdir()
+    (folder / "file").write_bytes(b"")
+    return {
+        **{name: folder / name for name in ("pipe", "loop", "nowhere", "folder", "gone")},
+        "device": Path("/dev/zero"),
+        "long name": folder / ("n" * 300),
+        "long part": folder / ("n" * 300) / "name",
+        "long path": folder / "/".join("x" * 3000),
+        "below a file": folder / "file" / "name",
+    }
+
+
+@posix
+@pytest.mark.parametrize("read", [read_plain, lambda path: open_plain(path).__enter__()])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    for name, path in _hostile(tmp_path).items():
+        with pytest.raises(OSError) as caught:
+            read(path)
+        assert caught.value.strerror, name
+        assert not is_file(path)
+        assert is_folder(path) == (name == "folder")
+    assert is_file(tmp_path / "file") and not is_folder(tmp_path / "file")
+
+
+@posix
+def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    hostile = _hostile(tmp_path)
+    fine = {"gone", "long part", "long path", "below a file", "long name"}
+    for name in hostile.keys() - fine:
+        with pytest.raises(OutputExistsError, match="already exists"):
+            refuse_hopeless_output(hostile[name], replace=False)
+    refuse_hopeless_output(hostile["gone"], replace=False)
+    refuse_hopeless_output(hostile["nowhere"], replace=True)
+    for name in ("long name", "long part", "long path", "below a file", "folder"):
+        with pytest.raises(OutputError, match="Cannot write") as caught:
+            refuse_hopeless_output(hostile[name], replace=True)
+        assert type(caught.value) is OutputError
+    with pytest.raises(OutputError, match=r"Too many levels.*Choose another folder"):
+        refuse_hopeless_output(hostile["loop"] / "name", replace=True)
+
+
+def test_a_line_goes_behind_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append_line(path, "first\n")
+    append_line(path, "ä second\n")
+    assert path.read_text("utf-8") == "first\nä second\n"
+    with pytest.raises(OutputError, match="Cannot write"):
+        append_line(tmp_path, "a folder")
 
 
 # ---------------------------------------------------------------- lock

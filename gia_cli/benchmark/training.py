@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gia_cli.cameras import CameraFamily
 from gia_cli.errors import GiaError, UsageError
+from gia_cli.files import is_file, is_folder
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision
 
@@ -39,7 +40,7 @@ class TrainingConfig:
         """Raise `UsageError` for what cannot be timed."""
         if self.rounds < 1:
             raise UsageError(f"--rounds must be positive, not {self.rounds}.")
-        if not self.photos.exists():
+        if not (is_file(self.photos) or is_folder(self.photos)):
             raise UsageError(f"There is no folder {self.photos}.")
 
 

@@ -35,7 +35,9 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            error: GiaError = Interrupted("Interrupted.")
+            error: GiaError = interrupts.of_last_signal(Interrupted("Interrupted."))
+        except Interrupted as raised:
+            error = interrupts.of_last_signal(raised)
         except GiaError as raised:
             error = raised
         except OSError as raised:
@@ -57,8 +59,10 @@ def refused(error: OSError) -> GiaError:
         return OutputError(
             f"The output cannot be written: {error.strerror}.", hint="Check where it goes."
         )
+    is_name = error.errno == errno.ENAMETOOLONG
     return GiaError(
-        f"The system refused: {error}.", hint="Check the disk, and where the output goes."
+        f"The system refused: {error}.",
+        hint="Choose a shorter name." if is_name else "Check the disk, and where the output goes.",
     )
 
 
@@ -94,10 +98,11 @@ app.add_typer(weights_app, name="weights", no_args_is_help=True)
 
 def exposure_request(
     ratio: str,
-    target_exposure: float | None,
+    target_exposure: str | None,
     reference: Path | None,
     brackets: str | None,
     max_ratio: float | None,
+    exposure_ev: float = 0.0,
 ) -> ExposureRequest:
     """Build the request from `gia enhance`'s options."""
     from gia_cli.enhance.exposure import MAX_RATIO, ExposureRequest
@@ -109,11 +114,25 @@ def exposure_request(
         shot = read_exposure(reference)
     return ExposureRequest(
         ratio=None if ratio == "auto" else number(ratio, "--ratio"),
-        target_exposure_s=target_exposure,
+        target_exposure_s=None if target_exposure is None else exposure_time(target_exposure),
         reference=shot,
         brackets=tuple(number(part, "--brackets") for part in (brackets or "").split(",") if part),
         max_ratio=MAX_RATIO if max_ratio is None else max_ratio,
+        exposure_ev=exposure_ev,
     )
+
+
+def exposure_time(text: str) -> float:
+    """Parse an exposure time as cameras show it: "5", "0.2", "1/5", "1/5 s"."""
+    match = re.fullmatch(r"\s*(-?[\d.]+)\s*(?:/\s*([\d.]+))?\s*s?\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        return float(match[1]) / float(match[2] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(
+            f"--target-exposure takes seconds, such as 5 or 1/5, not '{text}'."
+        ) from None
 
 
 def number(text: str, option: str) -> float:

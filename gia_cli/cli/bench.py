@@ -12,7 +12,7 @@ import typer
 
 from gia_cli.cameras import CfaKind
 from gia_cli.cli.app import app, choices, numbers
-from gia_cli.cli.options import Device, Json, Quiet, Verbose
+from gia_cli.cli.options import Device, Json, MeasuredMaxMemory, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
@@ -82,16 +82,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--max-memory",
-            metavar="SIZE",
-            help="With --growth: measure also under this limit, such as 3GB. With --batch: the "
-            "limit of gia enhance.",
-            show_default=False,
-        ),
-    ] = None,
+    max_memory: MeasuredMaxMemory = None,
     training: Annotated[
         Path | None,
         typer.Option(

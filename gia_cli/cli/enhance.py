@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from gia_cli.cli.options import (
     Device,
     Engine,
     Json,
+    MaxMemory,
     MaxRatio,
     OnExists,
     Quiet,
@@ -78,14 +80,18 @@ def enhance(
         typer.Option("--ratio", metavar="N|auto", help="How many times brighter; auto chooses."),
     ] = "auto",
     target_exposure: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--target-exposure",
             metavar="SECONDS",
-            help="Brighten to what this exposure time would have given.",
+            help="Brighten to what this exposure time would have given: 5, 1/5.",
             show_default=False,
         ),
     ] = None,
+    exposure: Annotated[
+        float,
+        typer.Option("--exposure", metavar="EV", help="Stops brighter than that, or darker (-1)."),
+    ] = 0.0,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -160,15 +166,7 @@ def enhance(
             help="Tile side in photo pixels; auto: the whole frame if memory allows.",
         ),
     ] = "auto",
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--max-memory",
-            metavar="SIZE",
-            help="Most memory to use, such as 1500MB (default: what is free).",
-            show_default=False,
-        ),
-    ] = None,
+    max_memory: MaxMemory = None,
     black_level: Annotated[
         str | None,
         typer.Option(
@@ -208,7 +206,7 @@ def enhance(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     require_addresses()
-    request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio)
+    request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio, exposure)
     tile_side = _tile_side(tile)
 
     from gia_cli.cli.guarded import is_needed, run_guarded
@@ -288,6 +286,9 @@ def _announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
         terminal.error(result.error, about=result.source)
     for choice in result.choices:
         terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
+    if result.weights is not None:
+        balance = f", white balance {result.white_balance}" if result.white_balance else ""
+        terminal.detail(f"{result.source.name}: {result.weights}{balance}")
     if result.status == "skipped":
         terminal.note(f"{result.source.name}: skipped, its output is already there.")
     elif not as_json:  # of a photo that failed, too: some of its brackets may be there
@@ -320,17 +321,27 @@ def _file_report(result: FileResult) -> dict[str, Any]:
 
 
 def _summary(terminal: Terminal, results: list[FileResult]) -> None:
+    folders = [os.path.abspath(result.source.parent) for result in results]  # noqa: PTH100
+    root = (
+        Path(os.path.commonpath(folders)) if len({Path(f).anchor for f in folders}) == 1 else None
+    )
     rows = [
         [
-            result.source.name,
+            shown_path(result.source, root),
             result.status,
             ", ".join(f"{choice.ratio:.4g}" for choice in result.choices),
             f"{result.seconds:.1f}",
-            type(result.error).__name__ if result.error else ", ".join(map(str, result.outputs)),
+            result.error.message if result.error else ", ".join(map(str, result.outputs)),
         ]
         for result in results
     ]
     terminal.table(["photo", "status", "ratio", "seconds", "output"], rows, to_stderr=True)
+
+
+def shown_path(path: Path, root: Path | None) -> str:
+    """Name a photo by its path below the folder that all lie in."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100, links stay as they are
+    return str(whole.relative_to(root)) if root is not None else str(path)
 
 
 def _raise_failures(results: list[FileResult]) -> None:

@@ -13,6 +13,7 @@ from gia_cli.cameras import camera_family
 from gia_cli.cli.app import app, choices
 from gia_cli.cli.options import Camera, Device, Engine, Json, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.files import is_folder, is_taken
 from gia_cli.paper import TableName
 from gia_cli.runtime import Precision
 from gia_cli.sid_layout import Protocol, Split, TruthName
@@ -404,9 +405,9 @@ def _named(name: str) -> list[WeightsInfo]:
     from gia_cli.weights.manifest import MANIFEST, find_weights, list_weights
 
     folder = Path(name)
-    if not folder.is_dir():
+    if not is_folder(folder):
         return [find_weights(name)]
-    if not (folder / MANIFEST).is_file():
+    if not is_taken(folder / MANIFEST):
         raise UsageError(
             f"{folder} has no {MANIFEST}.", hint="gia weights export makes such folders."
         )

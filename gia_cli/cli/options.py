@@ -46,6 +46,25 @@ MaxRatio = Annotated[
         show_default=False,
     ),
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Most memory to use, such as 1500MB (default: what is free).",
+        show_default=False,
+    ),
+]
+MeasuredMaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="With --growth: measure also under this limit, such as 3GB. With --batch: the limit "
+        "of gia enhance.",
+        show_default=False,
+    ),
+]
 Camera = Annotated[
     AnyCameraName,
     typer.Option(

@@ -13,6 +13,7 @@ from gia_cli.cameras import camera_name
 from gia_cli.cli.app import app, counts, error_report, given, numbers
 from gia_cli.cli.options import Camera, Json, OnExists, Quiet, Seed, Verbose, defaults
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.files import is_folder
 from gia_cli.simulation.options import SimulateOptions, TreeOptions, TreeSplit
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _check_one_photo(inputs: list[Path]) -> None:
     hint = "To make a data set of them, add --sid --out TREE."
     if len(inputs) > 1:
         raise UsageError(f"{len(inputs)} inputs, but one photo is simulated at a time.", hint=hint)
-    if inputs[0].is_dir():
+    if is_folder(inputs[0]):
         raise UsageError(f"{inputs[0]} is a folder, not a photo.", hint=hint)
 
 

@@ -7,8 +7,10 @@ never see the same.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator
 from contextlib import suppress
 from multiprocessing.sharedctypes import Synchronized
 from typing import Protocol
@@ -26,10 +28,12 @@ from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_through, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement
+from gia_cli.interrupts import end_with_parent
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.packing import prepare, usable_gains
 
 _WORKER_NICENESS = 5
+_CHILD_SIGNAL = getattr(signal, "SIGCHLD", None)  # not on Windows
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
 #: Planes, pictures and auxiliary targets of N crops, and what each is fused with, if anything.
@@ -202,7 +206,7 @@ class Batches(Dataset[Batch]):
         return 0.0 if self.done is None else float(self.done.value)
 
 
-def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> Iterator[Batch]:
+def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> Generator[Batch]:
     """Make the batches of some steps, in order, in worker processes.
 
     Parameters
@@ -213,6 +217,12 @@ def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> 
         0 makes them in this process.
     pin : bool
         Put them into page-locked memory, for CUDA.
+
+    Raises
+    ------
+    RuntimeError
+        "DataLoader worker ... exited": of a worker that has died, when its batch is due and at no
+        other moment.
     """
     loader = DataLoader(
         batches,
@@ -223,11 +233,27 @@ def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> 
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
-    yield from loader
+    before = signal.getsignal(_CHILD_SIGNAL) if _CHILD_SIGNAL else None
+    others = set(multiprocessing.active_children())
+    iterator = iter(loader)
+    own = set(multiprocessing.active_children()) - others
+    if _CHILD_SIGNAL and signal.getsignal(_CHILD_SIGNAL) != before:
+        # torch would tell of a worker's death in the midst of whatever this process is doing.
+        signal.signal(_CHILD_SIGNAL, before)
+    try:
+        yield from iterator
+    finally:
+        del iterator  # asks the workers to end, and waits for a while
+        for worker in own:
+            worker.kill()
 
 
 def _start_worker(_: int) -> None:
-    """Leave the cores to the network: a worker computes in NumPy, on one thread, and gives way."""
+    """Leave the cores to the network: a worker computes in NumPy, on one thread, and gives way.
+
+    And when it ends, to the parent; by itself torch sees only every 5 s whether that has gone.
+    """
+    end_with_parent()
     torch.set_num_threads(1)
     if hasattr(os, "nice"):  # not on Windows
         with suppress(OSError):  # a sandbox may forbid even this

@@ -10,7 +10,7 @@ from gia_cli.cameras import camera_of_kind
 from gia_cli.data.augment import GivenBalance
 from gia_cli.data.synthetic import PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, UsageError
-from gia_cli.files import make_folder
+from gia_cli.files import identity, make_folder
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import cache_folder
 from gia_cli.weights.manifest import list_in_manifest
@@ -65,7 +65,7 @@ def target_path(config: DeriveConfig, info: WeightsInfo) -> Path:
         There are weights of that name already, and `overwrite` is not set.
     """
     path = weights_path(config.out, config.name)
-    if path.resolve() == info.path.resolve():
+    if identity(path) == identity(info.path):  # which is there
         raise UsageError(
             f"{path} holds the weights that the new ones are made from.",
             hint="Give another --name.",

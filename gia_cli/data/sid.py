@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gia_cli.cameras import KINDS, CameraFamily
 from gia_cli.data.cache import ArrayCache, Decoded, unusable
 from gia_cli.errors import DataError, FileMissingError, GiaError
+from gia_cli.files import read_plain
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.exif import ShotInfo
@@ -93,7 +94,7 @@ def read_list(tree: Path, camera: CameraFamily, split: Split) -> list[SidPair]:
     """
     path = list_path(tree, family_name(camera), split)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_plain(path).decode("utf-8", "replace")
     except FileNotFoundError:
         raise DataError(f"There is no list {path}.", hint=_list_hint(tree, camera, split)) from None
     except OSError as error:

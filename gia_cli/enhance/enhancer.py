@@ -569,7 +569,7 @@ class Enhancer:
             array).
         request : ExposureRequest
         progress : Progress
-            Receives the ratio and the white balance.
+            Receives notes about the photo.
 
         Raises
         ------
@@ -593,7 +593,6 @@ class Enhancer:
             words = balance.describe(photo)
             _tell_of_colors(photo, weights, progress)
         for choice in choices:
-            progress.detail(f"{photo.path.name}: ratio {choice.ratio:.4g}: {choice.reason}")
             with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
             yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)

@@ -52,6 +52,8 @@ class ExposureRequest:
     brackets: tuple[float, ...] = ()
     """Several ratios: one picture for each."""
     max_ratio: float = MAX_RATIO
+    exposure_ev: float = 0.0
+    """Stops to go up or down from the ratio that the above lead to; not with brackets."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for contradictions and impossible numbers."""
@@ -72,6 +74,10 @@ class ExposureRequest:
             )
         if not 1 <= self.max_ratio < np.inf:
             raise UsageError(f"--max-ratio must be a number from 1 on, not {self.max_ratio:g}.")
+        if not np.isfinite(number(self.exposure_ev, "--exposure")):
+            raise UsageError("--exposure is a number of stops, such as 0.5 or -1.")
+        if self.exposure_ev and self.brackets:
+            raise UsageError("Give --exposure or --brackets, not both.")
         if self.target_exposure_s is not None and not 0 < self.target_exposure_s < np.inf:
             raise UsageError(f"--target-exposure must be positive, not {self.target_exposure_s:g}.")
         if len({f"{ratio:g}" for ratio in self.brackets}) < len(self.brackets):
@@ -114,7 +120,12 @@ def choose_ratios(frame: RawFrame, request: ExposureRequest) -> list[RatioChoice
     """
     if request.brackets:
         return [_given(ratio) for ratio in request.brackets]
-    return [_choose(frame, request)]
+    choice = _choose(frame, request)
+    if request.exposure_ev == 0:
+        return [choice]
+    why = f"{choice.reason}; {request.exposure_ev:+g} EV"
+    ratio = choice.ratio * 2**request.exposure_ev
+    return [_bounded(ratio, request.max_ratio, choice.rule, why)]
 
 
 def _choose(frame: RawFrame, request: ExposureRequest) -> RatioChoice:
@@ -123,7 +134,7 @@ def _choose(frame: RawFrame, request: ExposureRequest) -> RatioChoice:
         return _given(request.ratio)
     if request.target_exposure_s is not None:
         own = _time(frame.shot, str(frame.path))
-        why = f"{_seconds(request.target_exposure_s)} wanted, {_seconds(own)} taken"
+        why = f"a {_seconds(request.target_exposure_s)} exposure in place of {_seconds(own)}"
         return _bounded(request.target_exposure_s / own, limit, "target", why)
     if request.reference is not None:
         ratio = _exposure_quotient(request.reference, frame.shot)
@@ -180,14 +191,14 @@ def auto_ratio(frame: RawFrame, limit: float = MAX_RATIO) -> RatioChoice:
         why = "no exposure time in the file; bright parts brought to nine tenths of white"
         return _bounded(picture.fitting, limit, "picture", why)
     wanted = REFERENCE_EXPOSURE_S / time
-    rule = f"10 s / {_seconds(time)}"
+    rule = f"a {REFERENCE_EXPOSURE_S:g} s exposure in place of {_seconds(time)}"
     if wanted > picture.highest:
-        why = f"{rule} = {wanted:.4g}, reduced so that no more than 1 % blows out"
+        why = f"{rule} would be {wanted:.4g}; reduced so that no more than 1 % blows out"
         return _bounded(picture.highest, limit, "highlights", why)
     if wanted < picture.lowest:
-        why = f"{rule} = {wanted:.4g}, raised until the brightest parts are no longer dark"
+        why = f"{rule} would be {wanted:.4g}; raised until the brightest parts are no longer dark"
         return _bounded(picture.lowest, limit, "shadows", why)
-    return _bounded(wanted, limit, "exif", f"{rule}, the training data's exposure")
+    return _bounded(wanted, limit, "exif", rule)
 
 
 def picture_limits(frame: RawFrame) -> PictureLimits:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gia_cli.data.sid import SidPair
+from gia_cli.errors import OutputError
 from gia_cli.evaluation.config import RatioMode
 from gia_cli.evaluation.systems import System, file_stamp
-from gia_cli.files import atomic_file, make_folder
+from gia_cli.files import append_line, atomic_file, make_folder, read_plain
 
 SCORES = "scores.jsonl"
 
@@ -73,8 +74,7 @@ class ScoreBook:
         """Remember a score, and write its line."""
         stamp = _stamp(pair)
         self._scores[_identity(stamp, score)] = score
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(stamp, score))
+        append_line(self._path, _line(stamp, score))
 
 
 def _identity(stamp: str, score: Score) -> tuple[str, ...]:
@@ -93,9 +93,15 @@ def _stamp(pair: SidPair) -> str:
 def _read_scores(path: Path) -> Iterator[tuple[str, Score]]:
     """Read what an earlier run wrote; a last line cut short is left out."""
     make_folder(path.parent, "--out")
-    if not path.exists():
+    try:
+        text = read_plain(path).decode("utf-8", "replace")
+    except FileNotFoundError:
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be read: {error.strerror or error}.", hint="Choose another --out."
+        ) from error
+    for line in text.splitlines():
         try:
             row = json.loads(line)
             yield row.pop("pair"), Score(**row)

@@ -23,6 +23,7 @@ from gia_cli.evaluation.classical import (
     require_denoiser,
 )
 from gia_cli.evaluation.config import EvalConfig, RatioMode
+from gia_cli.files import identity, walk
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import read_image, unorient
 from gia_cli.inference.plan import InferOptions
@@ -143,10 +144,14 @@ class PicturesSystem:
 
     def __init__(self, label: str, folder: Path) -> None:
         self.name = label
+        ((_, found),) = walk(folder, recursive=False)
+        if isinstance(found, OSError):
+            raise DataError(
+                f"The folder {folder} cannot be read: {found.strerror or found}.",
+                hint="See 'gia eval --help'.",
+            )
         self._files = {
-            path.stem: path
-            for path in sorted(folder.glob("*"))
-            if path.suffix.lower() in (".tif", ".tiff")
+            path.stem: path for path in found if path.suffix.lower() in (".tif", ".tiff")
         }
         if not self._files:
             raise DataError(f"There is no TIFF in {folder}.", hint="See 'gia eval --help'.")
@@ -243,6 +248,6 @@ def _label_and_folder(text: str) -> tuple[str, Path]:
 def split_label(text: str) -> tuple[str | None, str]:
     """Split ``LABEL=NAME``; a file whose name has a ``=`` in it is no label."""
     label, equals, name = text.partition("=")
-    if not equals or Path(text).exists():
+    if not equals or identity(Path(text)) is not None:
         return None, text
     return label, name

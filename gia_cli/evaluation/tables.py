@@ -15,7 +15,7 @@ from gia_cli.errors import UsageError
 from gia_cli.evaluation.casts import PERIODS, Casts
 from gia_cli.evaluation.panel import PanelRow
 from gia_cli.evaluation.report import Estimate, Report, Summary
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, read_plain
 from gia_cli.imaging.color import srgb8_from_bt709
 from gia_cli.imaging.sheet import side_by_side, stacked
 from gia_cli.nets.config import NETWORKS
@@ -310,7 +310,7 @@ def _is_published_size(system: dict[str, Any]) -> bool:
 
 def _evaluated(scores: Path) -> list[dict[str, Any]]:
     try:
-        systems: list[dict[str, Any]] = json.loads(scores.read_text(encoding="utf-8"))["systems"]
+        systems: list[dict[str, Any]] = json.loads(read_plain(scores))["systems"]
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{scores} is not a report of gia eval.") from error
     return systems

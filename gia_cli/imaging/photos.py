@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gia_cli.errors import DataError
+from gia_cli.files import identity, is_file, is_folder, open_plain, walk
 from gia_cli.imaging.blocks import block_means
 from gia_cli.imaging.color import srgb_decode
 
@@ -38,17 +39,31 @@ def find_photos(folders: list[Path]) -> list[Path]:
     Raises
     ------
     DataError
-        A folder that is not there, or no photograph in any of them.
+        A folder that is not there, ones that may not be read, all named, or no photograph in any.
     """
     found: set[Path] = set()
+    closed: list[str] = []
     for folder in folders:
-        if folder.is_file():
+        if is_file(folder):
             found.add(folder)
-        elif folder.is_dir():
-            named = (p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
-            found |= {path for path in named if path.is_file()}
-        else:
+            continue
+        if identity(folder) is None:
             raise DataError(f"There is no folder {folder}.", hint="Check the spelling.")
+        if not is_folder(folder):
+            raise DataError(
+                f"{folder} is a pipe, socket or device.", hint="Name a folder of photographs."
+            )
+        for below, paths in walk(folder):
+            if isinstance(paths, OSError):
+                closed.append(f"{below} ({paths.strerror or paths})")
+            else:
+                named = (path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES)
+                found |= {path for path in named if is_file(path)}
+    if closed:
+        raise DataError(
+            f"{'Folders' if closed[1:] else 'A folder'} cannot be read: {', '.join(closed)}.",
+            hint="Check the permissions, or name the folders that can be read.",
+        )
     if not found:
         names = ", ".join(map(str, folders))
         raise DataError(
@@ -76,8 +91,12 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     DataError
         The file is missing, is no picture, or one that cannot be taken as it is.
     """
-    if not path.exists():
-        raise DataError(f"{path} cannot be read: there is no such file.")
+    try:
+        with open_plain(path) as (_, size):
+            pass
+    except OSError as error:
+        reason = "there is no such file" if identity(path) is None else error.strerror or error
+        raise DataError(f"{path} cannot be read: {reason}.") from error
     try:
         with warnings.catch_warnings():
             # Nobody who trains on photographs of his own needs to be warned of large ones.
@@ -90,10 +109,9 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
                 )
             photo = iio.imread(path, mode="RGB", rotate=True, plugin="pillow", index=0)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's broken PNGs are SyntaxErrors
-        is_empty = path.is_file() and path.stat().st_size == 0
         reason = (
             "it is empty"
-            if is_empty
+            if size == 0
             else f"it is not a picture, is damaged, or has more than {_LARGEST // 10**6} MP"
         )
         raise DataError(f"{path} cannot be read: {reason}.") from error

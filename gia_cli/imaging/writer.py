@@ -23,7 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from gia_cli.errors import DataError, UsageError
-from gia_cli.files import OutputFormat, atomic_file
+from gia_cli.files import OutputFormat, atomic_file, open_plain
 from gia_cli.imaging.color import srgb16_from_bt709
 from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
@@ -160,7 +160,8 @@ def read_image(path: Path) -> NDArray[np.uint16]:
         It is missing, or no RGB TIFF of 8 or 16 bits.
     """
     try:
-        levels = tifffile.imread(path)
+        with open_plain(path) as (file, _):
+            levels = tifffile.imread(file)
     except FileNotFoundError as error:
         raise DataError(f"{path} cannot be read: there is no such file.") from error
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gia_cli.files import is_folder
 from gia_cli.metrics.fidelity import Picture, require_alike
 from gia_cli.metrics.perceptual import (
     Unavailable,
@@ -185,7 +186,7 @@ def load_lpips(net: LpipsNet = "alex", path: Path | None = None) -> Lpips | Unav
 
 def _lpips_files(net: LpipsNet, path: Path | None) -> list[Path] | Unavailable:
     """Find the one file, or the backbone's and the heads'."""
-    if path is not None and not path.is_dir():
+    if path is not None and not is_folder(path):
         return [path]
     plan, folder = _BACKBONES[net], path or weights_folder()
     together = find_file(folder, f"lpips-{net}.safetensors", f"lpips-{net}.pth")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gia_cli.files import is_folder
 from gia_cli.metrics.fidelity import Picture, require_alike
 from gia_cli.metrics.perceptual import (
     Unavailable,
@@ -116,7 +117,7 @@ def load_pieapp(path: Path | None = None) -> PieApp | Unavailable:
         Not such a file, or a tensor is missing, left over, of the wrong shape or not finite.
     """
     file = path
-    if path is None or path.is_dir():
+    if path is None or is_folder(path):
         folder, stem = path or weights_folder(), Path(_PIEAPP_FILE).stem
         file = find_file(folder, _PIEAPP_FILE, f"{stem}-????????.pth", f"{stem}.safetensors")
         if file is None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from gia_cli.cameras import ENDINGS
 from gia_cli.errors import DataError, GiaError, OutputError, UsageError
-from gia_cli.files import atomic_file, make_folder
+from gia_cli.files import atomic_file, is_file, is_taken, make_folder
 from gia_cli.imaging.photos import find_photos
 from gia_cli.progress import SILENT, Progress
 from gia_cli.sensor_table import nearest_iso
@@ -424,7 +424,7 @@ def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progr
     All of it before the new plan is there: that must not vouch for files of the old one, should
     this run be interrupted.
     """
-    doomed = {path for path in wanted if path.exists()}
+    doomed = {path for path in wanted if is_taken(path)}
     others = _made_by_plan(tree, options) - doomed
     if others:
         progress.note(f"{len(others)} other files of the tree's old plan were removed.")
@@ -446,7 +446,7 @@ def _made_by_plan(tree: Path, options: TreeOptions) -> set[Path]:
     numbers = {picture.scene for picture in old.pictures}
     found = {path for path in folder.glob(f"*/*{ending}") if path.name.split("_")[0] in numbers}
     lists = _list_paths(tree, replace(options, split="auto")).values()
-    return found | {path for path in lists if path.exists()}
+    return found | {path for path in lists if is_taken(path)}
 
 
 # ---------------------------------------------------------------- its files
@@ -501,7 +501,7 @@ def _write_lists(
     for place, picture in enumerate(plan.pictures):
         if (split := split_of(picture.scene)) in whole:
             scene = _plan_scene(tree / picture.path, place, picture.scene, tree, options).result
-            if scene.long not in failed and all(path.exists() for path in scene.files):
+            if scene.long not in failed and all(is_file(path) for path in scene.files):
                 whole[split].append(scene)
     for split, path in lists.items():
         _write_list(path, tree, whole[split], options.exposure)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gia_cli.errors import DataError
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, is_folder, open_plain, read_plain
 
 _FORMAT = 1
 _SCENE = re.compile(r"[0-2][0-9]{4}")
@@ -89,7 +89,7 @@ def fingerprint(photo: Path, tree: Path) -> Picture:
     except ValueError:  # another drive, on Windows
         path = photo.absolute().as_posix()
     try:
-        with photo.open("rb") as file:
+        with open_plain(photo) as (file, _):
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:  # whoever reads the picture has words for it
         return Picture(path, None)
@@ -105,10 +105,10 @@ def read_plan(path: Path) -> TreePlan | None:
         It cannot be read, or is none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        text = read_plain(path).decode()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) or not is_folder(path.parent):
+            return None
         raise DataError(f"{path} cannot be read.", hint=_BROKEN_HINT) from error
     try:
         record = json.loads(text)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import ENDINGS, CameraName, WhiteBalance
 from gia_cli.errors import DataError, GiaError, OutputExistsError, UsageError
-from gia_cli.files import OnExists, is_taken
+from gia_cli.files import OnExists, identity, is_taken
 from gia_cli.imaging.color import srgb_encode
 from gia_cli.imaging.photos import read_photo, shrink
 from gia_cli.progress import SILENT, Progress
@@ -185,7 +185,7 @@ def looked_up(result: Simulated, options: SimulateOptions) -> Simulated:
 
 def existing(files: Iterable[Path], on_exists: OnExists) -> tuple[Path, ...]:
     """Find the files that are there; refuse if there are any and that is an error."""
-    there = tuple(path for path in files if path.exists())
+    there = tuple(path for path in files if identity(path) is not None)
     # A link that leads nowhere is nothing to keep, nor to be replaced unasked.
     taken = [path for path in files if is_taken(path) and path not in there]
     taken += there if on_exists == "error" else ()

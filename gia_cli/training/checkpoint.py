@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from gia_cli.errors import RunError
-from gia_cli.files import atomic_file
+from gia_cli.files import atomic_file, is_taken, read_plain
 from gia_cli.progress import SILENT, Progress
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
@@ -29,7 +30,7 @@ _ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
 
 def has_checkpoint(run: Path) -> bool:
     """Tell whether a run has left something to go on from."""
-    return (run / CHECKPOINT).exists() or (run / PREVIOUS).exists()
+    return is_taken(run / CHECKPOINT) or is_taken(run / PREVIOUS)
 
 
 def write_checkpoint(run: Path, state: dict[str, Any]) -> None:
@@ -55,14 +56,23 @@ def write_checkpoint(run: Path, state: dict[str, Any]) -> None:
     with atomic_file(run / CHECKPOINT) as file:
         file.write(data.getbuffer())
         file.flush()
+        os.fsync(file.fileno())  # whether the disk takes it must be known before
         _keep(run)
 
 
 def _keep(run: Path) -> None:
-    """Make the checkpoint the previous one, unless it is damaged: then that one is better."""
+    """Make the checkpoint the previous one, unless it is damaged: then that one is better.
+
+    It stays the last one, too, until the new one takes its name; but where there are no hard links.
+    """
+    last, previous = run / CHECKPOINT, run / PREVIOUS
     with suppress(OSError, RunError):
-        _verified((run / CHECKPOINT).read_bytes(), run / CHECKPOINT)
-        (run / CHECKPOINT).replace(run / PREVIOUS)
+        _verified(read_plain(last), last)
+        try:
+            previous.unlink(missing_ok=True)
+            previous.hardlink_to(last)
+        except OSError:
+            last.replace(previous)
 
 
 def read_checkpoint(
@@ -108,7 +118,7 @@ def read_checkpoint(
 def _read(path: Path, progress: Progress) -> dict[str, Any]:
     """Read one file of a checkpoint; `FileNotFoundError` is left to the caller."""
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except FileNotFoundError:
         raise
     except OSError as error:

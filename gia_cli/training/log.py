@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gia_cli.data.augment import Pair
-from gia_cli.files import atomic_file
+from gia_cli.errors import RunError
+from gia_cli.files import append_line, atomic_file, read_plain
 from gia_cli.imaging.color import bt709_encode, srgb8_from_bt709
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS, CfaKind
 
@@ -57,8 +58,7 @@ class TrainLog:
         """Write one line."""
         row = {"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}
         self.rows.append(row)
-        with (self.run / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.run / LOG, json.dumps(row) + "\n")
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -77,9 +77,11 @@ class TrainLog:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Read a run's log; empty if there is none. A last line cut short by a crash is dropped."""
     try:
-        lines = (run / LOG).read_text(encoding="utf-8").splitlines()
+        lines = read_plain(run / LOG).decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunError(f"{run / LOG} cannot be read: {error.strerror or error}.") from error
     rows = []
     for line in lines:
         try:

@@ -8,10 +8,11 @@ it.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from gia_cli.data.augment import Pair
 from gia_cli.data.batches import Batch, load
 from gia_cli.errors import DataError, DivergedError, Interrupted, OutOfMemoryError, OutputError
 from gia_cli.imaging.fusion import fuse
+from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import resolve
@@ -82,7 +84,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         The run folder holds another run.
     DivergedError
         The loss is no longer a finite number.
-    Interrupted
+    Interrupted, Terminated
         By Ctrl-C or SIGTERM; a checkpoint has been written.
     OutOfMemoryError
         The GPU is too small for the crops.
@@ -98,10 +100,10 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
                 try:
                     return _loop(job, stop, progress)
                 except RuntimeError as error:  # torch has no narrower ones
-                    raise _explained(error, job) from error
+                    raise _explained(error, job, stop) from error
 
 
-def _explained(error: RuntimeError, job: Job) -> Exception:
+def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
     """Put what a user can do something about into words; anything else is a bug and stays."""
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemoryError(
@@ -110,7 +112,9 @@ def _explained(error: RuntimeError, job: Job) -> Exception:
         )
     if "DataLoader worker" in str(error):
         if job.ranks.world == 1:
-            save_checkpoint(job)  # it died between two steps
+            save_checkpoint(job)  # `load` tells of it between two steps
+        if stop.asked:  # of whoever asked, it may have heard first
+            return _stopped(job, stop)
         return DataError(
             "A process that makes crops has died, perhaps because memory ran out.",
             hint="Run the same command to resume; --workers 0 needs the least memory.",
@@ -131,32 +135,29 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     progress.advance(clock.position(state.step))
     meter = _Meter()
     first = state.step
-    batches = load(
-        job.batches(), clock.steps_from(state.step), workers=job.config.workers, pin=job.is_cuda
-    )
-    for batch in batches:
-        done = clock.done(state.step)
-        if done >= 1:
-            break
-        lr = learning_rate(recipe, state.step, done)
-        given = is_teacher_forced(recipe, job.config.seed, state.step, done)
-        cut = draw_skip_dropout(recipe, job.config.seed, state.step, done)
-        before = clock.position(state.step)
-        losses = _step(job, batch, lr, cut, is_teacher_forced=given)
-        meter.add(losses, len(batch[0]) * job.ranks.world)
-        state.step += 1
-        progress.advance(clock.position(state.step) - before)
-        if state.step % _LOG_EVERY == 0 or state.step == 1:
-            _report(job, meter, lr, log, progress)
-        stopped = stop.is_set(clock)
-        if stopped or clock.is_due("checkpoint", job.config.checkpoint_every_s):
-            save_checkpoint(job)
-        if clock.is_due("validation", job.config.validate_every_s) and not stopped:
-            _validate(job, log, progress)
-        if stopped:
-            raise Interrupted(
-                f"Stopped at step {state.step}.", hint="Run the same command to resume."
-            )
+    made = load(job.batches(), clock.steps_from(first), workers=job.config.workers, pin=job.is_cuda)
+    with closing(made) as batches:  # ends the workers, while the run is still ours
+        for batch in batches:
+            done = clock.done(state.step)
+            if done >= 1:
+                break
+            lr = learning_rate(recipe, state.step, done)
+            given = is_teacher_forced(recipe, job.config.seed, state.step, done)
+            cut = draw_skip_dropout(recipe, job.config.seed, state.step, done)
+            before = clock.position(state.step)
+            losses = _step(job, batch, lr, cut, is_teacher_forced=given)
+            meter.add(losses, len(batch[0]) * job.ranks.world)
+            state.step += 1
+            progress.advance(clock.position(state.step) - before)
+            if state.step % _LOG_EVERY == 0 or state.step == 1:
+                _report(job, meter, lr, log, progress)
+            stopped = stop.is_set(clock)
+            if stopped or clock.is_due("checkpoint", job.config.checkpoint_every_s):
+                save_checkpoint(job)
+            if clock.is_due("validation", job.config.validate_every_s) and not stopped:
+                _validate(job, log, progress)
+            if stopped:
+                raise _stopped(job, stop)
     if meter.losses:
         _report(job, meter, lr, log, progress)
     if state.step > first:
@@ -361,12 +362,15 @@ class _Stop:
     """Whether someone has asked this process to stop; the step under way is finished first."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0  # by which signal
+        self.process = os.getpid()
 
-    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.asked:  # asked twice: at once
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self.process:
+            return  # one that makes crops, and has just begun to
+        if self.asked and number == signal.SIGINT:  # Ctrl-C again: at once
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self.asked or number
 
     def is_set(self, clock: Clock) -> bool:
         """Agree with the other processes, now and then: each exchange costs a round trip.
@@ -374,8 +378,17 @@ class _Stop:
         By time, not by steps: torchrun gives a process half a minute to stop.
         """
         if clock.ranks.world == 1:
-            return self.asked
-        return clock.is_due("stop", _AGREE_EVERY_S) and clock.ranks.any(self.asked)
+            return bool(self.asked)
+        return clock.is_due("stop", _AGREE_EVERY_S) and clock.ranks.any(bool(self.asked))
+
+
+def _stopped(job: Job, stop: _Stop) -> Interrupted:
+    """Make the error that says where the run stopped; of several processes not each was asked."""
+    return interrupted(
+        stop.asked or signal.SIGTERM,
+        f"Stopped at step {job.state.step}.",
+        hint="Run the same command to resume.",
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from gia_cli.cameras import CAMERA_OF
 from gia_cli.errors import RunError
-from gia_cli.files import atomic_file, lock, make_folder
+from gia_cli.files import atomic_file, lock, make_folder, read_plain
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
@@ -99,7 +99,7 @@ def read_config(run: Path) -> dict[str, Any]:
         The folder holds no run.
     """
     try:
-        config = current_names(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+        config = current_names(json.loads(read_plain(run / CONFIG)))
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(
             f"{run} is not the folder of a training run.", hint=f"It has no readable {CONFIG}."

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import io
 import json
-import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gia_cli.errors import WeightsMismatchError
+from gia_cli.files import open_plain
 
 _MAX_JSON = 8_000_000  # bytes; what gia writes has some ten thousand
 _LENGTH_BYTES = 8
@@ -44,21 +42,6 @@ class Header:
 
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
-
-
-@contextmanager
-def open_plain(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file, and say how many bytes it has.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened, or is a pipe or a device, which may have no end.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(None, "it is not a regular file")
-    with path.open("rb") as file:
-        yield file, path.stat().st_size
 
 
 def read_json(path: Path) -> Any:

@@ -21,6 +21,7 @@ from gia_cli.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from gia_cli.files import atomic_file, identity, is_file, is_folder, is_taken, open_plain
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets.config import NetConfig, WhiteBalanceMode
 from gia_cli.raw.cfa import CfaKind
@@ -282,11 +283,12 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
         if info.name == wanted:
             return info
     path = Path(wanted)
-    if not path.is_file():
+    if not is_file(path):
         if (of_family := _shipped_of_family(wanted, shipped)) is not None:
             return of_family
         names = ", ".join(info.name for info in shipped)
-        raise WeightsNotFoundError(f"There are no weights '{wanted}' (shipped: {names}).")
+        what = f": that is {_no_file(path)}" if is_taken(path) else ""
+        raise WeightsNotFoundError(f"There are no weights '{wanted}'{what} (shipped: {names}).")
     for info in _listed_beside(path):
         if info.path.name == path.name:
             return info
@@ -296,13 +298,19 @@ def _by_name_or_path(wanted: str) -> WeightsInfo:
     return _from_header(path)
 
 
+def _no_file(path: Path) -> str:
+    if is_folder(path):
+        return "a folder"
+    return "a link that leads nowhere" if identity(path) is None else "a pipe, socket or device"
+
+
 def _is_copy(path: Path, info: WeightsInfo) -> bool:
     """Tell whether a file holds what a row promises; only one of its size is read."""
     try:
-        if path.stat().st_size != info.size:
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == info.sha256
+        with open_plain(path) as (file, size):
+            return (
+                size == info.size and hashlib.file_digest(file, "sha256").hexdigest() == info.sha256
+            )
     except OSError:
         return False  # what cannot be read is told of later
 
@@ -356,13 +364,11 @@ def list_in_manifest(folder: Path, row: dict[str, Any]) -> None:
     OutputError
         It cannot be written.
     """
-    from gia_cli.files import atomic_file
-
     path = folder / MANIFEST
     rows: list[dict[str, Any]] = []
-    if path.exists():
+    if is_taken(path):
         list_weights(folder)  # refuses what is no manifest
-        rows = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        rows = read_json(path)["weights"]
     names = [there["name"] for there in rows]
     if row["name"] in names:
         rows[names.index(row["name"])] = row

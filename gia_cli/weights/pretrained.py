@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gia_cli.errors import WeightsCorruptError, WeightsMismatchError, WeightsNotFoundError
+from gia_cli.files import is_taken, open_plain, read_plain
 
 # Torchvision's habit: the name ends with the first digits of the file's own SHA-256.
 _HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
@@ -65,7 +66,7 @@ def read_tensors(path: Path, origin: Origin) -> dict[str, Any]:
         Not such a file.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as (file, _):
             _check_digest(file, path)
             return _load(file, path, origin)
     except OSError as error:
@@ -95,8 +96,8 @@ def _promised_digests(path: Path) -> dict[str, str]:
     if found := _HASHED_NAME.search(path.name):
         promises["its name"] = found[1]
     beside = path.with_name(f"{path.name}.sha256")
-    if beside.exists():
-        words = beside.read_text(encoding="utf-8", errors="replace").lower().split()
+    if is_taken(beside):
+        words = read_plain(beside).decode("utf-8", "replace").lower().split()
         if not words or not _SHA256.fullmatch(words[0]):
             raise WeightsCorruptError(
                 f"{beside} does not begin with a SHA-256.",

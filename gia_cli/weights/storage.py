@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gia_cli.errors import (
-    OutputExistsError,
     UsageError,
     WeightsCorruptError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from gia_cli.files import atomic_file, open_plain, refuse_hopeless_output
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -28,7 +28,6 @@ from gia_cli.weights.header import (
     Header,
     TensorInfo,
     header_of,
-    open_plain,
     read_header,
 )
 
@@ -266,9 +265,13 @@ def weights_path(folder: Path, name: str) -> Path:
 
 
 def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputExistsError` if weights are there and may not be replaced."""
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} already exists.", hint="Use --overwrite.")
+    """Refuse, before the work, weights that cannot be written or may not be replaced.
+
+    Raises
+    ------
+    OutputExistsError, OutputError
+    """
+    refuse_hopeless_output(path, replace=overwrite, hint="Use --overwrite.")
 
 
 def save_weights(
@@ -358,8 +361,6 @@ def save_quantized(
 
 def _written(path: Path, data: bytes, row: dict[str, Any]) -> dict[str, Any]:
     """Write a file of weights; return its row with digest and size."""
-    from gia_cli.files import atomic_file
-
     with atomic_file(path) as file:
         file.write(data)
     digest = hashlib.sha256(data).hexdigest()

@@ -22,7 +22,7 @@ from gia_cli.cli import app
 from gia_cli.cli.app import seconds
 from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
-from gia_cli.errors import Interrupted
+from gia_cli.errors import Interrupted, Terminated
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
@@ -58,7 +58,7 @@ def test_enhance_writes_and_prints_the_path(make_arw: MakePhoto, tmp_path: Path)
 def test_auto_says_which_rule_decided(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw())
     assert result.exit_code == 0
-    assert "ratio 100 (10 s / 1/10 s" in result.stderr
+    assert "ratio 100 (a 10 s exposure in place of 1/10 s" in result.stderr
 
 
 def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
@@ -121,7 +121,9 @@ def test_a_reference_sets_the_exposure(make_arw: MakePhoto, tmp_path: Path) -> N
 
 def test_target_exposure(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "--target-exposure", "2.5")
-    assert "ratio 25 (2.5 s wanted, 1/10 s taken)" in result.stderr
+    assert "ratio 25 (a 2.5 s exposure in place of 1/10 s)" in result.stderr
+    fraction = gia("enhance", make_arw("b.ARW"), "--target-exposure", "5/2 s", "--exposure", "1")
+    assert "ratio 50 (a 2.5 s exposure in place of 1/10 s; +1 EV)" in fraction.stderr
 
 
 @pytest.mark.slow
@@ -135,6 +137,10 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--ratio", "10", "--brackets", "10,20"], "only one of"),
         (["--brackets", "10,x"], "--brackets takes numbers"),
         (["--target-exposure", "0"], "must be positive"),
+        (["--target-exposure", "long"], "such as 5 or 1/5"),
+        (["--target-exposure", "1/0"], "such as 5 or 1/5"),
+        (["--exposure", "1", "--brackets", "10,20"], "not both"),
+        (["--strength", "2"], "from 0 to 1"),
         (["--tile", "big"], "--tile takes"),
         (["--tile", "0"], "--tile must be positive"),
         (["--max-memory", "lots"], "is not a size"),
@@ -293,7 +299,14 @@ def test_the_environment_names_weights(
 def test_info_describes_a_photo(make_arw: MakePhoto) -> None:
     result = gia("info", make_arw())
     assert result.exit_code == 0
-    for words in ("ILCE-7SM2", "bayer", "512.0", "16383.0", "1/10 s, ISO 1600, f/8", "10 s / 1/10"):
+    for words in (
+        "ILCE-7SM2",
+        "bayer",
+        "512.0",
+        "16383.0",
+        "1/10 s, ISO 1600, f/8",
+        "a 10 s exposure in place of 1/10 s",
+    ):
         assert words in result.stdout, words
 
 
@@ -546,12 +559,13 @@ def test_ctrl_c_exits_with_130_and_leaves_no_half_file(make_arw: MakePhoto, tmp_
 
 PRESS = """
 import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 class Press:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
             sys.meta_path.remove(self)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), {number})
 sys.meta_path.insert(0, Press())
 from gia_cli.__main__ import main
 {more}
@@ -559,9 +573,11 @@ main()
 """
 
 
-def pressed(module: str, *args: str | Path, more: str = "") -> subprocess.CompletedProcess[str]:
-    """Run gia, with Ctrl-C pressed as it begins to import a module."""
-    code = PRESS.format(module=module, more=more)
+def pressed(
+    module: str, *args: str | Path, more: str = "", number: int = signal.SIGINT
+) -> subprocess.CompletedProcess[str]:
+    """Run gia, with Ctrl-C pressed (or another signal) as it begins to import a module."""
+    code = PRESS.format(module=module, more=more, number=int(number))
     command = [sys.executable, "-c", code, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
@@ -578,21 +594,36 @@ def test_ctrl_c_at_the_start_is_one_line(make_arw: MakePhoto, tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_sigterm_at_the_start_is_one_line(tmp_path: Path) -> None:
+    run = pressed("numpy", "info", tmp_path / "night.ARW", number=signal.SIGTERM)
+    assert (run.returncode, run.stdout) == (143, "")
+    assert run.stderr.splitlines() == [f"error: {Terminated('Interrupted.')}"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("presses", [1, 2, 3])
-def test_ctrl_c_while_a_picture_is_written(
-    make_arw: MakePhoto, tmp_path: Path, presses: int
+@pytest.mark.parametrize(
+    ("number", "presses", "is_finished"),
+    [
+        (signal.SIGINT, 1, True),
+        (signal.SIGINT, 2, False),
+        (signal.SIGINT, 3, False),
+        (signal.SIGTERM, 2, True),
+    ],
+)
+def test_ctrl_c_and_sigterm_while_a_picture_is_written(
+    make_arw: MakePhoto, tmp_path: Path, number: int, presses: int, is_finished: bool
 ) -> None:
-    """Once: it is finished. Again: it is not, and nothing of it stays."""
+    """Once: it is finished. Ctrl-C again: it is not, and nothing of it stays."""
     more = f"""
 sync = os.fsync
 def press_and_sync(descriptor):
     os.fsync = sync
     for _ in range({presses}):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), {int(number)})
         time.sleep(1)
-    time.sleep(0 if {presses} == 1 else 60)
+    time.sleep(0 if {is_finished} else 60)
     sync(descriptor)
 os.fsync = press_and_sync
 """
@@ -600,11 +631,11 @@ os.fsync = press_and_sync
         make_arw(f"card/{name}")
     out = tmp_path / "out"
     run = pressed("", "enhance", tmp_path / "card", "--out-dir", out, "--ratio", "10", more=more)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
     assert "Traceback" not in run.stderr
     lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and lines[0].startswith("error: Interrupted")
-    assert [path.name for path in out.iterdir()] == (["a_gia.tif"] if presses == 1 else [])
+    assert [path.name for path in out.iterdir()] == (["a_gia.tif"] if is_finished else [])
 
 
 @pytest.mark.slow

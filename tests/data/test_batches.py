@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +17,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -131,6 +137,78 @@ def test_workers_give_way_to_the_network() -> None:
         ((planes, *_),) = load(batches, range(1), workers=workers)
         assert (planes == wanted).all()
     assert os.nice(0) == own
+
+
+def _children() -> set[multiprocessing.process.BaseProcess]:
+    return set(multiprocessing.active_children())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_workers_leave_ctrl_c_and_sigterm_to_their_parent() -> None:
+    """Both go to the whole group, of which the parent decides when its work is done."""
+    others = _children()
+    made = load(Batches(Numbers(), OPTIONS, seed=1), range(100), workers=2)
+    batches = [next(made)]
+    (first, second) = _children() - others
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for worker in (first, second):
+            os.kill(worker.pid or 0, number)
+    batches += [next(made) for _ in range(20)]  # more than they had made ahead
+    assert len(batches) == 21
+    made.close()
+    assert not first.is_alive() and not second.is_alive()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_worker_that_dies_is_told_of_when_its_batch_is_due() -> None:
+    """Not in the midst of a step, whose half would then be saved."""
+    others = _children()
+    made = load(Batches(Numbers(), OPTIONS, seed=1), range(100), workers=1)
+    next(made)
+    (worker,) = _children() - others
+    worker.kill()
+    deadline = time.monotonic() + 10
+    while worker.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)  # where torch's handler would raise
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(made)
+    assert not _children() - others
+
+
+_KILLED = """
+import multiprocessing, os, signal
+from gia_cli.data.batches import Batches, load
+from tests.data.test_batches import OPTIONS, Numbers
+made = load(Batches(Numbers(), OPTIONS, seed=1), range(100), workers=2)
+next(made)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    """By itself torch looks only every 5 seconds whether it is there."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert process.wait() == -signal.SIGKILL
+    assert len(pids) == 2
+    deadline = time.monotonic() + 2
+    while any(map(_is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(_is_running, pids))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_without_workers_only_the_batches_asked_for_are_made() -> None:

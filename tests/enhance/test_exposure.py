@@ -550,3 +550,38 @@ def test_measuring_leaves_the_frame_alone(kind: CfaKind) -> None:
 )
 def test_a_shot_in_one_phrase(info: ShotInfo, phrase: str) -> None:
     assert describe_shot(info) == phrase
+
+
+# ---------------------------------------------------------------- stops on top
+
+
+@pytest.mark.parametrize(
+    ("stops", "ratio", "rule", "words"),
+    [
+        (1, 100, "given", "as given; +1 EV"),
+        (-1.5, 50 / 2**1.5, "given", "as given; -1.5 EV"),
+        (3, 300, "limit", "+3 EV: 400, limited to 300"),
+        (-6, 1, "limit", "-6 EV: 0.78; gia never darkens"),
+    ],
+)
+def test_stops_are_counted_from_the_ratio(
+    stops: float, ratio: float, rule: str, words: str
+) -> None:
+    request = ExposureRequest(ratio=50, exposure_ev=stops)
+    (choice,) = choose_ratios(make_frame(np.full((48, 48), 0.01)), request)
+    assert choice.ratio == pytest.approx(ratio)
+    assert choice.rule == rule
+    assert words in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"exposure_ev": float("inf")}, "number of stops"),
+        ({"exposure_ev": 1, "brackets": (10.0, 20.0)}, "--exposure or --brackets"),
+        ({"exposure_ev": "bright"}, "--exposure"),
+    ],
+)
+def test_impossible_stops_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ExposureRequest(**options)

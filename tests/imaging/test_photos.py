@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,37 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder .*nowhere") as caught:
         find_photos([tmp_path, tmp_path / "nowhere"])
     assert caught.value.exit_code == 70
+
+
+def test_folders_that_may_not_be_read_are_all_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network must not be trained on a part of its photographs without a word."""
+    for name in ("a", "b/closed", "c/closed"):
+        save(tmp_path / name / "x.png", np.zeros((4, 4, 3), np.uint8))
+    scandir = os.scandir
+
+    def denied(path: Path) -> Any:
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=r"b/closed \(Permission.*c/closed \(Perm") as caught:
+        find_photos([tmp_path])
+    assert caught.value.exit_code == 70
+    assert find_photos([tmp_path / "a"]) == [tmp_path / "a" / "x.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_is_no_photograph(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg is a pipe"):
+        find_photos([tmp_path / "a.jpg"])
+    with pytest.raises(DataError, match="no photograph"):
+        find_photos([tmp_path])
+    with pytest.raises(DataError, match="not a regular file"):
+        read_photo(tmp_path / "a.jpg")
 
 
 def test_folders_without_photographs_are_named(tmp_path: Path) -> None:

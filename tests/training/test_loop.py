@@ -7,12 +7,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.distributed import run as torchrun
@@ -20,12 +22,12 @@ from typer.testing import CliRunner
 
 from gia_cli.cli.app import app
 from gia_cli.data.batches import load
-from gia_cli.errors import DataError, DivergedError, Interrupted, RunError
+from gia_cli.errors import DataError, DivergedError, Interrupted, RunError, Terminated
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import setup
 from gia_cli.training.auxiliary import auxiliary_loss
-from gia_cli.training.checkpoint import read_checkpoint
+from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import RECIPES, TrainConfig
 from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
@@ -45,7 +47,7 @@ def test_a_stopped_run_resumes_to_the_bit(config: TrainConfig, number: signal.Si
     stopped = replace(config, run=config.run.with_name("stopped"))
     with pytest.raises(Interrupted, match="step 2") as caught:
         train(stopped, StopAt(2, number))
-    assert caught.value.exit_code == 130
+    assert caught.value.exit_code == 128 + number
     assert read_checkpoint(stopped.run)["step"] == 2
     listener = StopAt(-1)
     train(stopped, listener)
@@ -112,6 +114,59 @@ def test_a_worker_that_dies_is_reported_and_loses_nothing(
     with pytest.raises(DataError, match="has died"):
         train(config)
     assert read_checkpoint(config.run)["step"] == 2
+
+
+def test_a_worker_that_heard_of_the_end_first_is_no_worker_that_died(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for number, batch in enumerate(load(*arguments, **options)):
+            if number == 2:
+                signal.raise_signal(signal.SIGTERM)
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+            yield batch
+
+    monkeypatch.setattr(training, "load", ended)
+    with pytest.raises(Terminated, match="Stopped at step 2") as caught:
+        train(config)
+    assert caught.value.exit_code == 143
+    assert read_checkpoint(config.run)["step"] == 2
+
+
+_GIA_SCRIPT = """
+from gia_cli.training import log
+log._has_matplotlib, log._tensorboard = lambda: False, lambda *_: None  # which take longer
+from gia_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_a_whole_process_group_can_be_ended(config: TrainConfig) -> None:
+    """As a scheduler does; `timeout` sends SIGTERM to the process first, then to its group."""
+    options = f"train --run {config.run} --photos {config.photos[0]} --cache {config.cache} "
+    options += "--width 4 --sides 16-32 --crops-per-photo 2 --workers 2 --steps 1000000 "
+    options += "--device cpu --checkpoint-every 0s --validate-every 1000h"
+    with subprocess.Popen(
+        [sys.executable, "-c", _GIA_SCRIPT, *options.split()],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not (config.run / CHECKPOINT).exists():
+            time.sleep(0.1)
+        workers = psutil.Process(process.pid).children()
+        os.kill(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    step = read_checkpoint(config.run)["step"]
+    assert process.returncode == 143, stderr
+    assert stderr.endswith(f"error: Stopped at step {step}. Run the same command to resume.\n")
+    assert len(workers) >= 2 and not any(worker.is_running() for worker in workers)
+    assert train(replace(config, steps=step + 1)).steps == step + 1
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -108,6 +109,23 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path: Path) -> 
         assert wanted in caught.value.message
         for info in list_weights():
             assert info.name in caught.value.message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and links")
+def test_what_is_no_file_is_said_to_be_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path, what in (
+        (tmp_path, ": that is a folder"),
+        (tmp_path / "pipe", ": that is a pipe, socket or device"),
+        (Path("/dev/zero"), ": that is a pipe, socket or device"),
+        (tmp_path / "loop", ": that is a link that leads nowhere"),
+        (tmp_path / ("n" * 300), " (shipped: "),
+        (tmp_path / ("n" * 300) / "x", " (shipped: "),
+    ):
+        with pytest.raises(WeightsNotFoundError) as caught:
+            find_weights(path)
+        assert caught.value.message.startswith(f"There are no weights '{path}'{what}")
 
 
 def test_a_file_with_a_manifest_beside_it_takes_that_row(

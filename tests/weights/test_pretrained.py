@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_a_digest_that_is_none_is_not_passed_over(file: Path, text: str) -> None
     write_sidecar(file, text)
     with pytest.raises(WeightsCorruptError, match="does not begin with a SHA-256"):
         read_tensors(file, ORIGIN)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_pipes_and_devices_are_not_waited_for(file: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "some.pth.sha256")
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (file, tmp_path / "pipe.pth", Path("/dev/zero")):
+        with pytest.raises(WeightsNotFoundError, match="not a regular file"):
+            read_tensors(path, ORIGIN)
+    with pytest.raises(WeightsNotFoundError, match="name too long"):
+        read_tensors(tmp_path / ("n" * 300), ORIGIN)
 
 
 def test_name_and_sidecar_must_both_be_right(file: Path) -> None:
