@@ -40,7 +40,10 @@ def main() -> None:
     run("ruff format", [python, "-m", "ruff", "format", "--check", "."])
     with ThreadPoolExecutor(1) as pool:  # what takes one core fills the gaps the tests leave
         others = pool.submit(check_others, fast=fast)
-        run("pytest", [python, "-m", "pytest", *pytest_options(fast=fast)], shows_all=True)
+        # A worker has one core; threads of a library that waits for more would only get in its way.
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        pytest = [python, "-m", "pytest", *pytest_options(fast=fast)]
+        run("pytest", pytest, shows_all=True, env={**os.environ, **one_thread})
         others.result()
     print("All checks passed." if not fast else "The fast checks passed.")
 
@@ -136,7 +139,14 @@ def scripts(environment: Path) -> Path:
     return environment / ("Scripts" if os.name == "nt" else "bin")
 
 
-def run(name: str, command: list[str], folder: Path = ROOT, *, shows_all: bool = False) -> None:
+def run(
+    name: str,
+    command: list[str],
+    folder: Path = ROOT,
+    *,
+    shows_all: bool = False,
+    env: dict[str, str] | None = None,
+) -> None:
     """Run one command in a folder, say how long it took, leave with its exit code if it fails.
 
     What it prints is shown at its end, or as it comes.
@@ -144,7 +154,7 @@ def run(name: str, command: list[str], folder: Path = ROOT, *, shows_all: bool =
     start = time.monotonic()
     into = None if shows_all else subprocess.PIPE
     done = subprocess.run(
-        command, cwd=folder, check=False, stdout=into, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env=env, check=False, stdout=into, stderr=subprocess.STDOUT, text=True
     )
     words = "ok" if done.returncode == 0 else "FAILED"
     print(f"{done.stdout or ''}--- {name}: {words} ({time.monotonic() - start:.0f} s)", flush=True)

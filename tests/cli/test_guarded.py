@@ -138,7 +138,7 @@ def test_without_a_limit_no_child_is_needed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("limit", "engine"), [(200, "auto"), (380, "auto"), (550, "torch")])
+@pytest.mark.parametrize(("limit", "engine"), [(200, "auto"), (300, "auto"), (500, "torch")])
 def test_too_few_addresses_end_in_one_line(
     make_arw: MakePhoto, tmp_path: Path, limit: int, engine: str
 ) -> None:

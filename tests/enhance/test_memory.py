@@ -30,6 +30,7 @@ from gia_cli.progress import SILENT
 from gia_cli.raw.packing import PackedMosaic
 from gia_cli.raw.writer import write_arw
 from gia_cli.runtime import Quality
+from gia_cli.weights.manifest import find_weights
 
 MakePhoto = Callable[..., Path]
 
@@ -38,10 +39,10 @@ MakePhoto = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photo of 1.5 megapixels."""
+    """A photo of one megapixel."""
     path = tmp_path_factory.mktemp("photo") / "night.ARW"
     rng = np.random.default_rng(1)
-    write_arw(path, np.clip(rng.normal(530, 6, (1000, 1500)), 0, 16383).astype(np.uint16))
+    write_arw(path, np.clip(rng.normal(530, 6, (800, 1250)), 0, 16383).astype(np.uint16))
     return path
 
 
@@ -71,7 +72,8 @@ def enhance(photo: Path, limit: str, *options: str) -> tuple[int, str, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="measures what a process held at most")
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 def test_the_least_limit_is_named_and_held_and_so_is_a_larger_one(night: Path, engine: str) -> None:
-    options = ("--engine", engine, "--device", "cpu", "--ratio", "50")
+    weights = find_weights("gia-sony-lite").name
+    options = ("-w", weights, "--engine", engine, "--device", "cpu", "--ratio", "50")
     code, said, _ = enhance(night, "100MB", *options)
     assert code == 51
     (line,) = [line for line in said.splitlines() if "error" in line]

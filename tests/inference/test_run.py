@@ -225,19 +225,19 @@ def test_a_frame_of_odd_size_and_phase_keeps_its_size(
 
 TILED: list[tuple[NetName, CfaKind, tuple[int, int], int]] = [
     ("gia-net", "bayer", (233, 101), 64),
-    ("gia-net", "bayer", (256, 240), 128),
-    ("gia-net", "bayer", (209, 307), 200),
+    ("gia-net", "bayer", (128, 240), 128),
+    ("gia-net", "bayer", (105, 307), 200),
     ("gia-net", "bayer", (100, 70), 1),
     ("gia-net", "bayer", (17, 250), 96),
     ("gia-net", "bayer", (250, 17), 96),
     ("gia-net", "bayer", (250, 5), 300),
     ("gia-net", "bayer", (5, 250), 96),
-    ("gia-net", "xtrans", (240, 256), 150),
-    ("gia-net", "xtrans", (241, 199), 300),
+    ("gia-net", "xtrans", (120, 256), 150),
+    ("gia-net", "xtrans", (241, 101), 300),
     ("gia-net", "xtrans", (20, 250), 96),
     ("sid-net", "bayer", (251, 103), 96),
-    ("sid-net", "bayer", (209, 307), 200),
-    ("sid-net", "xtrans", (241, 199), 300),
+    ("sid-net", "bayer", (105, 307), 200),
+    ("sid-net", "xtrans", (241, 101), 300),
 ]
 
 
