@@ -36,7 +36,7 @@ FENCES: dict[str, set[str]] = {
     "filelock": {"files"},
     "tifffile": {"imaging.writer"},
     "imageio": {"raw.writer", "imaging.photos"},
-    "PIL": {"imaging.photos", "imaging.sheet", "training.log"},
+    "PIL": {"imaging.photos", "imaging.preview", "imaging.sheet", "training.log"},
     "rich": {"cli.console"},
     "typer": {"cli"},
     "platformdirs": {"runtime"},

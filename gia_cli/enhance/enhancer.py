@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from typing import Any, BinaryIO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from gia_cli._version import __version__
 from gia_cli.arguments import instance_of, number, one_of, path_of, whole_number
@@ -33,7 +31,7 @@ from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
-from gia_cli.imaging.icc import srgb_icc_profile
+from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
 from gia_cli.imaging.writer import develop, output_format, write_image
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
@@ -246,24 +244,18 @@ class Enhanced:
 
     def _repr_png_(self) -> bytes:
         """Return what a notebook shows: a PNG of at most 1024 pixels a side."""
-        shown = self.to_pil()
-        shown.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-        data = io.BytesIO()
-        shown.save(data, "PNG")
-        return data.getvalue()
+        return encoded(shrunk(self.to_pil(), _SHOWN_SIDE), "PNG")
 
     def to_srgb8(self) -> NDArray[np.uint8]:
         """Round the picture to 8 bits: (H, W, 3) uint8, sRGB, upright."""
         return levels8(self.image)
 
-    def to_pil(self) -> Image.Image:
+    def to_pil(self) -> PilImage:
         """Make an 8-bit Pillow image, with the sRGB profile in its info.
 
         Pillow has no RGB of 16 bits; `image` has them.
         """
-        made = Image.fromarray(self.to_srgb8())
-        made.info["icc_profile"] = srgb_icc_profile()
-        return made
+        return pil_image(self.to_srgb8())
 
     @property
     def comment(self) -> str:

@@ -9,7 +9,6 @@ Source: Digital Negative Specification 1.7.1 (Adobe, 2023).
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from gia_cli.files import atomic_file
 from gia_cli.imaging.color import (
@@ -30,7 +28,7 @@ from gia_cli.imaging.color import (
     camera_from_srgb,
     srgb8_from_bt709,
 )
-from gia_cli.imaging.icc import srgb_icc_profile
+from gia_cli.imaging.preview import encoded, pil_image, shrunk
 from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
 from gia_cli.raw.tiff import (
     ASCII,
@@ -48,14 +46,16 @@ from gia_cli.raw.tiff import (
     rational,
 )
 from gia_cli.runtime import in_threads
+from gia_cli.tiling import round_up
 
 _WHITE = 65535
 # Two stops above white are kept; a photo's lamps do not need more. A network's white scatters by a
 # percent or so, for which no other converter should have to raise the exposure.
 _LEAST_HEADROOM, _MOST_HEADROOM = 1.1, 4.0
 _PREDICTOR = 4  # left + above - above left: 6 % smaller than the left alone
-_TILE = 256  # also the unit of the digest
-_PREVIEW_SIDE = 2048
+_TILE = 256  # most, and the unit of the digest
+_TILE_UNIT = 16  # sides are multiples of it
+_PREVIEW_SIDE, _PREVIEW_QUALITY = 2048, 90
 _THUMBNAIL_SIDE = 256
 _D65 = 21  # as CalibrationIlluminant counts lights
 _LINEAR_RAW, _RGB, _YCBCR = 34892, 2, 6
@@ -134,12 +134,10 @@ def write_linear_dng(
             Entry(0xC61F, LONG, [0, 0]),
             Entry(0xC620, LONG, [pixels.shape[1], pixels.shape[0]]),
         ]
-        preview = _preview(picture)
-        jpeg = io.BytesIO()
-        large = _shrunk(preview, _PREVIEW_SIDE)
-        large.save(jpeg, "JPEG", quality=90, icc_profile=srgb_icc_profile())
-        shown = _write_strip(file, jpeg.getvalue(), large.size, _JPEG, _YCBCR)
-        thumbnail = _shrunk(preview, _THUMBNAIL_SIDE)
+        large = shrunk(pil_image(_rendered(picture)), _PREVIEW_SIDE)
+        jpeg = encoded(large, "JPEG", quality=_PREVIEW_QUALITY)
+        shown = _write_strip(file, jpeg, large.size, _JPEG, _YCBCR)
+        thumbnail = shrunk(large, _THUMBNAIL_SIDE)
         first = _write_strip(file, thumbnail.tobytes(), thumbnail.size, _UNCOMPRESSED, _RGB)
         sub_ifds = [_write_directory(file, entries) for entries in (main, shown)]
         more = []
@@ -234,17 +232,11 @@ def _bands(height: int) -> Iterator[slice]:
         yield slice(start, start + 64)
 
 
-def _preview(picture: NDArray[np.float32]) -> Image.Image:
-    """Render 8 bits in sRGB, as the sensor lay, from as many pixels as a preview has."""
+def _rendered(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Render 8 bits in sRGB, as the sensor lay, from some more pixels than a preview has."""
     _, height, width = picture.shape
     step = max(max(height, width) // (2 * _PREVIEW_SIDE), 1)
-    return Image.fromarray(srgb8_from_bt709(picture[:, ::step, ::step]).transpose(1, 2, 0))
-
-
-def _shrunk(image: Image.Image, side: int) -> Image.Image:
-    shrunk = image.copy()
-    shrunk.thumbnail((side, side))
-    return shrunk
+    return np.ascontiguousarray(srgb8_from_bt709(picture[:, ::step, ::step]).transpose(1, 2, 0))
 
 
 def _default_scale(pixel_aspect: float) -> list[tuple[int, int]]:
@@ -269,29 +261,38 @@ def _write_tiles(
     """Write the pixels, compressed in threads; return what describes them."""
     height, width, _ = pixels.shape
     offsets, sizes = [], []
-    if codecs is None:
+    # LibRaw misreads tiles that are wider than the picture.
+    columns = min(_TILE, width // _TILE_UNIT * _TILE_UNIT)
+    if codecs is None or columns == 0:
         data = np.ascontiguousarray(pixels, "<u2").data
         return _write_strip(file, data, (width, height), _UNCOMPRESSED, _LINEAR_RAW, bits=16)[1:]
-    corners = [(y, x) for y in range(0, height, _TILE) for x in range(0, width, _TILE)]
-    for tile in in_threads(partial(_compressed, codecs, pixels), iter(corners)):
+    rows = min(_TILE, round_up(height, _TILE_UNIT))
+    corners = [(y, x) for y in range(0, height, rows) for x in range(0, width, columns)]
+    compress = partial(_compressed, codecs, pixels, (rows, columns))
+    for tile in in_threads(compress, corners):
         offsets.append(_append(file, tile))
         sizes.append(len(tile))
     return [
         *_description((width, height), _JPEG, _LINEAR_RAW, 16),
-        Entry(0x0142, LONG, _TILE),
-        Entry(0x0143, LONG, _TILE),
+        Entry(0x0142, LONG, columns),
+        Entry(0x0143, LONG, rows),
         Entry(0x0144, LONG, offsets),
         Entry(0x0145, LONG, sizes),
     ]
 
 
-def _compressed(codecs: ModuleType, pixels: NDArray[np.uint16], corner: tuple[int, int]) -> bytes:
+def _compressed(
+    codecs: ModuleType,
+    pixels: NDArray[np.uint16],
+    shape: tuple[int, int],
+    corner: tuple[int, int],
+) -> bytes:
     """Compress a tile as lossless JPEG; beyond the picture's edge its last pixels go on."""
-    top, left = corner
-    tile = pixels[top : top + _TILE, left : left + _TILE]
-    missing = [(0, _TILE - length) for length in tile.shape[:2]]
+    (top, left), (rows, columns) = corner, shape
+    tile = pixels[top : top + rows, left : left + columns]
+    missing = [(0, whole - part) for whole, part in zip(shape, tile.shape, strict=False)]
     tile = np.ascontiguousarray(np.pad(tile, [*missing, (0, 0)], mode="edge"))
-    encoded: bytes = codecs.jpeg8_encode(
+    data: bytes = codecs.jpeg8_encode(
         tile,
         lossless=True,
         predictor=_PREDICTOR,
@@ -299,7 +300,7 @@ def _compressed(codecs: ModuleType, pixels: NDArray[np.uint16], corner: tuple[in
         colorspace="rgb",
         outcolorspace="rgb",
     )
-    return encoded
+    return data
 
 
 def _write_strip(

@@ -437,7 +437,7 @@ def test_strength_leaves_grain_and_says_so(make_arw: MakePhoto, weights: str) ->
     grain = [(each.image.astype(float) - clean.image) / 65535 for each in (half, none)]
     assert 0.01 < grain[0].std() < 0.75 * grain[1].std()
     for each in grain:
-        assert np.abs(each.mean(axis=(0, 1))).max() < 0.01
+        assert np.abs(each.mean(axis=(0, 1))).max() < 0.015
 
 
 @pytest.mark.parametrize(

@@ -211,3 +211,13 @@ def test_tiles_are_compressed_in_half_the_size(
     assert plain > 6 * 512**2
     assert packed < plain / 2
     assert struct.unpack("<2sH", (tmp_path / "plain.dng").read_bytes()[:4]) == (b"II", 42)
+
+
+@pytest.mark.parametrize("size", [(23, 30), (30, 23), (40, 100), (300, 33), (33, 300)])
+def test_pictures_of_every_size_are_read(
+    tmp_path: Path, rng: np.random.Generator, size: tuple[int, int]
+) -> None:
+    """LibRaw misreads tiles that are wider than the picture."""
+    picture = (0.3 + 0.4 * rng.random((3, *size))).astype(np.float32)
+    path = write(tmp_path / "x.dng", picture, xyz_to_camera=None)
+    assert np.abs(rendered(path) - linear(picture)).max() < 3 * ROUNDING
