@@ -140,7 +140,8 @@ class Weights:
         if name in self._untouched:
             if not np.issubdtype(self._untouched[name].dtype, kind):
                 raise self._mismatch(f"{name} is of {self._untouched[name].dtype}")
-            self._taken[name] = np.ascontiguousarray(self._untouched.pop(name), dtype)
+            with np.errstate(over="ignore"):  # what is infinite then is refused
+                self._taken[name] = np.ascontiguousarray(self._untouched.pop(name), dtype)
         elif name not in self._taken:
             raise self._mismatch(f"{name} is missing")
         array = self._taken[name]

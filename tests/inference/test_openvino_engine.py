@@ -240,6 +240,7 @@ def test_weights_that_do_not_fit_are_named() -> None:
         ({**good, bias: np.zeros(3, np.float32)}, rf"{bias} has shape \(3,\), not \(4,\)"),
         ({**good, bias: np.full(4, np.nan, np.float32)}, f"{bias} holds a number that is not"),
         ({**good, bias: np.full(4, np.inf, np.float16)}, f"{bias} holds a number that is not"),
+        ({**good, bias: np.full(4, 1e300)}, f"{bias} holds a number that is not"),
     ]
     for arrays, problem in wrong:
         with pytest.raises(WeightsMismatchError, match=f"own weights: {problem}"):
