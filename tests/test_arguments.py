@@ -128,7 +128,7 @@ def test_an_exposure_time_that_is_none(seconds: float, frame: RawFrame, enhancer
     assert next(enhancer.prepare(odd, ExposureRequest())).choice.rule == "picture"
 
 
-@pytest.mark.parametrize("photo", [None, *ANYTHING])
+@pytest.mark.parametrize("photo", [None, *(x for x in ANYTHING if not isinstance(x, bytes))])
 def test_a_photo_that_is_none(photo: Any, enhancer: Enhancer) -> None:
     calls: list[Call] = [
         enhancer.enhance,

@@ -41,10 +41,12 @@ from gia_cli.evaluation.panel import PanelRow
 from gia_cli.evaluation.report import Report, Summary, summarise, write_results
 from gia_cli.evaluation.scores import Score, ScoreBook
 from gia_cli.evaluation.tables import plot_quality, write_figure
+from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.photos import find_photos
 from gia_cli.imaging.writer import write_image
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
+from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_arw, write_dng, write_raf
 from gia_cli.simulation.dataset import _write_list
 from gia_cli.simulation.manifest import TreePlan, write_plan
@@ -72,6 +74,14 @@ Writer = Callable[[Path, int], object]
 
 def _image(version: int) -> Any:
     return np.random.default_rng(version).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
+
+
+def _dng(folder: Path, version: int) -> None:
+    picture = (_image(version) / 65535).astype(np.float32).transpose(2, 0, 1)
+    gains = np.array([2.0, 1.0, 1.5])
+    write_linear_dng(
+        folder / "o.dng", picture, gains=gains, xyz_to_camera=None, shot=ShotInfo(model="m")
+    )
 
 
 def _mosaic(version: int) -> Any:
@@ -160,6 +170,7 @@ def _list(folder: Path, version: int) -> None:
 #: By module and function, as they lie in the package.
 WRITERS: dict[str, Writer] = {
     "imaging.writer: TIFF": lambda f, v: write_image(f / "o.tif", _image(v)),
+    "imaging.dng": _dng,
     "imaging.writer: PNG": lambda f, v: write_image(f / "o.png", _image(v)),
     "raw.writer: ARW": lambda f, v: write_arw(f / "o.ARW", _mosaic(v)),
     "raw.writer: RAF": lambda f, v: write_raf(f / "o.RAF", _mosaic(v)),
