@@ -327,7 +327,7 @@ def _summary(terminal: Terminal, results: list[FileResult]) -> None:
     )
     rows = [
         [
-            shown_path(result.source, root),
+            _shown_path(result.source, root),
             result.status,
             ", ".join(f"{choice.ratio:.4g}" for choice in result.choices),
             f"{result.seconds:.1f}",
@@ -338,7 +338,7 @@ def _summary(terminal: Terminal, results: list[FileResult]) -> None:
     terminal.table(["photo", "status", "ratio", "seconds", "output"], rows, to_stderr=True)
 
 
-def shown_path(path: Path, root: Path | None) -> str:
+def _shown_path(path: Path, root: Path | None) -> str:
     """Name a photo by its path below the folder that all lie in."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100, links stay as they are
     return str(whole.relative_to(root)) if root is not None else str(path)

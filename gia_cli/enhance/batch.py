@@ -7,11 +7,9 @@ and never stops the rest.
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import re
-import stat
 import time
 import unicodedata
 from collections import Counter
@@ -30,7 +28,6 @@ from gia_cli.errors import (
     Interrupted,
     OutOfMemoryError,
     OutputError,
-    OutputExistsError,
     UnreadableFileError,
     UsageError,
 )
@@ -41,6 +38,7 @@ from gia_cli.files import (
     ignores_case,
     is_taken,
     make_folder,
+    refuse_hopeless_output,
     walk,
 )
 from gia_cli.imaging.writer import output_format
@@ -479,7 +477,8 @@ def _read(
     _prepare_folder(job.targets[0].parent, options)
     for files in plans:
         for _, path in files:
-            _refuse_taken(path, options)
+            # Where outputs are skipped, only a link that leads nowhere is left here.
+            refuse_hopeless_output(path, replace=options.on_exists == "overwrite")
     pictures = zip(enhancer.prepare(job.source, request, progress=progress), plans, strict=True)
     return chain([next(pictures)], pictures)
 
@@ -596,24 +595,6 @@ def _expected(source: Path, error: Exception) -> GiaError:
     )
     wrapped.__cause__ = error
     return wrapped
-
-
-def _refuse_taken(path: Path, options: BatchOptions) -> None:
-    """Refuse, before the work, a name that cannot be written to or must not be replaced."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            hint="Choose a shorter name with -o." if error.errno == errno.ENAMETOOLONG else None,
-        ) from error
-    # Also a link that leads nowhere; where outputs are skipped, only that is left here.
-    if options.on_exists != "overwrite":
-        raise OutputExistsError(f"{path} already exists.")
-    if stat.S_ISDIR(mode):
-        raise OutputError(f"Cannot write {path}: it is a folder.", hint="Choose another name.")
 
 
 def _prepare_folder(folder: Path, options: BatchOptions) -> None:

@@ -691,7 +691,12 @@ class Enhancer:
         self, engine: Engine, prepared: Prepared, options: InferOptions
     ) -> InferOptions:
         """Say what there is beside the network: the same for a photo, whatever came before it."""
-        options = replace(options, afterwards=prepared.finishing_bytes)
+        afterwards = prepared.finishing_bytes
+        if self.strength.grain is not None:  # which is left by fusion, whatever the weights
+            frame = prepared.frame
+            grain = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=True)
+            afterwards = max(afterwards, grain)
+        options = replace(options, afterwards=afterwards)
         if options.max_memory is None or engine.device != "cpu":
             return options
         self._measure_base(engine, prepared)

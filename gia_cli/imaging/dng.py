@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,9 @@ from gia_cli.imaging.color import (
     srgb8_from_bt709,
 )
 from gia_cli.imaging.preview import encoded, pil_image, shrunk
+from gia_cli.imaging.writer import BAND_PIXELS, bands
 from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
+from gia_cli.raw.reader import FLIP_OF_ORIENTATION
 from gia_cli.raw.tiff import (
     ASCII,
     BYTE,
@@ -40,7 +42,6 @@ from gia_cli.raw.tiff import (
     SHORT,
     SRATIONAL,
     SUB_IFDS,
-    UNDEFINED,
     Entry,
     ifd_bytes,
     rational,
@@ -63,7 +64,7 @@ _UNCOMPRESSED, _JPEG = 1, 7
 _PREVIEW, _MAIN = 1, 0
 _VERSION = bytes([1, 4, 0, 0])
 # EXIF's number for each of LibRaw's turns.
-_ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}
+_ORIENTATIONS = {flip: number for number, flip in enumerate(FLIP_OF_ORIENTATION) if number}
 _MATRIX_UNIT = 10_000
 
 
@@ -140,11 +141,7 @@ def write_linear_dng(
         thumbnail = shrunk(large, _THUMBNAIL_SIDE)
         first = _write_strip(file, thumbnail.tobytes(), thumbnail.size, _UNCOMPRESSED, _RGB)
         sub_ifds = [_write_directory(file, entries) for entries in (main, shown)]
-        more = []
-        if comment:
-            text = b"ASCII\0\0\0" + comment.encode("ascii", "replace")
-            more = [Entry(0x9286, UNDEFINED, text)]
-        exif = _write_directory(file, exif_entries(shot, *more))
+        exif = _write_directory(file, exif_entries(shot, comment=comment))
         first += [
             Entry(0x010F, ASCII, utf8(make)),
             Entry(0x0110, ASCII, utf8(model)),
@@ -201,7 +198,8 @@ def digest(pixels: NDArray[np.uint16]) -> bytes:
 def _headroom(picture: NDArray[np.float32], to_camera: NDArray[np.float64]) -> float:
     """Find how far above white the levels have to reach: 1, or 1.1 to 4."""
     highest = 1.0
-    for rows in _bands(picture.shape[1]):
+    _, height, width = picture.shape
+    for rows in bands(height, BAND_PIXELS // width):
         highest = max(highest, float(_camera(picture[:, rows], to_camera).max()))
     return min(highest, _MOST_HEADROOM) if highest > _LEAST_HEADROOM else 1.0
 
@@ -216,7 +214,7 @@ def _camera_pixels(
         levels = _camera(picture[:, rows], to_camera) * np.float32(_WHITE)
         pixels[rows] = np.rint(np.clip(levels, 0, _WHITE)).transpose(1, 2, 0)
 
-    for _ in in_threads(convert, _bands(height)):
+    for _ in in_threads(convert, bands(height, BAND_PIXELS // width)):
         pass
     return pixels
 
@@ -225,11 +223,6 @@ def _camera(picture: NDArray[np.float32], to_camera: NDArray[np.float64]) -> NDA
     matrix = to_camera.astype(np.float32)
     camera: NDArray[np.float32] = np.einsum("ij,jhw->ihw", matrix, bt709_decode(picture))
     return camera
-
-
-def _bands(height: int) -> Iterator[slice]:
-    for start in range(0, height, 64):
-        yield slice(start, start + 64)
 
 
 def _rendered(picture: NDArray[np.float32]) -> NDArray[np.uint8]:

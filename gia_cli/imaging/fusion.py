@@ -66,6 +66,8 @@ _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is es
 # the bands of cells are worked out, then for each photosite and each thread, and what is left over.
 _SITE_BYTES: dict[CfaKind, float] = {"bayer": 31, "xtrans": 14}
 _FINEST_SITE_BYTES, _THREAD_BYTES, _OTHER_BYTES = 10, 12_000_000, 8_000_000
+# Grain: five float32 of each packed pixel, and more in each thread (measured on 1 and 6 megapixels)
+_GRAIN_CELL_BYTES, _GRAIN_THREAD_BYTES = 20, 9_000_000
 _GRAIN_LEVELS = 4  # grain: photosites, and cells of 1, 2 and 4 packed pixels
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
@@ -270,10 +272,14 @@ def fuse(
     return residual
 
 
-def fusion_bytes(kind: CfaKind, photosites: int) -> int:
+def fusion_bytes(kind: CfaKind, photosites: int, *, with_grain: bool = False) -> int:
     """Most memory that `fuse`, with its measurement, takes beside the picture, in bytes."""
-    finest = _FINEST_SITE_BYTES * photosites + _THREAD_BYTES * available_cores()
-    return round(max(_SITE_BYTES[kind] * photosites, finest)) + _OTHER_BYTES
+    thread = _THREAD_BYTES + (_GRAIN_THREAD_BYTES if with_grain else 0)
+    finest = _FINEST_SITE_BYTES * photosites + thread * available_cores()
+    most = max(_SITE_BYTES[kind] * photosites, finest)
+    if with_grain:
+        most += _GRAIN_CELL_BYTES * photosites / PACK_FACTOR[kind] ** 2
+    return round(most) + _OTHER_BYTES
 
 
 def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:

@@ -222,9 +222,7 @@ def write_image(
 
 def _exif(shot: ShotInfo, comment: str) -> list[Entry]:
     more = [Entry(0xA000, UNDEFINED, b"0100"), Entry(0xA001, SHORT, 1)]  # Flashpix 1.0, sRGB
-    if comment:
-        more.append(Entry(0x9286, UNDEFINED, b"ASCII\0\0\0" + comment.encode("ascii", "replace")))
-    return exif_entries(shot, *more)
+    return exif_entries(shot, *more, comment=comment)
 
 
 def _strips(image: NDArray[np.uint16]) -> Iterator[slice]:

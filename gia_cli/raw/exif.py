@@ -308,7 +308,7 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
+def exif_entries(shot: ShotInfo, *more: Entry, comment: str = "") -> list[Entry]:
     """Build the EXIF directory of a shot: what is None is left out.
 
     Parameters
@@ -316,8 +316,13 @@ def exif_entries(shot: ShotInfo, *more: Entry) -> list[Entry]:
     shot : ShotInfo
     *more : Entry
         Entries to add, such as a maker note.
+    comment : str
+        The UserComment.
     """
     entries = [Entry(0x9000, UNDEFINED, b"0230")]
+    if comment:
+        text = b"ASCII\0\0\0" + comment.encode("ascii", "replace")
+        entries.append(Entry(0x9286, UNDEFINED, text))
     if shot.exposure_s is not None:
         entries.append(Entry(0x829A, RATIONAL, rational(shot.exposure_s)))
     if shot.aperture is not None:

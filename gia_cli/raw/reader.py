@@ -62,9 +62,11 @@ RAW_SUFFIXES = frozenset({
 })
 # fmt: on
 
+#: LibRaw's number for each of EXIF's orientations; 0 is none.
+FLIP_OF_ORIENTATION = (0, 0, 1, 3, 2, 4, 6, 7, 5)
+
 _ORIENTATION, _CFA_REPEAT, _CFA_PATTERN = 0x0112, 0x828D, 0x828E
 _ACTIVE_AREA, _MASKED_AREAS = 0xC68D, 0xC68E
-_FLIP_OF_ORIENTATION = (0, 0, 1, 3, 2, 4, 6, 7, 5)  # LibRaw's numbers; orientation 0 is none
 _COLOR_IDS = {"R": 0, "G": 1, "B": 2}
 _PATTERN_PROBE = 12  # photosites a side: two X-Trans periods, six Bayer ones
 
@@ -537,7 +539,7 @@ def _stated_flip(directories: Sequence[Directory]) -> int | None:
     if all(1 <= orientation <= 8 for orientation in stated):
         return None
     true = [orientation for orientation in stated if 1 <= orientation <= 8]
-    return _FLIP_OF_ORIENTATION[true[0]] if true else 0
+    return FLIP_OF_ORIENTATION[true[0]] if true else 0
 
 
 def _flip(directories: Sequence[Directory], raw: rawpy.RawPy) -> int:

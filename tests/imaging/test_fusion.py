@@ -230,8 +230,12 @@ def test_cells_know_their_colors() -> None:
 
 
 @cameras
+@pytest.mark.parametrize("grain", [None, Grain(0.5, 0.5)])
 def test_what_it_takes_is_what_it_states(
-    camera: CameraName, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    camera: CameraName,
+    grain: Grain | None,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for module in (fusion, runtime):
         monkeypatch.setattr(module, "available_cores", lambda: 2)
@@ -240,11 +244,11 @@ def test_what_it_takes_is_what_it_states(
     picture = encoded(scene)
     tracemalloc.start()
     try:
-        fuse(picture, measured(frame, camera), shares(0.5))
+        fuse(picture, measured(frame, camera), shares(0.5), grain)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    stated = fusion_bytes(frame.kind, frame.mosaic.size)
+    stated = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain is not None)
     assert 0.6 * stated < peak < stated
 
 
