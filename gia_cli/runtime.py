@@ -44,7 +44,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 # Blocks from this size on are mapped one by one; smaller ones are the loops' that want them again.
 _LARGE_BLOCK = 4 * 2**20
 # malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_PERTURB, _M_ARENA_MAX = -1, -3, -4, -6, -8
 # NumPy, OpenBLAS with its threads, LibRaw and what reads and writes files map so much.
 _LEAST_ADDRESSES = 250_000_000
 # Of torch, C++, oneDNN and OpenVINO, the loader of libraries and Python's threads; all seen under a
@@ -322,6 +322,20 @@ def share_arenas() -> bool:
         Whether it could be asked (Linux with glibc).
     """
     return _set_malloc((_M_ARENA_MAX, 1))
+
+
+@contextmanager
+def zeroed_memory() -> Iterator[None]:
+    """Have the C library hand out memory of zeros, not of what the process had there before.
+
+    Only glibc is asked; other systems mostly give zeros for what is large.
+    """
+    is_asked = _set_malloc((_M_PERTURB, 0xFF))  # stands for filling with the complement
+    try:
+        yield
+    finally:
+        if is_asked:
+            _set_malloc((_M_PERTURB, 0))
 
 
 def _set_malloc(*settings: tuple[int, int]) -> bool:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind
-from gia_cli.runtime import is_oom_error as is_oom_error
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
 FP32_LEVELS = 2

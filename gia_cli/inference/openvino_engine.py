@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.inference.engine import Meter, Split, is_oom_error
+from gia_cli.inference.engine import Meter, Split
 from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, available_cores
+from gia_cli.runtime import DeviceKind, available_cores, is_oom_error
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 # Until a wait returns, Ctrl-C must wait too.

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.inference.engine import Meter, is_oom_error
+from gia_cli.inference.engine import Meter
 from gia_cli.nets.base import Network
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, Runtime
+from gia_cli.runtime import DeviceKind, Runtime, is_oom_error
 from gia_cli.weights.storage import WeightsInfo, load_network
 
 # What networks state their memory for.

@@ -5,14 +5,12 @@ Every refusal gets a sentence and an exit code of its own.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import mmap
 import os
 import stat
 import struct
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -37,7 +35,7 @@ from gia_cli.errors import (
 )
 from gia_cli.raw import tiff
 from gia_cli.raw.exif import RAF_MAGIC
-from gia_cli.runtime import free_bytes
+from gia_cli.runtime import free_bytes, zeroed_memory
 
 _JPEG = b"\xff\xd8\xff"
 _NOT_RAW_MAGICS = {
@@ -62,7 +60,6 @@ _TINY = 4096  # bytes; no RAW photo is smaller
 PHOTOMETRICS_RAW = (32803, 34892)
 _DNG_VERSION_TAG = 0xC612
 _FUJI_LAYOUT_TAG = 0x0130
-_M_PERTURB = -6  # malloc.h
 _CIFF_MAGIC = b"HEAPCCDR"
 # LibRaw looks at so many bytes of a CRW to tell how it is coded; of a shorter one, at memory that
 # was never written.
@@ -177,7 +174,9 @@ def open_raw(path: Path, max_memory: int | None = None) -> Iterator[rawpy.RawPy]
     with rawpy.RawPy() as raw:
         recognised = False
         try:
-            with _quiet_stderr() as said, _zeroed_memory():
+            # Where a part of a file cannot be decoded, LibRaw leaves the mosaic as it got it: what
+            # this process had there before, such as the photo before. Zeros `is_damaged` knows.
+            with _quiet_stderr() as said, zeroed_memory():
                 _hand_over(path, raw)
                 recognised = True
                 _refuse_size(path, raw, max_memory)
@@ -287,28 +286,6 @@ def directories_of(path: Path) -> list[tiff.Directory]:
     """Read the TIFF directories of a file."""
     with path.open("rb") as file:
         return tiff.walk(file)
-
-
-@contextmanager
-def _zeroed_memory() -> Iterator[None]:
-    """Have the C library hand out memory of zeros.
-
-    Where a part of a file cannot be decoded, LibRaw leaves the mosaic as it got it: what this
-    process had there before, such as the photo before. Zeros `is_damaged` knows. Only glibc is
-    asked; other systems mostly give zeros for what is large.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
-    except AttributeError:
-        mallopt = None
-    if mallopt is None:
-        yield
-        return
-    mallopt(_M_PERTURB, 0xFF)  # stands for filling with the complement
-    try:
-        yield
-    finally:
-        mallopt(_M_PERTURB, 0)
 
 
 _STDERR_LOCK = threading.Lock()

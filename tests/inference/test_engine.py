@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from gia_cli.inference.engine import is_oom_error
+from gia_cli.runtime import is_oom_error
 
 
 @pytest.mark.parametrize(
