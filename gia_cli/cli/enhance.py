@@ -149,6 +149,14 @@ def enhance(
             show_default=False,
         ),
     ] = None,
+    highlights: Annotated[
+        float,
+        typer.Option(
+            "--highlights",
+            metavar="0..1",
+            help="Keep the shape of lamps: tones below white that are given to what is above.",
+        ),
+    ] = 0.0,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
@@ -237,6 +245,7 @@ def enhance(
         white_level=white_level,
         strength=strength,
         strength_chroma=strength_chroma,
+        highlights=highlights,
     )
 
     results: list[FileResult] = []

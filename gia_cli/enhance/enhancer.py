@@ -31,6 +31,7 @@ from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
+from gia_cli.imaging.highlights import Highlights, Shoulder, restore_highlights
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
 from gia_cli.imaging.writer import develop, output_format, write_image
 from gia_cli.inference.engine import Engine
@@ -112,6 +113,7 @@ class Strength:
 
 
 ALL_THE_NOISE = Strength()
+AS_THE_NETWORK_HAS_THEM = Highlights()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,6 +187,9 @@ class Computed:
     strength: Strength = ALL_THE_NOISE
     gains: NDArray[np.float32] | None = None
     """(3,) float32; the gains that it was balanced with; None where the network found its own."""
+    highlights: Highlights = AS_THE_NETWORK_HAS_THEM
+    peak: float = 1.0
+    """Linear light of the brightest place, white or above."""
 
     def develop(self, *, keep_picture: bool = True) -> Enhanced:
         """Bring the picture to sRGB levels, upright.
@@ -196,7 +201,8 @@ class Computed:
         """
         seconds = dict(self.seconds)
         with memory_errors(), _timed(seconds, "colour"):
-            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect)
+            shoulder = Shoulder.of(self.highlights, self.peak) if self.highlights else None
+            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect, tone=shoulder)
         return Enhanced(
             image,
             self.frame,
@@ -208,6 +214,7 @@ class Computed:
             strength=self.strength,
             picture=self.picture if keep_picture else None,
             gains=self.gains,
+            highlights=self.highlights,
         )
 
 
@@ -234,6 +241,7 @@ class Enhanced:
     """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of."""
     gains: NDArray[np.float32] | None = None
     """(3,) float32; as in `Computed`."""
+    highlights: Highlights = AS_THE_NETWORK_HAS_THEM
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -267,6 +275,7 @@ class Enhanced:
             f"white balance {self.white_balance}"
             + ("; quality best" if self.quality == "best" else "")
             + self.strength.comment
+            + self.highlights.comment
         )
 
     def save(self, path: str | Path) -> None:
@@ -347,6 +356,8 @@ class Enhancer:
         Black and white levels to use instead of each file's.
     strength : Strength
         How much of the noise goes.
+    highlights : Highlights
+        How much room what lies above white gets.
     """
 
     def __init__(
@@ -361,6 +372,7 @@ class Enhancer:
         quality: Quality = "normal",
         levels: Levels = AS_THE_FILE_SAYS,
         strength: Strength = ALL_THE_NOISE,
+        highlights: Highlights = AS_THE_NETWORK_HAS_THEM,
     ) -> None:
         one_of(quality, get_args(Quality), "quality")
         one_of(engine, get_args(EngineName), "engine")
@@ -368,10 +380,12 @@ class Enhancer:
         instance_of(options, InferOptions, "options")
         instance_of(levels, Levels, "levels")
         instance_of(strength, Strength, "strength")
+        instance_of(highlights, Highlights, "highlights")
         if weights is not None:
             path_of(weights, "weights")
         self.quality = quality
         self.strength = strength
+        self.highlights = highlights
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -419,6 +433,7 @@ class Enhancer:
         white_level: float | None = None,
         strength: float = 1.0,
         strength_chroma: float | None = None,
+        highlights: float = 0.0,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -457,6 +472,10 @@ class Enhancer:
             measured stays in the picture as grain. Brightness and colours stay.
         strength_chroma : float, optional
             Of the noise in colour, likewise; by default as much.
+        highlights : float
+            How much of the tones below white, from 0 to 1 (half of the code values), is given to
+            what lies above it, which the sensor measured: lamps keep their shape and colour. A DNG
+            holds it above white. 0 leaves them as the network has them.
 
         Raises
         ------
@@ -478,6 +497,7 @@ class Enhancer:
             quality=quality,
             levels=Levels.parse(black_level, white_level),
             strength=Strength(strength, strength if strength_chroma is None else strength_chroma),
+            highlights=Highlights(highlights),
         )
 
     def enhance(
@@ -666,6 +686,10 @@ class Enhancer:
         if matrix is not None:
             with _timed(seconds, "colour"):
                 recolor(picture, matrix)
+        peak = 1.0
+        if self.highlights:
+            with _timed(seconds, "highlights"):
+                peak = _restored(picture, prepared, is_recolored=matrix is not None)
         return Computed(
             picture,
             prepared.frame,
@@ -676,6 +700,8 @@ class Enhancer:
             seconds,
             strength=self.strength,
             gains=prepared.gains if takes_balance else None,
+            highlights=self.highlights,
+            peak=peak,
         )
 
     def _infer(
@@ -692,10 +718,11 @@ class Enhancer:
     ) -> InferOptions:
         """Say what there is beside the network: the same for a photo, whatever came before it."""
         afterwards = prepared.finishing_bytes
-        if self.strength.grain is not None:  # which is left by fusion, whatever the weights
+        grain = self.strength.grain is not None
+        if grain or self.highlights:  # which take fusion's bands, whatever the weights
             frame = prepared.frame
-            grain = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=True)
-            afterwards = max(afterwards, grain)
+            bands = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain)
+            afterwards = max(afterwards, bands)
         options = replace(options, afterwards=afterwards)
         if options.max_memory is None or engine.device != "cpu":
             return options
@@ -859,6 +886,20 @@ def fuse_measured(
         gains = usable_gains(frame.as_shot_wb)
     matrix = CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
     fuse(picture, measure(frame, ratio, gains, np.array(matrix)), shares or NO_SHARES, grain)
+
+
+def _restored(picture: NDArray[np.float32], prepared: Prepared, *, is_recolored: bool) -> float:
+    """Let a picture go on above white; returns the brightest place. See `restore_highlights`."""
+    frame, ratio, gains = prepared.frame, prepared.choice.ratio, prepared.gains
+    if prepared.weights.config.white_balance != "as-shot" or gains is None:
+        gains = usable_gains(frame.as_shot_wb)  # the nearest to what the network finds
+    matrix = np.array(
+        CAMERA_MATRICES.get(prepared.weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
+    )
+    if is_recolored and frame.xyz_to_camera is not None:
+        matrix = frame.xyz_to_camera
+    measured = measure(frame, ratio, gains, matrix)
+    return restore_highlights(picture, measured, saturation=ratio * float(gains.min()))
 
 
 def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:

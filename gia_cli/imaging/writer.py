@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -61,7 +61,10 @@ def output_format(path: Path) -> OutputFormat:
 
 
 def develop(
-    picture: NDArray[np.float32], flip: int, pixel_aspect: float = 1.0
+    picture: NDArray[np.float32],
+    flip: int,
+    pixel_aspect: float = 1.0,
+    tone: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> NDArray[np.uint16]:
     """Turn a network's picture into the image to write: sRGB levels, upright.
 
@@ -73,6 +76,8 @@ def develop(
         LibRaw's orientation (`RawFrame.flip`).
     pixel_aspect : float
         Width of a pixel over its height; another than 1 stretches the shorter side.
+    tone : function, optional
+        Changes some rows, (3, h, W) BT.709-encoded, on the way.
 
     Returns
     -------
@@ -84,8 +89,9 @@ def develop(
     lying = _lying(image, flip)
 
     def convert(rows: slice) -> None:
-        for channel, plane in enumerate(picture):
-            lying[rows, :, channel] = srgb16_from_bt709(plane[rows])
+        band = picture[:, rows]
+        for channel, plane in enumerate(band if tone is None else tone(band)):
+            lying[rows, :, channel] = srgb16_from_bt709(plane)
 
     for _ in in_threads(convert, bands(height, BAND_PIXELS // width)):
         pass
