@@ -258,12 +258,12 @@ def fuse(
         added = enlarged(correction, shape, scale, rows)
         if finest is not None:
             band = residual.finest_band(rows, linear, borders)
-            added += _weighted(band, *enlarged(finest, shape, scale, rows))
+            added += weighted(band, *enlarged(finest, shape, scale, rows))
         light = np.maximum(linear + added, 0)
         encoded = bt709_encode(light)
         if left is not None:
             noise = enlarged(left.cells, shape, scale, rows)
-            noise += _weighted(band, *enlarged(left.finest, shape, scale, rows))
+            noise += weighted(band, *enlarged(left.finest, shape, scale, rows))
             encoded += _within(noise / slope_of_decode(light), encoded)
         picture[:, rows] = encoded
 
@@ -385,7 +385,7 @@ class Residual:
         total: NDArray[np.float32] | None = None
         for level, band, brightness in self.bands():
             share_y, share_c = self.shares_at(level, brightness, shares)
-            part = _weighted(band, share_y, share_c)
+            part = weighted(band, share_y, share_c)
             total = part if total is None else part + doubled(total, part.shape[1:])
         assert total is not None
         return total
@@ -401,9 +401,7 @@ class Residual:
         for level, band, brightness in self.bands():
             if level < _GRAIN_LEVELS:
                 share_y, share_c = self.shares_at(level, brightness, shares)
-                part = _weighted(
-                    band, grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)
-                )
+                part = weighted(band, grain.luminance * (1 - share_y), grain.chroma * (1 - share_c))
                 total = part if total is None else part + doubled(total, part.shape[1:])
         assert total is not None
         share_y, share_c = self.shares_at(0, self.brightness[0], shares)
@@ -534,7 +532,7 @@ def _looked_up(
     return found
 
 
-def _weighted(
+def weighted(
     band: NDArray[np.float32], share_y: NDArray[np.float32], share_c: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Take one share of a band's luminance and another of its chroma."""

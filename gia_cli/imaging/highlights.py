@@ -4,11 +4,13 @@ A network's picture ends at white, as the pictures that it was trained on do. Bu
 amplified a hundred times, a lamp that is white then was far from saturating the sensor: its shape
 and colour are in the mosaic, and with little noise. So near white the picture gives way to the
 measurement, which goes on above it. For a file that ends at white, a shoulder then makes room below
-white for what is above (Reinhard et al. 2002, equation 4); files of linear light take it as it is.
+white for what is above: logarithmic, as lamps differ by factors (Drago et al. 2003). Files of
+linear light take it as it is.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,14 +19,24 @@ from numpy.typing import NDArray
 from gia_cli.arguments import number
 from gia_cli.errors import UsageError
 from gia_cli.imaging.color import bt709_decode, bt709_encode
-from gia_cli.imaging.fusion import LUMINANCE, Measurement, Residual, doubled, enlarged, packed_noise
+from gia_cli.imaging.fusion import (
+    LUMINANCE,
+    Measurement,
+    Residual,
+    doubled,
+    enlarged,
+    packed_noise,
+    weighted,
+)
 from gia_cli.raw.cfa import PACK_FACTOR
 from gia_cli.runtime import in_threads
 
 # The picture gives way to the measurement between these levels of its brightest channel, linear.
 _FIRST, _ALL = 0.75, 0.98
-# Noise, over the light itself, at which half of a band of the measurement is believed.
-_TOLERATED_NOISE = 0.03
+# Noise, over the light itself, at which half of a band of the measurement is believed: of its
+# luminance, and of its colour, where eyes forgive less grain and miss less detail.
+_TOLERATED_NOISE = (0.03, 0.025)
+_STEPS = 20
 # Code values below white that a whole roll-off takes for what is above it.
 _WIDEST_SHOULDER = 0.5
 
@@ -85,9 +97,20 @@ class Shoulder:
         room = 1 - self.knee
         above = np.maximum(brightest - self.knee, 0) / room
         most = (self.peak - self.knee) / room
-        bent = above * (1 + above / most**2) / (1 + above)
+        bend = _bend(most)
+        bent = np.log1p(bend * above) / bend if bend else above
         factor = np.where(above > 0, (self.knee + room * bent) / np.maximum(brightest, 1e-9), 1)
         return np.where(above > 0, bt709_encode(linear * factor), encoded)
+
+
+def _bend(most: float) -> float:
+    """Find c with ``log(1 + c * most) = c``: a curve of slope 1 at 0 that reaches 1 at `most`."""
+    if most <= 1 + 1e-6:
+        return 0.0
+    bend = 2 * max(math.log(most), most - 1)  # right of the solution, where steps lead to it
+    for _ in range(_STEPS):  # Newton's
+        bend -= (math.log1p(bend * most) - bend) / (most / (1 + bend * most) - 1)
+    return bend
 
 
 def restore_highlights(
@@ -130,7 +153,7 @@ def restore_highlights(
         if not share.any():
             return
         fine = light.finest_band(rows, nothing[:, rows], borders)
-        fine *= enlarged(certainty, shape, scale, rows)
+        fine = weighted(fine, *enlarged(certainty, shape, scale, rows))
         fine += enlarged(cells, shape, scale, rows)
         fine = _unclipped(fine, to_camera, to_srgb, saturation)
         # Only where both say so: beside an edge the coarse bands say little of this very place.
@@ -146,7 +169,8 @@ def restore_highlights(
 def _share(linear: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far a place gives way to the measurement, by its brightest channel."""
     share = np.clip((linear.max(axis=0) - _FIRST) / (_ALL - _FIRST), 0, 1)
-    return share * share * (3 - 2 * share)
+    smooth: NDArray[np.float32] = share * share * (3 - 2 * share)
+    return smooth
 
 
 def _cells(
@@ -157,24 +181,28 @@ def _cells(
     Returns
     -------
     cells : (3, h, w)
-    certainty : (1, h, w)
-        How far the noise allows the finest band, too.
+    certainty : (2, h, w)
+        How far the noise allows the finest band, too: its luminance and its chroma.
     """
-    (slope, constant), _ = packed_noise(measured)
+    noises = packed_noise(measured)
     total: NDArray[np.float32] | None = None
 
     def believed(total: NDArray[np.float32], averaged: float) -> NDArray[np.float32]:
         luminance = np.maximum(np.tensordot(LUMINANCE, total, axes=1), 1e-6)
-        noise = np.sqrt((slope * luminance + constant) / averaged) / luminance
-        share: NDArray[np.float32] = (1 / (1 + (noise / _TOLERATED_NOISE) ** 2)).astype(np.float32)
-        return share[None]
+        shares = np.empty((2, *luminance.shape), np.float32)
+        for share, (slope, constant), tolerated in zip(
+            shares, noises, _TOLERATED_NOISE, strict=True
+        ):
+            noise = np.sqrt((slope * luminance + constant) / averaged) / luminance
+            share[:] = 1 / (1 + (noise / tolerated) ** 2)
+        return shares
 
     for level, band, _ in light.bands():
         if total is None:
             total = band
         else:
             coarse = doubled(total, band.shape[1:])
-            total = coarse + believed(coarse, 4.0 ** (level - 1)) * band
+            total = coarse + weighted(band, *believed(coarse, 4.0 ** (level - 1)))
     assert total is not None
     return total, believed(total, 1 / PACK_FACTOR[measured.kind] ** 2)
 
@@ -187,5 +215,5 @@ def _unclipped(
 ) -> NDArray[np.float32]:
     """Make what may be clipped as bright as what certainly is not: where all are, that is white."""
     camera = np.minimum(np.tensordot(to_camera, light, axes=1), np.float32(saturation))
-    found: NDArray[np.float32] = np.maximum(np.tensordot(to_srgb, camera, axes=1), 0)
+    found: NDArray[np.float32] = np.tensordot(to_srgb, camera, axes=1).clip(0, saturation)
     return found

@@ -141,6 +141,7 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--target-exposure", "1/0"], "such as 5 or 1/5"),
         (["--exposure", "1", "--brackets", "10,20"], "not both"),
         (["--strength", "2"], "from 0 to 1"),
+        (["--highlights", "-1"], "from 0 to 1"),
         (["--tile", "big"], "--tile takes"),
         (["--tile", "0"], "--tile must be positive"),
         (["--max-memory", "lots"], "is not a size"),
