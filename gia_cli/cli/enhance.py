@@ -157,6 +157,15 @@ def enhance(
             help="Keep the shape of lamps: tones below white that are given to what is above.",
         ),
     ] = 0.0,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            "--crop",
+            metavar="X,Y,W,H|center",
+            help="Make only this part, quickly, as it is in the whole picture: to try settings.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
@@ -228,6 +237,7 @@ def enhance(
         format=output_format,
         on_exists=on_exists,
         recursive=recursive,
+        is_crop=crop is not None,
         products=(PICTURE, _comparison()) if compare else (PICTURE,),
         also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
@@ -246,6 +256,7 @@ def enhance(
         strength=strength,
         strength_chroma=strength_chroma,
         highlights=highlights,
+        crop=crop,
     )
 
     results: list[FileResult] = []

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, BinaryIO, get_args
@@ -24,19 +25,20 @@ from gia_cli._version import __version__
 from gia_cli.arguments import instance_of, number, one_of, path_of, whole_number
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
+from gia_cli.enhance.crop import Crop, Part, Window, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.dng import write_linear_dng
-from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
-from gia_cli.imaging.highlights import Highlights, Shoulder, restore_highlights
+from gia_cli.imaging.fusion import NO_SHARES, Grain, Residual, fuse, fusion_bytes, measure, whiten
+from gia_cli.imaging.highlights import Highlights, Shoulder, brightest_light, restore_highlights
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
 from gia_cli.imaging.writer import develop, output_format, write_image
-from gia_cli.inference.engine import Engine
+from gia_cli.inference.engine import Engine, Term
 from gia_cli.inference.plan import InferOptions
-from gia_cli.inference.run import claim_process, infer
+from gia_cli.inference.run import claim_process, infer, photo_terms
 from gia_cli.inference.select import (
     obstacle_to_openvino,
     open_engine,
@@ -130,18 +132,21 @@ class Prepared:
     """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
     seconds: dict[str, float]
     """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+    part: Part | None = None
+    """Where only a part is made: `frame` is that part with a margin."""
 
-    def packed(self, turn: Turn) -> PackedMosaic:
-        """Pack the photo, turned: everything else is as in `mosaic`."""
-        if turn == Turn():
+    def packed(self, turn: Turn, frame: RawFrame | None = None) -> PackedMosaic:
+        """Pack the photo or, as it would be, another frame of it, turned."""
+        if turn == Turn() and frame is None:
             return self.mosaic
-        turned = turn_frame(self.frame, turn)
+        turned = turn_frame(frame or self.frame, turn)
         return prepare(turned, self.choice.ratio, self.gains, self.weights.config.input_floor)
 
     @property
     def reading_bytes(self) -> int:
         """Most memory that reading and packing another photo of this size takes."""
-        return _READING_MOSAICS * self.frame.mosaic.nbytes
+        whole = self.frame.mosaic.nbytes if self.part is None else self.part.whole_bytes
+        return _READING_MOSAICS * whole
 
     @property
     def held_bytes(self) -> int:
@@ -190,6 +195,8 @@ class Computed:
     highlights: Highlights = AS_THE_NETWORK_HAS_THEM
     peak: float = 1.0
     """Linear light of the brightest place, white or above."""
+    window: Window | None = None
+    """Where only a part is made: its place in the whole, upright picture."""
 
     def develop(self, *, keep_picture: bool = True) -> Enhanced:
         """Bring the picture to sRGB levels, upright.
@@ -215,6 +222,7 @@ class Computed:
             picture=self.picture if keep_picture else None,
             gains=self.gains,
             highlights=self.highlights,
+            window=self.window,
         )
 
 
@@ -242,6 +250,8 @@ class Enhanced:
     gains: NDArray[np.float32] | None = None
     """(3,) float32; as in `Computed`."""
     highlights: Highlights = AS_THE_NETWORK_HAS_THEM
+    window: Window | None = None
+    """As in `Computed`."""
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -276,6 +286,7 @@ class Enhanced:
             + ("; quality best" if self.quality == "best" else "")
             + self.strength.comment
             + self.highlights.comment
+            + ("" if self.window is None else f"; crop {self.window}")
         )
 
     def save(self, path: str | Path) -> None:
@@ -358,6 +369,8 @@ class Enhancer:
         How much of the noise goes.
     highlights : Highlights
         How much room what lies above white gets.
+    crop : Crop, optional
+        The part to make of every photo; by default all of it.
     """
 
     def __init__(
@@ -373,6 +386,7 @@ class Enhancer:
         levels: Levels = AS_THE_FILE_SAYS,
         strength: Strength = ALL_THE_NOISE,
         highlights: Highlights = AS_THE_NETWORK_HAS_THEM,
+        crop: Crop | None = None,
     ) -> None:
         one_of(quality, get_args(Quality), "quality")
         one_of(engine, get_args(EngineName), "engine")
@@ -386,6 +400,9 @@ class Enhancer:
         self.quality = quality
         self.strength = strength
         self.highlights = highlights
+        if crop is not None:
+            instance_of(crop, Crop, "crop")
+        self.crop = crop
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -434,6 +451,7 @@ class Enhancer:
         strength: float = 1.0,
         strength_chroma: float | None = None,
         highlights: float = 0.0,
+        crop: str | Crop | None = None,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -476,6 +494,10 @@ class Enhancer:
             How much of the tones below white, from 0 to 1 (half of the code values), is given to
             what lies above it, which the sensor measured: lamps keep their shape and colour. A DNG
             holds it above white. 0 leaves them as the network has them.
+        crop : str, optional
+            A part to make instead of the whole picture, to try settings: "center" or
+            "X,Y,W,H" in pixels of the upright picture. Its colours and brightness are those that
+            it has in the whole.
 
         Raises
         ------
@@ -498,6 +520,7 @@ class Enhancer:
             levels=Levels.parse(black_level, white_level),
             strength=Strength(strength, strength if strength_chroma is None else strength_chroma),
             highlights=Highlights(highlights),
+            crop=Crop.parse(crop) if isinstance(crop, str) else crop,
         )
 
     def enhance(
@@ -604,10 +627,12 @@ class Enhancer:
             gains = _camera_gains(photo, weights, balance, progress)
             words = balance.describe(photo)
             _tell_of_colors(photo, weights, progress)
+            part = None if self.crop is None else part_of(photo, self.crop)
+            photo = photo if part is None else part.frame
         for choice in choices:
             with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
+            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds, part)
             seconds = {}
 
     def load(self, prepared: Prepared, *, progress: Progress = SILENT) -> None:
@@ -679,7 +704,17 @@ class Enhancer:
             with _timed(seconds, "fusion"):
                 ratio, gains = prepared.choice.ratio, prepared.gains
                 grain = self.strength.grain
-                fuse_measured(picture, prepared.frame, ratio, gains, prepared.weights, grain)
+                noise, black_error = _of_the_whole(engine, prepared, options)
+                fuse_measured(
+                    picture,
+                    prepared.frame,
+                    ratio,
+                    gains,
+                    prepared.weights,
+                    grain,
+                    noise=noise,
+                    black_error=black_error,
+                )
                 if takes_balance:
                     whiten(picture, prepared.frame)
         matrix = camera_colors(prepared.frame, weights)
@@ -690,9 +725,14 @@ class Enhancer:
         if self.highlights:
             with _timed(seconds, "highlights"):
                 peak = _restored(picture, prepared, is_recolored=matrix is not None)
+        frame, window = prepared.frame, None
+        if prepared.part is not None:
+            rows, cols = prepared.part.inner
+            frame, window = cut(frame, rows, cols), prepared.part.window
+            picture = picture[:, rows, cols].copy()
         return Computed(
             picture,
-            prepared.frame,
+            frame,
             prepared.choice,
             weights,
             prepared.white_balance,
@@ -702,16 +742,19 @@ class Enhancer:
             gains=prepared.gains if takes_balance else None,
             highlights=self.highlights,
             peak=peak,
+            window=window,
         )
 
     def _infer(
         self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
     ) -> NDArray[np.float32]:
         options = self._with_memory(engine, prepared, options)
+        terms = None if prepared.part is None else partial(_terms, prepared, options)
         if self.quality == "normal":
-            return infer(engine, prepared.mosaic, options, progress)
+            of_photo = None if terms is None else terms(Turn())
+            return infer(engine, prepared.mosaic, options, progress, of_photo)
         height, width = prepared.frame.mosaic.shape
-        return infer_turned(engine, prepared.packed, (height, width), options, progress)
+        return infer_turned(engine, prepared.packed, (height, width), options, progress, terms)
 
     def _with_memory(
         self, engine: Engine, prepared: Prepared, options: InferOptions
@@ -864,6 +907,9 @@ def fuse_measured(
     gains: NDArray[np.float32] | None,
     weights: WeightsInfo,
     grain: Grain | None = None,
+    *,
+    noise: tuple[float, float] | None = None,
+    black_error: NDArray[np.floating] | None = None,
 ) -> None:
     """Fuse a network's picture with what the sensor measured; in its place.
 
@@ -878,6 +924,10 @@ def fuse_measured(
         As `prepare` got them.
     weights : WeightsInfo
     grain : Grain, optional
+    noise : (gain, variance), optional
+        As `frame_noise` returns them; by default this frame's.
+    black_error : (3,), optional
+        As `Residual.offset`; by default this frame's.
     """
     if not _is_fused(gains, weights) and grain is None:
         return
@@ -885,7 +935,10 @@ def fuse_measured(
     if gains is None:
         gains = usable_gains(frame.as_shot_wb)
     matrix = CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
-    fuse(picture, measure(frame, ratio, gains, np.array(matrix)), shares or NO_SHARES, grain)
+    measured = measure(frame, ratio, gains, np.array(matrix), noise)
+    if black_error is not None:
+        measured = replace(measured, black_error=np.asarray(black_error, np.float64))
+    fuse(picture, measured, shares or NO_SHARES, grain)
 
 
 def _restored(picture: NDArray[np.float32], prepared: Prepared, *, is_recolored: bool) -> float:
@@ -898,8 +951,38 @@ def _restored(picture: NDArray[np.float32], prepared: Prepared, *, is_recolored:
     )
     if is_recolored and frame.xyz_to_camera is not None:
         matrix = frame.xyz_to_camera
-    measured = measure(frame, ratio, gains, matrix)
-    return restore_highlights(picture, measured, saturation=ratio * float(gains.min()))
+    saturation, part = ratio * float(gains.min()), prepared.part
+    noise = None if part is None else part.noise
+    peak = restore_highlights(picture, measure(frame, ratio, gains, matrix, noise), saturation)
+    if part is not None:  # the curve is that of the whole picture
+        whole = measure(part.thinned, ratio, gains, matrix, noise)
+        peak = max(peak, brightest_light(whole, saturation))
+    return peak
+
+
+def _terms(
+    prepared: Prepared, options: InferOptions, turn: Turn
+) -> Callable[[Engine], Sequence[Term]]:
+    """Return what works out the global terms of the photo that a part belongs to, turned."""
+    assert prepared.part is not None
+    mosaic = prepared.packed(turn, prepared.part.thinned)
+    return lambda engine: photo_terms(engine, mosaic, options)
+
+
+def _of_the_whole(
+    engine: Engine, prepared: Prepared, options: InferOptions
+) -> tuple[tuple[float, float] | None, NDArray[np.float32] | None]:
+    """Find the noise and the black level's error of the photo that a part belongs to."""
+    part, gains, weights = prepared.part, prepared.gains, prepared.weights
+    if part is None:
+        return None, None
+    if gains is None or not _is_fused(gains, weights):
+        return part.noise, None
+    mosaic = prepared.packed(Turn(), part.thinned)
+    picture = infer(engine, mosaic, options)
+    matrix = np.array(CAMERA_MATRICES[weights.camera or ""])
+    measured = measure(part.thinned, prepared.choice.ratio, gains, matrix, part.noise)
+    return part.noise, Residual(picture, measured).offset
 
 
 def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:

@@ -119,7 +119,7 @@ def measure(
     black_error : float, optional
         How far the true black level lies above the likely one, DN; estimated by default.
     """
-    gain, variance = noise or _estimated_noise(frame)
+    gain, variance = noise or frame_noise(frame)
     colors = cell_colors(frame.kind, frame.phase)
     black, (_, black_sigma) = likely_black(frame), known_black_error(frame)
     span = frame.white - black
@@ -141,8 +141,8 @@ def measure(
     )
 
 
-def _estimated_noise(frame: RawFrame) -> tuple[float, float]:
-    """Estimate a frame's noise from some strips of it."""
+def frame_noise(frame: RawFrame) -> tuple[float, float]:
+    """Estimate a frame's noise from some strips of it: DN per electron, and DN^2."""
     period = len(CANONICAL[frame.kind])
     strips = []
     height, width = (side // period * period for side in frame.mosaic.shape)
@@ -344,11 +344,13 @@ class Residual:
 
         for _ in in_threads(count, self.rows()):
             pass
+        #: (3,) float32; error of the black level in camera RGB, which is taken off.
+        self.offset: NDArray[np.float32]
         if measured.black_error is None:
-            self._offset = _black_offset(sums, counts, bright, measured)
+            self.offset = _black_offset(sums, counts, bright, measured)
         else:
-            self._offset = measured.black_error.astype(np.float32)
-        sums -= counts * self._offset[:, None, None]
+            self.offset = measured.black_error.astype(np.float32)
+        sums -= counts * self.offset[:, None, None]
         levels = [(sums, counts)]
         #: Mean luminance of the picture in each level of cells, finest first.
         self.brightness: list[NDArray[np.float32]] = [bright]
@@ -445,7 +447,7 @@ class Residual:
         sites, valid = _site_residual(around, self.measured, slice(first, last))
         colors = _interpolated(sites, valid, self.measured)
         colors = colors[:, rows.start - first : rows.stop - first]
-        colors -= self._offset[:, None, None]
+        colors -= self.offset[:, None, None]
         coarse = enlarged(self.means[0], (height, width), PACK_FACTOR[self.measured.kind], rows)
         return _through(self._to_srgb, np.where(np.isfinite(colors), colors - coarse, 0))
 

@@ -135,12 +135,8 @@ def restore_highlights(
     float
         The brightest place of the picture, linear, at least 1.
     """
-    nothing = np.broadcast_to(np.float32(0), picture.shape)
-    light = Residual(nothing, replace(measured, black_error=np.zeros(3)))
-    cells, certainty = _cells(light, measured)
-    to_camera = measured.to_camera.astype(np.float32)
-    to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
-    cells = _unclipped(cells, to_camera, to_srgb, saturation)
+    light = _light(measured)
+    cells, certainty = _cells(light, measured, saturation)
     brightest = float(cells.max(initial=0))
     if brightest < _FIRST:
         return 1.0
@@ -152,10 +148,10 @@ def restore_highlights(
         share = _share(linear)
         if not share.any():
             return
-        fine = light.finest_band(rows, nothing[:, rows], borders)
+        fine = light.finest_band(rows, np.zeros_like(linear), borders)
         fine = weighted(fine, *enlarged(certainty, shape, scale, rows))
         fine += enlarged(cells, shape, scale, rows)
-        fine = _unclipped(fine, to_camera, to_srgb, saturation)
+        fine = _unclipped(fine, measured, saturation)
         # Only where both say so: beside an edge the coarse bands say little of this very place.
         share = np.minimum(share, _share(fine))
         linear += share * (fine - linear)
@@ -166,6 +162,18 @@ def restore_highlights(
     return max(brightest, 1.0)
 
 
+def brightest_light(measured: Measurement, saturation: float) -> float:
+    """Find what `restore_highlights` would return, without a picture."""
+    cells, _ = _cells(_light(measured), measured, saturation)
+    return max(float(cells.max(initial=0)), 1.0)
+
+
+def _light(measured: Measurement) -> Residual:
+    """Split the measurement itself into bands: its residual beside a black picture."""
+    nothing = np.broadcast_to(np.float32(0), (3, *measured.mosaic.shape))
+    return Residual(nothing, replace(measured, black_error=np.zeros(3)))
+
+
 def _share(linear: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far a place gives way to the measurement, by its brightest channel."""
     share = np.clip((linear.max(axis=0) - _FIRST) / (_ALL - _FIRST), 0, 1)
@@ -174,7 +182,7 @@ def _share(linear: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _cells(
-    light: Residual, measured: Measurement
+    light: Residual, measured: Measurement, saturation: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Sum the bands of the measurement so far as noise allows: (3, h, w) linear sRGB.
 
@@ -204,16 +212,16 @@ def _cells(
             coarse = doubled(total, band.shape[1:])
             total = coarse + weighted(band, *believed(coarse, 4.0 ** (level - 1)))
     assert total is not None
-    return total, believed(total, 1 / PACK_FACTOR[measured.kind] ** 2)
+    certainty = believed(total, 1 / PACK_FACTOR[measured.kind] ** 2)
+    return _unclipped(total, measured, saturation), certainty
 
 
 def _unclipped(
-    light: NDArray[np.float32],
-    to_camera: NDArray[np.float32],
-    to_srgb: NDArray[np.float32],
-    saturation: float,
+    light: NDArray[np.float32], measured: Measurement, saturation: float
 ) -> NDArray[np.float32]:
     """Make what may be clipped as bright as what certainly is not: where all are, that is white."""
+    to_camera = measured.to_camera.astype(np.float32)
+    to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
     camera = np.minimum(np.tensordot(to_camera, light, axes=1), np.float32(saturation))
     found: NDArray[np.float32] = np.tensordot(to_srgb, camera, axes=1).clip(0, saturation)
     return found

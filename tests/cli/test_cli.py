@@ -142,6 +142,8 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--exposure", "1", "--brackets", "10,20"], "not both"),
         (["--strength", "2"], "from 0 to 1"),
         (["--highlights", "-1"], "from 0 to 1"),
+        (["--crop", "middle"], "--crop takes center or X,Y,W,H"),
+        (["--crop", "9,9,0,9"], "has no pixels"),
         (["--tile", "big"], "--tile takes"),
         (["--tile", "0"], "--tile must be positive"),
         (["--max-memory", "lots"], "is not a size"),
