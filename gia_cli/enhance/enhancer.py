@@ -26,8 +26,10 @@ from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
+from gia_cli.enhance.sidecar import NO_METADATA, DevelopSettings, PhotoMetadata, read_metadata
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
+from gia_cli.files import is_file
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
@@ -46,7 +48,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
 from gia_cli.raw.packing import PackedMosaic, prepare, usable_gains
-from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.raw.reader import FLIP_OF_ORIENTATION, RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
 from gia_cli.runtime import (
     DeviceName,
@@ -128,6 +130,8 @@ class Prepared:
     """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
     seconds: dict[str, float]
     """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+    metadata: PhotoMetadata = NO_METADATA
+    """What sidecars and the photo's own XMP say."""
 
     def packed(self, turn: Turn) -> PackedMosaic:
         """Pack the photo, turned: everything else is as in `mosaic`."""
@@ -185,6 +189,7 @@ class Computed:
     strength: Strength = ALL_THE_NOISE
     gains: NDArray[np.float32] | None = None
     """(3,) float32; the gains that it was balanced with; None where the network found its own."""
+    metadata: PhotoMetadata = NO_METADATA
 
     def develop(self, *, keep_picture: bool = True) -> Enhanced:
         """Bring the picture to sRGB levels, upright.
@@ -208,6 +213,7 @@ class Computed:
             strength=self.strength,
             picture=self.picture if keep_picture else None,
             gains=self.gains,
+            metadata=self.metadata,
         )
 
 
@@ -234,6 +240,8 @@ class Enhanced:
     """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of."""
     gains: NDArray[np.float32] | None = None
     """(3,) float32; as in `Computed`."""
+    metadata: PhotoMetadata = NO_METADATA
+    """What sidecars and the photo's own XMP say, and what of it was used."""
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -269,8 +277,13 @@ class Enhanced:
             + self.strength.comment
         )
 
+    @property
+    def xmp(self) -> bytes:
+        """The XMP packet that goes into the output; empty where there is nothing to carry over."""
+        return self.metadata.packet(f"gia {__version__}")
+
     def save(self, path: str | Path) -> None:
-        """Write the picture as 16-bit TIFF or PNG with profile and EXIF, or as linear DNG.
+        """Write the picture as 16-bit TIFF or PNG with profile, EXIF and XMP, or as linear DNG.
 
         Parameters
         ----------
@@ -294,8 +307,14 @@ class Enhanced:
             if output_format(path) == "dng":
                 self._save_dng(path, software)
             else:
-                shot = self.frame.shot
-                write_image(path, image, shot=shot, software=software, comment=self.comment)
+                write_image(
+                    path,
+                    image,
+                    shot=self.frame.shot,
+                    software=software,
+                    comment=self.comment,
+                    xmp=self.xmp,
+                )
 
     def _save_dng(self, path: Path, software: str) -> None:
         if self.picture is None:
@@ -313,6 +332,7 @@ class Enhanced:
             comment=self.comment,
             original=frame.path.name,
             noise_reduction=self.strength.luminance,
+            xmp=self.metadata.packet(software, for_raw=True),
         )
 
 
@@ -347,6 +367,8 @@ class Enhancer:
         Black and white levels to use instead of each file's.
     strength : Strength
         How much of the noise goes.
+    use_sidecar : bool
+        Whether to develop a photo as its XMP sidecar says; see `from_weights`.
     """
 
     def __init__(
@@ -361,6 +383,7 @@ class Enhancer:
         quality: Quality = "normal",
         levels: Levels = AS_THE_FILE_SAYS,
         strength: Strength = ALL_THE_NOISE,
+        use_sidecar: bool = False,
     ) -> None:
         one_of(quality, get_args(Quality), "quality")
         one_of(engine, get_args(EngineName), "engine")
@@ -372,6 +395,7 @@ class Enhancer:
             path_of(weights, "weights")
         self.quality = quality
         self.strength = strength
+        self.use_sidecar = use_sidecar
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -419,6 +443,7 @@ class Enhancer:
         white_level: float | None = None,
         strength: float = 1.0,
         strength_chroma: float | None = None,
+        use_sidecar: bool = False,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -457,6 +482,10 @@ class Enhancer:
             measured stays in the picture as grain. Brightness and colours stay.
         strength_chroma : float, optional
             Of the noise in colour, likewise; by default as much.
+        use_sidecar : bool
+            Whether orientation, white balance and exposure of the XMP beside a photo, or in it,
+            are used where nothing else is asked for. Ratings, keywords and the like are carried
+            over anyway.
 
         Raises
         ------
@@ -478,6 +507,7 @@ class Enhancer:
             quality=quality,
             levels=Levels.parse(black_level, white_level),
             strength=Strength(strength, strength if strength_chroma is None else strength_chroma),
+            use_sidecar=use_sidecar,
         )
 
     def enhance(
@@ -565,10 +595,12 @@ class Enhancer:
 
         Raises
         ------
-        RawError, ExposureError, WhiteBalanceError, WeightsNotFoundError, NoWeightsForCfaError
+        RawError, ExposureError, WhiteBalanceError, SidecarError, WeightsNotFoundError,
+        NoWeightsForCfaError
         """
         seconds: dict[str, float] = {}
         instance_of(request, ExposureRequest, "request")
+        file = _file_of(photo)
         if isinstance(photo, RawFrame):
             photo.check()
         else:
@@ -579,16 +611,56 @@ class Enhancer:
             progress.note(f"{photo.path.name}: {note}")
         with memory_errors(), _timed(seconds, "exposure"):
             weights = self._chosen_for(photo.kind)
+            metadata = self._read_metadata(photo, file, request, weights, progress)
+            used = metadata.used
+            if (shot := metadata.shot(photo.shot)) is not photo.shot:
+                photo = replace(photo, shot=shot)
+            if used.orientation is not None:
+                photo = replace(photo, flip=FLIP_OF_ORIENTATION[used.orientation])
+            if used.exposure_ev is not None:
+                request = replace(request, exposure_ev=used.exposure_ev)
             choices = choose_ratios(photo, request)
-            balance = self._white_balance or WhiteBalance(weights.config.white_balance)
+            balance = self._white_balance or used.white_balance
+            balance = balance or WhiteBalance(weights.config.white_balance)
             gains = _camera_gains(photo, weights, balance, progress)
             words = balance.describe(photo)
             _tell_of_colors(photo, weights, progress)
         for choice in choices:
             with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
+            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds, metadata)
             seconds = {}
+
+    def _read_metadata(
+        self,
+        frame: RawFrame,
+        file: Path | None,
+        request: ExposureRequest,
+        weights: WeightsInfo,
+        progress: Progress,
+    ) -> PhotoMetadata:
+        """Read what other programs say of a photo, and settle what of it is used."""
+        metadata = read_metadata(file, frame.xmp, strict=self.use_sidecar)
+        notes = metadata.notes
+        if self.use_sidecar:
+            wanted, more = metadata.develop_settings()
+            notes = (*notes, *more)
+            balance, stops = wanted.white_balance, wanted.exposure_ev
+            if self._white_balance is not None:
+                balance = None
+            elif balance is not None and weights.config.white_balance != "as-shot":
+                notes = (
+                    *notes,
+                    f"{weights.name} infers the light; the sidecar's balance is not used.",
+                )
+                balance = None
+            if request.ratio is not None or request.brackets or request.exposure_ev is not None:
+                stops = None
+            metadata = replace(metadata, used=DevelopSettings(wanted.orientation, balance, stops))
+            progress.detail(f"{frame.path.name}: of its sidecar: {metadata.used or 'nothing'}")
+        for note in notes:
+            progress.note(f"{frame.path.name}: {note}")
+        return metadata
 
     def load(self, prepared: Prepared, *, progress: Progress = SILENT) -> None:
         """Load the network that a photo needs, if it is not loaded yet; `compute` does so too.
@@ -676,6 +748,7 @@ class Enhancer:
             seconds,
             strength=self.strength,
             gains=prepared.gains if takes_balance else None,
+            metadata=prepared.metadata,
         )
 
     def _infer(
@@ -797,6 +870,13 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
     Parameters and errors as for `resolve`.
     """
     return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
+
+
+def _file_of(photo: object) -> Path | None:
+    """Find the file that a photo is, which sidecars may lie beside; None for bytes and arrays."""
+    if isinstance(photo, RawFrame):
+        return photo.path if is_file(photo.path) else None
+    return Path(photo) if isinstance(photo, str | Path) else None
 
 
 def _camera_gains(
