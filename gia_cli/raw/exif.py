@@ -455,7 +455,7 @@ def exif_entries(shot: ShotInfo, *more: Entry, comment: str = "") -> list[Entry]
     comment : str
         The UserComment.
     """
-    entries = [Entry(0x9000, UNDEFINED, b"0230")]
+    entries = [Entry(0x9000, UNDEFINED, b"0232")]
     if comment:
         text = b"ASCII\0\0\0" + comment.encode("ascii", "replace")
         entries.append(Entry(0x9286, UNDEFINED, text))
