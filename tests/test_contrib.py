@@ -72,7 +72,13 @@ def _gia(folder: Path, text: str, *, said: str = "", code: int = 0) -> Path:
 
 def _report(**file: Any) -> str:
     whole = {"input": "x", "status": "written", "outputs": [], "ratios": [{"ratio": 1.5e2}]}
-    more: dict[str, Any] = {"white_balance": None, "sidecar": {}, "error": None, "seconds": -0.25, "ok": True}
+    more: dict[str, Any] = {
+        "white_balance": None,
+        "sidecar": {},
+        "error": None,
+        "seconds": -0.25,
+        "ok": True,
+    }
     return json.dumps({"gia": "0.1.0", "files": [whole | more | file]}, indent=2)
 
 

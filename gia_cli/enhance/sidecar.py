@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from gia_cli.files import open_plain
 from gia_cli.imaging import xmp
 from gia_cli.imaging.temperature import HIGHEST_KELVIN, LARGEST_TINT, LOWEST_KELVIN, Light
 from gia_cli.raw.exif import ARTIST, COPYRIGHT, DESCRIPTION, MoreExif, ShotInfo, utf8
-from gia_cli.raw.tiff import ASCII, Entry
+from gia_cli.raw.tiff import ASCII, BYTE, RATIONAL, Entry
 
 #: Those of Lightroom have a few hundred KB where masks were painted.
 MOST_BYTES = 1 << 25
@@ -38,6 +39,7 @@ _DEVELOP = {
     )
 }
 _BALANCE_TAGS = ("crs:WhiteBalance", "crs:Temperature", "crs:Tint")
+_SECOND_UNITS, _A_METRE = 100_000, 1e-5  # of an angle's second; in degrees
 _SYNCHRONISED = {DESCRIPTION: "dc:description", ARTIST: "dc:creator", COPYRIGHT: "dc:rights"}
 
 
@@ -134,14 +136,21 @@ class PhotoMetadata:
         )
 
     def shot(self, shot: ShotInfo) -> ShotInfo:
-        """Let the EXIF say the same as the XMP where both speak of description and author."""
+        """Let the EXIF say the same as the XMP of description, author and place.
+
+        Programs differ in which of the two they believe.
+        """
         texts = {tag: xmp.text_of(self.properties, name) for tag, name in _SYNCHRONISED.items()}
         changed = {tag: Entry(tag, ASCII, utf8(text)) for tag, text in texts.items() if text}
-        if not changed:
+        place = _place(self.properties)
+        if not changed and not place:
             return shot
         more = shot.more or MoreExif()
         kept = [entry for entry in more.first if entry.tag not in changed]
-        return replace(shot, more=replace(more, first=(*kept, *changed.values())))
+        gps = more.gps
+        if place and not _is_at(gps, place):  # with what was measured on the way there
+            gps = tuple(place)
+        return replace(shot, more=replace(more, first=(*kept, *changed.values()), gps=gps))
 
 
 NO_METADATA = PhotoMetadata()
@@ -263,6 +272,71 @@ def _white_balance(properties: Mapping[str, Element], notes: list[str]) -> White
     if light.kelvin != kelvin:
         notes.append(f"a temperature of {kelvin:g} K is limited to {light.kelvin:g} K.")
     return WhiteBalance("temperature", light)
+
+
+def _place(properties: Mapping[str, Element]) -> list[Entry]:
+    """Turn XMP's latitude, longitude and altitude into EXIF's; empty without the first two."""
+    latitude = _angle(properties, "exif:GPSLatitude", "NS", 90)
+    longitude = _angle(properties, "exif:GPSLongitude", "EW", 180)
+    if latitude is None or longitude is None:
+        return []
+    place = [Entry(0, BYTE, b"\2\3\0\0")]
+    for tag, (degrees, side) in ((1, latitude), (3, longitude)):
+        place += [Entry(tag, ASCII, side.encode()), Entry(tag + 1, RATIONAL, _sexagesimal(degrees))]
+    altitude = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", _text(properties, "exif:GPSAltitude"))
+    if altitude is not None:
+        below = _text(properties, "exif:GPSAltitudeRef") == "1"
+        metres = int(altitude[1]), int(altitude[2])
+        place += [Entry(5, BYTE, bytes([below])), Entry(6, RATIONAL, [metres])]
+    return place
+
+
+def _angle(
+    properties: Mapping[str, Element], name: str, sides: str, most: int
+) -> tuple[float, str] | None:
+    """Read "45,26.274N" or "45,26,16N": degrees, and which side."""
+    parts = re.fullmatch(
+        rf"(\d{{1,3}}),(\d{{1,2}}(?:\.\d+)?)(?:,(\d{{1,2}}(?:\.\d+)?))?([{sides}])",
+        _text(properties, name),
+    )
+    if parts is None:
+        return None
+    degrees = int(parts[1]) + float(parts[2]) / 60 + float(parts[3] or 0) / 3600
+    return (degrees, parts[4]) if degrees <= most else None
+
+
+def _sexagesimal(degrees: float) -> list[tuple[int, int]]:
+    """Degrees, minutes and seconds as fractions; a unit of the last is 0.3 mm on the ground."""
+    units = round(degrees * 3600 * _SECOND_UNITS)
+    minutes, seconds = divmod(units, 60 * _SECOND_UNITS)
+    return [(minutes // 60, 1), (minutes % 60, 1), (seconds, _SECOND_UNITS)]
+
+
+def _is_at(gps: Sequence[Entry], place: Sequence[Entry]) -> bool:
+    """Whether EXIF names the place already, to within about a metre."""
+    ours, theirs = _coordinates(gps), _coordinates(place)
+    if ours is None or theirs is None:
+        return False
+    return all(abs(a - b) < _A_METRE for a, b in zip(ours, theirs, strict=True))
+
+
+def _coordinates(gps: Sequence[Entry]) -> tuple[float, float] | None:
+    """Latitude and longitude in degrees, of whichever sign; None where they are not stated."""
+    entries = {entry.tag: entry for entry in gps}
+    found = []
+    for tag in (1, 3):
+        side, angle = entries.get(tag), entries.get(tag + 1)
+        if side is None or angle is None or side.type != ASCII or angle.type != RATIONAL:
+            return None
+        if len(angle.values) != 3 or not all(below for _, below in angle.values):
+            return None
+        degrees = sum(above / below / 60**n for n, (above, below) in enumerate(angle.values))
+        found.append(-degrees if side.values[:1] in (b"S", b"W") else degrees)
+    return found[0], found[1]
+
+
+def _text(properties: Mapping[str, Element], name: str) -> str:
+    return xmp.text_of(properties, name) or ""
 
 
 def _words(balance: WhiteBalance) -> str:

@@ -160,6 +160,52 @@ def test_description_and_author_are_the_same_in_exif(tmp_path: Path) -> None:
     assert more.first == (camera.first[0], Entry(0x013B, ASCII, "Zoë".encode()))
 
 
+IN_VENICE = (
+    Entry(1, ASCII, b"N"),
+    Entry(2, RATIONAL, [(45, 1), (26, 1), (1644, 100)]),
+    Entry(3, ASCII, b"E"),
+    Entry(4, RATIONAL, [(12, 1), (20, 1), (888, 100)]),
+    Entry(29, ASCII, b"2026:02:03"),
+)
+
+
+def _placed(folder: Path, attributes: str) -> tuple[Entry, ...]:
+    """The GPS entries of a photo taken in Venice that has this sidecar."""
+    _write(folder / "night.xmp", attributes, "")
+    metadata = read_metadata(folder / "night.ARW", b"", strict=True)
+    more = metadata.shot(ShotInfo(more=MoreExif(gps=IN_VENICE))).more
+    assert more is not None
+    return more.gps
+
+
+def test_a_place_that_was_set_elsewhere_is_the_pictures(tmp_path: Path) -> None:
+    place = 'exif:GPSLatitude="33,51.4044S" exif:GPSLongitude="151,12,55.5E" '
+    assert _placed(tmp_path, place + 'exif:GPSAltitude="35/10" exif:GPSAltitudeRef="1"') == (
+        Entry(0, BYTE, b"\2\3\0\0"),
+        Entry(1, ASCII, b"S"),
+        Entry(2, RATIONAL, [(33, 1), (51, 1), (2426400, 100000)]),
+        Entry(3, ASCII, b"E"),
+        Entry(4, RATIONAL, [(151, 1), (12, 1), (5550000, 100000)]),
+        Entry(5, BYTE, b"\1"),
+        Entry(6, RATIONAL, [(35, 10)]),
+    )
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "",
+        'exif:GPSLatitude="45,26.274000N" exif:GPSLongitude="12,20.148E"',  # the same place
+        'exif:GPSLatitude="33,51.4044S"',
+        'exif:GPSLatitude="33,51.4044E" exif:GPSLongitude="151,12,55.5E"',
+        'exif:GPSLatitude="91,0.0N" exif:GPSLongitude="151,12,55.5E"',
+        'exif:GPSLatitude="north" exif:GPSLongitude="151,12,55.5E"',
+    ],
+)
+def test_the_cameras_place_stays_where_no_other_was_set(tmp_path: Path, attributes: str) -> None:
+    assert _placed(tmp_path, attributes) == IN_VENICE
+
+
 # ---------------------------------------------------------------- broken
 
 
