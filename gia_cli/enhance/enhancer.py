@@ -333,6 +333,7 @@ class Enhanced:
             original=frame.path.name,
             noise_reduction=self.strength.luminance,
             xmp=self.metadata.packet(software, for_raw=True),
+            lens_corrections=frame.lens_corrections,
         )
 
 

@@ -39,6 +39,7 @@ from gia_cli.raw.exif import (
     gps_entries,
     utf8,
 )
+from gia_cli.raw.lens_corrections import OPCODE_LIST_3
 from gia_cli.raw.reader import FLIP_OF_ORIENTATION
 from gia_cli.raw.tiff import (
     ASCII,
@@ -51,6 +52,7 @@ from gia_cli.raw.tiff import (
     SHORT,
     SRATIONAL,
     SUB_IFDS,
+    UNDEFINED,
     Entry,
     ifd_bytes,
     rational,
@@ -91,6 +93,7 @@ def write_linear_dng(
     original: str = "",
     noise_reduction: float = 1.0,
     xmp: bytes = b"",
+    lens_corrections: bytes = b"",
 ) -> None:
     """Write a picture as LinearRaw DNG; all of it or nothing.
 
@@ -121,6 +124,8 @@ def write_linear_dng(
         How much of the noise is gone, in [0, 1].
     xmp : bytes
         An XMP packet; none if empty.
+    lens_corrections : bytes
+        An OpcodeList3, for the reader to correct the lens by; none if empty.
 
     Raises
     ------
@@ -147,6 +152,8 @@ def write_linear_dng(
             Entry(0xC61F, LONG, [0, 0]),
             Entry(0xC620, LONG, [pixels.shape[1], pixels.shape[0]]),
         ]
+        if lens_corrections:
+            main.append(Entry(OPCODE_LIST_3, UNDEFINED, lens_corrections))
         large = shrunk(pil_image(_rendered(picture)), _PREVIEW_SIDE)
         jpeg = encoded(large, "JPEG", quality=_PREVIEW_QUALITY)
         shown = _write_strip(file, jpeg, large.size, _JPEG, _YCBCR)
@@ -162,7 +169,8 @@ def write_linear_dng(
             Entry(SUB_IFDS, LONG, sub_ifds),
             Entry(EXIF_IFD, LONG, exif),
             Entry(0xC612, BYTE, _VERSION),
-            Entry(0xC613, BYTE, bytes([1, 1, 0, 0])),  # as old a reader as LinearRaw needs
+            # As old a reader as LinearRaw needs, or opcodes.
+            Entry(0xC613, BYTE, bytes([1, 3 if lens_corrections else 1, 0, 0])),
             Entry(0xC614, ASCII, utf8(shot.camera)),
             Entry(
                 0xC621, SRATIONAL, [(round(v * _MATRIX_UNIT), _MATRIX_UNIT) for v in matrix.flat]

@@ -24,6 +24,8 @@ ByteOrder = Literal["<", ">"]
 
 _FORMATS = {SHORT: "H", LONG: "I", IFD: "I", FLOAT: "f", DOUBLE: "d"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+#: Tags of type UNDEFINED that are read: OpcodeList3.
+BLOB_TAGS = frozenset({0xC74E})
 _MAX_RATIONAL = 1_000_000
 _MAX_INT32 = 2**31 - 1
 _MAX_ENTRIES = 4096  # more means that the bytes are no directory
@@ -167,6 +169,8 @@ class Directory:
     """Fractions, floats and signed numbers; NaN for a fraction whose denominator is 0."""
     texts: dict[int, bytes] = field(default_factory=dict)
     """ASCII, up to the first zero byte; in any encoding."""
+    blobs: dict[int, bytes] = field(default_factory=dict)
+    """Undefined bytes, of `BLOB_TAGS` only."""
 
     def first(self, tag: int, default: int = 0) -> int:
         """Return the first value of `tag`, or `default` when the directory lacks it."""
@@ -322,11 +326,13 @@ def _read_ifd(
     """Read one directory; also say where the next one is, and how many values were read."""
     raw = _raw_directory(file, offset, order)
     (following,) = struct.unpack(order + "I", file.read(4).ljust(4, b"\0"))
-    directory = Directory({}, {}, {})
+    directory = Directory({}, {}, {}, {})
     taken = 0
     for at in range(0, len(raw) - 11, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", raw, at)
-        if kind not in _SIZES or kind == UNDEFINED or number > min(_MAX_COUNT, budget - taken):
+        if kind not in _SIZES or number > min(_MAX_COUNT, budget - taken):
+            continue
+        if kind == UNDEFINED and tag not in BLOB_TAGS:
             continue
         taken += number  # whether they are there or not: looking takes as long
         size = _SIZES[kind] * number
@@ -357,6 +363,8 @@ def _store(directory: Directory, tag: int, kind: int, data: bytes, order: ByteOr
     number = len(data) // _SIZES[kind]
     if kind == ASCII:
         directory.texts[tag] = data.split(b"\0")[0]
+    elif kind == UNDEFINED:
+        directory.blobs[tag] = data
     elif kind in (RATIONAL, SRATIONAL):
         letter = "I" if kind == RATIONAL else "i"
         parts = struct.unpack(f"{order}{2 * number}{letter}", data)
