@@ -642,7 +642,11 @@ class Enhancer:
     ) -> PhotoMetadata:
         """Read what other programs say of a photo, and settle what of it is used."""
         metadata = read_metadata(file, frame.xmp, strict=self.use_sidecar)
-        notes = metadata.notes
+        metadata = replace(metadata, is_balanced=self._white_balance is not None)
+        notes, name = metadata.notes, frame.path.name
+        if metadata.paths:
+            files = ", then ".join(path.name for path in metadata.paths)
+            progress.detail(f"{name}: sidecar {files}")
         if self.use_sidecar:
             wanted, more = metadata.develop_settings()
             notes = (*notes, *more)
@@ -657,10 +661,12 @@ class Enhancer:
                 balance = None
             if request.ratio is not None or request.brackets or request.exposure_ev is not None:
                 stops = None
-            metadata = replace(metadata, used=DevelopSettings(wanted.orientation, balance, stops))
-            progress.detail(f"{frame.path.name}: of its sidecar: {metadata.used or 'nothing'}")
+            used = DevelopSettings(wanted.orientation, balance, stops)
+            is_balanced = metadata.is_balanced or balance is not None
+            metadata = replace(metadata, used=used, is_balanced=is_balanced)
+            progress.detail(f"{name}: by its sidecar: {used or 'nothing'}")
         for note in notes:
-            progress.note(f"{frame.path.name}: {note}")
+            progress.note(f"{name}: {note}")
         return metadata
 
     def load(self, prepared: Prepared, *, progress: Progress = SILENT) -> None:

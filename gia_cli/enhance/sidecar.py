@@ -86,6 +86,8 @@ class PhotoMetadata:
     """What a user should know of them, one sentence each."""
     used: DevelopSettings = DevelopSettings()
     """What the picture was developed by."""
+    is_balanced: bool = False
+    """Whether a white balance was chosen when the picture was made, by an option or by this."""
 
     def packet(self, software: str, *, for_raw: bool = False) -> bytes:
         """Write what holds for a picture of the photo; empty where there is nothing.
@@ -95,11 +97,12 @@ class PhotoMetadata:
         software : str
         for_raw : bool
             For a file that is yet to be developed, such as a DNG: the white balance goes along,
-            unless it has been used. Exposure never does: it was chosen for a photo that is not
-            brightened yet. Nor does anything else that was set for another rendering.
+            unless the picture was made with a chosen one. Exposure never does: it was chosen for a
+            photo that is not brightened yet. Nor does anything else that was set for another
+            rendering.
         """
         chosen = xmp.carried(self.properties)
-        if for_raw and self.used.white_balance is None and not _is_applied(self.properties):
+        if for_raw and not self.is_balanced and not _is_applied(self.properties):
             balance = {xmp.full(name) for name in _BALANCE_TAGS} & self.properties.keys()
             chosen |= {name: self.properties[name] for name in sorted(balance)}
             if balance:
@@ -216,8 +219,6 @@ def read_metadata(photo: Path | None, embedded: bytes, *, strict: bool) -> Photo
             continue  # of night.RAF, say, which lies beside night.ARW
         read.append(path)
         properties = found | properties
-    if len(read) > 1:
-        notes.append(f"it has two sidecars; {read[0].name} comes before {read[1].name}.")
     if embedded:
         try:
             properties = xmp.parse(embedded, _is_wanted, "the XMP within") | properties

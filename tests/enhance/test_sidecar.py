@@ -91,7 +91,7 @@ def test_the_sidecar_that_names_the_file_comes_first(tmp_path: Path) -> None:
     packet = metadata.packet("gia").decode()
     assert "<xmp:Rating>-1<" in packet and "Green" in packet
     assert "night</rdf:li>" in packet and "Venezia" in packet
-    assert metadata.notes == ("it has two sidecars; night.ARW.xmp comes before night.xmp.",)
+    assert [path.name for path in metadata.paths] == ["night.ARW.xmp", "night.xmp"]
 
 
 @pytest.mark.parametrize(("extension", "is_ours"), [("ARW", True), ("arw", True), ("RAF", False)])
@@ -306,7 +306,8 @@ def test_a_sidecar_is_used_where_no_option_says_otherwise(
     height, width = plain.image.shape[:2]
     assert used.image.shape == (width, height, 3)
     words = "orientation 6, white balance 3200 K, tint +5, exposure -0.5 EV"
-    assert f"night.ARW: of its sidecar: {words}" in spy.details
+    assert f"night.ARW: by its sidecar: {words}" in spy.details
+    assert "night.ARW: sidecar night.xmp" in spy.details
     assert used.white_balance == "3200 K, tint +5"
     assert used.metadata.used.report() == {
         "orientation": 6, "white_balance": "3200 K, tint +5", "exposure_ev": -0.5,
@@ -322,9 +323,12 @@ def test_a_sidecar_is_used_where_no_option_says_otherwise(
     assert result.choice.ratio == plain.choice.ratio
     assert np.array_equal(result.image, np.rot90(plain.image, -1))
     assert both.enhance(photo, ratio=50).choice.ratio == 50
-    # In a DNG the balance that was used is its own, and not set a second time.
-    used.save(tmp_path / "used.dng")
-    assert "Temperature" not in _properties(tmp_path / "used.dng")
+    # In a DNG a balance that was chosen is its own, and no other is set.
+    for picture in (used, result, by_options):
+        picture.save(tmp_path / "used.dng")
+        assert "Temperature" not in _properties(tmp_path / "used.dng")
+    plain.save(tmp_path / "used.dng")
+    assert _properties(tmp_path / "used.dng")["Temperature"] == "3200"
 
 
 @pytest.mark.slow
