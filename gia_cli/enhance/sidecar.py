@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +23,12 @@ from gia_cli.errors import SidecarError
 from gia_cli.files import open_plain
 from gia_cli.imaging import xmp
 from gia_cli.imaging.temperature import HIGHEST_KELVIN, LARGEST_TINT, LOWEST_KELVIN, Light
-from gia_cli.raw.exif import ARTIST, COPYRIGHT, DESCRIPTION, MoreExif, ShotInfo, utf8
+from gia_cli.raw.exif import ARTIST, COPYRIGHT, DESCRIPTION, MoreExif, ShotInfo, clean_text, utf8
 from gia_cli.raw.tiff import ASCII, BYTE, RATIONAL, Entry
 
 #: Those of Lightroom have a few hundred KB where masks were painted.
 MOST_BYTES = 1 << 25
+_LONGEST_NAME = 40  # of a white balance, in a message
 _MOST_STOPS = 10.0  # Lightroom's slider ends at 5
 
 # The words of Adobe's programs for what we know by other ones.
@@ -264,7 +266,8 @@ def _white_balance(properties: Mapping[str, Element], notes: list[str]) -> White
         return WhiteBalance(name.lower())
     if kelvin is None:
         if name is not None:
-            notes.append(f"the white balance '{name}' comes without a temperature; it is not used.")
+            shown = textwrap.shorten(clean_text(name) or "?", _LONGEST_NAME)
+            notes.append(f"the white balance '{shown}' has no temperature; it is not used.")
         return None
     light = Light(
         min(max(kelvin, LOWEST_KELVIN), HIGHEST_KELVIN),

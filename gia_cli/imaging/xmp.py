@@ -199,8 +199,10 @@ def parse(data: bytes, wanted: Callable[[str], bool], source: str) -> Properties
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise _unreadable(source, f"{reason}, in line {error.lineno}") from error
-    except (_Refused, LookupError, ValueError) as error:  # the latter of strange encodings
+    except _Refused as error:
         raise _unreadable(source, str(error)) from error
+    except (LookupError, ValueError) as error:
+        raise _unreadable(source, "it is in an unknown encoding") from error
     if not reader.has_rdf:
         raise _unreadable(source, "it holds no XMP")
     return reader.found

@@ -133,7 +133,7 @@ class ShotInfo:
     """Local time as EXIF writes it, "YYYY:MM:DD HH:MM:SS"."""
     owner: str | None = None
     """The camera owner's name."""
-    more: MoreExif | None = field(default=None, repr=False)
+    more: MoreExif | None = field(default=None, repr=False, hash=False)
     """What else the camera wrote."""
 
     @property

@@ -142,6 +142,13 @@ def test_develop_settings_are_understood(
     assert (found, len(said)) == (settings, notes)
 
 
+def test_what_a_sidecar_says_cannot_command_a_terminal(tmp_path: Path) -> None:
+    _write(tmp_path / "night.xmp", f'crs:WhiteBalance="a&#x9b;31m&#x202e;{"b" * 10_000}"')
+    metadata = read_metadata(tmp_path / "night.ARW", b"", strict=True)
+    (note,) = metadata.develop_settings()[1]
+    assert len(note) < 120 and note.isprintable()
+
+
 def test_settings_are_named_in_words() -> None:
     settings = DevelopSettings(6, WhiteBalance("temperature", Light(3200, 5)), -0.5)
     assert str(settings) == "orientation 6, white balance 3200 K, tint +5, exposure -0.5 EV"
