@@ -164,6 +164,16 @@ class WhiteBalanceError(GiaError):
     hint = "Give the gains with --white-balance R,G,B, or use as-shot."
 
 
+# ---------------------------------------------------------------- sidecars
+
+
+class SidecarError(GiaError):
+    """An XMP sidecar whose settings are to be used, but cannot be read."""
+
+    exit_code = 32
+    hint = "Let the program that wrote it write it again, or leave out --use-sidecar."
+
+
 # ---------------------------------------------------------------- weights
 
 

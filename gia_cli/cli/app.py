@@ -102,7 +102,7 @@ def exposure_request(
     reference: Path | None,
     brackets: str | None,
     max_ratio: float | None,
-    exposure_ev: float = 0.0,
+    exposure_ev: float | None = None,
 ) -> ExposureRequest:
     """Build the request from `gia enhance`'s options."""
     from gia_cli.enhance.exposure import MAX_RATIO, ExposureRequest

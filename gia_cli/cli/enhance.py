@@ -89,9 +89,14 @@ def enhance(
         ),
     ] = None,
     exposure: Annotated[
-        float,
-        typer.Option("--exposure", metavar="EV", help="Stops brighter than that, or darker (-1)."),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--exposure",
+            metavar="EV",
+            help="Stops brighter than that, or darker (-1).",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +129,14 @@ def enhance(
             autocompletion=_complete_white_balance,
         ),
     ] = None,
+    use_sidecar: Annotated[
+        bool,
+        typer.Option(
+            "--use-sidecar",
+            help="Use orientation, white balance and exposure of the XMP beside each photo, or in "
+            "it, where no option says otherwise. Rating, keywords and the like are kept anyway.",
+        ),
+    ] = False,
     quality: Annotated[
         Quality,
         typer.Option(
@@ -257,6 +270,7 @@ def enhance(
         strength_chroma=strength_chroma,
         highlights=highlights,
         crop=crop,
+        use_sidecar=use_sidecar,
     )
 
     results: list[FileResult] = []
@@ -334,6 +348,7 @@ def _file_report(result: FileResult) -> dict[str, Any]:
         ],
         "weights": result.weights,
         "white_balance": result.white_balance,
+        "sidecar": result.sidecar,
         "seconds": round(result.seconds, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in result.stages.items()},
         "error": error_report(error),

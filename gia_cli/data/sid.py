@@ -458,7 +458,7 @@ def _metadata(frame: RawFrame) -> dict[str, Any]:
         "daylight_wb": None if frame.daylight_wb is None else frame.daylight_wb.tolist(),
         "xyz_to_camera": None if frame.xyz_to_camera is None else frame.xyz_to_camera.tolist(),
         "flip": frame.flip,
-        "shot": asdict(frame.shot),
+        "shot": asdict(replace(frame.shot, more=None)),  # JSON holds no bytes
     }
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
@@ -110,6 +110,8 @@ class FileResult:
     weights: str | None = None
     white_balance: str | None = None
     """In words, such as "3200 K, tint +5"."""
+    sidecar: dict[str, Any] | None = None
+    """The XMP files beside the photo, and what of them was used; None where there are none."""
     seconds: float = 0.0
     """From the photo's turn at the network until its last file is written."""
     stages: dict[str, float] = field(default_factory=dict)
@@ -530,6 +532,7 @@ def _compute(
         result.choices.append(computed.choice)
         result.weights = computed.weights.name
         result.white_balance = computed.white_balance
+        result.sidecar = computed.metadata.report()
     return computed
 
 

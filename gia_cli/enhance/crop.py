@@ -194,7 +194,10 @@ def _scaled(span: slice, factor: float) -> slice:
 
 
 def cut(frame: RawFrame, rows: slice, cols: slice) -> RawFrame:
-    """Cut some rows and columns out of a photo; the mosaic is a view."""
+    """Cut some rows and columns out of a photo; the mosaic is a view.
+
+    Corrections of the lens are left out: their centre is the photo's.
+    """
     period = len(CANONICAL[frame.kind])
     dy, dx = frame.phase
     shift = (-rows.start, -cols.start)
@@ -204,6 +207,7 @@ def cut(frame: RawFrame, rows: slice, cols: slice) -> RawFrame:
         phase=((dy + rows.start) % period, (dx + cols.start) % period),
         black=np.roll(frame.black, shift, (0, 1)),
         white=np.roll(frame.white, shift, (0, 1)),
+        lens_corrections=b"",
     )
 
 

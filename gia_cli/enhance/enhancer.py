@@ -28,8 +28,10 @@ from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.crop import Crop, Part, Window, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
+from gia_cli.enhance.sidecar import NO_METADATA, DevelopSettings, PhotoMetadata, read_metadata
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
+from gia_cli.files import is_file
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, Residual, fuse, fusion_bytes, measure, whiten
@@ -49,7 +51,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
 from gia_cli.raw.packing import PackedMosaic, prepare, usable_gains
-from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.raw.reader import FLIP_OF_ORIENTATION, RawFrame, read_raw
 from gia_cli.raw.turns import Turn, turn_frame
 from gia_cli.runtime import (
     DeviceName,
@@ -134,6 +136,8 @@ class Prepared:
     """Wall-clock time of each stage; what a photo takes once is its first picture's."""
     part: Part | None = None
     """Where only a part is made: `frame` is that part with a margin."""
+    metadata: PhotoMetadata = NO_METADATA
+    """What sidecars and the photo's own XMP say."""
 
     def packed(self, turn: Turn, frame: RawFrame | None = None) -> PackedMosaic:
         """Pack the photo or, as it would be, another frame of it, turned."""
@@ -197,6 +201,7 @@ class Computed:
     """Linear light of the brightest place, white or above."""
     window: Window | None = None
     """Where only a part is made: its place in the whole, upright picture."""
+    metadata: PhotoMetadata = NO_METADATA
 
     def develop(self, *, keep_picture: bool = True) -> Enhanced:
         """Bring the picture to sRGB levels, upright.
@@ -223,6 +228,7 @@ class Computed:
             gains=self.gains,
             highlights=self.highlights,
             window=self.window,
+            metadata=self.metadata,
         )
 
 
@@ -252,6 +258,8 @@ class Enhanced:
     highlights: Highlights = AS_THE_NETWORK_HAS_THEM
     window: Window | None = None
     """As in `Computed`."""
+    metadata: PhotoMetadata = NO_METADATA
+    """What sidecars and the photo's own XMP say, and what of it was used."""
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -289,8 +297,13 @@ class Enhanced:
             + ("" if self.window is None else f"; crop {self.window}")
         )
 
+    @property
+    def xmp(self) -> bytes:
+        """The XMP packet that goes into the output; empty where there is nothing to carry over."""
+        return self.metadata.packet(f"gia {__version__}")
+
     def save(self, path: str | Path) -> None:
-        """Write the picture as 16-bit TIFF or PNG with profile and EXIF, or as linear DNG.
+        """Write the picture as 16-bit TIFF or PNG with profile, EXIF and XMP, or as linear DNG.
 
         Parameters
         ----------
@@ -314,8 +327,14 @@ class Enhanced:
             if output_format(path) == "dng":
                 self._save_dng(path, software)
             else:
-                shot = self.frame.shot
-                write_image(path, image, shot=shot, software=software, comment=self.comment)
+                write_image(
+                    path,
+                    image,
+                    shot=self.frame.shot,
+                    software=software,
+                    comment=self.comment,
+                    xmp=self.xmp,
+                )
 
     def _save_dng(self, path: Path, software: str) -> None:
         if self.picture is None:
@@ -333,6 +352,8 @@ class Enhanced:
             comment=self.comment,
             original=frame.path.name,
             noise_reduction=self.strength.luminance,
+            xmp=self.metadata.packet(software, for_raw=True),
+            lens_corrections=frame.lens_corrections,
         )
 
 
@@ -371,6 +392,8 @@ class Enhancer:
         How much room what lies above white gets.
     crop : Crop, optional
         The part to make of every photo; by default all of it.
+    use_sidecar : bool
+        Whether to develop a photo as its XMP sidecar says; see `from_weights`.
     """
 
     def __init__(
@@ -387,6 +410,7 @@ class Enhancer:
         strength: Strength = ALL_THE_NOISE,
         highlights: Highlights = AS_THE_NETWORK_HAS_THEM,
         crop: Crop | None = None,
+        use_sidecar: bool = False,
     ) -> None:
         one_of(quality, get_args(Quality), "quality")
         one_of(engine, get_args(EngineName), "engine")
@@ -403,6 +427,7 @@ class Enhancer:
         if crop is not None:
             instance_of(crop, Crop, "crop")
         self.crop = crop
+        self.use_sidecar = use_sidecar
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -452,6 +477,7 @@ class Enhancer:
         strength_chroma: float | None = None,
         highlights: float = 0.0,
         crop: str | Crop | None = None,
+        use_sidecar: bool = False,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -498,6 +524,10 @@ class Enhancer:
             A part to make instead of the whole picture, to try settings: "center" or
             "X,Y,W,H" in pixels of the upright picture. Its colours and brightness are those that
             it has in the whole.
+        use_sidecar : bool
+            Whether orientation, white balance and exposure of the XMP beside a photo, or in it,
+            are used where nothing else is asked for. Ratings, keywords and the like are carried
+            over anyway.
 
         Raises
         ------
@@ -521,6 +551,7 @@ class Enhancer:
             strength=Strength(strength, strength if strength_chroma is None else strength_chroma),
             highlights=Highlights(highlights),
             crop=Crop.parse(crop) if isinstance(crop, str) else crop,
+            use_sidecar=use_sidecar,
         )
 
     def enhance(
@@ -608,10 +639,12 @@ class Enhancer:
 
         Raises
         ------
-        RawError, ExposureError, WhiteBalanceError, WeightsNotFoundError, NoWeightsForCfaError
+        RawError, ExposureError, WhiteBalanceError, SidecarError, WeightsNotFoundError,
+        NoWeightsForCfaError
         """
         seconds: dict[str, float] = {}
         instance_of(request, ExposureRequest, "request")
+        file = _file_of(photo)
         if isinstance(photo, RawFrame):
             photo.check()
         else:
@@ -622,8 +655,17 @@ class Enhancer:
             progress.note(f"{photo.path.name}: {note}")
         with memory_errors(), _timed(seconds, "exposure"):
             weights = self._chosen_for(photo.kind)
+            metadata = self._read_metadata(photo, file, request, weights, progress)
+            used = metadata.used
+            if (shot := metadata.shot(photo.shot)) is not photo.shot:
+                photo = replace(photo, shot=shot)
+            if used.orientation is not None:
+                photo = replace(photo, flip=FLIP_OF_ORIENTATION[used.orientation])
+            if used.exposure_ev is not None:
+                request = replace(request, exposure_ev=used.exposure_ev)
             choices = choose_ratios(photo, request)
-            balance = self._white_balance or WhiteBalance(weights.config.white_balance)
+            balance = self._white_balance or used.white_balance
+            balance = balance or WhiteBalance(weights.config.white_balance)
             gains = _camera_gains(photo, weights, balance, progress)
             words = balance.describe(photo)
             _tell_of_colors(photo, weights, progress)
@@ -632,8 +674,45 @@ class Enhancer:
         for choice in choices:
             with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds, part)
+            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds, part, metadata)
             seconds = {}
+
+    def _read_metadata(
+        self,
+        frame: RawFrame,
+        file: Path | None,
+        request: ExposureRequest,
+        weights: WeightsInfo,
+        progress: Progress,
+    ) -> PhotoMetadata:
+        """Read what other programs say of a photo, and settle what of it is used."""
+        metadata = read_metadata(file, frame.xmp, strict=self.use_sidecar)
+        metadata = replace(metadata, is_balanced=self._white_balance is not None)
+        notes, name = metadata.notes, frame.path.name
+        if metadata.paths:
+            files = ", then ".join(path.name for path in metadata.paths)
+            progress.detail(f"{name}: sidecar {files}")
+        if self.use_sidecar:
+            wanted, more = metadata.develop_settings()
+            notes = (*notes, *more)
+            balance, stops = wanted.white_balance, wanted.exposure_ev
+            if self._white_balance is not None:
+                balance = None
+            elif balance is not None and weights.config.white_balance != "as-shot":
+                notes = (
+                    *notes,
+                    f"{weights.name} infers the light; the sidecar's balance is not used.",
+                )
+                balance = None
+            if request.ratio is not None or request.brackets or request.exposure_ev is not None:
+                stops = None
+            used = DevelopSettings(wanted.orientation, balance, stops)
+            is_balanced = metadata.is_balanced or balance is not None
+            metadata = replace(metadata, used=used, is_balanced=is_balanced)
+            progress.detail(f"{name}: by its sidecar: {used or 'nothing'}")
+        for note in notes:
+            progress.note(f"{name}: {note}")
+        return metadata
 
     def load(self, prepared: Prepared, *, progress: Progress = SILENT) -> None:
         """Load the network that a photo needs, if it is not loaded yet; `compute` does so too.
@@ -743,6 +822,7 @@ class Enhancer:
             highlights=self.highlights,
             peak=peak,
             window=window,
+            metadata=prepared.metadata,
         )
 
     def _infer(
@@ -867,6 +947,13 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
     Parameters and errors as for `resolve`.
     """
     return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
+
+
+def _file_of(photo: object) -> Path | None:
+    """Find the file that a photo is, which sidecars may lie beside; None for bytes and arrays."""
+    if isinstance(photo, RawFrame):
+        return photo.path if is_file(photo.path) else None
+    return Path(photo) if isinstance(photo, str | Path) else None
 
 
 def _camera_gains(

@@ -52,8 +52,9 @@ class ExposureRequest:
     brackets: tuple[float, ...] = ()
     """Several ratios: one picture for each."""
     max_ratio: float = MAX_RATIO
-    exposure_ev: float = 0.0
-    """Stops to go up or down from the ratio that the above lead to; not with brackets."""
+    exposure_ev: float | None = None
+    """Stops to go up or down from the ratio that the above lead to; not with brackets. None means
+    none, unless a sidecar that is used says otherwise."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for contradictions and impossible numbers."""
@@ -74,7 +75,7 @@ class ExposureRequest:
             )
         if not 1 <= self.max_ratio < np.inf:
             raise UsageError(f"--max-ratio must be a number from 1 on, not {self.max_ratio:g}.")
-        if not np.isfinite(number(self.exposure_ev, "--exposure")):
+        if self.exposure_ev is not None and not np.isfinite(number(self.exposure_ev, "--exposure")):
             raise UsageError("--exposure is a number of stops, such as 0.5 or -1.")
         if self.exposure_ev and self.brackets:
             raise UsageError("Give --exposure or --brackets, not both.")
@@ -121,7 +122,7 @@ def choose_ratios(frame: RawFrame, request: ExposureRequest) -> list[RatioChoice
     if request.brackets:
         return [_given(ratio) for ratio in request.brackets]
     choice = _choose(frame, request)
-    if request.exposure_ev == 0:
+    if not request.exposure_ev:
         return [choice]
     why = f"{choice.reason}; {request.exposure_ev:+g} EV"
     ratio = choice.ratio * 2**request.exposure_ev

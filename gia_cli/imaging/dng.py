@@ -30,18 +30,29 @@ from gia_cli.imaging.color import (
 )
 from gia_cli.imaging.preview import encoded, pil_image, shrunk
 from gia_cli.imaging.writer import BAND_PIXELS, bands
-from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
+from gia_cli.raw.exif import (
+    BODY_SERIAL,
+    LENS_SPECIFICATION,
+    ShotInfo,
+    exif_entries,
+    first_entries,
+    gps_entries,
+    utf8,
+)
+from gia_cli.raw.lens_corrections import OPCODE_LIST_3
 from gia_cli.raw.reader import FLIP_OF_ORIENTATION
 from gia_cli.raw.tiff import (
     ASCII,
     BYTE,
     EXIF_IFD,
     FLOAT,
+    GPS_IFD,
     LONG,
     RATIONAL,
     SHORT,
     SRATIONAL,
     SUB_IFDS,
+    UNDEFINED,
     Entry,
     ifd_bytes,
     rational,
@@ -81,6 +92,8 @@ def write_linear_dng(
     comment: str = "",
     original: str = "",
     noise_reduction: float = 1.0,
+    xmp: bytes = b"",
+    lens_corrections: bytes = b"",
 ) -> None:
     """Write a picture as LinearRaw DNG; all of it or nothing.
 
@@ -109,6 +122,10 @@ def write_linear_dng(
         Name of the RAW file.
     noise_reduction : float
         How much of the noise is gone, in [0, 1].
+    xmp : bytes
+        An XMP packet; none if empty.
+    lens_corrections : bytes
+        An OpcodeList3, for the reader to correct the lens by; none if empty.
 
     Raises
     ------
@@ -135,6 +152,8 @@ def write_linear_dng(
             Entry(0xC61F, LONG, [0, 0]),
             Entry(0xC620, LONG, [pixels.shape[1], pixels.shape[0]]),
         ]
+        if lens_corrections:
+            main.append(Entry(OPCODE_LIST_3, UNDEFINED, lens_corrections))
         large = shrunk(pil_image(_rendered(picture)), _PREVIEW_SIDE)
         jpeg = encoded(large, "JPEG", quality=_PREVIEW_QUALITY)
         shown = _write_strip(file, jpeg, large.size, _JPEG, _YCBCR)
@@ -150,7 +169,8 @@ def write_linear_dng(
             Entry(SUB_IFDS, LONG, sub_ifds),
             Entry(EXIF_IFD, LONG, exif),
             Entry(0xC612, BYTE, _VERSION),
-            Entry(0xC613, BYTE, bytes([1, 1, 0, 0])),  # as old a reader as LinearRaw needs
+            # As old a reader as LinearRaw needs, or opcodes.
+            Entry(0xC613, BYTE, bytes([1, 3 if lens_corrections else 1, 0, 0])),
             Entry(0xC614, ASCII, utf8(shot.camera)),
             Entry(
                 0xC621, SRATIONAL, [(round(v * _MATRIX_UNIT), _MATRIX_UNIT) for v in matrix.flat]
@@ -166,11 +186,23 @@ def write_linear_dng(
         ]
         if shot.taken is not None:
             first.append(Entry(0x0132, ASCII, shot.taken))
+        first += [*first_entries(shot), *_lens_and_body(shot)]
+        if gps := gps_entries(shot):
+            first.append(Entry(GPS_IFD, LONG, _write_directory(file, gps)))
+        if xmp:
+            first.append(Entry(0x02BC, BYTE, xmp))
         if original:
             first.append(Entry(0xC68B, ASCII, utf8(original)))
         at = _write_directory(file, first)
         file.seek(4)
         file.write(struct.pack("<I", at))
+
+
+def _lens_and_body(shot: ShotInfo) -> list[Entry]:
+    """Build DNG's own tags for the lens (LensInfo) and the body (CameraSerialNumber)."""
+    tags = {LENS_SPECIFICATION: 0xC630, BODY_SERIAL: 0xC62F}
+    known = () if shot.more is None else shot.more.exif
+    return [entry._replace(tag=tags[entry.tag]) for entry in known if entry.tag in tags]
 
 
 def digest(pixels: NDArray[np.uint16]) -> bytes:

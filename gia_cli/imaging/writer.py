@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -26,8 +26,20 @@ from gia_cli.errors import DataError, UsageError
 from gia_cli.files import OutputFormat, atomic_file, open_plain
 from gia_cli.imaging.color import srgb16_from_bt709
 from gia_cli.imaging.icc import srgb_icc_profile
-from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
-from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
+from gia_cli.raw.exif import ShotInfo, exif_entries, first_entries, gps_entries, utf8
+from gia_cli.raw.tiff import (
+    ASCII,
+    EXIF_IFD,
+    GPS_IFD,
+    LONG,
+    SHORT,
+    UNDEFINED,
+    Block,
+    Entry,
+    Ref,
+    build,
+    ifd_bytes,
+)
 from gia_cli.runtime import in_threads
 
 #: File name endings, with the format each means.
@@ -39,8 +51,9 @@ _STRIP_BYTES = 1 << 20
 _LEVEL = 1  # makes no difference to run-length matching
 _ZLIB_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"  # of a deflate stream: empty
-# tifffile refuses to write tag 34665 (ExifIFD); its neighbour sorts to the same place.
-_PLACEHOLDER_TAG = EXIF_IFD - 1
+# tifffile refuses to write pointers to directories; these neighbours sort to the same places.
+_PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}
+_XMP_TAG, _XMP_KEYWORD = 0x02BC, b"XML:com.adobe.xmp"
 
 
 def output_format(path: Path) -> OutputFormat:
@@ -189,8 +202,9 @@ def write_image(
     shot: ShotInfo | None = None,
     software: str = "gia",
     comment: str = "",
+    xmp: bytes = b"",
 ) -> None:
-    """Write a 16-bit sRGB image with profile and EXIF; all of it or nothing.
+    """Write a 16-bit sRGB image with profile, EXIF and XMP; all of it or nothing.
 
     Parameters
     ----------
@@ -204,6 +218,8 @@ def write_image(
         The Software tag.
     comment : str
         The EXIF UserComment.
+    xmp : bytes
+        An XMP packet; none if empty.
 
     Raises
     ------
@@ -221,9 +237,9 @@ def write_image(
     shot = shot or ShotInfo()
     with atomic_file(path) as file:
         if kind == "tif":
-            _write_tiff(file, image, shot, software, comment)
+            _write_tiff(file, image, shot, software, comment, xmp)
         else:
-            _write_png(file, image, shot, software, comment)
+            _write_png(file, image, shot, software, comment, xmp)
 
 
 def _exif(shot: ShotInfo, comment: str) -> list[Entry]:
@@ -248,13 +264,22 @@ def _deflater(window_bits: int) -> zlib._Compress:
 
 
 def _write_tiff(
-    file: BinaryIO, image: NDArray[np.uint16], shot: ShotInfo, software: str, comment: str
+    file: BinaryIO,
+    image: NDArray[np.uint16],
+    shot: ShotInfo,
+    software: str,
+    comment: str,
+    xmp: bytes,
 ) -> None:
     # As bytes: tifffile raises for text beyond ASCII, and for a date that is not a full one.
     texts = {271: shot.make, 272: shot.model, 306: shot.taken}
     extra: list[tuple[int, str, int, bytes | int, bool]]
     extra = [(tag, "s", 0, utf8(text), True) for tag, text in texts.items() if text]
-    extra += [(274, "H", 1, 1, True), (_PLACEHOLDER_TAG, "I", 1, 0, True)]
+    extra += [(e.tag, "s", 0, e.values, True) for e in first_entries(shot)]
+    directories = {EXIF_IFD: _exif(shot, comment), GPS_IFD: gps_entries(shot)}
+    extra += [(274, "H", 1, 1, True)]
+    extra += [(_PLACEHOLDERS[tag], "I", 1, 0, True) for tag in directories if directories[tag]]
+    extra += [(_XMP_TAG, "B", len(xmp), xmp, True)] if xmp else []
     tifffile.imwrite(
         file,
         in_threads(partial(_tiff_strip, image), _strips(image)),  # bytes are written as they are
@@ -272,11 +297,9 @@ def _write_tiff(
         metadata=None,
         extratags=extra,
     )
-    file.seek(0, 2)
-    at = file.tell() + file.tell() % 2
-    file.seek(at)
-    file.write(ifd_bytes(_exif(shot, comment), at))
-    _point_to_exif(file, at)
+    for tag, entries in directories.items():
+        if entries:
+            _append_directory(file, tag, entries)
 
 
 def _tiff_strip(image: NDArray[np.uint16], rows: slice) -> bytes:
@@ -289,16 +312,20 @@ def _tiff_strip(image: NDArray[np.uint16], rows: slice) -> bytes:
     return deflate.compress(differences.data) + deflate.flush()
 
 
-def _point_to_exif(file: BinaryIO, exif_at: int) -> None:
-    """Turn the placeholder entry of the first directory into the EXIF pointer."""
+def _append_directory(file: BinaryIO, tag: int, entries: Sequence[Entry]) -> None:
+    """Write a directory at the end, and turn the placeholder of the first into its pointer."""
+    file.seek(0, 2)
+    at = file.tell() + file.tell() % 2
+    file.seek(at)
+    file.write(ifd_bytes(entries, at))
     file.seek(4)
     (ifd_at,) = struct.unpack("<I", file.read(4))
     file.seek(ifd_at)
     (count,) = struct.unpack("<H", file.read(2))
     tags = np.frombuffer(file.read(12 * count), "<u2").reshape(count, 6)[:, 0]
-    (index,) = np.flatnonzero(tags == _PLACEHOLDER_TAG)
+    (index,) = np.flatnonzero(tags == _PLACEHOLDERS[tag])
     file.seek(ifd_at + 2 + 12 * int(index))
-    file.write(struct.pack("<HHII", EXIF_IFD, LONG, 1, exif_at))
+    file.write(struct.pack("<HHII", tag, LONG, 1, at))
     file.seek(0, 2)
 
 
@@ -306,15 +333,22 @@ def _point_to_exif(file: BinaryIO, exif_at: int) -> None:
 
 
 def _write_png(
-    file: BinaryIO, image: NDArray[np.uint16], shot: ShotInfo, software: str, comment: str
+    file: BinaryIO,
+    image: NDArray[np.uint16],
+    shot: ShotInfo,
+    software: str,
+    comment: str,
+    xmp: bytes,
 ) -> None:
-    """PNG (W3C, third edition): IHDR, iCCP, eXIf, tEXt, IDAT..., IEND."""
+    """PNG (W3C, third edition): IHDR, iCCP, eXIf, tEXt, iTXt, IDAT..., IEND."""
     height, width, _ = image.shape
     file.write(b"\x89PNG\r\n\x1a\n")
     _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
     _chunk(file, b"iCCP", b"sRGB\0\0" + zlib.compress(srgb_icc_profile(), 9))
     _chunk(file, b"eXIf", _exif_block(shot, software, comment))
     _chunk(file, b"tEXt", b"Software\0" + software.encode("latin-1", "replace"))
+    if xmp:  # not compressed, in no language
+        _chunk(file, b"iTXt", _XMP_KEYWORD + b"\0\0\0\0\0" + xmp)
     for data in _deflated(image):
         _chunk(file, b"IDAT", data)
     _chunk(file, b"IEND", b"")
@@ -329,8 +363,12 @@ def _exif_block(shot: ShotInfo, software: str, comment: str) -> bytes:
     texts = {0x010F: shot.make, 0x0110: shot.model, 0x0132: shot.taken}
     ifd0 = [Entry(tag, ASCII, utf8(text)) for tag, text in texts.items() if text]
     ifd0 += [Entry(0x0131, ASCII, software)] if software else []
-    ifd0 += [Entry(0x0112, SHORT, 1), Entry(EXIF_IFD, LONG, Ref("exif"))]
-    return build({"ifd0": ifd0, "exif": _exif(shot, comment)})
+    ifd0 += [Entry(0x0112, SHORT, 1), Entry(EXIF_IFD, LONG, Ref("exif")), *first_entries(shot)]
+    blocks: dict[str, Block] = {"ifd0": ifd0, "exif": _exif(shot, comment)}
+    if gps := gps_entries(shot):
+        ifd0.append(Entry(GPS_IFD, LONG, Ref("gps")))
+        blocks["gps"] = gps
+    return build(blocks)
 
 
 def _deflated(image: NDArray[np.uint16]) -> Iterator[bytes]:

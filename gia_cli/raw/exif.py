@@ -1,6 +1,7 @@
-"""What the camera says about a shot: make, model, lens, exposure, ISO, aperture, date.
+"""What the camera says about a shot: make, model, lens, exposure, ISO, aperture, date, place.
 
-Reads it from any RAW file, and writes it back as an EXIF directory (`exif_entries`).
+Reads it from any RAW file, and writes it back as an EXIF directory (`exif_entries`). What gia does
+not use itself, such as the place, is kept as it stands (`MoreExif`).
 
 TIFF-like RAW files (ARW, NEF, CR2, DNG, ...) have it in their directories. Others hide it: a RAF
 in its embedded JPEG, a CR3 in ``CMT1``/``CMT2`` boxes, an ORF or RW2 behind a magic number of its
@@ -15,22 +16,28 @@ import mmap
 import struct
 import unicodedata
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from gia_cli.errors import DamagedFileError
 from gia_cli.raw.tiff import (
     ASCII,
+    BYTE,
+    EXIF_IFD,
+    GPS_IFD,
     LONG,
     RATIONAL,
     SHORT,
+    SRATIONAL,
     UNDEFINED,
     Directory,
     Entry,
     first_and_exif,
+    ifd_bytes,
     rational,
+    read_entries,
 )
 
 RAF_MAGIC = b"FUJIFILMCCD-RAW"
@@ -53,10 +60,59 @@ _NUMBER_TAGS = {
     "aperture": _F_NUMBER,
     "focal_mm": _FOCAL_LENGTH,
 }
+DESCRIPTION, ARTIST, COPYRIGHT = 0x010E, 0x013B, 0x8298
+# What is kept as it stands, with the type it must have: facts of the shot and of its author, none
+# of the RAW file's pixels, of the camera's own rendering, or of the maker note.
+_KEPT_FIRST = {DESCRIPTION: ASCII, ARTIST: ASCII, COPYRIGHT: ASCII}
+_KEPT_EXIF = {
+    0x8822: SHORT,  # ExposureProgram
+    **dict.fromkeys((0x9010, 0x9011, 0x9012), ASCII),  # OffsetTime, ...Original, ...Digitized
+    0x9201: SRATIONAL,  # ShutterSpeedValue
+    0x9202: RATIONAL,  # ApertureValue
+    0x9203: SRATIONAL,  # BrightnessValue
+    0x9204: SRATIONAL,  # ExposureBiasValue
+    0x9205: RATIONAL,  # MaxApertureValue
+    0x9206: RATIONAL,  # SubjectDistance
+    **dict.fromkeys((0x9207, 0x9208, 0x9209), SHORT),  # MeteringMode, LightSource, Flash
+    **dict.fromkeys((0x9290, 0x9291, 0x9292), ASCII),  # SubSecTime, ...Original, ...Digitized
+    **dict.fromkeys((0x9400, 0x9403, 0x9405), SRATIONAL),  # temperature, water depth, elevation
+    **dict.fromkeys((0x9401, 0x9402, 0x9404), RATIONAL),  # humidity, pressure, acceleration
+    0xA20B: RATIONAL,  # FlashEnergy
+    0xA217: SHORT,  # SensingMethod
+    **dict.fromkeys((0xA300, 0xA301), UNDEFINED),  # FileSource, SceneType
+    **dict.fromkeys((0xA402, 0xA403), SHORT),  # ExposureMode, WhiteBalance
+    0xA404: RATIONAL,  # DigitalZoomRatio
+    **dict.fromkeys((0xA405, 0xA406, 0xA407, 0xA40C), SHORT),  # 35-mm focal length, scene, gain
+    0xA431: ASCII,  # BodySerialNumber
+    0xA432: RATIONAL,  # LensSpecification
+    **dict.fromkeys((0xA433, 0xA435), ASCII),  # LensMake, LensSerialNumber
+}
+BODY_SERIAL, LENS_SPECIFICATION = 0xA431, 0xA432
+_GPS_TAGS = range(0x20)
+_ANY = 0  # type
+# A JPEG holds 64 KB of EXIF in all.
+_MOST_VALUE_BYTES, _MOST_KEPT_BYTES = 2048, 32768
+_XMP_TAG, _MOST_XMP_BYTES = 0x02BC, 1 << 22
+_XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\0"
+_CR3_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Canon's files have a dozen heaps, of some dozen records each; LibRaw stops at 127.
 _MAX_HEAPS, _MAX_RECORDS = 64, 127
 _NAMES_BYTES = 256  # of a CIFF record with the names of make and model; Canon's have 32
+
+
+@dataclass(frozen=True, slots=True)
+class MoreExif:
+    """EXIF entries that are carried over as they stand."""
+
+    first: tuple[Entry, ...] = ()
+    """Of the first directory: description, artist, copyright."""
+    exif: tuple[Entry, ...] = ()
+    gps: tuple[Entry, ...] = ()
+    """The whole GPS directory."""
+
+    def __bool__(self) -> bool:
+        return bool(self.first or self.exif or self.gps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +133,8 @@ class ShotInfo:
     """Local time as EXIF writes it, "YYYY:MM:DD HH:MM:SS"."""
     owner: str | None = None
     """The camera owner's name."""
+    more: MoreExif | None = field(default=None, repr=False, hash=False)
+    """What else the camera wrote."""
 
     @property
     def camera(self) -> str:
@@ -135,7 +193,82 @@ def read_exif(path: Path) -> tuple[ShotInfo, frozenset[str]]:
             tags = first_and_exif(stream)
             shot = shot.or_else(_shot_from_tags(tags))
             stated |= {name for name, tag in _NUMBER_TAGS.items() if any(tag in d for d in tags)}
-        return shot, stated
+        more = _more(streams, _cr3_part(file, b"CMT4") if _is_cr3(head) else None)
+        return replace(shot, more=more or None), stated
+
+
+def read_embedded_xmp(path: Path) -> bytes:
+    """Read the XMP packet in a RAW file, as it stands; empty where there is none.
+
+    Parameters and errors as for `read_shot`. What takes more than 4 MB is passed over.
+    """
+    with path.open("rb") as file:
+        head = file.read(32)
+        if head[6:14] == b"HEAPCCDR":
+            return b""
+        if _is_cr3(head):
+            return _cr3_xmp(file)
+        if head.startswith((RAF_MAGIC, b"\xff\xd8")):
+            jpeg = _raf_jpeg(path, file) if head.startswith(RAF_MAGIC) else file
+            return _app1_of_jpeg(jpeg, _XMP_SIGNATURE)
+        for stream in _exif_streams(path, file, head):
+            for entry in read_entries(stream, {_XMP_TAG}, most_bytes=_MOST_XMP_BYTES):
+                if entry.type in (BYTE, UNDEFINED):
+                    return bytes(entry.values)
+    return b""
+
+
+def _more(streams: Sequence[BinaryIO], gps_stream: BinaryIO | None) -> MoreExif:
+    """Gather what is kept as it stands; the first of each tag, up to a size that fits anywhere."""
+    budget = _MOST_KEPT_BYTES
+
+    def gather(*sources: tuple[BinaryIO, int | None], kept: Mapping[int, int]) -> tuple[Entry, ...]:
+        nonlocal budget
+        found: dict[int, Entry] = {}
+        for stream, pointer in sources:
+            for entry in read_entries(stream, kept, most_bytes=_MOST_VALUE_BYTES, pointer=pointer):
+                size = len(ifd_bytes([entry], 0))
+                if entry.tag in found or kept[entry.tag] not in (entry.type, _ANY):
+                    continue
+                if entry.type == ASCII and not entry.values.strip():
+                    continue
+                if size <= budget:
+                    budget -= size
+                    found[entry.tag] = entry
+        return tuple(found.values())
+
+    places = [(stream, pointer) for stream in streams for pointer in (EXIF_IFD, None)]
+    gps: list[tuple[BinaryIO, int | None]] = [(stream, GPS_IFD) for stream in streams]
+    if gps_stream is not None:
+        gps = [(gps_stream, None)]
+    return MoreExif(
+        first=gather(*places, kept=_KEPT_FIRST),
+        gps=gather(*gps, kept=dict.fromkeys(_GPS_TAGS, _ANY)),
+        exif=gather(*places, kept=_KEPT_EXIF),
+    )
+
+
+def _is_cr3(head: bytes) -> bool:
+    return head[4:12] == b"ftypcrx "
+
+
+def _cr3_part(file: BinaryIO, name: bytes) -> BinaryIO | None:
+    """Find a box of a CR3 that holds a TIFF."""
+    file.seek(0)
+    data = file.read(_HEAD_BYTES)
+    start = data.find(name)
+    return io.BytesIO(data[start + len(name) :]) if start >= 0 else None
+
+
+def _cr3_xmp(file: BinaryIO) -> bytes:
+    """Read the box of a CR3 that holds XMP: its size, "uuid", the identifier, the packet."""
+    file.seek(0)
+    data = file.read(_HEAD_BYTES)
+    at = data.find(b"uuid" + _CR3_XMP_BOX)
+    if at < 4:
+        return b""
+    (size,) = struct.unpack_from(">I", data, at - 4)
+    return data[at + 4 + len(_CR3_XMP_BOX) : at - 4 + size]
 
 
 def _exif_streams(path: Path, file: BinaryIO, head: bytes) -> list[BinaryIO]:
@@ -149,10 +282,9 @@ def _exif_streams(path: Path, file: BinaryIO, head: bytes) -> list[BinaryIO]:
         data = file.read(_HEAD_BYTES)
         magic = b"II*\0" if data[:2] == b"II" else b"MM\0*"
         return [io.BytesIO(magic + data[4:])]
-    if head[4:12] == b"ftypcrx ":
-        data = file.read(_HEAD_BYTES)
-        starts = (data.find(name) for name in (b"CMT1", b"CMT2"))
-        return [io.BytesIO(data[start + 4 :]) for start in starts if start >= 0]
+    if _is_cr3(head):
+        parts = [_cr3_part(file, name) for name in (b"CMT1", b"CMT2")]
+        return [part for part in parts if part is not None]
     return [file]
 
 
@@ -170,16 +302,20 @@ def _raf_jpeg(path: Path, file: BinaryIO) -> BinaryIO:
 
 
 def _exif_of_jpeg(file: BinaryIO) -> BinaryIO:
-    """Find the EXIF block of a JPEG, which an APP1 segment before the picture holds."""
+    return io.BytesIO(_app1_of_jpeg(file, b"Exif\0\0"))
+
+
+def _app1_of_jpeg(file: BinaryIO, signature: bytes) -> bytes:
+    """Find EXIF or XMP of a JPEG, which an APP1 segment before the picture holds; else nothing."""
     file.seek(2)
     for _ in range(_MAX_SEGMENTS):
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF or head[1] in (0xD9, 0xDA):  # the end, or the picture
             break
         data = file.read(max(struct.unpack(">H", head[2:])[0] - 2, 0))
-        if head[1] == 0xE1 and data.startswith(b"Exif\0\0"):
-            return io.BytesIO(data[6:])
-    return io.BytesIO()
+        if head[1] == 0xE1 and data.startswith(signature):
+            return data[len(signature) :]
+    return b""
 
 
 def _shot_from_tags(tags: Sequence[Directory]) -> ShotInfo:
@@ -319,7 +455,7 @@ def exif_entries(shot: ShotInfo, *more: Entry, comment: str = "") -> list[Entry]
     comment : str
         The UserComment.
     """
-    entries = [Entry(0x9000, UNDEFINED, b"0230")]
+    entries = [Entry(0x9000, UNDEFINED, b"0232")]
     if comment:
         text = b"ASCII\0\0\0" + comment.encode("ascii", "replace")
         entries.append(Entry(0x9286, UNDEFINED, text))
@@ -341,4 +477,15 @@ def exif_entries(shot: ShotInfo, *more: Entry, comment: str = "") -> list[Entry]
         entries.append(Entry(0xA434, ASCII, utf8(shot.lens)))
     if shot.owner is not None:
         entries.append(Entry(0xA430, ASCII, utf8(shot.owner)))
-    return [*entries, *more]
+    kept = () if shot.more is None else shot.more.exif
+    return [*entries, *kept, *more]
+
+
+def first_entries(shot: ShotInfo) -> list[Entry]:
+    """Build what a shot adds to the first directory: description, artist, copyright."""
+    return [] if shot.more is None else list(shot.more.first)
+
+
+def gps_entries(shot: ShotInfo) -> list[Entry]:
+    """Build the GPS directory of a shot; empty where the file says no place."""
+    return [] if shot.more is None else list(shot.more.gps)

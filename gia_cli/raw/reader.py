@@ -32,7 +32,8 @@ from gia_cli.raw.black_body import D65
 from gia_cli.raw.cfa import CANONICAL, CfaKind, classify, find_phase
 from gia_cli.raw.damage import is_damaged
 from gia_cli.raw.dng_color import CameraColors, as_shot_light, as_shot_neutral, color_directory
-from gia_cli.raw.exif import ShotInfo, clean_text, read_exif, read_shot
+from gia_cli.raw.exif import ShotInfo, clean_text, read_embedded_xmp, read_exif, read_shot
+from gia_cli.raw.lens_corrections import lens_corrections
 from gia_cli.raw.levels import (
     AS_THE_FILE_SAYS,
     LevelMap,
@@ -106,6 +107,10 @@ class RawFrame:
     `black` and `white` have it."""
     notes: tuple[str, ...] = ()
     """What a user should know of the file, one sentence each."""
+    xmp: bytes = field(default=b"", repr=False)
+    """The XMP packet in the file, as it stands; empty for none."""
+    lens_corrections: bytes = field(default=b"", repr=False)
+    """Those that a DNG states for its visible area, as an OpcodeList3; empty for none."""
 
     @classmethod
     def from_mosaic(
@@ -487,6 +492,8 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
         pixel_aspect=_pixel_aspect(raw),
         dn_scale=scale,
         notes=tuple(notes),
+        xmp=read_embedded_xmp(path),
+        lens_corrections=lens_corrections(tags, *mosaic.shape),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -24,6 +24,8 @@ ByteOrder = Literal["<", ">"]
 
 _FORMATS = {SHORT: "H", LONG: "I", IFD: "I", FLOAT: "f", DOUBLE: "d"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+#: Tags of type UNDEFINED that are read: OpcodeList3.
+BLOB_TAGS = frozenset({0xC74E})
 _MAX_RATIONAL = 1_000_000
 _MAX_INT32 = 2**31 - 1
 _MAX_ENTRIES = 4096  # more means that the bytes are no directory
@@ -31,8 +33,9 @@ _MAX_COUNT = 1 << 16  # values of one tag: a black level for each row, a strip f
 _MAX_VALUES = 1 << 20  # values of all directories together
 _UNSIGNED = {BYTE: "B", SHORT: "H", LONG: "I", IFD: "I"}
 _OTHERS = {6: "b", 8: "h", 9: "i", FLOAT: "f", DOUBLE: "d"}
+_COPIED = {BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL}  # the types of EXIF
 
-SUB_IFDS, EXIF_IFD = 0x014A, 0x8769
+SUB_IFDS, EXIF_IFD, GPS_IFD = 0x014A, 0x8769, 0x8825
 
 
 class Ref(str):
@@ -166,6 +169,8 @@ class Directory:
     """Fractions, floats and signed numbers; NaN for a fraction whose denominator is 0."""
     texts: dict[int, bytes] = field(default_factory=dict)
     """ASCII, up to the first zero byte; in any encoding."""
+    blobs: dict[int, bytes] = field(default_factory=dict)
+    """Undefined bytes, of `BLOB_TAGS` only."""
 
     def first(self, tag: int, default: int = 0) -> int:
         """Return the first value of `tag`, or `default` when the directory lacks it."""
@@ -247,6 +252,64 @@ def first_and_exif(file: BinaryIO) -> list[Directory]:
     return found
 
 
+def read_entries(
+    file: BinaryIO, tags: Container[int], *, most_bytes: int, pointer: int | None = None
+) -> list[Entry]:
+    """Read entries as they stand, for `ifd_bytes` to write again; in either byte order.
+
+    Parameters
+    ----------
+    file : binary file
+        Anything, as for `walk`.
+    tags : container of tag numbers
+        Which to read. Each is read once.
+    most_bytes : int
+        Values that take more are left out, as are those of types that EXIF does not have.
+    pointer : int, optional
+        Read the directory that this tag of the first one leads to; by default the first one.
+
+    Returns
+    -------
+    list of Entry
+        Fractions are pairs of numerator and denominator.
+    """
+    header = _header(file)
+    if header is None:
+        return []
+    order, offset = header
+    try:
+        if pointer is not None:
+            offset = _read_ifd(file, offset, order, _MAX_VALUES)[0].first(pointer)
+            if not offset:
+                return []
+        raw = _raw_directory(file, offset, order)
+    except struct.error:
+        return []
+    found: dict[int, Entry] = {}
+    for at in range(0, len(raw) - 11, 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", raw, at)
+        if tag in found or tag not in tags or kind not in _COPIED or not number:
+            continue
+        size = _SIZES[kind] * number
+        if size <= most_bytes and len(data := _value(file, raw, at, size, order)) == size:
+            found[tag] = Entry(tag, kind, _as_written(kind, data, order))
+    return list(found.values())
+
+
+def _as_written(kind: int, data: bytes, order: ByteOrder) -> Any:
+    """Turn a value's bytes into what `ifd_bytes` takes."""
+    if kind == ASCII:
+        return data.split(b"\0")[0]
+    if kind in (BYTE, UNDEFINED):
+        return data
+    number = len(data) // _SIZES[kind]
+    if kind in (RATIONAL, SRATIONAL):
+        letter = "I" if kind == RATIONAL else "i"
+        parts = struct.unpack(f"{order}{2 * number}{letter}", data)
+        return list(zip(parts[::2], parts[1::2], strict=True))
+    return list(struct.unpack(f"{order}{number}{_UNSIGNED[kind]}", data))
+
+
 def _header(file: BinaryIO) -> tuple[ByteOrder, int] | None:
     """Byte order, and where the first directory is; None for what is no TIFF file."""
     file.seek(0)
@@ -261,34 +324,47 @@ def _read_ifd(
     file: BinaryIO, offset: int, order: ByteOrder, budget: int
 ) -> tuple[Directory, int, int]:
     """Read one directory; also say where the next one is, and how many values were read."""
+    raw = _raw_directory(file, offset, order)
+    (following,) = struct.unpack(order + "I", file.read(4).ljust(4, b"\0"))
+    directory = Directory({}, {}, {}, {})
+    taken = 0
+    for at in range(0, len(raw) - 11, 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", raw, at)
+        if kind not in _SIZES or number > min(_MAX_COUNT, budget - taken):
+            continue
+        if kind == UNDEFINED and tag not in BLOB_TAGS:
+            continue
+        taken += number  # whether they are there or not: looking takes as long
+        size = _SIZES[kind] * number
+        data = _value(file, raw, at, size, order)
+        if len(data) == size:
+            _store(directory, tag, kind, data, order)
+    return directory, following, taken
+
+
+def _raw_directory(file: BinaryIO, offset: int, order: ByteOrder) -> bytes:
+    """Read the entries of a directory, of 12 bytes each; the next one's offset follows."""
     file.seek(offset)
     (count,) = struct.unpack(order + "H", file.read(2))
     if count > _MAX_ENTRIES:
         raise struct.error("not a directory")
-    raw = file.read(12 * count)
-    (following,) = struct.unpack(order + "I", file.read(4).ljust(4, b"\0"))
-    directory = Directory({}, {}, {})
-    taken = 0
-    for at in range(0, len(raw) - 11, 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", raw, at)
-        if kind not in _SIZES or kind == UNDEFINED or number > min(_MAX_COUNT, budget - taken):
-            continue
-        taken += number  # whether they are there or not: looking takes as long
-        size = _SIZES[kind] * number
-        if size <= 4:
-            data = raw[at + 8 : at + 8 + size]
-        else:
-            file.seek(struct.unpack_from(order + "I", raw, at + 8)[0])
-            data = file.read(size)
-        if len(data) == size:
-            _store(directory, tag, kind, data, order)
-    return directory, following, taken
+    return file.read(12 * count)
+
+
+def _value(file: BinaryIO, raw: bytes, at: int, size: int, order: ByteOrder) -> bytes:
+    """Read the value of the entry at `at`; fewer bytes where the file ends before it does."""
+    if size <= 4:
+        return raw[at + 8 : at + 8 + size]
+    file.seek(struct.unpack_from(order + "I", raw, at + 8)[0])
+    return file.read(size)
 
 
 def _store(directory: Directory, tag: int, kind: int, data: bytes, order: ByteOrder) -> None:
     number = len(data) // _SIZES[kind]
     if kind == ASCII:
         directory.texts[tag] = data.split(b"\0")[0]
+    elif kind == UNDEFINED:
+        directory.blobs[tag] = data
     elif kind in (RATIONAL, SRATIONAL):
         letter = "I" if kind == RATIONAL else "i"
         parts = struct.unpack(f"{order}{2 * number}{letter}", data)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from gia_cli.cameras import A7S2_MATRIX
 from gia_cli.files import atomic_file
 from gia_cli.raw.cfa import RGGB, XTRANS
-from gia_cli.raw.exif import RAF_MAGIC, ShotInfo, exif_entries
+from gia_cli.raw.exif import RAF_MAGIC, ShotInfo, exif_entries, first_entries, gps_entries
 from gia_cli.raw.tiff import (
     ASCII,
     BYTE,
     EXIF_IFD,
+    GPS_IFD,
     IFD,
     LONG,
     RATIONAL,
@@ -117,6 +118,7 @@ def write_arw(
     blocks: dict[str, Block] = {
         "ifd0": ifd0,
         "exif": exif_entries(shot, Entry(_MAKER_NOTE, UNDEFINED, maker_note)),
+        **_gps_block(shot),
         "jpeg": jpeg,
         "sub": sub,
         "raw": raw.tobytes(),
@@ -175,6 +177,7 @@ def write_raf(
                 Entry(EXIF_IFD, LONG, Ref("exif")),
             ],
             "exif": exif_entries(shot, Entry(_MAKER_NOTE, UNDEFINED, maker_note)),
+            **_gps_block(shot),
         }
     )
     app1 = b"Exif\0\0" + exif
@@ -332,7 +335,8 @@ def write_dng(
         entries.append(Entry(0xC68D, LONG, list(active_area)))
     replaced = {entry.tag for entry in extra} | set(without)
     entries = [*(entry for entry in entries if entry.tag not in replaced), *extra]
-    blocks: dict[str, Block] = {"ifd0": entries, "exif": exif_entries(shot), "raw": raw.tobytes()}
+    blocks: dict[str, Block] = {"ifd0": entries, "exif": exif_entries(shot), **_gps_block(shot)}
+    blocks["raw"] = raw.tobytes()
     _write(path, build(blocks))
 
 
@@ -351,7 +355,14 @@ def _camera_entries(
         Entry(0x0128, SHORT, 2),
         Entry(0x0131, ASCII, software),
     ]
-    return entries if shot.taken is None else [*entries, Entry(0x0132, ASCII, shot.taken)]
+    entries += [] if shot.taken is None else [Entry(0x0132, ASCII, shot.taken)]
+    entries += [Entry(GPS_IFD, LONG, Ref("gps"))] if gps_entries(shot) else []
+    return [*entries, *first_entries(shot)]
+
+
+def _gps_block(shot: ShotInfo) -> dict[str, Block]:
+    entries = gps_entries(shot)
+    return {"gps": entries} if entries else {}
 
 
 def _strip(

@@ -16,7 +16,7 @@ import random
 import struct
 import sys
 import unicodedata
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ import torch
 from gia_cli.cli.info import info
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest, choose_ratios, describe_shot
+from gia_cli.enhance.sidecar import read_metadata
 from gia_cli.enhance.white_balance import WhiteBalance, photo_light
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.imaging.writer import read_image
 from gia_cli.raw.calibrated_black import likely_black
-from gia_cli.raw.exif import read_shot
+from gia_cli.raw.exif import MoreExif, read_shot
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame, read_raw, render
+from gia_cli.raw.tiff import ifd_bytes
 from gia_cli.weights.header import NUMBER_BYTES
 from gia_cli.weights.manifest import MANIFEST, find_weights, list_weights
 from gia_cli.weights.storage import WeightsInfo, load_arrays, load_network
@@ -43,6 +45,7 @@ _WHOLE_SHARE = 0.02  # of the photos that can be read: enhanced, too
 _INFO_SHARE = 0.1
 _TWICE_SHARE = 0.2
 _LONGEST_MESSAGE = 2000
+_MOST_EXIF_BYTES, _MOST_XMP_BYTES = 60_000, 65_502
 _RENDER_SHARE = 0.05
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -112,7 +115,7 @@ def use_photo(path: Path, rng: random.Random) -> None:
     # What this cannot read, LibRaw may; only a RAF makes it raise.
     shot: dict[str, Any] = {}
     with contextlib.suppress(GiaError):
-        shot = asdict(read_shot(path))
+        shot = asdict(replace(read_shot(path), more=None))
     for name, value in shot.items():
         check_text(str(value), name)
     dirty_memory(0x55)
@@ -120,9 +123,10 @@ def use_photo(path: Path, rng: random.Random) -> None:
     check_frame(frame)
     if rng.random() < _TWICE_SHARE:
         check_same(path, frame)
+    check_metadata(frame)
     (choice,) = choose_ratios(frame, ExposureRequest())
     light = photo_light(frame.as_shot_wb, frame)
-    facts = asdict(frame.shot) | {
+    facts = asdict(replace(frame.shot, more=None)) | {
         "words": [describe_shot(frame.shot), choice.reason, *frame.notes, str(light)],
         "camera": frame.shot.camera,
         "balance": WhiteBalance("as-shot").describe(frame),
@@ -159,10 +163,26 @@ def check_frame(frame: RawFrame) -> None:
     promise(bool((frame.as_shot_wb > 0).all()), "gains are positive")
     promise(frame.daylight_wb is None or bool((frame.daylight_wb > 0).all()), "daylight's too")
     promise(bool(np.isfinite(likely_black(frame)).all()), "the likely black level is finite")
-    for name, value in asdict(frame.shot).items():
+    for name, value in asdict(replace(frame.shot, more=None)).items():
         check_text(str(value), name)
         is_number = value is None or isinstance(value, str) or 0 < value < float("inf")
         promise(is_number, f"{name} is a positive number")
+
+
+def check_metadata(frame: RawFrame) -> None:
+    """Check that what is carried over can be written, in a size that any format holds."""
+    more = frame.shot.more or MoreExif()
+    written = [ifd_bytes(entries, 8) for entries in (more.first, more.exif, more.gps)]
+    promise(sum(map(len, written)) < _MOST_EXIF_BYTES, "the EXIF fits into a JPEG")
+    metadata = read_metadata(None, frame.xmp, strict=False)
+    packet = metadata.packet("gia")
+    promise(len(packet) < _MOST_XMP_BYTES, "the XMP fits into a JPEG")
+    again = read_metadata(None, packet, strict=False)
+    promise(not again.notes, "the XMP that is written can be read")
+    metadata.shot(frame.shot)
+    metadata.develop_settings()
+    for note in metadata.notes:
+        check_text(note, "what is said of the XMP")
 
 
 def check_same(path: Path, frame: RawFrame) -> None:

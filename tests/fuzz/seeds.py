@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, field
+import struct
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +30,12 @@ from gia_cli.raw.tiff import (
     build,
     walk,
 )
-from gia_cli.raw.writer import write_arw, write_dng, write_raf
+from gia_cli.raw.writer import A_SHOT, write_arw, write_dng, write_raf
 from tests.fuzz.coded import crw, lossless_jpeg
+from tests.imaging.test_xmp import LIGHTROOM
+from tests.raw.test_exif import MORE
+
+WARP = (1.0, 0.01, -0.02, 0.001, 0.0, 0.0, 0.5, 0.5)
 
 PHOTO_KINDS = ("arw", "raf", "dng", "crw")
 KINDS = (*PHOTO_KINDS, "weights")
@@ -86,6 +91,13 @@ def _arw() -> tuple[Seed, ...]:
     return (
         _photo("photo.ARW", _night(1, 48, 64, 512), write_arw, preview=preview),
         _photo("turned.ARW", _night(2, 40, 96, 512), write_arw, preview=preview, orientation=6),
+        _photo(
+            "placed.ARW",
+            _night(10, 40, 64, 512),
+            write_arw,
+            preview=preview,
+            shot=replace(A_SHOT, more=MORE),
+        ),
     )
 
 
@@ -126,10 +138,16 @@ def _dng() -> tuple[Seed, ...]:
     ]
     areas = [Entry(0xC68E, LONG, [0, 0, 48, 16]), Entry(0xC61F, SHORT, [0, 0])]
     gains = [Entry(0x9100, FLOAT, [1.5, 2.5]), Entry(0x02BC, BYTE, b"<x:xmpmeta/>")]
+    said = [
+        Entry(0x02BC, BYTE, LIGHTROOM.encode()),
+        # A list of one opcode, WarpRectilinear of one plane.
+        Entry(0xC74E, UNDEFINED, struct.pack(">5I I8d", 1, 1, 0x1030000, 0, 68, 1, *WARP)),
+    ]
     flat = _night(5, 48, 64, 512)
     flat[:, :16] = np.clip(flat[:, :16], 500, 520)
     return (
         _photo("plain.dng", _night(6, 48, 64, 512), write_dng),
+        _photo("said.dng", _night(11, 48, 64, 512), write_dng, extra=said),
         _photo("levels.dng", _night(7, 48, 64, 512), write_dng, black=[512] * 4, extra=levels),
         _photo("colors.dng", _night(8, 40, 80, 512), write_dng, extra=colors, wb=None),
         _photo("areas.dng", flat, write_dng, extra=[*areas, *gains], active_area=(0, 16, 48, 64)),

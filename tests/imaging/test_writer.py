@@ -34,7 +34,8 @@ from gia_cli.imaging.writer import (
     square_pixels,
     write_image,
 )
-from gia_cli.raw.exif import ShotInfo, read_shot
+from gia_cli.raw.exif import MoreExif, ShotInfo, read_embedded_xmp, read_shot
+from gia_cli.raw.tiff import ASCII, BYTE, RATIONAL, SHORT, Entry
 from gia_cli.raw.writer import write_dng
 from tests.imaging.upright import orient
 
@@ -415,7 +416,7 @@ def test_a_failing_write_leaves_the_folder_as_it_was(
     if old is not None:
         path.write_bytes(old)
     # Late in each writer, when most bytes are in the temporary file.
-    monkeypatch.setattr(output, "_point_to_exif", fail)
+    monkeypatch.setattr(output, "_append_directory", fail)
     monkeypatch.setattr(output, "_png_strip", fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else type(error)):
         write_image(path, _smooth(), shot=SHOT)
@@ -567,3 +568,42 @@ def test_names_beyond_ascii_reach_the_exif(tmp_path: Path) -> None:
         tags = _exif(path)
         names = ["Image Make", "Image Model", "EXIF LensModel", "EXIF CameraOwnerName"]
         assert [str(tags[name]) for name in names] == ["Léica", "Größe 7", "50 µm", "思锐"]
+
+
+PLACE = MoreExif(
+    first=(Entry(0x010E, ASCII, b"Rialto"), Entry(0x013B, ASCII, "Zo\u00eb".encode())),
+    exif=(
+        Entry(0xA405, SHORT, [53]),
+        Entry(0xA432, RATIONAL, [(24, 1), (70, 1), (28, 10), (0, 0)]),
+    ),
+    gps=(
+        Entry(0, BYTE, b"\2\3\0\0"),
+        Entry(1, ASCII, b"N"),
+        Entry(2, RATIONAL, [(45, 1), (26, 1), (1666, 100)]),
+        Entry(29, ASCII, b"2026:02:03"),
+    ),
+)
+XMP = b"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+
+
+@both
+def test_place_lens_and_xmp_are_written_for_others_to_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    write_image(path, _smooth(), shot=replace(SHOT, more=PLACE), xmp=XMP)
+    tags = _exif(path)
+    assert str(tags["Image ImageDescription"]) == "Rialto"
+    assert str(tags["GPS GPSLatitude"]) == "[45, 26, 833/50]"
+    assert str(tags["GPS GPSDate"]) == "2026:02:03"
+    assert str(tags["EXIF LensSpecification"]) == "[24, 70, 14/5, 0/0]"
+    assert str(tags["EXIF FocalLengthIn35mmFilm"]) == "53"
+    if suffix == ".tif":
+        with tifffile.TiffFile(path) as file:
+            tag = file.pages[0].tags[700]  # type: ignore[union-attr]
+            assert tag.value == XMP
+        shot = read_shot(path)
+        assert (shot.more, read_embedded_xmp(path)) == (PLACE, XMP)
+    else:
+        assert _chunk(path, b"iTXt") == b"XML:com.adobe.xmp\0\0\0\0\0" + XMP
+        with Image.open(path) as picture:
+            assert "xmpmeta" in picture.getxmp()
+    assert np.array_equal(_read(path), _smooth())

@@ -18,17 +18,27 @@ import pytest
 
 import gia_cli
 from gia_cli.errors import DamagedFileError
-from gia_cli.raw.exif import RAF_MAGIC, ShotInfo, exif_entries, read_shot
+from gia_cli.raw.exif import (
+    RAF_MAGIC,
+    MoreExif,
+    ShotInfo,
+    exif_entries,
+    read_embedded_xmp,
+    read_shot,
+)
 from gia_cli.raw.reader import read_raw
 from gia_cli.raw.tiff import (
     ASCII,
+    BYTE,
     DOUBLE,
     EXIF_IFD,
     FLOAT,
+    GPS_IFD,
     LONG,
     RATIONAL,
     SHORT,
     SRATIONAL,
+    UNDEFINED,
     ByteOrder,
     Entry,
     Ref,
@@ -512,3 +522,133 @@ def test_a_jpeg_is_looked_at_up_to_its_picture(tmp_path: Path) -> None:
     assert _read(tmp_path, b"\xff\xd8" + app0 + app1 + scan).model == "Phone"
     assert _read(tmp_path, b"\xff\xd8" + app0 + scan + app1) == ShotInfo()
     assert _read(tmp_path, b"\xff\xd8" + app0) == ShotInfo()
+
+
+# ---------------------------------------------------------------- what is carried over as it stands
+
+MORE = MoreExif(
+    first=(
+        Entry(0x010E, ASCII, b"Rialto"),
+        Entry(0x013B, ASCII, "Zo\u00eb".encode()),
+        Entry(0x8298, ASCII, "\u00a9 Zo\u00eb".encode()),
+    ),
+    exif=(
+        Entry(0x8822, SHORT, [1]),
+        Entry(0x9011, ASCII, b"+01:00"),
+        Entry(0x9204, SRATIONAL, [(-2, 3)]),
+        Entry(0xA300, UNDEFINED, b"\3"),
+        Entry(0xA432, RATIONAL, [(24, 1), (70, 1), (28, 10), (0, 0)]),
+    ),
+    gps=(
+        Entry(0x00, BYTE, b"\2\3\0\0"),
+        Entry(0x01, ASCII, b"S"),
+        Entry(0x02, RATIONAL, [(33, 1), (51, 1), (4294967295, 100)]),
+        Entry(0x05, BYTE, b"\1"),
+        Entry(0x06, RATIONAL, [(17, 2)]),
+        Entry(0x07, RATIONAL, [(23, 1), (59, 1), (58, 1)]),
+        Entry(0x11, RATIONAL, [(2705, 10)]),
+        Entry(0x1B, UNDEFINED, b"ASCII\0\0\0GPS"),
+        Entry(0x1D, ASCII, b"2026:02:03"),
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", CAMERAS)
+def test_place_lens_and_author_are_kept_as_they_stand(tmp_path: Path, kind: str) -> None:
+    write, make, model = CAMERAS[kind]
+    shot = replace(SHOT, make=make, model=model, more=MORE)
+    write(tmp_path / "photo", MOSAIC, shot=shot)
+    assert read_shot(tmp_path / "photo") == shot
+    if kind != "raf":  # there LibRaw reads the JPEG
+        assert read_raw(tmp_path / "photo").shot.more == MORE
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_is_kept_does_not_depend_on_the_byte_order(tmp_path: Path, order: ByteOrder) -> None:
+    blocks = {
+        "ifd0": [
+            *MORE.first,
+            Entry(EXIF_IFD, LONG, Ref("exif")),
+            Entry(GPS_IFD, LONG, Ref("gps")),
+        ],
+        "exif": list(MORE.exif),
+        "gps": list(MORE.gps),
+    }
+    assert _read(tmp_path, build(blocks, order=order)).more == MORE
+
+
+def test_a_cr3_has_its_place_in_a_box_of_its_own(tmp_path: Path) -> None:
+    boxes = b"CMT1" + build({"ifd0": list(MORE.first)}) + b"CMT2" + build({"ifd0": list(MORE.exif)})
+    data = b"\0\0\0\x18ftypcrx " + boxes + b"CMT4" + build({"ifd0": list(MORE.gps)})
+    assert _read(tmp_path, data).more == MORE
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry(0x010E, SHORT, [1]),
+        Entry(0x010E, ASCII, b"   "),
+        Entry(0x010E, ASCII, b"x" * 3000),
+        Entry(0x9204, RATIONAL, [(1, 3)]),
+        Entry(0xA405, LONG, [53]),
+        Entry(0x927C, UNDEFINED, b"maker note"),
+        Entry(GPS_IFD, LONG, 0),
+        Entry(GPS_IFD, LONG, 2**32 - 1),
+        Entry(GPS_IFD, ASCII, b"there"),
+    ],
+    ids=lambda entry: f"{entry.tag:#x} {entry.type}",
+)
+def test_what_is_of_another_type_or_too_long_is_not_kept(tmp_path: Path, entry: Entry) -> None:
+    assert _read(tmp_path, build({"ifd0": [entry]})).more is None
+
+
+def test_what_is_kept_fits_into_a_jpeg(tmp_path: Path) -> None:
+    gps = [Entry(tag, ASCII, b"x" * 2000) for tag in range(0x20)]
+    blocks = {"ifd0": [*MORE.first, Entry(GPS_IFD, LONG, Ref("gps"))], "gps": gps}
+    more = _read(tmp_path, build(blocks)).more
+    assert more is not None and more.first == MORE.first
+    assert 10 < len(more.gps) < 17  # of 2 KB each, in 32 KB
+
+
+# ---------------------------------------------------------------- the XMP within
+
+PACKET = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+APP1 = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+@pytest.mark.parametrize("kind", [BYTE, UNDEFINED])
+def test_the_xmp_of_a_tiff_is_read_whole(tmp_path: Path, kind: int) -> None:
+    long = PACKET + b" " * 100_000
+    (tmp_path / "photo").write_bytes(build({"ifd0": [Entry(0x02BC, kind, long)]}))
+    assert read_embedded_xmp(tmp_path / "photo") == long
+
+
+def test_the_xmp_of_a_raf_stands_in_its_jpeg(tmp_path: Path) -> None:
+    segment = struct.pack(">H", len(APP1 + PACKET) + 2) + APP1 + PACKET
+    jpeg = b"\xff\xd8\xff\xe1" + segment + b"\xff\xd9"
+    head = RAF_MAGIC.ljust(84, b"\0") + struct.pack(">II", 92, len(jpeg))
+    (tmp_path / "photo").write_bytes(head + jpeg)
+    assert read_embedded_xmp(tmp_path / "photo") == PACKET
+
+
+def test_the_xmp_of_a_cr3_stands_in_a_box(tmp_path: Path) -> None:
+    box = b"uuid" + bytes.fromhex("be7acfcb97a942e89c71999491e3afac") + PACKET
+    data = b"\0\0\0\x18ftypcrx " + b"\0" * 12 + struct.pack(">I", len(box) + 4) + box + b"more"
+    (tmp_path / "photo").write_bytes(data)
+    assert read_embedded_xmp(tmp_path / "photo") == PACKET
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"II*\0",
+        b"\xff\xd8\xff\xe1\0\2",
+        b"\0" * 4 + b"ftypcrx " + b"\0" * 99,
+        build({"ifd0": [Entry(0x02BC, ASCII, b"a text")]}),
+        b"II\x1a\0\0\0HEAPCCDR" + b"\0" * 20,
+    ],
+)
+def test_without_xmp_there_is_none(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "photo").write_bytes(data)
+    assert read_embedded_xmp(tmp_path / "photo") == b""
