@@ -17,6 +17,8 @@ Split = Literal["train", "val", "test"]
 #: Which pairs count: without the misaligned scenes, the first shot of each burst, or both.
 Protocol = Literal["all", "clean", "00", "clean-00"]
 
+#: What the name of a single simulated long exposure ends in, beside its short one's.
+LONG_SUFFIX = "_long"
 #: SID's folder for each camera.
 FAMILIES: dict[CameraName, str] = {"ILCE-7SM2": "Sony", "X-T2": "Fuji"}
 #: First digit of SID's scene numbers.

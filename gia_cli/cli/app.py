@@ -29,6 +29,13 @@ _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 class _Group(TyperGroup):
     """Turns every `GiaError` into its line and exit code, in the one place there is for it."""
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Find a command, whose flags take no value and are shown without one."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _hide_flag_types(command, ctx)
+        return command
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         interrupts.enter("command")
@@ -79,6 +86,15 @@ def tell(error: GiaError) -> int:
     with suppress(OSError):  # nobody to tell: the exit code remains
         Terminal().error(error)
     return error.exit_code
+
+
+def _hide_flag_types(command: Any, ctx: Any) -> None:
+    """Show ``--verbose``, not ``--verbose <bool>``, in a command's help and its subcommands'."""
+    for option in command.get_params(ctx):
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _hide_flag_types(inner, ctx)
 
 
 app = typer.Typer(

@@ -133,7 +133,10 @@ def bench(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Count parameters and FLOPs of the networks (the paper's Table 4); measure their speed."""
+    """Count parameters and FLOPs of the networks (the paper's Table 4); measure their speed.
+
+    gia bench --speed --photo night.ARW
+    """
     others = [option for option in (batch, growth, training) if option is not None]
     if len(others) > 1 or (others and (speed or scores is not None)):
         raise UsageError(

@@ -211,6 +211,8 @@ def evaluate(
 ) -> None:
     """Score weights on SID's test list, or on a simulated tree, with every measure of the paper.
 
+    gia eval --data SID --weights gia-sony --out runs/scores
+
     The same command resumes. If photos fail, they are named and the exit code is 3.
     """
     from gia_cli.cli.console import Terminal

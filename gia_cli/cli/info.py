@@ -32,6 +32,8 @@ def info(
 ) -> None:
     """Show what gia knows about photos: camera, levels, exposure, weights, the ratio and why.
 
+    gia info night.ARW
+
     With --json, an object for one photo and a list for several.
     """
     from gia_cli.cli.console import Terminal

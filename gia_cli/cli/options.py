@@ -12,6 +12,15 @@ import typer
 from gia_cli import files, runtime
 from gia_cli.cameras import AnyCameraName
 
+
+def weights_names(incomplete: str) -> list[str]:
+    """List what may be given as ``--weights`` and begins with what is typed."""
+    from gia_cli.weights.manifest import LITE, list_weights
+
+    names = [LITE, *(info.name for info in list_weights())]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
@@ -32,9 +41,11 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        metavar="NAME|PATH",
-        help="Weights to use (default: GIA_WEIGHTS if set, else those for the photo's sensor).",
+        metavar="NAME|PATH,...",
+        help="Weights to use, one for each kind of sensor; lite: the smaller ones (default: "
+        "GIA_WEIGHTS if set, else those for the photo's sensor).",
         show_default=False,
+        autocompletion=weights_names,
     ),
 ]
 MaxRatio = Annotated[

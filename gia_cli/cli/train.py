@@ -249,6 +249,8 @@ def train(
 ) -> None:
     """Train a network on SID or on exposures simulated from photographs.
 
+    gia train --photos photos --run runs/mine --budget 2h
+
     The same command resumes an interrupted run, and under torchrun trains in several processes.
     """
     if table is not None and (network is not None or init_from is not None):

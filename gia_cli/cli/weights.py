@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from gia_cli.cli.app import given, weights_app
-from gia_cli.cli.options import Json, Verbose
+from gia_cli.cli.options import Json, Verbose, weights_names
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _Config = TypeVar("_Config", bound="DeriveConfig")
 
-Source = Annotated[str, typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.")]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="NAME|PATH", help="fp32 or fp16 weights.", autocompletion=weights_names),
+]
 Name = Annotated[str, typer.Option("--name", help="Name of the new weights.", show_default=False)]
 Out = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Folder of the weights and manifest.")
@@ -51,7 +54,10 @@ _FOLDER = Path("weights")
 
 @weights_app.command("list")
 def weights_list(as_json: Json = False) -> None:
-    """List the weights that are there."""
+    """List the weights that are there.
+
+    gia weights list --json
+    """
     from gia_cli.cli.console import Terminal
     from gia_cli.weights.manifest import list_weights
 
@@ -106,7 +112,10 @@ def weights_export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a run's weights as fp16 safetensors, and add them to the folder's manifest."""
+    """Write a run's weights as fp16 safetensors, and add them to the folder's manifest.
+
+    gia weights export runs/gia --name my-weights --out my-weights
+    """
     from gia_cli.cli.console import Terminal
     from gia_cli.training.run_folder import export_run
 
@@ -139,7 +148,10 @@ def weights_calibrate(
     cache: Cache = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn how much of the sensor's measurements to fuse into a network's pictures."""
+    """Learn how much of the sensor's measurements to fuse into a network's pictures.
+
+    gia weights calibrate my.safetensors --name my-fused --photos photos
+    """
     from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
 
     options = given(scenes=scenes, seed=seed, cache=cache)
@@ -177,7 +189,10 @@ def weights_quantize(
     cache: Cache = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make int8 weights, which OpenVINO runs faster on CPUs, from fp32 or fp16 ones."""
+    """Make int8 weights, which OpenVINO runs faster on CPUs, from fp32 or fp16 ones.
+
+    gia weights quantize gia-sony --name my-int8 --out my-weights --photos photos
+    """
     from gia_cli.quantization.quantize import QuantizeConfig, quantize
 
     options = given(scenes=scenes, fp32_levels=fp32_levels, seed=seed, cache=cache)
@@ -206,6 +221,8 @@ def weights_reduce_checkerboard(
     This takes a minute, and changes only how the sub-pixels differ from their mean. Weights trained
     with --checkerboard-weight gain little. Give the photographs that the weights were trained on;
     those that gia train keeps for validation are left out.
+
+    gia weights reduce-checkerboard my.safetensors --name my-even --photos photos
     """
     from gia_cli.training.checkerboard import CheckerboardConfig, reduce_checkerboard
 
@@ -248,6 +265,8 @@ def weights_narrow(
 
     The result is for gia train --init-from, not for enhancing photos. Give the photographs that the
     weights were trained on.
+
+    gia weights narrow gia-sony --name my-start --photos photos --width 32
     """
     from gia_cli.training.narrow import NarrowConfig, narrow
 
@@ -282,7 +301,10 @@ def weights_verify(
         typer.Argument(metavar="[NAME|PATH]...", help="Default: all shipped weights."),
     ] = None,
 ) -> None:
-    """Check the SHA-256 of weights, and that they fit their network."""
+    """Check the SHA-256 of weights, and that they fit their network.
+
+    gia weights verify gia-sony
+    """
     from gia_cli.cli.console import Terminal
     from gia_cli.inference.select import open_engine
     from gia_cli.runtime import Runtime

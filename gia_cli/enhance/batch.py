@@ -46,6 +46,7 @@ from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
 from gia_cli.runtime import is_oom_error
+from gia_cli.sid_layout import LONG_SUFFIX
 
 Status = Literal["written", "skipped", "failed"]
 Files = Sequence[tuple["Product", Path]]  # to make of one picture
@@ -315,11 +316,18 @@ def _photos_in(folder: Path, recursive: bool) -> list[Found]:
             reason = f"The folder {inner} cannot be read: {paths.strerror or paths}."
             found.append((inner, folder, UnreadableFileError(reason)))
         else:
-            found += [(path, folder, None) for path in paths if _is_photo(path)]
+            photos = [path for path in paths if _is_photo(path)]
+            names = {path.name for path in photos}
+            found += [(path, folder, None) for path in photos if _short_of(path) not in names]
     if not found:
         hint = "" if recursive else "--recursive looks into its subfolders too."
         raise UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
     return sorted(found, key=lambda each: each[0])
+
+
+def _short_of(path: Path) -> str:
+    """Name the short exposure that `gia simulate` would have written beside a long one."""
+    return f"{path.stem.removesuffix(LONG_SUFFIX)}{path.suffix}" * path.stem.endswith(LONG_SUFFIX)
 
 
 def _is_photo(path: Path) -> bool:

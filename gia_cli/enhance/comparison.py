@@ -42,9 +42,7 @@ def write_comparison(result: Enhanced, path: Path) -> None:
     # A half-size rendering is enough for a panel of a large picture, and quick.
     too_small = frame.kind == "xtrans" and min(whole) < _XTRANS_DEMOSAIC_SIDE
     halve = too_small or 2 * max(size) <= max(width, height)
-    plain = render(
-        frame.path, brightness=result.choice.ratio, half_size=halve, user_flip=frame.flip
-    )
+    plain = render(frame.path, brightness=result.choice.ratio, half_size=halve, flip=frame.flip)
     if result.window is not None:
         plain = result.window.cut(plain.repeat(2, 0).repeat(2, 1) if halve else plain)
     panels = [

@@ -66,7 +66,7 @@ from gia_cli.runtime import (
     return_large_blocks,
 )
 from gia_cli.runtime import Quality as Quality
-from gia_cli.weights.manifest import find_quantized, find_weights, shipped_quantized
+from gia_cli.weights.manifest import choose_weights, find_quantized, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
@@ -370,7 +370,8 @@ class Enhancer:
     Parameters
     ----------
     weights : str or Path, optional
-        Name or path; None chooses by each photo's colour filter array.
+        Name or path, or several with commas between them, see `choose_weights`; None chooses by
+        each photo's colour filter array.
     runtime : Runtime
         Device and precision.
     options : InferOptions
@@ -443,7 +444,7 @@ class Enhancer:
         # Under a limit: what the process holds beside photos, and beside what the engine takes.
         self._base: int | None = None
         # and so should a wrong name, and an engine.
-        info = None if weights is None else find_weights(weights, white_balance=self._mode)
+        info = None if weights is None else choose_weights(weights, white_balance=self._mode)
         config = None if info is None else info.config
         if engine == "openvino":
             require_openvino(runtime, config)
@@ -484,7 +485,9 @@ class Enhancer:
         Parameters
         ----------
         weights : str or Path, optional
-            Name of shipped weights or path of a safetensors file; by default ``GIA_WEIGHTS``, else
+            Name of shipped weights or path of a safetensors file, several of them with commas
+            between ("gia-sony-lite,gia-fuji") of which each photo takes those for its sensor, or
+            "lite": the smaller weights where a sensor has some. By default ``GIA_WEIGHTS``, else
             what ships for each photo's colour filter array.
         device : "auto", "cpu", "cuda" or "mps"
         precision : "auto", "fp32", "fp16", "bf16" or "int8"
@@ -891,7 +894,7 @@ class Enhancer:
     def _chosen_for(self, kind: CfaKind) -> WeightsInfo:
         """Find what was asked for; in int8 only if that was, too."""
         if kind not in self._found:
-            info = find_weights(self._weights, kind, self._mode)
+            info = choose_weights(self._weights, kind, self._mode)
             self._found[kind] = find_quantized(info) if self.runtime.dtype == "int8" else info
         return self._found[kind]
 

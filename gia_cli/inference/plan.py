@@ -73,16 +73,14 @@ class Plan:
 
     def __str__(self) -> str:
         if self.is_whole:
-            return f"whole frame of {self.frame[1]}x{self.frame[0]} packed px"
+            return "the whole photo at once"
         (rows, cols), (height, width) = self.core, self.frame
         if self.split is not None:
             count = len(even_tiles(height, width, self.core, self.split.halo, self.split.cell))
-            return (
-                f"the outer levels in {count} tiles, about {cols}x{rows} packed px, the rest whole"
-            )
+            return f"the outer levels in {count} tiles, the rest at once, to save memory"
         count = -(-height // rows) * -(-width // cols)
         passes = {1: "one pass", 2: "two passes"}.get(self.passes, f"{self.passes} passes")
-        return f"{count} tiles of {cols}x{rows} packed px, {passes}"
+        return f"{count} tiles of {cols} x {rows} packed pixels, {passes}, to save memory"
 
 
 def plan(engine: Engine, mosaic: PackedMosaic, options: InferOptions) -> Plan:

@@ -96,7 +96,7 @@ def infer(
             current = current or plan(engine, mosaic, options)
             if terms is not None:  # the levels below the outer ones would take the vector of theirs
                 current = replace(current, split=None)
-            progress.detail(f"network on {engine}: {current}")
+            progress.detail(f"network: {current}")
             known = None if terms is None else terms(engine)
             return mosaic.crop(_run(engine, mosaic, current, progress, known))
         except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors

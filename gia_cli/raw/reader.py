@@ -348,7 +348,9 @@ def read_exposure(path: Path) -> ShotInfo:
     return shot if shot.exposure_s is not None else read_raw(path).shot
 
 
-def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> NDArray[np.uint8]:
+def render(
+    path: Path, *, brightness: float = 1.0, half_size: bool = False, flip: int | None = None
+) -> NDArray[np.uint8]:
     """LibRaw's own rendering, amplified: the "traditional ISP" to compare with.
 
     Parameters
@@ -358,6 +360,8 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
         Linear gain; the amplification ratio.
     half_size : bool
         One pixel per Bayer cell, without demosaicing: fast, for previews.
+    flip : int, optional
+        LibRaw's orientation to turn it by; by default the file's.
 
     Returns
     -------
@@ -370,8 +374,9 @@ def render(path: Path, *, brightness: float = 1.0, half_size: bool = False) -> N
         As for `read_raw`, without the refusals that concern the networks; and for what LibRaw
         opens but cannot demosaic (X-Trans smaller than 512 photosites a side).
     """
+    turn: dict[str, Any] = {} if flip is None else {"user_flip": flip}
     rendering: NDArray[np.uint8] = _postprocess(
-        path, bright=brightness, gamma=(2.4, 12.92), half_size=half_size, output_bps=8
+        path, bright=brightness, gamma=(2.4, 12.92), half_size=half_size, output_bps=8, **turn
     )
     return rendering
 

@@ -24,6 +24,7 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.reader import RAW_SUFFIXES
 from gia_cli.raw.writer import write_arw, write_raf
 from gia_cli.sensor_table import iso_settings
+from gia_cli.sid_layout import LONG_SUFFIX
 from gia_cli.simulation.noise import SensorNoise
 from gia_cli.simulation.options import SimulateOptions
 from gia_cli.simulation.sensor import (
@@ -127,7 +128,7 @@ def simulate_photo(
         )
     wb = scaled(options.wb or median_gains(options.camera))
     scene = SceneSettings(options.iso, options.ratio, wb)
-    long = output.with_stem(f"{output.stem}_long")
+    long = output.with_stem(f"{output.stem}{LONG_SUFFIX}")
     result = looked_up(Simulated(photo, scene, (output,), (options.ratio,), long), options)
     if result.status == "skipped":
         return result

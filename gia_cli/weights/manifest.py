@@ -30,6 +30,8 @@ from gia_cli.weights.storage import METADATA_KEY, Original, WeightsInfo, digest_
 
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "GIA_WEIGHTS"
+#: Stands for the smaller weights of a sensor.
+LITE = "lite"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_GAIN = 1000.0
 # What comes of a row that is not as gia writes it.
@@ -211,9 +213,62 @@ def find_weights(
             f"The weights '{info.name}' are for {info.config.cfa} photos; this one is {kind}.",
             hint="Leave out --weights"
             + ("" if name_or_path else f" and {ENVIRONMENT_VARIABLE}")
-            + " to have them chosen from the photo.",
+            + " to have them chosen from the photo, or name some for each sensor with a comma "
+            "between them.",
         )
     return info
+
+
+def choose_weights(
+    names: str | Path | None,
+    kind: CfaKind | None = None,
+    white_balance: WhiteBalanceMode | None = None,
+) -> WeightsInfo:
+    """Find the weights for a sensor among those asked for, as cards hold photos of several.
+
+    Parameters
+    ----------
+    names : str, Path or None
+        As for `find_weights`; several, with commas between them, of which each sensor gets its own;
+        or ``lite``: the smaller weights where a sensor has some, else its default.
+    kind : "bayer" or "xtrans", optional
+        By default the first are returned, when all are found.
+    white_balance : "learned" or "as-shot", optional
+
+    Raises
+    ------
+    WeightsError
+        As `find_weights`; or two of them are for one sensor.
+    """
+    wanted = str(names or os.environ.get(ENVIRONMENT_VARIABLE) or "")
+    if wanted == LITE:
+        for info in list_weights():
+            is_lite = LITE in info.name.split("-") and info.quantized_from is None
+            if is_lite and kind in (None, info.config.cfa):
+                return find_weights(info.name, kind, white_balance)
+        return _default(kind, white_balance)
+    if "," not in wanted or is_file(Path(wanted)):
+        return find_weights(names, kind, white_balance)
+    found: dict[CfaKind, WeightsInfo] = {}
+    for name in filter(None, map(str.strip, wanted.split(","))):
+        info = find_weights(name, None, white_balance)
+        if info.config.cfa in found:
+            raise WeightsMismatchError(
+                f"'{found[info.config.cfa].name}' and '{info.name}' are both for {info.config.cfa} "
+                "photos.",
+                hint="Give one for each kind of sensor.",
+            )
+        found[info.config.cfa] = info
+    if not found:  # only commas
+        return find_weights(wanted, kind, white_balance)
+    if kind is None:
+        return next(iter(found.values()))
+    if kind not in found:
+        raise NoWeightsForCfaError(
+            f"None of the weights '{wanted}' are for {kind} photos.",
+            hint="Add some: 'gia weights list' shows what there is.",
+        )
+    return found[kind]
 
 
 def _default(kind: CfaKind | None, white_balance: WhiteBalanceMode | None) -> WeightsInfo:

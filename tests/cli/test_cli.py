@@ -70,7 +70,7 @@ def test_quiet_prints_results_only(make_arw: MakePhoto) -> None:
 @pytest.mark.slow
 def test_verbose_shows_the_plan(make_arw: MakePhoto) -> None:
     result = gia("enhance", make_arw(), "-v", "--tile", "64", "--device", "cpu")
-    assert "tiles of 32x32 packed px, two passes" in result.stderr
+    assert "tiles of 32 x 32 packed pixels, two passes" in result.stderr
 
 
 @pytest.mark.slow

@@ -88,6 +88,14 @@ def test_an_output_folder_keeps_subfolders(tmp_path: Path) -> None:
     assert targets == {tmp_path / "out" / "x" / "a_gia.tif", tmp_path / "out" / "y" / "a_gia.tif"}
 
 
+def test_a_simulated_long_exposure_is_no_photo_of_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW", tmp_path / "a_long.ARW", tmp_path / "b_long.ARW")
+    names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions())]
+    assert names == ["a.ARW", "b_long.ARW"]  # the second has no short one beside it
+    (named,) = plan_jobs([tmp_path / "a_long.ARW"], BatchOptions())
+    assert named.source.name == "a_long.ARW" and named.error is None
+
+
 def test_parts_have_names_of_their_own(tmp_path: Path) -> None:
     touch(tmp_path / "a.ARW")
     (job,) = plan_jobs([tmp_path / "a.ARW"], BatchOptions(is_crop=True, format="png"))

@@ -901,9 +901,11 @@ def test_an_explicit_tile_is_in_photosites(
 
 
 def test_a_plan_says_what_it_does() -> None:
-    assert str(Plan((208, 96), (208, 96))) == "whole frame of 96x208 packed px"
+    assert str(Plan((208, 96), (208, 96))) == "the whole photo at once"
     for passes, words in ((1, "one pass"), (2, "two passes"), (5, "5 passes")):
-        assert str(Plan((64, 96), (208, 96), passes)) == f"4 tiles of 96x64 packed px, {words}"
+        assert str(Plan((64, 96), (208, 96), passes)) == (
+            f"4 tiles of 96 x 64 packed pixels, {words}, to save memory"
+        )
 
 
 @pytest.mark.parametrize("tile", [0, -1, -512])

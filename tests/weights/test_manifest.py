@@ -29,6 +29,7 @@ from gia_cli.weights import manifest as checkpoint
 from gia_cli.weights.manifest import (
     ENVIRONMENT_VARIABLE,
     MANIFEST,
+    choose_weights,
     find_quantized,
     find_weights,
     list_in_manifest,
@@ -369,3 +370,37 @@ def test_the_hint_names_the_environment_when_that_chose(monkeypatch: pytest.Monk
     with pytest.raises(NoWeightsForCfaError) as caught:
         find_weights(SHIPPED, "xtrans")
     assert "GIA_WEIGHTS" not in caught.value.hint
+
+
+# ---------------------------------------------------------------- weights for each sensor
+
+
+def test_each_sensor_gets_its_own_of_several_weights() -> None:
+    names = "gia-sony-lite, gia-fuji-v3"
+    assert choose_weights(names, "bayer").name == "gia-sony-lite-v1"
+    assert choose_weights(names, "xtrans").name == "gia-fuji-v3"
+    assert choose_weights(names).name == "gia-sony-lite-v1"
+
+
+def test_lite_is_the_smaller_one_where_a_sensor_has_one() -> None:
+    assert choose_weights("lite", "bayer").name == "gia-sony-lite-v1"
+    assert choose_weights("lite", "xtrans") == find_weights(None, "xtrans")
+
+
+def test_one_name_means_what_it_means_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_weights("gia-sony", "bayer") == find_weights("gia-sony", "bayer")
+    assert choose_weights(None, "bayer") == find_weights(None, "bayer")
+    monkeypatch.setenv("GIA_WEIGHTS", "lite")
+    assert choose_weights(None, "bayer").name == "gia-sony-lite-v1"
+
+
+def test_two_weights_for_one_sensor_are_refused() -> None:
+    with pytest.raises(WeightsMismatchError, match="both for bayer photos"):
+        choose_weights("gia-sony,gia-sony-lite", "bayer")
+
+
+def test_a_sensor_that_none_are_for_is_named() -> None:
+    with pytest.raises(NoWeightsForCfaError, match=r"None of the weights .* for xtrans photos"):
+        choose_weights("gia-sony,", "xtrans")
+    with pytest.raises(WeightsNotFoundError):
+        choose_weights(",,", "bayer")
