@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,9 @@ from gia_cli.files import (
     refuse_hopeless_output,
     walk,
 )
-from gia_cli.imaging.writer import output_format
+from gia_cli.imaging.save import require_format
+from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
+from gia_cli.imaging.writer import FORMATS, output_format
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
@@ -64,9 +67,16 @@ class Product:
     """From the picture's own path to this file's."""
     write: Callable[[Enhanced, Path], None]
     """Called in the writing thread."""
+    save: SaveOptions = DEFAULT_SAVE
+    """How it is saved."""
 
 
 PICTURE = Product(name=lambda target: target, write=Enhanced.save)
+
+
+def picture_saved(options: SaveOptions) -> Product:
+    """Describe the picture itself, saved with options."""
+    return replace(PICTURE, write=partial(Enhanced.save, options=options), save=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,7 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
     of other photos, must find it.
     """
     suffix = _suffix(options)
+    _refuse_impossible(suffix, options.products)
     jobs: list[Job] = []
     for source, root, error in _find_sources(inputs, options.recursive):
         if error is not None:
@@ -236,6 +247,14 @@ def _clash(path: Path, photos: Sequence[str]) -> OutputError:
         hint="Give each a run of its own with -o or --out-dir, or use --recursive on the folder "
         "above them to keep subfolders.",
     )
+
+
+def _refuse_impossible(suffix: str, products: Sequence[Product]) -> None:
+    """Refuse formats that cannot be written here, and options that they do not have."""
+    for product in products:
+        kind = FORMATS.get(product.name(Path(f"photo{suffix}")).suffix.lower())
+        if kind is not None:
+            require_format(kind, product.save)
 
 
 def _suffix(options: BatchOptions) -> str:
@@ -552,7 +571,8 @@ def _to_write(target: Path, options: BatchOptions) -> Files:
 
 def _needs_picture(files: Files) -> bool:
     """Whether one of the files is made of the network's own picture."""
-    return any(path.suffix.lower() == ".dng" for _, path in files)
+    kinds = [(product, FORMATS.get(path.suffix.lower())) for product, path in files]
+    return any(kind is not None and product.save.needs_picture(kind) for product, kind in kinds)
 
 
 def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> None:

@@ -28,11 +28,15 @@ from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
+from gia_cli.files import OutputFormat
 from gia_cli.imaging.color import levels8
+from gia_cli.imaging.color_space import SPACES
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
-from gia_cli.imaging.writer import develop, output_format, write_image
+from gia_cli.imaging.save import save_pixels
+from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
+from gia_cli.imaging.writer import Pixels, develop, develop_linear, output_format
 from gia_cli.inference.engine import Engine
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer
@@ -192,7 +196,8 @@ class Computed:
         Parameters
         ----------
         keep_picture : bool
-            Whether the network's own picture is kept too, for a DNG.
+            Whether the network's own picture is kept too, for a DNG, for linear light and for
+            colour spaces other than sRGB.
         """
         seconds = dict(self.seconds)
         with memory_errors(), _timed(seconds, "colour"):
@@ -231,7 +236,8 @@ class Enhanced:
     """Wall-clock time of each stage."""
     strength: Strength = ALL_THE_NOISE
     picture: NDArray[np.float32] | None = None
-    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of."""
+    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of,
+    and what is linear or of another colour space than sRGB."""
     gains: NDArray[np.float32] | None = None
     """(3,) float32; as in `Computed`."""
 
@@ -269,18 +275,22 @@ class Enhanced:
             + self.strength.comment
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write the picture as 16-bit TIFF or PNG with profile and EXIF, or as linear DNG.
+    def save(self, path: str | Path, options: SaveOptions = DEFAULT_SAVE) -> None:
+        """Write the picture with colour profile and EXIF.
 
         Parameters
         ----------
         path : str or Path
-            The ending decides: .tif, .tiff, .png or .dng.
+            The ending decides: .tif, .png, .dng (linear camera RGB), .jpg, .jxl or .exr (linear).
+        options : SaveOptions
+            Colour space, bits for each channel, compression. What is made in sRGB has the very
+            levels of `image`; all else is made of `picture`.
 
         Raises
         ------
         UsageError
-            Another ending, an `image` that is not as described, or a DNG without `picture`.
+            Another ending, an option that is another format's, a package that is missing, an
+            `image` that is not as described, or no `picture` where it is needed.
         OutputError
             The file cannot be written.
         """
@@ -289,21 +299,40 @@ class Enhanced:
             raise UsageError("What is saved is an array of uint16.")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError("What is saved is an array of shape (H, W, 3).")
+        instance_of(options, SaveOptions, "options")
         path, software = path_of(path, "path"), f"gia {__version__}"
+        kind = output_format(path)
+        options.check(kind)
         with memory_errors():
-            if output_format(path) == "dng":
+            if kind == "dng":
                 self._save_dng(path, software)
             else:
-                shot = self.frame.shot
-                write_image(path, image, shot=shot, software=software, comment=self.comment)
+                pixels, shot = self._pixels(kind, options), self.frame.shot
+                save_pixels(
+                    path, pixels, options, shot=shot, software=software, comment=self.comment
+                )
+
+    def _pixels(self, kind: OutputFormat, options: SaveOptions) -> Pixels:
+        """Bring the picture to what a format's writer takes."""
+        levels, space, frame = self.image, SPACES[options.color_space], self.frame
+        if options.is_linear(kind):
+            picture = self._kept_picture("Linear light")
+            return develop_linear(picture, frame.flip, frame.pixel_aspect, space)
+        if options.needs_picture(kind):
+            picture = self._kept_picture(space.title)
+            levels = develop(picture, frame.flip, frame.pixel_aspect, space)
+        return levels8(levels) if options.depth(kind) == 8 else levels
+
+    def _kept_picture(self, what: str) -> NDArray[np.float32]:
+        if self.picture is None:
+            raise UsageError(f"{what} is made of the network's own picture, which was not kept.")
+        return self.picture
 
     def _save_dng(self, path: Path, software: str) -> None:
-        if self.picture is None:
-            raise UsageError("A DNG is made of the network's own picture, which was not kept.")
         frame = self.frame
         write_linear_dng(
             path,
-            self.picture,
+            self._kept_picture("A DNG"),
             gains=frame.as_shot_wb if self.gains is None else self.gains,
             xyz_to_camera=frame.xyz_to_camera,
             shot=frame.shot,

@@ -372,7 +372,7 @@ def test_the_ending_names_the_format(name: str, kind: str) -> None:
 
 def test_every_named_format_is_written(tmp_path: Path) -> None:
     for suffix, kind in FORMATS.items():
-        if kind == "dng":  # of camera RGB: tests/imaging/test_dng.py
+        if kind not in ("tif", "png"):  # writers of their own: tests/imaging/test_save.py
             continue
         write_image(tmp_path / f"out{suffix}", _smooth())
         head = (tmp_path / f"out{suffix}").read_bytes()[:4]
