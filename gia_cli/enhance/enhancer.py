@@ -887,7 +887,8 @@ def fuse_measured(
     if gains is None:
         gains = usable_gains(frame.as_shot_wb)
     matrix = CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
-    fuse(picture, measure(frame, ratio, gains, np.array(matrix)), shares or NO_SHARES, grain)
+    measured = measure(frame, ratio, gains, np.array(matrix))
+    fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
 
 
 def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:
