@@ -403,15 +403,16 @@ def run_jobs(
                 photo = ahead.take()
                 result, started = FileResult(job.source), time.perf_counter()
                 for prepared, files in _pictures(photo, job, result):
-                    is_dng = _needs_picture(files)
+                    keeps = _needs_picture(files)
+                    saving = _saving_bytes(prepared, files)
                     computed = _compute(
-                        enhancer, prepared, ahead, written, progress, result, is_dng=is_dng
+                        enhancer, prepared, ahead, written, progress, result, saving, keeps=keeps
                     )
                     del prepared
                     if computed is None:
                         break  # the photo's other brackets would fare no better
                     written.result()  # one picture is behind the network, never two
-                    developed = writer.submit(computed.develop, keep_picture=is_dng)
+                    developed = writer.submit(computed.develop, keep_picture=keeps)
                     written = writer.submit(_write, developed, files, result)
                     del computed, developed  # the writer's, and gone when it is done
                 del photo
@@ -519,8 +520,9 @@ def _compute(
     written: Future[None],
     progress: Progress,
     result: FileResult,
+    saving: int,
     *,
-    is_dng: bool,
+    keeps: bool,
 ) -> Computed | None:
     """Run the network beside the reading and the writing, or alone where memory demands it."""
     computed = None
@@ -529,20 +531,26 @@ def _compute(
         ahead.begin()
         reserved = prepared.reading_bytes if ahead.is_reading else 0
         if not written.done():
-            reserved += prepared.developing_bytes
-            if is_dng:  # its pixels, and the picture is kept until they are written
-                reserved += prepared.developing_bytes + prepared.picture_bytes
+            reserved += prepared.developing_bytes + saving
+            if keeps:  # the picture, until all is written
+                reserved += prepared.picture_bytes
         is_beside = ahead.is_ahead or not written.done()
         try:
             computed = enhancer.compute(
-                prepared, progress=progress, reserved=reserved, is_beside=is_beside
+                prepared,
+                progress=progress,
+                reserved=reserved,
+                saving=prepared.developing_bytes + saving,
+                is_beside=is_beside,
             )
         except OutOfMemoryError as error:
             _let_go(error)
         if computed is None:
             ahead.drop()
             wait([written])
-            computed = enhancer.compute(prepared, progress=progress)
+            computed = enhancer.compute(
+                prepared, progress=progress, saving=prepared.developing_bytes + saving
+            )
         result.choices.append(computed.choice)
         result.weights = computed.weights.name
         result.white_balance = computed.white_balance
@@ -573,6 +581,13 @@ def _needs_picture(files: Files) -> bool:
     """Whether one of the files is made of the network's own picture."""
     kinds = [(product, FORMATS.get(path.suffix.lower())) for product, path in files]
     return any(kind is not None and product.save.needs_picture(kind) for product, kind in kinds)
+
+
+def _saving_bytes(prepared: Prepared, files: Files) -> int:
+    """Most memory that saving one of the files takes: one is written after the other."""
+    kinds = [(product, FORMATS.get(path.suffix.lower())) for product, path in files]
+    needed = [prepared.saving_bytes(kind, product.save) for product, kind in kinds if kind]
+    return max(needed, default=0)
 
 
 def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> None:

@@ -34,7 +34,7 @@ from gia_cli.imaging.color_space import SPACES
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
-from gia_cli.imaging.save import save_pixels
+from gia_cli.imaging.save import save_pixels, saving_bytes
 from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
 from gia_cli.imaging.writer import Pixels, develop, develop_linear, output_format
 from gia_cli.inference.engine import Engine
@@ -164,6 +164,17 @@ class Prepared:
             return levels
         wider = max(aspect, 1 / aspect)
         return round(wider * (levels + _STRETCHED_PICTURES * self.picture_bytes))
+
+    def saving_bytes(self, kind: OutputFormat, options: SaveOptions) -> int:
+        """Most memory that saving a picture of this size takes beside its levels and itself."""
+        if kind == "dng":  # its pixels
+            return self.developing_bytes
+        aspect = self.frame.pixel_aspect
+        pixels = round(self.frame.mosaic.size * max(aspect, 1 / aspect))
+        needed = saving_bytes(kind, options, pixels)
+        if aspect != 1 and options.needs_picture(kind):
+            needed += _STRETCHED_PICTURES * _PICTURE_BYTES * pixels
+        return needed
 
     @property
     def finishing_bytes(self) -> int:
@@ -646,6 +657,7 @@ class Enhancer:
         *,
         progress: Progress = SILENT,
         reserved: int = 0,
+        saving: int = 0,
         is_beside: bool = False,
     ) -> Computed:
         """Run the network, which is loaded when the first photo needs it.
@@ -656,6 +668,8 @@ class Enhancer:
         progress : Progress
         reserved : int
             Bytes that this process will take meanwhile, for other photos.
+        saving : int
+            Bytes that developing and saving this photo will take beside the network's picture.
         is_beside : bool
             Whether other photos hold memory that they will give back. If there is too little for
             what this photo would get without them, that is an error, and not a smaller plan.
@@ -665,16 +679,17 @@ class Enhancer:
         WeightsError, DeviceError, OutOfMemoryError
         """
         reserved = whole_number(reserved, "number of bytes reserved")
+        saving = whole_number(saving, "number of bytes for saving")
         self.load(prepared, progress=progress)
         with self._lock, memory_errors():
-            return self._compute(prepared, progress, reserved, is_beside)
+            options = replace(
+                self.options, reserved=reserved, afterwards=saving, is_beside=is_beside
+            )
+            return self._compute(prepared, progress, options)
 
-    def _compute(
-        self, prepared: Prepared, progress: Progress, reserved: int, is_beside: bool
-    ) -> Computed:
+    def _compute(self, prepared: Prepared, progress: Progress, options: InferOptions) -> Computed:
         seconds = dict(prepared.seconds)
         engine, weights = self._engine(prepared.weights, progress)
-        options = replace(self.options, reserved=reserved, is_beside=is_beside)
         with _timed(seconds, "network"):
             try:
                 picture = self._infer(engine, prepared, options, progress)
@@ -720,7 +735,7 @@ class Enhancer:
         self, engine: Engine, prepared: Prepared, options: InferOptions
     ) -> InferOptions:
         """Say what there is beside the network: the same for a photo, whatever came before it."""
-        afterwards = prepared.finishing_bytes
+        afterwards = max(prepared.finishing_bytes, options.afterwards)
         if self.strength.grain is not None:  # which is left by fusion, whatever the weights
             frame = prepared.frame
             grain = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=True)

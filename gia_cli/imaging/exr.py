@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from gia_cli.errors import UsageError
 from gia_cli.files import atomic_file
 from gia_cli.imaging.color_space import SRGB, ColorSpace
 from gia_cli.imaging.save_options import EXR_COMPRESSION, ExrCompression
+from gia_cli.imaging.writer import exif_block
 from gia_cli.raw.exif import ShotInfo
 
 _MAX_HALF = 65504.0
+_GPS_IFD = 0x8825
 
 
 def write_exr(
@@ -64,6 +67,7 @@ def write_exr(
         "type": codec.scanlineimage,
         "chromaticities": tuple(x for point in (*space.primaries, space.white) for x in point),
         **dict(_attributes(shot or ShotInfo())),
+        **dict(_place(exif_block(shot or ShotInfo()))),
         **{name: text for name, text in (("software", software), ("comments", comment)) if text},
     }
     if xmp:
@@ -116,3 +120,27 @@ def _attributes(shot: ShotInfo) -> Iterator[tuple[str, object]]:
     }
     yield from ((name, float(value)) for name, value in numbers.items() if value is not None)
     yield from ((name, text) for name, text in texts.items() if text)
+
+
+def _place(exif: bytes) -> Iterator[tuple[str, float]]:
+    """Name what an EXIF block says of the place: degrees, east and north, and metres."""
+    block = Image.Exif()
+    block.load(b"Exif\0\0" + exif)
+    gps = block.get_ifd(_GPS_IFD)
+    for name, reference, tag, negative in (("latitude", 1, 2, "S"), ("longitude", 3, 4, "W")):
+        angle = _numbers(gps.get(tag))
+        if len(angle) == 3:
+            degrees = angle[0] + angle[1] / 60 + angle[2] / 3600
+            yield name, -degrees if gps.get(reference) == negative else degrees
+    for metres in _numbers(gps.get(6))[:1]:
+        yield "altitude", -metres if gps.get(5) in (1, b"\1") else metres
+
+
+def _numbers(value: object) -> list[float]:
+    """Take the numbers of an entry; none if one of them is none, such as 0/0."""
+    values = value if isinstance(value, tuple) else (value,)
+    try:
+        numbers = [float(each) for each in values]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return []
+    return numbers if np.isfinite(numbers).all() else []

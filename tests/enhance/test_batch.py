@@ -292,7 +292,7 @@ def test_brackets_name_an_output_for_each_ratio(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"output": Path("o.tif"), "out_dir": Path("d")}, "not both"),
-        ({"output": Path("o.jpg")}, "o.jpg"),
+        ({"output": Path("o.gif")}, "o.gif"),
         ({"output": Path("o.png"), "format": "tif"}, "not a tif file"),
         ({"output": Path()}, "is a folder"),
     ],
