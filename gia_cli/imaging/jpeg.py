@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +67,18 @@ def write_jpeg(
         )
     more = {"xmp": xmp} if xmp and len(_XMP_HEAD) + len(xmp) <= _MAX_SEGMENT else {}
     exif = exif_block(shot or ShotInfo(), software, comment, space)
+    # Not into the file: Pillow writes past Python, and has no words for what then goes wrong.
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(levels)).save(
+        data,
+        "JPEG",
+        quality=quality,
+        subsampling=subsampling,
+        optimize=True,
+        icc_profile=icc_profile(space.name),
+        exif=_EXIF_HEAD + exif,
+        dpi=(300, 300),
+        **more,
+    )
     with atomic_file(path) as file:
-        Image.fromarray(np.ascontiguousarray(levels)).save(
-            file,
-            "JPEG",
-            quality=quality,
-            subsampling=subsampling,
-            optimize=True,
-            icc_profile=icc_profile(space.name),
-            exif=_EXIF_HEAD + exif,
-            dpi=(300, 300),
-            **more,
-        )
+        file.write(data.getbuffer())

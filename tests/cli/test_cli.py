@@ -148,7 +148,11 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--white-balance", "3200"], "such as 3200K"),
         (["--white-balance", "900K"], "between 1667 and 15000 K"),
         (["--white-balance", "1,0,1"], "three positive gains"),
-        (["-o", "x.jpg"], ".tif, .tiff, .png and .dng"),
+        (["-o", "x.gif"], ".tif, .png, .dng, .jpg, .jxl and .exr"),
+        (["--bit-depth", "12"], "--bit-depth is 8, 16 or 32"),
+        (["--format", "png", "--bit-depth", "32"], "PNG files with 8 or 16 bits"),
+        (["--jpeg-quality", "90"], "--jpeg-quality is not for TIFF files"),
+        (["--format", "dng", "--color-space", "rec2020"], "the camera's own colours"),
         (["-o", "x.tif", "--out-dir", "d"], "not both"),
     ],
 )

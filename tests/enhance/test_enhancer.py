@@ -27,7 +27,9 @@ from gia_cli.enhance.enhancer import (
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
+from gia_cli.imaging.color_space import REC2020, matrix_from_srgb
 from gia_cli.imaging.icc import srgb_icc_profile
+from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.inference.run import infer
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -475,8 +477,69 @@ def test_a_dng_is_rendered_to_the_picture(
     assert read_shot(tmp_path / "x.dng") == result.frame.shot
 
 
-def test_a_dng_needs_the_networks_picture(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.dng", {}),
+        ("x.exr", {}),
+        ("x.tif", {"bit_depth": 32}),
+        ("x.png", {"color_space": "rec2020"}),
+        ("x.jpg", {"color_space": "display-p3"}),
+    ],
+)
+def test_what_is_made_of_the_networks_picture_needs_it(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
     (prepared,) = enhancer.prepare(make_arw(), ExposureRequest(ratio=100))
     developed = enhancer.compute(prepared).develop(keep_picture=False)
     with pytest.raises(UsageError, match="not kept"):
-        developed.save("x.dng")
+        developed.save(tmp_path / name, SaveOptions(**options))
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.png", "x.jpg", "x.jxl"])
+def test_srgb_is_made_of_the_image(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, name: str
+) -> None:
+    """Whoever changes the image saves what they see."""
+    result = enhancer.enhance(make_arw(), ratio=100)
+    grey = replace(result, image=np.full_like(result.image, 30_000), picture=None)
+    grey.save(tmp_path / name)
+    if name == "x.jxl":
+        codecs = pytest.importorskip("imagecodecs")
+        saved = codecs.jpegxl_decode((tmp_path / name).read_bytes())
+        assert saved.dtype == np.uint16
+    else:
+        with Image.open(tmp_path / name) as image:
+            saved = np.asarray(image)
+    level = 30_000 if saved.dtype == np.uint16 else 30_000 / 257
+    assert saved.shape == result.image.shape
+    assert np.abs(saved.astype(float) - level).max() < level / 100
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_wider_space_shows_the_same_picture_upright(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, orientation: int
+) -> None:
+    result = enhancer.enhance(make_arw(orientation=orientation), ratio=100)
+    result.save(tmp_path / "x.tif", SaveOptions(color_space="rec2020"))
+    result.save(tmp_path / "x32.tif", SaveOptions(bit_depth=32))
+    matrix = np.linalg.inv(matrix_from_srgb(REC2020))
+    wide = REC2020.decode(tifffile.imread(tmp_path / "x.tif") / 65535) @ matrix.T
+    expected = srgb_decode(result.image / 65535)
+    inside = ((expected > 0.001) & (expected < 0.99)).all(axis=2)
+    assert inside.mean() > 0.2
+    for light in (wide, tifffile.imread(tmp_path / "x32.tif")):
+        assert light.shape == expected.shape
+        assert np.abs(light - expected)[inside].max() < 2e-3
+
+
+def test_an_option_of_another_format_is_refused(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    result = enhancer.enhance(make_arw(), ratio=100)
+    for name, options in (("x.tif", {"jpeg_quality": 9}), ("x.dng", {"color_space": "rec2020"})):
+        with pytest.raises(UsageError):
+            result.save(tmp_path / name, SaveOptions(**options))
+    with pytest.raises(UsageError, match="options must be a SaveOptions"):
+        result.save(tmp_path / "x.tif", {"bit_depth": 8})  # type: ignore[arg-type]
