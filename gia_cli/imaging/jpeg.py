@@ -66,7 +66,8 @@ def write_jpeg(
             hint="Write a .jxl file.",
         )
     more = {"xmp": xmp} if xmp and len(_XMP_HEAD) + len(xmp) <= _MAX_SEGMENT else {}
-    exif = exif_block(shot or ShotInfo(), software, comment, space)
+    size = width, height
+    exif = exif_block(shot or ShotInfo(), software, comment, space, jpeg_size=size)
     # Not into the file: Pillow writes past Python, and has no words for what then goes wrong.
     data = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(levels)).save(
@@ -77,7 +78,6 @@ def write_jpeg(
         optimize=True,
         icc_profile=icc_profile(space.name),
         exif=_EXIF_HEAD + exif,
-        dpi=(300, 300),
         **more,
     )
     with atomic_file(path) as file:

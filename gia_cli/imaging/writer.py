@@ -28,7 +28,18 @@ from gia_cli.imaging.color import srgb16_from_bt709
 from gia_cli.imaging.color_space import SRGB, ColorSpace, levels16_in, linear_in
 from gia_cli.imaging.icc import icc_profile
 from gia_cli.raw.exif import ShotInfo, exif_entries, utf8
-from gia_cli.raw.tiff import ASCII, EXIF_IFD, LONG, SHORT, UNDEFINED, Entry, Ref, build, ifd_bytes
+from gia_cli.raw.tiff import (
+    ASCII,
+    EXIF_IFD,
+    LONG,
+    RATIONAL,
+    SHORT,
+    UNDEFINED,
+    Entry,
+    Ref,
+    build,
+    ifd_bytes,
+)
 from gia_cli.runtime import in_threads
 
 #: File name endings, with the format each means.
@@ -54,6 +65,7 @@ _LAST_BLOCK = b"\x03\x00"  # of a deflate stream: empty
 # tifffile refuses to write tag 34665 (ExifIFD); its neighbour sorts to the same place.
 _PLACEHOLDER_TAG = EXIF_IFD - 1
 _EXIF_SRGB, _EXIF_UNCALIBRATED = 1, 0xFFFF  # EXIF knows no other spaces
+_DPI = 300
 _HORIZONTAL, _FLOATING_POINT = 2, 3  # TIFF's predictors
 
 Level = TypeVar("Level", np.uint16, np.float32)
@@ -319,7 +331,7 @@ def _write_tiff(
         predictor=_FLOATING_POINT if is_float else _HORIZONTAL,
         rowsperstrip=_rows_per_strip(image),
         iccprofile=_profile(image, space),
-        resolution=(300, 300),
+        resolution=(_DPI, _DPI),
         resolutionunit="inch",
         software=software.encode("ascii", "replace"),
         metadata=None,
@@ -397,7 +409,12 @@ def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
 
 
 def exif_block(
-    shot: ShotInfo, software: str = "", comment: str = "", space: ColorSpace = SRGB
+    shot: ShotInfo,
+    software: str = "",
+    comment: str = "",
+    space: ColorSpace = SRGB,
+    *,
+    jpeg_size: tuple[int, int] | None = None,
 ) -> bytes:
     """Build the EXIF of a picture that is no TIFF, as a TIFF file of its own.
 
@@ -408,12 +425,20 @@ def exif_block(
         The Software tag and the UserComment.
     space : ColorSpace
         What the picture's levels are.
+    jpeg_size : (width, height), optional
+        Of a JPEG, for which EXIF asks for some more entries.
     """
     texts = {0x010F: shot.make, 0x0110: shot.model, 0x0132: shot.taken}
     ifd0 = [Entry(tag, ASCII, utf8(text)) for tag, text in texts.items() if text]
     ifd0 += [Entry(0x0131, ASCII, software)] if software else []
     ifd0 += [Entry(0x0112, SHORT, 1), Entry(EXIF_IFD, LONG, Ref("exif"))]
-    return build({"ifd0": ifd0, "exif": _exif(shot, comment, is_srgb=space == SRGB)})
+    exif = _exif(shot, comment, is_srgb=space == SRGB)
+    if jpeg_size is not None:
+        ifd0 += [Entry(tag, RATIONAL, (_DPI, 1)) for tag in (0x011A, 0x011B)]
+        ifd0 += [Entry(0x0128, SHORT, 2), Entry(0x0213, SHORT, 1)]  # inches; centred, as in JFIF
+        exif.append(Entry(0x9101, UNDEFINED, b"\1\2\3\0"))  # Y, Cb, Cr
+        exif += [Entry(0xA002 + i, LONG, side) for i, side in enumerate(jpeg_size)]
+    return build({"ifd0": ifd0, "exif": exif})
 
 
 def _deflated(image: Pixels) -> Iterator[bytes]:
