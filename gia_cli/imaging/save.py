@@ -22,7 +22,7 @@ from gia_cli.raw.exif import ShotInfo
 _JPEG_BYTES, _EXR_BYTES = 14, {16: 11, 32: 13}
 # JPEG XL: floats for the encoder and what it holds of them. libjxl searches in the whole picture
 # from an effort of 8 on.
-_JXL_BYTES, _JXL_LOSSLESS_BYTES = {7: 48, 9: 300}, {5: 24, 9: 100}
+_JXL_BYTES, _JXL_LOSSLESS_BYTES = {5: 38, 7: 48, 9: 300}, {5: 24, 9: 100}
 _JXL_OTHER_BYTES = 60_000_000
 _LEVEL_BYTES, _LINEAR_BYTES = 6, 12
 
