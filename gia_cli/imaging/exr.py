@@ -87,7 +87,7 @@ def open_exr() -> Any:
     """
     try:
         return import_module("OpenEXR")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UsageError(
             "EXR files need the package OpenEXR.", hint="pip install 'gia-cli[exr]'"
         ) from error

@@ -123,7 +123,7 @@ def open_codecs() -> Any:
     """
     try:
         codecs = import_module("imagecodecs")
-    except ImportError:
+    except ModuleNotFoundError:
         codecs = None
     if codecs is None or not codecs.JPEGXL.available:
         raise UsageError(
