@@ -27,7 +27,7 @@ from gia_cli.enhance.enhancer import (
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
-from gia_cli.imaging.color_space import REC2020, matrix_from_srgb
+from gia_cli.imaging.color_space import REC2020, SPACES, matrix_from_srgb
 from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.inference.run import infer
@@ -36,7 +36,8 @@ from gia_cli.nets.config import NetConfig
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import render
-from gia_cli.raw.writer import write_dng
+from gia_cli.raw.writer import write_arw, write_dng
+from gia_cli.simulation.sensor import CAMERAS, expose, median_gains, mosaic_from_linear
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, LEARNED, lively, small
@@ -532,6 +533,42 @@ def test_a_wider_space_shows_the_same_picture_upright(
     for light in (wide, tifffile.imread(tmp_path / "x32.tif")):
         assert light.shape == expected.shape
         assert np.abs(light - expected)[inside].max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.tif", {"color_space": "rec2020"}),
+        ("x.tif", {"color_space": "prophoto"}),
+        ("x.tif", {"bit_depth": 32}),
+        ("x.exr", {}),
+    ],
+)
+def test_a_colour_that_srgb_lacks_comes_through(
+    enhancer: Enhancer, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    """From the sensor to the file: a green of Rec. 2020, whose red is below sRGB's black."""
+    green = np.linalg.inv(matrix_from_srgb(REC2020)) @ [0.05, 0.4, 0.08]
+    light = np.full((192, 288, 3), 0.2, np.float32)
+    light[48:144, 96:192] = green
+    camera, gains = CAMERAS["ILCE-7SM2"], median_gains("ILCE-7SM2")
+    mosaic = mosaic_from_linear(light, camera, gains)
+    dn = expose(mosaic, camera, ratio=20, iso=400, rng=np.random.default_rng(1))
+    write_arw(tmp_path / "x.ARW", dn, wb=gains)
+    enhancer.enhance(tmp_path / "x.ARW", ratio=20).save(tmp_path / name, SaveOptions(**options))
+    if name == "x.exr":
+        with pytest.importorskip("OpenEXR").File(str(tmp_path / name)) as file:
+            shown = file.channels()["RGB"].pixels.astype(np.float32)
+    else:
+        shown = tifffile.imread(tmp_path / name)
+        if "color_space" in options:
+            space = SPACES[options["color_space"]]
+            matrix = np.linalg.inv(matrix_from_srgb(space))
+            shown = space.decode(shown / 65535) @ matrix.T
+    found = shown[72:120, 120:168].mean(axis=(0, 1))
+    assert green[0] < -0.1
+    assert found[0] < -0.04  # as far as the shares of the fusion go
+    assert found[1] == pytest.approx(green[1], rel=0.1)
 
 
 def test_an_option_of_another_format_is_refused(
