@@ -221,6 +221,23 @@ def enhance(
             show_default=False,
         ),
     ] = None,
+    highlights: Annotated[
+        float,
+        typer.Option(
+            "--highlights",
+            metavar="0..1",
+            help="Keep the shape of lamps: tones below white that are given to what is above.",
+        ),
+    ] = 0.0,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            "--crop",
+            metavar="X,Y,W,H|center",
+            help="Make only this part, quickly, as it is in the whole picture: to try settings.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
@@ -303,6 +320,7 @@ def enhance(
         format=output_format,
         on_exists=on_exists,
         recursive=recursive,
+        is_crop=crop is not None,
         products=(picture, _comparison()) if compare else (picture,),
         also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
@@ -320,6 +338,8 @@ def enhance(
         white_level=white_level,
         strength=strength,
         strength_chroma=strength_chroma,
+        highlights=highlights,
+        crop=crop,
     )
 
     results: list[FileResult] = []

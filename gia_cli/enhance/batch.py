@@ -55,7 +55,7 @@ Files = Sequence[tuple["Product", Path]]  # to make of one picture
 
 _NAME_SUFFIX = "_gia"
 # A DNG that gia wrote into a folder of photos is none of them.
-_OWN_DNG = re.compile(rf"{_NAME_SUFFIX}(_x[\d.]+)?\.dng$", re.IGNORECASE)
+_OWN_DNG = re.compile(rf"{_NAME_SUFFIX}(_crop)?(_x[\d.]+)?\.dng$", re.IGNORECASE)
 _SHOWN = 3  # photos that a message names
 
 
@@ -92,6 +92,8 @@ class BatchOptions:
     """By default the ending of `output`, else TIFF."""
     on_exists: OnExists = "error"
     recursive: bool = False
+    is_crop: bool = False
+    """Only parts are made: their names say so."""
     products: tuple[Product, ...] = (PICTURE,)
     also_read: tuple[Path, ...] = ()
     """Other files that no output may replace, such as the reference."""
@@ -160,7 +162,8 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
             continue
         target = options.output
         if target is None:
-            target = _target(source, root, options.out_dir, suffix)
+            mark = f"{_NAME_SUFFIX}_crop" if options.is_crop else _NAME_SUFFIX
+            target = _target(source, root, options.out_dir, mark + suffix)
         jobs.append(Job(source, _bracketed(target, options.request)))
     jobs = _without_repeats(jobs)
     photos = sum(job.error is None for job in jobs)
@@ -175,7 +178,7 @@ def _target(source: Path, root: Path, out_dir: Path | None, suffix: str) -> Path
     folder = source.parent
     if out_dir is not None:  # keep the subfolders below the folder that was given
         folder = out_dir / source.parent.relative_to(root)
-    return folder / f"{source.stem}{_NAME_SUFFIX}{suffix}"
+    return folder / f"{source.stem}{suffix}"
 
 
 def _without_repeats(jobs: Sequence[Job]) -> list[Job]:

@@ -38,10 +38,13 @@ def write_comparison(result: Enhanced, path: Path) -> None:
     frame = result.frame
     height, width, _ = result.image.shape
     size = _panel_size(width, height)
-    # A half-size rendering is enough for a panel, and quick.
-    too_small = frame.kind == "xtrans" and min(frame.mosaic.shape) < _XTRANS_DEMOSAIC_SIDE
+    whole = (width, height) if result.window is None else result.window.whole
+    # A half-size rendering is enough for a panel of a large picture, and quick.
+    too_small = frame.kind == "xtrans" and min(whole) < _XTRANS_DEMOSAIC_SIDE
     halve = too_small or 2 * max(size) <= max(width, height)
     plain = render(frame.path, brightness=result.choice.ratio, half_size=halve)
+    if result.window is not None:
+        plain = result.window.cut(plain.repeat(2, 0).repeat(2, 1) if halve else plain)
     panels = [
         (f"LibRaw, x{result.choice.ratio:.4g}", plain),
         (f"gia, {result.weights.name}", levels8(result.image)),

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, BinaryIO, get_args
@@ -24,6 +25,7 @@ from gia_cli._version import __version__
 from gia_cli.arguments import instance_of, number, one_of, path_of, whole_number
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
+from gia_cli.enhance.crop import Crop, Part, Window, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.white_balance import WhiteBalance
@@ -32,14 +34,15 @@ from gia_cli.files import OutputFormat
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.color_space import SPACES
 from gia_cli.imaging.dng import write_linear_dng
-from gia_cli.imaging.fusion import NO_SHARES, Grain, fuse, fusion_bytes, measure, whiten
+from gia_cli.imaging.fusion import NO_SHARES, Grain, Residual, fuse, fusion_bytes, measure, whiten
+from gia_cli.imaging.highlights import Highlights, Shoulder, brightest_light, restore_highlights
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
 from gia_cli.imaging.save import save_pixels, saving_bytes
 from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
 from gia_cli.imaging.writer import Pixels, develop, develop_linear, output_format
-from gia_cli.inference.engine import Engine
+from gia_cli.inference.engine import Engine, Term
 from gia_cli.inference.plan import InferOptions
-from gia_cli.inference.run import claim_process, infer
+from gia_cli.inference.run import claim_process, infer, photo_terms
 from gia_cli.inference.select import (
     obstacle_to_openvino,
     open_engine,
@@ -116,6 +119,7 @@ class Strength:
 
 
 ALL_THE_NOISE = Strength()
+AS_THE_NETWORK_HAS_THEM = Highlights()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,18 +136,21 @@ class Prepared:
     """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
     seconds: dict[str, float]
     """Wall-clock time of each stage; what a photo takes once is its first picture's."""
+    part: Part | None = None
+    """Where only a part is made: `frame` is that part with a margin."""
 
-    def packed(self, turn: Turn) -> PackedMosaic:
-        """Pack the photo, turned: everything else is as in `mosaic`."""
-        if turn == Turn():
+    def packed(self, turn: Turn, frame: RawFrame | None = None) -> PackedMosaic:
+        """Pack the photo or, as it would be, another frame of it, turned."""
+        if turn == Turn() and frame is None:
             return self.mosaic
-        turned = turn_frame(self.frame, turn)
+        turned = turn_frame(frame or self.frame, turn)
         return prepare(turned, self.choice.ratio, self.gains, self.weights.config.input_floor)
 
     @property
     def reading_bytes(self) -> int:
         """Most memory that reading and packing another photo of this size takes."""
-        return _READING_MOSAICS * self.frame.mosaic.nbytes
+        whole = self.frame.mosaic.nbytes if self.part is None else self.part.whole_bytes
+        return _READING_MOSAICS * whole
 
     @property
     def held_bytes(self) -> int:
@@ -200,6 +207,11 @@ class Computed:
     strength: Strength = ALL_THE_NOISE
     gains: NDArray[np.float32] | None = None
     """(3,) float32; the gains that it was balanced with; None where the network found its own."""
+    highlights: Highlights = AS_THE_NETWORK_HAS_THEM
+    peak: float = 1.0
+    """Linear light of the brightest place, white or above."""
+    window: Window | None = None
+    """Where only a part is made: its place in the whole, upright picture."""
 
     def develop(self, *, keep_picture: bool = True) -> Enhanced:
         """Bring the picture to sRGB levels, upright.
@@ -212,7 +224,8 @@ class Computed:
         """
         seconds = dict(self.seconds)
         with memory_errors(), _timed(seconds, "colour"):
-            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect)
+            tone = _tone(self.highlights, self.peak)
+            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect, tone=tone)
         return Enhanced(
             image,
             self.frame,
@@ -224,6 +237,9 @@ class Computed:
             strength=self.strength,
             picture=self.picture if keep_picture else None,
             gains=self.gains,
+            highlights=self.highlights,
+            peak=self.peak,
+            window=self.window,
         )
 
 
@@ -251,6 +267,11 @@ class Enhanced:
     and what is linear or of another colour space than sRGB."""
     gains: NDArray[np.float32] | None = None
     """(3,) float32; as in `Computed`."""
+    highlights: Highlights = AS_THE_NETWORK_HAS_THEM
+    peak: float = 1.0
+    """As in `Computed`."""
+    window: Window | None = None
+    """As in `Computed`."""
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -284,6 +305,8 @@ class Enhanced:
             f"white balance {self.white_balance}"
             + ("; quality best" if self.quality == "best" else "")
             + self.strength.comment
+            + self.highlights.comment
+            + ("" if self.window is None else f"; crop {self.window}")
         )
 
     def save(self, path: str | Path, options: SaveOptions = DEFAULT_SAVE) -> None:
@@ -331,7 +354,8 @@ class Enhanced:
             return develop_linear(picture, frame.flip, frame.pixel_aspect, space)
         if options.needs_picture(kind):
             picture = self._kept_picture(space.title)
-            levels = develop(picture, frame.flip, frame.pixel_aspect, space)
+            tone = _tone(self.highlights, self.peak)
+            levels = develop(picture, frame.flip, frame.pixel_aspect, space, tone)
         return levels8(levels) if options.depth(kind) == 8 else levels
 
     def _kept_picture(self, what: str) -> NDArray[np.float32]:
@@ -387,6 +411,10 @@ class Enhancer:
         Black and white levels to use instead of each file's.
     strength : Strength
         How much of the noise goes.
+    highlights : Highlights
+        How much room what lies above white gets.
+    crop : Crop, optional
+        The part to make of every photo; by default all of it.
     """
 
     def __init__(
@@ -401,6 +429,8 @@ class Enhancer:
         quality: Quality = "normal",
         levels: Levels = AS_THE_FILE_SAYS,
         strength: Strength = ALL_THE_NOISE,
+        highlights: Highlights = AS_THE_NETWORK_HAS_THEM,
+        crop: Crop | None = None,
     ) -> None:
         one_of(quality, get_args(Quality), "quality")
         one_of(engine, get_args(EngineName), "engine")
@@ -408,10 +438,15 @@ class Enhancer:
         instance_of(options, InferOptions, "options")
         instance_of(levels, Levels, "levels")
         instance_of(strength, Strength, "strength")
+        instance_of(highlights, Highlights, "highlights")
         if weights is not None:
             path_of(weights, "weights")
         self.quality = quality
         self.strength = strength
+        self.highlights = highlights
+        if crop is not None:
+            instance_of(crop, Crop, "crop")
+        self.crop = crop
         self.runtime = runtime
         self.options = options
         self.engine = engine
@@ -459,6 +494,8 @@ class Enhancer:
         white_level: float | None = None,
         strength: float = 1.0,
         strength_chroma: float | None = None,
+        highlights: float = 0.0,
+        crop: str | Crop | None = None,
     ) -> Enhancer:
         """Make an enhancer.
 
@@ -497,6 +534,14 @@ class Enhancer:
             measured stays in the picture as grain. Brightness and colours stay.
         strength_chroma : float, optional
             Of the noise in colour, likewise; by default as much.
+        highlights : float
+            How much of the tones below white, from 0 to 1 (half of the code values), is given to
+            what lies above it, which the sensor measured: lamps keep their shape and colour. A DNG
+            holds it above white. 0 leaves them as the network has them.
+        crop : str, optional
+            A part to make instead of the whole picture, to try settings: "center" or
+            "X,Y,W,H" in pixels of the upright picture. Its colours and brightness are those that
+            it has in the whole.
 
         Raises
         ------
@@ -518,6 +563,8 @@ class Enhancer:
             quality=quality,
             levels=Levels.parse(black_level, white_level),
             strength=Strength(strength, strength if strength_chroma is None else strength_chroma),
+            highlights=Highlights(highlights),
+            crop=Crop.parse(crop) if isinstance(crop, str) else crop,
         )
 
     def enhance(
@@ -624,10 +671,12 @@ class Enhancer:
             gains = _camera_gains(photo, weights, balance, progress)
             words = balance.describe(photo)
             _tell_of_colors(photo, weights, progress)
+            part = None if self.crop is None else part_of(photo, self.crop)
+            photo = photo if part is None else part.frame
         for choice in choices:
             with memory_errors(), _timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
-            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds)
+            yield Prepared(photo, mosaic, choice, weights, gains, words, seconds, part)
             seconds = {}
 
     def load(self, prepared: Prepared, *, progress: Progress = SILENT) -> None:
@@ -703,16 +752,35 @@ class Enhancer:
             with _timed(seconds, "fusion"):
                 ratio, gains = prepared.choice.ratio, prepared.gains
                 grain = self.strength.grain
-                fuse_measured(picture, prepared.frame, ratio, gains, prepared.weights, grain)
+                noise, black_error = _of_the_whole(engine, prepared, options)
+                fuse_measured(
+                    picture,
+                    prepared.frame,
+                    ratio,
+                    gains,
+                    prepared.weights,
+                    grain,
+                    noise=noise,
+                    black_error=black_error,
+                )
                 if takes_balance:
                     whiten(picture, prepared.frame)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
             with _timed(seconds, "colour"):
                 recolor(picture, matrix)
+        peak = 1.0
+        if self.highlights:
+            with _timed(seconds, "highlights"):
+                peak = _restored(picture, prepared, is_recolored=matrix is not None)
+        frame, window = prepared.frame, None
+        if prepared.part is not None:
+            rows, cols = prepared.part.inner
+            frame, window = cut(frame, rows, cols), prepared.part.window
+            picture = picture[:, rows, cols].copy()
         return Computed(
             picture,
-            prepared.frame,
+            frame,
             prepared.choice,
             weights,
             prepared.white_balance,
@@ -720,26 +788,32 @@ class Enhancer:
             seconds,
             strength=self.strength,
             gains=prepared.gains if takes_balance else None,
+            highlights=self.highlights,
+            peak=peak,
+            window=window,
         )
 
     def _infer(
         self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
     ) -> NDArray[np.float32]:
         options = self._with_memory(engine, prepared, options)
+        terms = None if prepared.part is None else partial(_terms, prepared, options)
         if self.quality == "normal":
-            return infer(engine, prepared.mosaic, options, progress)
+            of_photo = None if terms is None else terms(Turn())
+            return infer(engine, prepared.mosaic, options, progress, of_photo)
         height, width = prepared.frame.mosaic.shape
-        return infer_turned(engine, prepared.packed, (height, width), options, progress)
+        return infer_turned(engine, prepared.packed, (height, width), options, progress, terms)
 
     def _with_memory(
         self, engine: Engine, prepared: Prepared, options: InferOptions
     ) -> InferOptions:
         """Say what there is beside the network: the same for a photo, whatever came before it."""
         afterwards = max(prepared.finishing_bytes, options.afterwards)
-        if self.strength.grain is not None:  # which is left by fusion, whatever the weights
+        grain = self.strength.grain is not None
+        if grain or self.highlights:  # which take fusion's bands, whatever the weights
             frame = prepared.frame
-            grain = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=True)
-            afterwards = max(afterwards, grain)
+            bands = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain)
+            afterwards = max(afterwards, bands)
         options = replace(options, afterwards=afterwards)
         if options.max_memory is None or engine.device != "cpu":
             return options
@@ -881,6 +955,9 @@ def fuse_measured(
     gains: NDArray[np.float32] | None,
     weights: WeightsInfo,
     grain: Grain | None = None,
+    *,
+    noise: tuple[float, float] | None = None,
+    black_error: NDArray[np.floating] | None = None,
 ) -> None:
     """Fuse a network's picture with what the sensor measured; in its place.
 
@@ -895,6 +972,10 @@ def fuse_measured(
         As `prepare` got them.
     weights : WeightsInfo
     grain : Grain, optional
+    noise : (gain, variance), optional
+        As `frame_noise` returns them; by default this frame's.
+    black_error : (3,), optional
+        As `Residual.offset`; by default this frame's.
     """
     if not _is_fused(gains, weights) and grain is None:
         return
@@ -902,8 +983,59 @@ def fuse_measured(
     if gains is None:
         gains = usable_gains(frame.as_shot_wb)
     matrix = CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
-    measured = measure(frame, ratio, gains, np.array(matrix))
+    measured = measure(frame, ratio, gains, np.array(matrix), noise)
+    if black_error is not None:
+        measured = replace(measured, black_error=np.asarray(black_error, np.float64))
     fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
+
+
+def _restored(picture: NDArray[np.float32], prepared: Prepared, *, is_recolored: bool) -> float:
+    """Let a picture go on above white; returns the brightest place. See `restore_highlights`."""
+    frame, ratio, gains = prepared.frame, prepared.choice.ratio, prepared.gains
+    if prepared.weights.config.white_balance != "as-shot" or gains is None:
+        gains = usable_gains(frame.as_shot_wb)  # the nearest to what the network finds
+    matrix = np.array(
+        CAMERA_MATRICES.get(prepared.weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
+    )
+    if is_recolored and frame.xyz_to_camera is not None:
+        matrix = frame.xyz_to_camera
+    saturation, part = ratio * float(gains.min()), prepared.part
+    noise = None if part is None else part.noise
+    peak = restore_highlights(picture, measure(frame, ratio, gains, matrix, noise), saturation)
+    if part is not None:  # the curve is that of the whole picture
+        whole = measure(part.thinned, ratio, gains, matrix, noise)
+        peak = max(peak, brightest_light(whole, saturation))
+    return peak
+
+
+def _terms(
+    prepared: Prepared, options: InferOptions, turn: Turn
+) -> Callable[[Engine], Sequence[Term]]:
+    """Return what works out the global terms of the photo that a part belongs to, turned."""
+    assert prepared.part is not None
+    mosaic = prepared.packed(turn, prepared.part.thinned)
+    return lambda engine: photo_terms(engine, mosaic, options)
+
+
+def _of_the_whole(
+    engine: Engine, prepared: Prepared, options: InferOptions
+) -> tuple[tuple[float, float] | None, NDArray[np.float32] | None]:
+    """Find the noise and the black level's error of the photo that a part belongs to."""
+    part, gains, weights = prepared.part, prepared.gains, prepared.weights
+    if part is None:
+        return None, None
+    if gains is None or not _is_fused(gains, weights):
+        return part.noise, None
+    mosaic = prepared.packed(Turn(), part.thinned)
+    picture = infer(engine, mosaic, options)
+    matrix = np.array(CAMERA_MATRICES[weights.camera or ""])
+    measured = measure(part.thinned, prepared.choice.ratio, gains, matrix, part.noise)
+    return part.noise, Residual(picture, measured).offset
+
+
+def _tone(highlights: Highlights, peak: float) -> Shoulder | None:
+    """Return the curve that makes room below white, for files that end there."""
+    return Shoulder.of(highlights, peak) if highlights else None
 
 
 def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:

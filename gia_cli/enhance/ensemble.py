@@ -8,13 +8,13 @@ it is turned: see `turn_frame`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.inference.engine import Engine
+from gia_cli.inference.engine import Engine, Term
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer
 from gia_cli.progress import SILENT, Progress
@@ -30,6 +30,7 @@ def infer_turned(
     shape: tuple[int, int],
     options: InferOptions | None = None,
     progress: Progress = SILENT,
+    terms: Callable[[Turn], Callable[[Engine], Sequence[Term]]] | None = None,
 ) -> NDArray[np.float32]:
     """Run a network on a photo laid in eight ways, and average the pictures.
 
@@ -43,6 +44,8 @@ def infer_turned(
     options : InferOptions, optional
     progress : Progress
         Receives one stage, "network", for all eight.
+    terms : function, optional
+        Of the photo, turned; as for `infer`.
 
     Returns
     -------
@@ -60,7 +63,8 @@ def infer_turned(
     total = np.full((3, *shape), 0, np.float32)
     bar = _OneBar(progress)
     for turn in TURNS:
-        total += _laid_back(infer(engine, packed(turn), options, bar), turn)
+        of_turn = None if terms is None else terms(turn)
+        total += _laid_back(infer(engine, packed(turn), options, bar, of_turn), turn)
         bar.end_turn()
         # The photos beside this one have taken by now what they will, and there was room for it.
         options = replace(options, reserved=0, is_beside=False)

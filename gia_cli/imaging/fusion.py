@@ -49,7 +49,7 @@ NOISE_KNOTS: NDArray[np.float64] = np.logspace(-3, 0.5, 15)
 BLACK_KNOTS: NDArray[np.float64] = np.logspace(-3, -0.5, 6)
 
 # Linear luminance of sRGB; the rest of a colour is its chroma.
-_LUMINANCE = XYZ_FROM_SRGB[1].astype(np.float32)
+LUMINANCE = XYZ_FROM_SRGB[1].astype(np.float32)
 # From this camera value on a place may be clipped, in the measurement or in the picture.
 _BRIGHTEST = 0.92
 # Least luminance of a place, for the slope of the curve: noise below it looks like black.
@@ -119,7 +119,7 @@ def measure(
     black_error : float, optional
         How far the true black level lies above the likely one, DN; estimated by default.
     """
-    gain, variance = noise or _estimated_noise(frame)
+    gain, variance = noise or frame_noise(frame)
     colors = cell_colors(frame.kind, frame.phase)
     black, (_, black_sigma) = likely_black(frame), known_black_error(frame)
     span = frame.white - black
@@ -141,8 +141,8 @@ def measure(
     )
 
 
-def _estimated_noise(frame: RawFrame) -> tuple[float, float]:
-    """Estimate a frame's noise from some strips of it."""
+def frame_noise(frame: RawFrame) -> tuple[float, float]:
+    """Estimate a frame's noise from some strips of it: DN per electron, and DN^2."""
     period = len(CANONICAL[frame.kind])
     strips = []
     height, width = (side // period * period for side in frame.mosaic.shape)
@@ -260,17 +260,17 @@ def fuse(
 
     def change(rows: slice) -> None:
         linear = _decoded(picture[:, rows])
-        added = _enlarged(correction, shape, scale, rows)
+        added = enlarged(correction, shape, scale, rows)
         if finest is not None:
             band = residual.finest_band(rows, linear, borders)
-            added += _weighted(band, *_enlarged(finest, shape, scale, rows))
+            added += weighted(band, *enlarged(finest, shape, scale, rows))
         light = linear + added
         if is_clipped or left is not None:
             np.maximum(light, 0, out=light)
         encoded = bt709_encode(light)
         if left is not None:
-            noise = _enlarged(left.cells, shape, scale, rows)
-            noise += _weighted(band, *_enlarged(left.finest, shape, scale, rows))
+            noise = enlarged(left.cells, shape, scale, rows)
+            noise += weighted(band, *enlarged(left.finest, shape, scale, rows))
             encoded += _within(noise / slope_of_decode(light), encoded)
         picture[:, rows] = encoded
 
@@ -351,11 +351,13 @@ class Residual:
 
         for _ in in_threads(count, self.rows()):
             pass
+        #: (3,) float32; error of the black level in camera RGB, which is taken off.
+        self.offset: NDArray[np.float32]
         if measured.black_error is None:
-            self._offset = _black_offset(sums, counts, bright, measured)
+            self.offset = _black_offset(sums, counts, bright, measured)
         else:
-            self._offset = measured.black_error.astype(np.float32)
-        sums -= counts * self._offset[:, None, None]
+            self.offset = measured.black_error.astype(np.float32)
+        sums -= counts * self.offset[:, None, None]
         levels = [(sums, counts)]
         #: Mean luminance of the picture in each level of cells, finest first.
         self.brightness: list[NDArray[np.float32]] = [bright]
@@ -368,7 +370,7 @@ class Residual:
             total, number = levels.pop()
             mean = np.divide(total, number, out=total, where=number > 0)
             if self.means:
-                mean = np.where(number > 0, mean, _doubled(self.means[0], mean.shape[1:]))
+                mean = np.where(number > 0, mean, doubled(self.means[0], mean.shape[1:]))
             self.means.insert(0, mean)
 
     def rows(self) -> Iterator[slice]:
@@ -384,7 +386,7 @@ class Residual:
         for level in range(LEVELS - 1, 0, -1):
             band = self.means[level - 1]
             if level < LEVELS - 1:
-                band = band - _doubled(self.means[level], band.shape[1:])
+                band = band - doubled(self.means[level], band.shape[1:])
             yield level, _through(self._to_srgb, band), self.brightness[level - 1]
 
     def correction(self, shares: Shares) -> NDArray[np.float32]:
@@ -392,8 +394,8 @@ class Residual:
         total: NDArray[np.float32] | None = None
         for level, band, brightness in self.bands():
             share_y, share_c = self.shares_at(level, brightness, shares)
-            part = _weighted(band, share_y, share_c)
-            total = part if total is None else part + _doubled(total, part.shape[1:])
+            part = weighted(band, share_y, share_c)
+            total = part if total is None else part + doubled(total, part.shape[1:])
         assert total is not None
         return total
 
@@ -408,10 +410,8 @@ class Residual:
         for level, band, brightness in self.bands():
             if level < _GRAIN_LEVELS:
                 share_y, share_c = self.shares_at(level, brightness, shares)
-                part = _weighted(
-                    band, grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)
-                )
-                total = part if total is None else part + _doubled(total, part.shape[1:])
+                part = weighted(band, grain.luminance * (1 - share_y), grain.chroma * (1 - share_c))
+                total = part if total is None else part + doubled(total, part.shape[1:])
         assert total is not None
         share_y, share_c = self.shares_at(0, self.brightness[0], shares)
         finest = np.stack([grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)])
@@ -454,8 +454,8 @@ class Residual:
         sites, valid = _site_residual(around, self.measured, slice(first, last))
         colors = _interpolated(sites, valid, self.measured)
         colors = colors[:, rows.start - first : rows.stop - first]
-        colors -= self._offset[:, None, None]
-        coarse = _enlarged(self.means[0], (height, width), PACK_FACTOR[self.measured.kind], rows)
+        colors -= self.offset[:, None, None]
+        coarse = enlarged(self.means[0], (height, width), PACK_FACTOR[self.measured.kind], rows)
         return _through(self._to_srgb, np.where(np.isfinite(colors), colors - coarse, 0))
 
     def places(
@@ -473,7 +473,7 @@ class Residual:
         black = _place(BLACK_KNOTS, self.measured.black_sigma.mean() / slope)
         return tuple(
             (_place(NOISE_KNOTS, np.sqrt(gain * level + constant) / slope), black)
-            for gain, constant in _packed_noise(self.measured)
+            for gain, constant in packed_noise(self.measured)
         )
 
     def shares_at(
@@ -541,16 +541,16 @@ def _looked_up(
     return found
 
 
-def _weighted(
+def weighted(
     band: NDArray[np.float32], share_y: NDArray[np.float32], share_c: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Take one share of a band's luminance and another of its chroma."""
-    luminance = np.tensordot(_LUMINANCE, band, axes=1)
+    luminance = np.tensordot(LUMINANCE, band, axes=1)
     weighted: NDArray[np.float32] = share_c * band + (share_y - share_c) * luminance
     return weighted
 
 
-def _packed_noise(measured: Measurement) -> tuple[tuple[float, float], tuple[float, float]]:
+def packed_noise(measured: Measurement) -> tuple[tuple[float, float], tuple[float, float]]:
     """Noise variance of a packed pixel's luminance and chroma: for each unit of light, and dark.
 
     Chroma's is that of one channel's deviation from the luminance, mean of the three.
@@ -624,7 +624,7 @@ def _cells(
             sums[(color, *target)][:rows, :cols] += np.where(is_valid, residual[source], 0)
             counts[(color, *target)][:rows, :cols] += is_valid
             light[target][:rows, :cols] += np.tensordot(
-                _LUMINANCE, linear[(slice(None), *source)], axes=1
+                LUMINANCE, linear[(slice(None), *source)], axes=1
             )
             number[target][:rows, :cols] += 1
     return sums, counts, light / number
@@ -726,12 +726,12 @@ def _halved_mean(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     return _halved(cells) / _halved(np.ones_like(cells))
 
 
-def _doubled(cells: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def doubled(cells: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Interpolate (..., h, w) bilinearly to (..., H, W) of about twice the size."""
-    return _enlarged(cells, shape, 2)
+    return enlarged(cells, shape, 2)
 
 
-def _enlarged(
+def enlarged(
     cells: NDArray[np.float32], shape: tuple[int, ...], factor: int, rows: slice | None = None
 ) -> NDArray[np.float32]:
     """Interpolate (..., h, w) bilinearly to (..., H, W), or to some rows of that.
@@ -787,14 +787,14 @@ class ShareCounter:
         for level, band, brightness in residual.bands():
             true = means[level - 1]
             if level < LEVELS - 1:
-                true = true - _doubled(means[level], true.shape[1:])
+                true = true - doubled(means[level], true.shape[1:])
             rows, cols = true.shape[1:]
             self._count(level, band[:, :rows, :cols], true, brightness[:rows, :cols], residual)
         borders = residual.borders()
         for rows in residual.rows():
             fine = residual.finest_band(rows, linear[:, rows], borders)
-            true = wanted[:, rows] - _enlarged(packed, wanted.shape[1:], scale, rows)
-            bright = _enlarged(residual.brightness[0], wanted.shape[1:], scale, rows)
+            true = wanted[:, rows] - enlarged(packed, wanted.shape[1:], scale, rows)
+            bright = enlarged(residual.brightness[0], wanted.shape[1:], scale, rows)
             self._count(0, fine, true, bright, residual)
 
     def _count(
@@ -810,7 +810,7 @@ class ShareCounter:
             group = np.rint(noise).astype(int) * len(BLACK_KNOTS) + np.rint(black).astype(int)
             parts = []
             for values in (band, true):
-                luminance = np.tensordot(_LUMINANCE, values, axes=1)
+                luminance = np.tensordot(LUMINANCE, values, axes=1)
                 parts.append(luminance[None] if kind == 0 else values - luminance)
             measured, truth = parts
             for table, product in ((self._both, truth * measured), (self._own, measured**2)):

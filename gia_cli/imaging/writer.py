@@ -90,7 +90,11 @@ def output_format(path: Path) -> OutputFormat:
 
 
 def develop(
-    picture: NDArray[np.float32], flip: int, pixel_aspect: float = 1.0, space: ColorSpace = SRGB
+    picture: NDArray[np.float32],
+    flip: int,
+    pixel_aspect: float = 1.0,
+    space: ColorSpace = SRGB,
+    tone: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> NDArray[np.uint16]:
     """Turn a network's picture into the image to write: levels of a colour space, upright.
 
@@ -103,14 +107,21 @@ def develop(
     pixel_aspect : float
         Width of a pixel over its height; another than 1 stretches the shorter side.
     space : ColorSpace
+    tone : function, optional
+        Changes some rows, (3, h, W) BT.709-encoded, on the way.
 
     Returns
     -------
     (H, W, 3) or, after a quarter turn, (W, H, 3) uint16
     """
-    if space == SRGB:  # channel by channel, by a table
-        return _developed(picture, flip, pixel_aspect, np.uint16, srgb16_from_bt709)
-    return _developed(picture, flip, pixel_aspect, np.uint16, partial(levels16_in, space=space))
+
+    def convert(band: NDArray[np.float32]) -> NDArray[np.uint16]:
+        toned = band if tone is None else tone(band)
+        if space == SRGB:  # channel by channel, by a table
+            return srgb16_from_bt709(toned)
+        return levels16_in(toned, space)
+
+    return _developed(picture, flip, pixel_aspect, np.uint16, convert)
 
 
 def develop_linear(

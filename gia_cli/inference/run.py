@@ -12,7 +12,7 @@ little context, and all below them at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +57,7 @@ def infer(
     mosaic: PackedMosaic,
     options: InferOptions | None = None,
     progress: Progress = SILENT,
+    terms: Callable[[Engine], Sequence[Term]] | None = None,
 ) -> NDArray[np.float32]:
     """Run a network on a packed photo.
 
@@ -68,6 +69,9 @@ def infer(
     progress : Progress
         Receives one stage, "network", with one step for each tile and pass, or a hundred steps for
         a whole frame; and of every retreat.
+    terms : function, optional
+        Works out the global terms for an engine, such as `photo_terms` of another photo; by default
+        they are this photo's own.
 
     Returns
     -------
@@ -90,12 +94,40 @@ def infer(
     while True:
         try:
             current = current or plan(engine, mosaic, options)
+            if terms is not None:  # the levels below the outer ones would take the vector of theirs
+                current = replace(current, split=None)
             progress.detail(f"network on {engine}: {current}")
-            return mosaic.crop(_run(engine, mosaic, current, progress))
+            known = None if terms is None else terms(engine)
+            return mosaic.crop(_run(engine, mosaic, current, progress, known))
         except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
             failure = _failure(error, engine)
         # Outside the handler: the error's traceback would keep the failed run's tensors alive.
         current, engine = _fallback(failure, current, engine, progress)
+
+
+def photo_terms(
+    engine: Engine, mosaic: PackedMosaic, options: InferOptions | None = None
+) -> list[Term]:
+    """Work out a photo's global terms, for parts of it that are computed on their own.
+
+    Parameters
+    ----------
+    engine : Engine
+    mosaic : PackedMosaic
+    options : InferOptions, optional
+
+    Raises
+    ------
+    OutOfMemoryError, DeviceError
+        As `infer`.
+    """
+    claim_process()
+    planes = pad_to_stride(mosaic.planes, engine.stride)
+    how = replace(plan(engine, mosaic, options or InferOptions()), split=None)
+    try:
+        return _terms(engine, planes, how, SILENT)
+    finally:
+        engine.end_photo()
 
 
 def _failure(error: BaseException, engine: Engine) -> str | None:
@@ -132,18 +164,26 @@ def _fallback(
 
 
 def _run(
-    engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: Progress
+    engine: Engine,
+    mosaic: PackedMosaic,
+    plan: Plan,
+    progress: Progress,
+    terms: Sequence[Term] | None = None,
 ) -> NDArray[np.float32]:
     """Make the (3, s*h, s*w) picture of the unpadded planes."""
     planes = pad_to_stride(mosaic.planes, engine.stride)
     shape = picture_shape(mosaic)
     try:
-        if plan.is_whole:
+        if plan.is_whole and terms is None:
             # The padding beyond the frame is cut off here.
             return _run_whole(engine, planes, progress)[:, : shape[1], : shape[2]]
         picture = np.empty(shape, np.float32)
-        make = _render_tiles if plan.split is None else _render_outer_tiles
-        for tile, rendered in make(engine, planes, plan, progress):
+        tiles = (
+            _render_tiles(engine, planes, plan, progress, terms)
+            if plan.split is None
+            else _render_outer_tiles(engine, planes, plan, progress)
+        )
+        for tile, rendered in tiles:
             _paste(picture, tile, rendered, engine.config.scale)
             del rendered  # before the next one is made
         return picture
@@ -184,18 +224,31 @@ def _run_whole(
 
 
 def _render_tiles(
-    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+    engine: Engine,
+    planes: NDArray[np.float32],
+    plan: Plan,
+    progress: Progress,
+    terms: Sequence[Term] | None,
 ) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-    """Yield each tile with its rendered read region, all with the photo's global vectors."""
+    """Yield each tile with its rendered read region, all with the same global vectors."""
     cut = _tiles(engine, plan, engine.halo)
-    progress.stage("network", len(cut) * plan.passes)
+    progress.stage("network", len(cut) * (plan.passes if terms is None else 1))
+    if terms is None:
+        terms = _terms(engine, planes, plan, progress)
+    for tile in cut:
+        yield tile, engine.render(engine.encode(_read(planes, tile)), terms)
+        _end_tile(progress)
+
+
+def _terms(
+    engine: Engine, planes: NDArray[np.float32], plan: Plan, progress: Progress
+) -> list[Term]:
+    """Measure the frame's global vectors, tile by tile, and work out what comes of each."""
     terms: list[Term] = []
     for index, halo in enumerate(engine.vector_halos):
         mean = _measured_mean(engine, planes, _tiles(engine, plan, halo), terms, progress)
         terms.append(engine.global_term(index, mean))
-    for tile in cut:
-        yield tile, engine.render(engine.encode(_read(planes, tile)), terms)
-        _end_tile(progress)
+    return terms
 
 
 def _render_outer_tiles(

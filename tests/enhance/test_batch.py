@@ -74,6 +74,7 @@ def test_folders_give_their_raw_files_and_nothing_else(tmp_path: Path) -> None:
 
 def test_dngs_that_gia_wrote_are_no_photos_of_the_folder(tmp_path: Path) -> None:
     touch(tmp_path / "a.ARW", tmp_path / "a_gia.dng", tmp_path / "a_gia_x50.dng")
+    touch(tmp_path / "a_gia_crop.dng", tmp_path / "a_gia_crop_x50.dng")
     touch(tmp_path / "b_giant.dng", tmp_path / "a_gia.ARW")
     names = [job.source.name for job in plan_jobs([tmp_path], BatchOptions(format="dng"))]
     assert names == ["a.ARW", "a_gia.ARW", "b_giant.dng"]
@@ -87,6 +88,12 @@ def test_an_output_folder_keeps_subfolders(tmp_path: Path) -> None:
     options = BatchOptions(out_dir=tmp_path / "out", recursive=True)
     targets = {job.targets[0] for job in plan_jobs([tmp_path / "card"], options)}
     assert targets == {tmp_path / "out" / "x" / "a_gia.tif", tmp_path / "out" / "y" / "a_gia.tif"}
+
+
+def test_parts_have_names_of_their_own(tmp_path: Path) -> None:
+    touch(tmp_path / "a.ARW")
+    (job,) = plan_jobs([tmp_path / "a.ARW"], BatchOptions(is_crop=True, format="png"))
+    assert job.targets == (tmp_path / "a_gia_crop.png",)
 
 
 def test_an_outputs_name_does_not_depend_on_the_batch(tmp_path: Path) -> None:

@@ -27,15 +27,16 @@ from gia_cli.enhance.enhancer import (
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
-from gia_cli.imaging.color_space import REC2020, SPACES, matrix_from_srgb
+from gia_cli.imaging.color_space import DISPLAY_P3, REC2020, SPACES, matrix_from_srgb
 from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.inference.run import infer
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
+from gia_cli.raw.cfa import cell_colors
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.packing import prepare
-from gia_cli.raw.reader import render
+from gia_cli.raw.reader import read_raw, render
 from gia_cli.raw.writer import write_arw, write_dng
 from gia_cli.simulation.sensor import CAMERAS, expose, median_gains, mosaic_from_linear
 from gia_cli.weights.manifest import find_weights
@@ -450,11 +451,50 @@ def test_strength_leaves_grain_and_says_so(make_arw: MakePhoto, weights: str) ->
         ({"strength": float("nan")}, "--strength is a number"),
         ({"strength_chroma": -1}, "--strength-chroma is a number"),
         ({"strength": "much"}, "--strength"),
+        ({"highlights": 1.5}, "--highlights is a number from 0 to 1, not 1.5"),
     ],
 )
-def test_impossible_strengths_are_refused(options: dict[str, Any], words: str) -> None:
+def test_impossible_amounts_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Enhancer.from_weights(device="cpu", **options)
+
+
+@pytest.mark.parametrize("weights", [DEFAULT, LEARNED])
+def test_highlights_keep_the_shape_of_what_is_above_white(
+    make_arw: MakePhoto, tmp_path: Path, weights: str
+) -> None:
+    photo = read_raw(make_arw())
+    mosaic = photo.mosaic.copy()
+    height, width = mosaic.shape
+    lamp = (slice(height // 4, 3 * height // 4), slice(width // 4, 3 * width // 4))
+    # A white one; where white is at some 160 DN above black.
+    glow = np.linspace(400, 4000, lamp[1].stop - lamp[1].start)
+    gains = photo.as_shot_wb[cell_colors(photo.kind, photo.phase)]
+    of_site = np.tile(gains, (height // 2 + 1, width // 2 + 1))[:height, :width]
+    mosaic[lamp] = (photo.black.mean() + glow / of_site[lamp]).astype(np.uint16)
+    photo = replace(photo, mosaic=mosaic)
+    plain, kept = (
+        Enhancer.from_weights(weights, device="cpu", highlights=amount).enhance(photo, ratio=100)
+        for amount in (0, 1)
+    )
+    assert "highlights" not in plain.comment and kept.comment.endswith("; highlights 1")
+    edge = 8  # of the lamp
+    inside = (
+        slice(lamp[0].start + edge, lamp[0].stop - edge),
+        slice(lamp[1].start + edge, lamp[1].stop - edge),
+    )
+    assert plain.picture is not None and kept.picture is not None
+    own, restored = plain.picture[1][inside], kept.picture[1][inside]
+    assert own.max() < 1.3 < restored.min()
+    levels = kept.image[inside].mean(axis=(0, 2))
+    assert (np.diff(levels) > 0).mean() > 0.9 and np.ptp(levels) > 0.1 * 65535
+    # Another space is rolled off alike; linear light goes on above white.
+    kept.save(tmp_path / "x.tif", SaveOptions(color_space="display-p3"))
+    shown = DISPLAY_P3.decode(tifffile.imread(tmp_path / "x.tif")[inside] / 65535)
+    as_srgb = shown @ np.linalg.inv(matrix_from_srgb(DISPLAY_P3)).T
+    assert np.abs(as_srgb - srgb_decode(kept.image[inside] / 65535)).max() < 2e-3
+    kept.save(tmp_path / "x.tif", SaveOptions(bit_depth=32))
+    assert tifffile.imread(tmp_path / "x.tif")[inside].min() > 1.3
 
 
 @pytest.mark.parametrize("weights", [DEFAULT, LEARNED])

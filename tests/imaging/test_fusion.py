@@ -158,7 +158,7 @@ def test_the_black_level_error_is_found_in_dark_places(
     residual = Residual(encoded(linear), what)
     of = CAMERAS[camera]
     expected = error * RATIO * GAINS / (of.white - of.black)
-    np.testing.assert_allclose(residual._offset, expected, rtol=0.35)
+    np.testing.assert_allclose(residual.offset, expected, rtol=0.35)
     # And the picture, which was right, stays right.
     picture = encoded(linear)
     fuse(picture, what, shares(1))
@@ -173,7 +173,7 @@ def test_a_bright_scene_is_no_black_level_error(rng: np.random.Generator) -> Non
         encoded((1.1 * linear).astype(np.float32)),
         measured(record(linear, "ILCE-7SM2"), "ILCE-7SM2"),
     )
-    assert np.abs(residual._offset).max() < 0.1 * 0.1 * linear.mean()
+    assert np.abs(residual.offset).max() < 0.1 * 0.1 * linear.mean()
 
 
 @cameras
