@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gia_cli.enhance.enhancer import Enhanced, Enhancer
     from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
     from gia_cli.errors import GiaError
+    from gia_cli.imaging.save_options import SaveOptions
     from gia_cli.raw.reader import RawFrame, read_raw
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "GiaError": "errors",
     "RatioChoice": "enhance.exposure",
     "RawFrame": "raw.reader",
+    "SaveOptions": "imaging.save_options",
     "read_raw": "raw.reader",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "GiaError",
     "RatioChoice",
     "RawFrame",
+    "SaveOptions",
     "__version__",
     "read_raw",
 ]

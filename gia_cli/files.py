@@ -17,7 +17,7 @@ from gia_cli.errors import OutputError, OutputExistsError
 #: What to do when an output is already there.
 OnExists = Literal["error", "skip", "overwrite"]
 #: Formats of pictures.
-OutputFormat = Literal["tif", "png", "dng"]
+OutputFormat = Literal["tif", "png", "dng", "jxl", "exr", "jpg"]
 
 _TEMPORARY_LENGTH = 21  # characters
 _TRIES = 100  # to find a temporary name that is free

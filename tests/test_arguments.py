@@ -205,7 +205,7 @@ def test_a_frame_that_is_none(name: str, frame: RawFrame, enhancer: Enhancer) ->
 
 def test_what_is_saved(frame: RawFrame, enhancer: Enhancer, tmp_path: Path) -> None:
     picture: Enhanced = enhancer.enhance(frame, ratio=100)
-    for path in (None, 3, "a\0b.tif", "a.jpg", tmp_path, tmp_path / "none" / "a.tif", ""):
+    for path in (None, 3, "a\0b.tif", "a.gif", tmp_path, tmp_path / "none" / "a.tif", ""):
         with pytest.raises(GiaError):
             picture.save(path)  # type: ignore[arg-type]
     images: list[Any] = [

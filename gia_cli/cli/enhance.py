@@ -24,6 +24,18 @@ from gia_cli.cli.options import (
 )
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.files import OutputFormat
+from gia_cli.imaging.save_options import (
+    DEFAULT_SAVE,
+    EXR_COMPRESSION,
+    JPEG_QUALITY,
+    JPEG_SUBSAMPLING,
+    JXL_DISTANCE,
+    JXL_EFFORT,
+    ColorSpaceName,
+    ExrCompression,
+    SaveOptions,
+    Subsampling,
+)
 from gia_cli.runtime import Precision, Quality
 
 if TYPE_CHECKING:
@@ -51,7 +63,10 @@ def enhance(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Output of one photo: .tif, .png or .dng.", show_default=False
+            "--output",
+            "-o",
+            help="Output of one photo: .tif, .png, .dng, .jpg, .jxl or .exr.",
+            show_default=False,
         ),
     ] = None,
     out_dir: Annotated[
@@ -67,7 +82,64 @@ def enhance(
         typer.Option(
             "--format",
             "-f",
-            help="16-bit TIFF or PNG, or linear DNG for another converter (default: tif).",
+            help="tif, png: to edit; dng: linear camera RGB for another converter; jpg, jxl (JPEG "
+            "XL): to share; exr: linear light (default: tif).",
+            show_default=False,
+        ),
+    ] = None,
+    color_space: Annotated[
+        ColorSpaceName,
+        typer.Option("--color-space", help="What lies outside sRGB is kept in the wider ones."),
+    ] = DEFAULT_SAVE.color_space,
+    bit_depth: Annotated[
+        int | None,
+        typer.Option(
+            "--bit-depth",
+            metavar="8|16|32",
+            help="Bits for each channel; 32 for TIFF and EXR: floats, linear (default: 16; jpg 8).",
+            show_default=False,
+        ),
+    ] = None,
+    jpeg_quality: Annotated[
+        int | None,
+        typer.Option(
+            "--jpeg-quality",
+            metavar="1..100",
+            help=f"As cjpeg's (default: {JPEG_QUALITY}).",
+            show_default=False,
+        ),
+    ] = None,
+    jpeg_subsampling: Annotated[
+        Subsampling | None,
+        typer.Option(
+            "--jpeg-subsampling",
+            help=f"Of colour (default: {JPEG_SUBSAMPLING}, none).",
+            show_default=False,
+        ),
+    ] = None,
+    jxl_distance: Annotated[
+        float | None,
+        typer.Option(
+            "--jxl-distance",
+            metavar="0..25",
+            help=f"As cjxl's: 0 is lossless (default: {JXL_DISTANCE:g}).",
+            show_default=False,
+        ),
+    ] = None,
+    jxl_effort: Annotated[
+        int | None,
+        typer.Option(
+            "--jxl-effort",
+            metavar="1..9",
+            help=f"As cjxl's: more is smaller and slower (default: {JXL_EFFORT}).",
+            show_default=False,
+        ),
+    ] = None,
+    exr_compression: Annotated[
+        ExrCompression | None,
+        typer.Option(
+            "--exr-compression",
+            help=f"As OpenEXR's tools name them (default: {EXR_COMPRESSION}).",
             show_default=False,
         ),
     ] = None,
@@ -225,7 +297,7 @@ def enhance(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn dark RAW photos into clean, bright 16-bit pictures.
+    """Turn dark RAW photos into clean, bright pictures.
 
     gia enhance night.ARW -o night.tif
 
@@ -240,9 +312,20 @@ def enhance(
     tile_side = _tile_side(tile)
 
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import PICTURE, BatchOptions, Job, plan_jobs, run_jobs
+    from gia_cli.enhance.batch import BatchOptions, Job, picture_saved, plan_jobs, run_jobs
     from gia_cli.enhance.enhancer import Enhancer
 
+    picture = picture_saved(
+        SaveOptions(
+            color_space=color_space,
+            bit_depth=bit_depth,
+            jpeg_quality=jpeg_quality,
+            jpeg_subsampling=jpeg_subsampling,
+            jxl_distance=jxl_distance,
+            jxl_effort=jxl_effort,
+            exr_compression=exr_compression,
+        )
+    )
     options = BatchOptions(
         request=request,
         output=output,
@@ -251,7 +334,7 @@ def enhance(
         on_exists=on_exists,
         recursive=recursive,
         is_crop=crop is not None,
-        products=(PICTURE, _comparison()) if compare else (PICTURE,),
+        products=(picture, _comparison()) if compare else (picture,),
         also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
     jobs = plan_jobs(inputs, options)

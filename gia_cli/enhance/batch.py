@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,9 @@ from gia_cli.files import (
     refuse_hopeless_output,
     walk,
 )
-from gia_cli.imaging.writer import output_format
+from gia_cli.imaging.save import require_format
+from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
+from gia_cli.imaging.writer import FORMATS, output_format
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
@@ -65,9 +68,16 @@ class Product:
     """From the picture's own path to this file's."""
     write: Callable[[Enhanced, Path], None]
     """Called in the writing thread."""
+    save: SaveOptions = DEFAULT_SAVE
+    """How it is saved."""
 
 
 PICTURE = Product(name=lambda target: target, write=Enhanced.save)
+
+
+def picture_saved(options: SaveOptions) -> Product:
+    """Describe the picture itself, saved with options."""
+    return replace(PICTURE, write=partial(Enhanced.save, options=options), save=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,7 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
     of other photos, must find it.
     """
     suffix = _suffix(options)
+    _refuse_impossible(suffix, options.products)
     jobs: list[Job] = []
     for source, root, error in _find_sources(inputs, options.recursive):
         if error is not None:
@@ -242,6 +253,14 @@ def _clash(path: Path, photos: Sequence[str]) -> OutputError:
         hint="Give each a run of its own with -o or --out-dir, or use --recursive on the folder "
         "above them to keep subfolders.",
     )
+
+
+def _refuse_impossible(suffix: str, products: Sequence[Product]) -> None:
+    """Refuse formats that cannot be written here, and options that they do not have."""
+    for product in products:
+        kind = FORMATS.get(product.name(Path(f"photo{suffix}")).suffix.lower())
+        if kind is not None:
+            require_format(kind, product.save)
 
 
 def _suffix(options: BatchOptions) -> str:
@@ -397,15 +416,16 @@ def run_jobs(
                 photo = ahead.take()
                 result, started = FileResult(job.source), time.perf_counter()
                 for prepared, files in _pictures(photo, job, result):
-                    is_dng = _needs_picture(files)
+                    keeps = _needs_picture(files)
+                    saving = _saving_bytes(prepared, files)
                     computed = _compute(
-                        enhancer, prepared, ahead, written, progress, result, is_dng=is_dng
+                        enhancer, prepared, ahead, written, progress, result, saving, keeps=keeps
                     )
                     del prepared
                     if computed is None:
                         break  # the photo's other brackets would fare no better
                     written.result()  # one picture is behind the network, never two
-                    developed = writer.submit(computed.develop, keep_picture=is_dng)
+                    developed = writer.submit(computed.develop, keep_picture=keeps)
                     written = writer.submit(_write, developed, files, result)
                     del computed, developed  # the writer's, and gone when it is done
                 del photo
@@ -513,8 +533,9 @@ def _compute(
     written: Future[None],
     progress: Progress,
     result: FileResult,
+    saving: int,
     *,
-    is_dng: bool,
+    keeps: bool,
 ) -> Computed | None:
     """Run the network beside the reading and the writing, or alone where memory demands it."""
     computed = None
@@ -523,20 +544,26 @@ def _compute(
         ahead.begin()
         reserved = prepared.reading_bytes if ahead.is_reading else 0
         if not written.done():
-            reserved += prepared.developing_bytes
-            if is_dng:  # its pixels, and the picture is kept until they are written
-                reserved += prepared.developing_bytes + prepared.picture_bytes
+            reserved += prepared.developing_bytes + saving
+            if keeps:  # the picture, until all is written
+                reserved += prepared.picture_bytes
         is_beside = ahead.is_ahead or not written.done()
         try:
             computed = enhancer.compute(
-                prepared, progress=progress, reserved=reserved, is_beside=is_beside
+                prepared,
+                progress=progress,
+                reserved=reserved,
+                saving=prepared.developing_bytes + saving,
+                is_beside=is_beside,
             )
         except OutOfMemoryError as error:
             _let_go(error)
         if computed is None:
             ahead.drop()
             wait([written])
-            computed = enhancer.compute(prepared, progress=progress)
+            computed = enhancer.compute(
+                prepared, progress=progress, saving=prepared.developing_bytes + saving
+            )
         result.choices.append(computed.choice)
         result.weights = computed.weights.name
         result.white_balance = computed.white_balance
@@ -566,7 +593,15 @@ def _to_write(target: Path, options: BatchOptions) -> Files:
 
 def _needs_picture(files: Files) -> bool:
     """Whether one of the files is made of the network's own picture."""
-    return any(path.suffix.lower() == ".dng" for _, path in files)
+    kinds = [(product, FORMATS.get(path.suffix.lower())) for product, path in files]
+    return any(kind is not None and product.save.needs_picture(kind) for product, kind in kinds)
+
+
+def _saving_bytes(prepared: Prepared, files: Files) -> int:
+    """Most memory that saving one of the files takes: one is written after the other."""
+    kinds = [(product, FORMATS.get(path.suffix.lower())) for product, path in files]
+    needed = [prepared.saving_bytes(kind, product.save) for product, kind in kinds if kind]
+    return max(needed, default=0)
 
 
 def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> None:

@@ -31,13 +31,16 @@ from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.sidecar import NO_METADATA, DevelopSettings, PhotoMetadata, read_metadata
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import DeviceError, UsageError, WeightsError
-from gia_cli.files import is_file
+from gia_cli.files import OutputFormat, is_file
 from gia_cli.imaging.color import levels8
+from gia_cli.imaging.color_space import SPACES
 from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.fusion import NO_SHARES, Grain, Residual, fuse, fusion_bytes, measure, whiten
 from gia_cli.imaging.highlights import Highlights, Shoulder, brightest_light, restore_highlights
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
-from gia_cli.imaging.writer import develop, output_format, write_image
+from gia_cli.imaging.save import save_pixels, saving_bytes
+from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
+from gia_cli.imaging.writer import Pixels, develop, develop_linear, output_format
 from gia_cli.inference.engine import Engine, Term
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer, photo_terms
@@ -172,6 +175,17 @@ class Prepared:
         wider = max(aspect, 1 / aspect)
         return round(wider * (levels + _STRETCHED_PICTURES * self.picture_bytes))
 
+    def saving_bytes(self, kind: OutputFormat, options: SaveOptions) -> int:
+        """Most memory that saving a picture of this size takes beside its levels and itself."""
+        if kind == "dng":  # its pixels
+            return self.developing_bytes
+        aspect = self.frame.pixel_aspect
+        pixels = round(self.frame.mosaic.size * max(aspect, 1 / aspect))
+        needed = saving_bytes(kind, options, pixels)
+        if aspect != 1 and options.needs_picture(kind):
+            needed += _STRETCHED_PICTURES * _PICTURE_BYTES * pixels
+        return needed
+
     @property
     def finishing_bytes(self) -> int:
         """Most memory that this photo takes beside its picture once the network is done."""
@@ -209,12 +223,13 @@ class Computed:
         Parameters
         ----------
         keep_picture : bool
-            Whether the network's own picture is kept too, for a DNG.
+            Whether the network's own picture is kept too, for a DNG, for linear light and for
+            colour spaces other than sRGB.
         """
         seconds = dict(self.seconds)
         with memory_errors(), _timed(seconds, "colour"):
-            shoulder = Shoulder.of(self.highlights, self.peak) if self.highlights else None
-            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect, tone=shoulder)
+            tone = _tone(self.highlights, self.peak)
+            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect, tone=tone)
         return Enhanced(
             image,
             self.frame,
@@ -227,6 +242,7 @@ class Computed:
             picture=self.picture if keep_picture else None,
             gains=self.gains,
             highlights=self.highlights,
+            peak=self.peak,
             window=self.window,
             metadata=self.metadata,
         )
@@ -252,10 +268,13 @@ class Enhanced:
     """Wall-clock time of each stage."""
     strength: Strength = ALL_THE_NOISE
     picture: NDArray[np.float32] | None = None
-    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of."""
+    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of,
+    and what is linear or of another colour space than sRGB."""
     gains: NDArray[np.float32] | None = None
     """(3,) float32; as in `Computed`."""
     highlights: Highlights = AS_THE_NETWORK_HAS_THEM
+    peak: float = 1.0
+    """As in `Computed`."""
     window: Window | None = None
     """As in `Computed`."""
     metadata: PhotoMetadata = NO_METADATA
@@ -302,18 +321,22 @@ class Enhanced:
         """The XMP packet that goes into the output; empty where there is nothing to carry over."""
         return self.metadata.packet(f"gia {__version__}")
 
-    def save(self, path: str | Path) -> None:
-        """Write the picture as 16-bit TIFF or PNG with profile, EXIF and XMP, or as linear DNG.
+    def save(self, path: str | Path, options: SaveOptions = DEFAULT_SAVE) -> None:
+        """Write the picture with colour profile, EXIF and XMP.
 
         Parameters
         ----------
         path : str or Path
-            The ending decides: .tif, .tiff, .png or .dng.
+            The ending decides: .tif, .png, .dng (linear camera RGB), .jpg, .jxl or .exr (linear).
+        options : SaveOptions
+            Colour space, bits for each channel, compression. What is made in sRGB has the very
+            levels of `image`; all else is made of `picture`.
 
         Raises
         ------
         UsageError
-            Another ending, an `image` that is not as described, or a DNG without `picture`.
+            Another ending, an option that is another format's, a package that is missing, an
+            `image` that is not as described, or no `picture` where it is needed.
         OutputError
             The file cannot be written.
         """
@@ -322,27 +345,46 @@ class Enhanced:
             raise UsageError("What is saved is an array of uint16.")
         if image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError("What is saved is an array of shape (H, W, 3).")
+        instance_of(options, SaveOptions, "options")
         path, software = path_of(path, "path"), f"gia {__version__}"
+        kind = output_format(path)
+        options.check(kind)
         with memory_errors():
-            if output_format(path) == "dng":
+            if kind == "dng":
                 self._save_dng(path, software)
             else:
-                write_image(
+                save_pixels(
                     path,
-                    image,
+                    self._pixels(kind, options),
+                    options,
                     shot=self.frame.shot,
                     software=software,
                     comment=self.comment,
                     xmp=self.xmp,
                 )
 
-    def _save_dng(self, path: Path, software: str) -> None:
+    def _pixels(self, kind: OutputFormat, options: SaveOptions) -> Pixels:
+        """Bring the picture to what a format's writer takes."""
+        levels, space, frame = self.image, SPACES[options.color_space], self.frame
+        if options.is_linear(kind):
+            picture = self._kept_picture("Linear light")
+            return develop_linear(picture, frame.flip, frame.pixel_aspect, space)
+        if options.needs_picture(kind):
+            picture = self._kept_picture(space.title)
+            tone = _tone(self.highlights, self.peak)
+            levels = develop(picture, frame.flip, frame.pixel_aspect, space, tone)
+        return levels8(levels) if options.depth(kind) == 8 else levels
+
+    def _kept_picture(self, what: str) -> NDArray[np.float32]:
         if self.picture is None:
-            raise UsageError("A DNG is made of the network's own picture, which was not kept.")
+            raise UsageError(f"{what} is made of the network's own picture, which was not kept.")
+        return self.picture
+
+    def _save_dng(self, path: Path, software: str) -> None:
         frame = self.frame
         write_linear_dng(
             path,
-            self.picture,
+            self._kept_picture("A DNG"),
             gains=frame.as_shot_wb if self.gains is None else self.gains,
             xyz_to_camera=frame.xyz_to_camera,
             shot=frame.shot,
@@ -744,6 +786,7 @@ class Enhancer:
         *,
         progress: Progress = SILENT,
         reserved: int = 0,
+        saving: int = 0,
         is_beside: bool = False,
     ) -> Computed:
         """Run the network, which is loaded when the first photo needs it.
@@ -754,6 +797,8 @@ class Enhancer:
         progress : Progress
         reserved : int
             Bytes that this process will take meanwhile, for other photos.
+        saving : int
+            Bytes that developing and saving this photo will take beside the network's picture.
         is_beside : bool
             Whether other photos hold memory that they will give back. If there is too little for
             what this photo would get without them, that is an error, and not a smaller plan.
@@ -763,16 +808,17 @@ class Enhancer:
         WeightsError, DeviceError, OutOfMemoryError
         """
         reserved = whole_number(reserved, "number of bytes reserved")
+        saving = whole_number(saving, "number of bytes for saving")
         self.load(prepared, progress=progress)
         with self._lock, memory_errors():
-            return self._compute(prepared, progress, reserved, is_beside)
+            options = replace(
+                self.options, reserved=reserved, afterwards=saving, is_beside=is_beside
+            )
+            return self._compute(prepared, progress, options)
 
-    def _compute(
-        self, prepared: Prepared, progress: Progress, reserved: int, is_beside: bool
-    ) -> Computed:
+    def _compute(self, prepared: Prepared, progress: Progress, options: InferOptions) -> Computed:
         seconds = dict(prepared.seconds)
         engine, weights = self._engine(prepared.weights, progress)
-        options = replace(self.options, reserved=reserved, is_beside=is_beside)
         with _timed(seconds, "network"):
             try:
                 picture = self._infer(engine, prepared, options, progress)
@@ -843,7 +889,7 @@ class Enhancer:
         self, engine: Engine, prepared: Prepared, options: InferOptions
     ) -> InferOptions:
         """Say what there is beside the network: the same for a photo, whatever came before it."""
-        afterwards = prepared.finishing_bytes
+        afterwards = max(prepared.finishing_bytes, options.afterwards)
         grain = self.strength.grain is not None
         if grain or self.highlights:  # which take fusion's bands, whatever the weights
             frame = prepared.frame
@@ -1028,7 +1074,7 @@ def fuse_measured(
     measured = measure(frame, ratio, gains, np.array(matrix), noise)
     if black_error is not None:
         measured = replace(measured, black_error=np.asarray(black_error, np.float64))
-    fuse(picture, measured, shares or NO_SHARES, grain)
+    fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
 
 
 def _restored(picture: NDArray[np.float32], prepared: Prepared, *, is_recolored: bool) -> float:
@@ -1073,6 +1119,11 @@ def _of_the_whole(
     matrix = np.array(CAMERA_MATRICES[weights.camera or ""])
     measured = measure(part.thinned, prepared.choice.ratio, gains, matrix, part.noise)
     return part.noise, Residual(picture, measured).offset
+
+
+def _tone(highlights: Highlights, peak: float) -> Shoulder | None:
+    """Return the curve that makes room below white, for files that end there."""
+    return Shoulder.of(highlights, peak) if highlights else None
 
 
 def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:

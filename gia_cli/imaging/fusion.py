@@ -224,6 +224,8 @@ def fuse(
     measured: Measurement,
     shares: Shares,
     grain: Grain | None = None,
+    *,
+    is_clipped: bool = True,
 ) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
@@ -237,6 +239,9 @@ def fuse(
     shares : Shares
     grain : Grain, optional
         By default only what the shares say is added.
+    is_clipped : bool
+        Whether what falls below black is clipped. There lie the colours that the sensor saw and
+        sRGB lacks. Grain, which is limited by black, clips in any case.
 
     Returns
     -------
@@ -259,7 +264,9 @@ def fuse(
         if finest is not None:
             band = residual.finest_band(rows, linear, borders)
             added += weighted(band, *enlarged(finest, shape, scale, rows))
-        light = np.maximum(linear + added, 0)
+        light = linear + added
+        if is_clipped or left is not None:
+            np.maximum(light, 0, out=light)
         encoded = bt709_encode(light)
         if left is not None:
             noise = enlarged(left.cells, shape, scale, rows)
@@ -306,7 +313,7 @@ def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
     height, width = rows * scale, cols * scale
     cells = saturated[:height, :width].reshape(rows, scale, cols, scale)
     whole = cells.all(axis=(1, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
-    np.maximum(picture[:, :height, :width], whole, out=picture[:, :height, :width])
+    np.maximum(picture[:, :height, :width], 1, out=picture[:, :height, :width], where=whole)
 
 
 def _decoded(picture: NDArray[np.float32]) -> NDArray[np.float32]:

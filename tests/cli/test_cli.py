@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from gia_cli._version import __version__
@@ -23,6 +24,7 @@ from gia_cli.cli.app import seconds
 from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.errors import Interrupted, Terminated
+from gia_cli.imaging.icc import icc_profile
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
@@ -151,7 +153,11 @@ def test_target_exposure(make_arw: MakePhoto) -> None:
         (["--white-balance", "3200"], "such as 3200K"),
         (["--white-balance", "900K"], "between 1667 and 15000 K"),
         (["--white-balance", "1,0,1"], "three positive gains"),
-        (["-o", "x.jpg"], ".tif, .tiff, .png and .dng"),
+        (["-o", "x.gif"], ".tif, .png, .dng, .jpg, .jxl and .exr"),
+        (["--bit-depth", "12"], "--bit-depth is 8, 16 or 32"),
+        (["--format", "png", "--bit-depth", "32"], "PNG files with 8 or 16 bits"),
+        (["--jpeg-quality", "90"], "--jpeg-quality is not for TIFF files"),
+        (["--format", "dng", "--color-space", "rec2020"], "the camera's own colours"),
         (["-o", "x.tif", "--out-dir", "d"], "not both"),
     ],
 )
@@ -162,6 +168,30 @@ def test_impossible_options_exit_with_2(
     assert result.exit_code == 2
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_formats_take_their_options(make_arw: MakePhoto, tmp_path: Path) -> None:
+    def made(name: str, *options: str) -> Path:
+        result = gia("enhance", make_arw(), "-o", tmp_path / name, "--ratio", "100", *options)
+        assert result.exit_code == 0, result.stderr
+        return tmp_path / name
+
+    jpeg = made("x.jpg", "--jpeg-quality", "30", "--jpeg-subsampling", "4:2:0")
+    with Image.open(jpeg) as image:
+        assert image.quantization[0][0] == 27  # type: ignore[attr-defined]
+        assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
+    wide = made("x.png", "--color-space", "display-p3", "--bit-depth", "8")
+    with Image.open(wide) as image:
+        assert image.info["icc_profile"] == icc_profile("display-p3")
+    exr = made("x.exr", "--exr-compression", "piz", "--bit-depth", "32")
+    with pytest.importorskip("OpenEXR").File(str(exr)) as file:
+        assert file.header()["compression"].name == "PIZ_COMPRESSION"
+        light = file.channels()["RGB"].pixels
+    assert light.dtype == np.float32
+    jxl = made("x.jxl", "--jxl-distance", "0", "--jxl-effort", "1")
+    levels = pytest.importorskip("imagecodecs").jpegxl_decode(jxl.read_bytes())
+    assert np.array_equal(levels, tifffile.imread(made("x.tif")))
+    assert light.shape == levels.shape
 
 
 def test_unknown_options_exit_with_2(make_arw: MakePhoto) -> None:

@@ -19,6 +19,7 @@ from gia_cli.enhance.batch import (
     FileResult,
     Job,
     Product,
+    picture_saved,
     plan_jobs,
     run_jobs,
 )
@@ -35,6 +36,7 @@ from gia_cli.errors import (
     OutputExistsError,
     UsageError,
 )
+from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.progress import SILENT
 
 MakePhoto = Callable[..., Path]
@@ -307,7 +309,7 @@ def test_brackets_name_an_output_for_each_ratio(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"output": Path("o.tif"), "out_dir": Path("d")}, "not both"),
-        ({"output": Path("o.jpg")}, "o.jpg"),
+        ({"output": Path("o.gif")}, "o.gif"),
         ({"output": Path("o.png"), "format": "tif"}, "not a tif file"),
         ({"output": Path()}, "is a folder"),
     ],
@@ -810,3 +812,43 @@ def test_a_batch_writes_dngs(make_arw: MakePhoto, enhancer: Enhancer, tmp_path: 
         enhancer.enhance(photo, ratio=100).save(tmp_path / "own.dng")
         written = tmp_path / "out" / f"{photo.stem}_gia.dng"
         assert written.read_bytes() == (tmp_path / "own.dng").read_bytes()
+
+
+def test_a_batch_saves_with_options(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    photos = [make_arw("a.ARW"), make_arw("b.ARW", seed=2)]
+    options = SaveOptions(color_space="rec2020", jpeg_quality=80)
+    products = (picture_saved(options),)
+    results = run(photos, enhancer, out_dir=tmp_path / "out", format="jpg", products=products)
+    assert [result.status for result in results] == ["written", "written"]
+    for photo in photos:
+        enhancer.enhance(photo, ratio=100).save(tmp_path / "own.jpg", options)
+        written = tmp_path / "out" / f"{photo.stem}_gia.jpg"
+        assert written.read_bytes() == (tmp_path / "own.jpg").read_bytes()
+
+
+def test_options_of_another_format_are_refused_before_the_work(tmp_path: Path) -> None:
+    products = (picture_saved(SaveOptions(jxl_effort=3)),)
+    for options in ({}, {"format": "exr"}, {"output": tmp_path / "x.png"}):
+        with pytest.raises(UsageError, match="--jxl-effort is not for"):
+            plan_jobs([tmp_path / "a.ARW"], BatchOptions(products=products, **options))
+    plan_jobs([tmp_path / "a.ARW"], BatchOptions(products=products, format="jxl"))
+
+
+def test_the_memory_of_saving_is_planned(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, told = enhancer.compute, []
+
+    def compute(prepared: Prepared, *, saving: int = 0, **kwargs: Any) -> Computed:
+        told.append(saving / prepared.frame.mosaic.size)
+        return genuine(prepared, saving=saving, **kwargs)
+
+    monkeypatch.setattr(enhancer, "compute", compute)
+    for name, bits in (("tif", None), ("tif", 32), ("jpg", None), ("dng", None)):
+        products = (picture_saved(SaveOptions(bit_depth=bits)),)
+        run([make_arw()], enhancer, output=tmp_path / f"x.{name}", products=products,
+            on_exists="overwrite")  # fmt: skip
+    # The levels, and what writing takes beside them.
+    assert told == [6, 6 + 12, 6 + 14, 6 + 6]

@@ -27,7 +27,9 @@ from gia_cli.enhance.enhancer import (
 )
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
+from gia_cli.imaging.color_space import DISPLAY_P3, REC2020, SPACES, matrix_from_srgb
 from gia_cli.imaging.icc import srgb_icc_profile
+from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.inference.run import infer
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -35,7 +37,8 @@ from gia_cli.raw.cfa import cell_colors
 from gia_cli.raw.exif import ShotInfo, read_shot
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw, render
-from gia_cli.raw.writer import write_dng
+from gia_cli.raw.writer import write_arw, write_dng
+from gia_cli.simulation.sensor import CAMERAS, expose, median_gains, mosaic_from_linear
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import save_weights
 from tests.networks import DEFAULT, LEARNED, lively, small
@@ -458,7 +461,7 @@ def test_impossible_amounts_are_refused(options: dict[str, Any], words: str) -> 
 
 @pytest.mark.parametrize("weights", [DEFAULT, LEARNED])
 def test_highlights_keep_the_shape_of_what_is_above_white(
-    make_arw: MakePhoto, weights: str
+    make_arw: MakePhoto, tmp_path: Path, weights: str
 ) -> None:
     photo = read_raw(make_arw())
     mosaic = photo.mosaic.copy()
@@ -485,6 +488,13 @@ def test_highlights_keep_the_shape_of_what_is_above_white(
     assert own.max() < 1.3 < restored.min()
     levels = kept.image[inside].mean(axis=(0, 2))
     assert (np.diff(levels) > 0).mean() > 0.9 and np.ptp(levels) > 0.1 * 65535
+    # Another space is rolled off alike; linear light goes on above white.
+    kept.save(tmp_path / "x.tif", SaveOptions(color_space="display-p3"))
+    shown = DISPLAY_P3.decode(tifffile.imread(tmp_path / "x.tif")[inside] / 65535)
+    as_srgb = shown @ np.linalg.inv(matrix_from_srgb(DISPLAY_P3)).T
+    assert np.abs(as_srgb - srgb_decode(kept.image[inside] / 65535)).max() < 2e-3
+    kept.save(tmp_path / "x.tif", SaveOptions(bit_depth=32))
+    assert tifffile.imread(tmp_path / "x.tif")[inside].min() > 1.3
 
 
 @pytest.mark.parametrize("weights", [DEFAULT, LEARNED])
@@ -508,8 +518,105 @@ def test_a_dng_is_rendered_to_the_picture(
     assert read_shot(tmp_path / "x.dng") == result.frame.shot
 
 
-def test_a_dng_needs_the_networks_picture(make_arw: MakePhoto, enhancer: Enhancer) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.dng", {}),
+        ("x.exr", {}),
+        ("x.tif", {"bit_depth": 32}),
+        ("x.png", {"color_space": "rec2020"}),
+        ("x.jpg", {"color_space": "display-p3"}),
+    ],
+)
+def test_what_is_made_of_the_networks_picture_needs_it(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
     (prepared,) = enhancer.prepare(make_arw(), ExposureRequest(ratio=100))
     developed = enhancer.compute(prepared).develop(keep_picture=False)
     with pytest.raises(UsageError, match="not kept"):
-        developed.save("x.dng")
+        developed.save(tmp_path / name, SaveOptions(**options))
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.png", "x.jpg", "x.jxl"])
+def test_srgb_is_made_of_the_image(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, name: str
+) -> None:
+    """Whoever changes the image saves what they see."""
+    result = enhancer.enhance(make_arw(), ratio=100)
+    grey = replace(result, image=np.full_like(result.image, 30_000), picture=None)
+    grey.save(tmp_path / name)
+    if name == "x.jxl":
+        codecs = pytest.importorskip("imagecodecs")
+        saved = codecs.jpegxl_decode((tmp_path / name).read_bytes())
+        assert saved.dtype == np.uint16
+    else:
+        with Image.open(tmp_path / name) as image:
+            saved = np.asarray(image)
+    level = 30_000 if saved.dtype == np.uint16 else 30_000 / 257
+    assert saved.shape == result.image.shape
+    assert np.abs(saved.astype(float) - level).max() < level / 100
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_wider_space_shows_the_same_picture_upright(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, orientation: int
+) -> None:
+    result = enhancer.enhance(make_arw(orientation=orientation), ratio=100)
+    result.save(tmp_path / "x.tif", SaveOptions(color_space="rec2020"))
+    result.save(tmp_path / "x32.tif", SaveOptions(bit_depth=32))
+    matrix = np.linalg.inv(matrix_from_srgb(REC2020))
+    wide = REC2020.decode(tifffile.imread(tmp_path / "x.tif") / 65535) @ matrix.T
+    expected = srgb_decode(result.image / 65535)
+    inside = ((expected > 0.001) & (expected < 0.99)).all(axis=2)
+    assert inside.mean() > 0.2
+    for light in (wide, tifffile.imread(tmp_path / "x32.tif")):
+        assert light.shape == expected.shape
+        assert np.abs(light - expected)[inside].max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.tif", {"color_space": "rec2020"}),
+        ("x.tif", {"color_space": "prophoto"}),
+        ("x.tif", {"bit_depth": 32}),
+        ("x.exr", {}),
+    ],
+)
+def test_a_colour_that_srgb_lacks_comes_through(
+    enhancer: Enhancer, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    """From the sensor to the file: a green of Rec. 2020, whose red is below sRGB's black."""
+    green = np.linalg.inv(matrix_from_srgb(REC2020)) @ [0.05, 0.4, 0.08]
+    light = np.full((192, 288, 3), 0.2, np.float32)
+    light[48:144, 96:192] = green
+    camera, gains = CAMERAS["ILCE-7SM2"], median_gains("ILCE-7SM2")
+    mosaic = mosaic_from_linear(light, camera, gains)
+    dn = expose(mosaic, camera, ratio=20, iso=400, rng=np.random.default_rng(1))
+    write_arw(tmp_path / "x.ARW", dn, wb=gains)
+    enhancer.enhance(tmp_path / "x.ARW", ratio=20).save(tmp_path / name, SaveOptions(**options))
+    if name == "x.exr":
+        with pytest.importorskip("OpenEXR").File(str(tmp_path / name)) as file:
+            shown = file.channels()["RGB"].pixels.astype(np.float32)
+    else:
+        shown = tifffile.imread(tmp_path / name)
+        if "color_space" in options:
+            space = SPACES[options["color_space"]]
+            matrix = np.linalg.inv(matrix_from_srgb(space))
+            shown = space.decode(shown / 65535) @ matrix.T
+    found = shown[72:120, 120:168].mean(axis=(0, 1))
+    assert green[0] < -0.1
+    assert found[0] < -0.04  # as far as the shares of the fusion go
+    assert found[1] == pytest.approx(green[1], rel=0.1)
+
+
+def test_an_option_of_another_format_is_refused(
+    make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path
+) -> None:
+    result = enhancer.enhance(make_arw(), ratio=100)
+    for name, options in (("x.tif", {"jpeg_quality": 9}), ("x.dng", {"color_space": "rec2020"})):
+        with pytest.raises(UsageError):
+            result.save(tmp_path / name, SaveOptions(**options))
+    with pytest.raises(UsageError, match="options must be a SaveOptions"):
+        result.save(tmp_path / "x.tif", {"bit_depth": 8})  # type: ignore[arg-type]

@@ -215,7 +215,7 @@ WANTS: list[Exception] = [
 STEPS = ["read_raw", "choose_ratios", "prepare", "open_engine", "infer", "whiten", "develop"]
 
 
-@pytest.mark.parametrize("step", [*STEPS, "write_image"])
+@pytest.mark.parametrize("step", [*STEPS, "save_pixels"])
 def test_want_of_memory_at_any_step_is_exit_51(
     step: str, frame: RawFrame, make_arw: MakePhoto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

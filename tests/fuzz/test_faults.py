@@ -42,6 +42,9 @@ from gia_cli.evaluation.report import Report, Summary, summarise, write_results
 from gia_cli.evaluation.scores import Score, ScoreBook
 from gia_cli.evaluation.tables import plot_quality, write_figure
 from gia_cli.imaging.dng import write_linear_dng
+from gia_cli.imaging.exr import write_exr
+from gia_cli.imaging.jpeg import write_jpeg
+from gia_cli.imaging.jpegxl import write_jpegxl
 from gia_cli.imaging.photos import find_photos
 from gia_cli.imaging.writer import write_image
 from gia_cli.nets import build
@@ -82,6 +85,16 @@ def _dng(folder: Path, version: int) -> None:
     write_linear_dng(
         folder / "o.dng", picture, gains=gains, xyz_to_camera=None, shot=ShotInfo(model="m")
     )
+
+
+def _exr(folder: Path, version: int) -> None:
+    pytest.importorskip("OpenEXR")
+    write_exr(folder / "o.exr", _image(version).astype(np.float32) / 65535)
+
+
+def _jxl(folder: Path, version: int) -> None:
+    pytest.importorskip("imagecodecs")
+    write_jpegxl(folder / "o.jxl", _image(version), effort=1)
 
 
 def _mosaic(version: int) -> Any:
@@ -172,6 +185,9 @@ WRITERS: dict[str, Writer] = {
     "imaging.writer: TIFF": lambda f, v: write_image(f / "o.tif", _image(v)),
     "imaging.dng": _dng,
     "imaging.writer: PNG": lambda f, v: write_image(f / "o.png", _image(v)),
+    "imaging.exr": _exr,
+    "imaging.jpeg": lambda f, v: write_jpeg(f / "o.jpg", (_image(v) // 257).astype(np.uint8)),
+    "imaging.jpegxl": _jxl,
     "raw.writer: ARW": lambda f, v: write_arw(f / "o.ARW", _mosaic(v)),
     "raw.writer: RAF": lambda f, v: write_raf(f / "o.RAF", _mosaic(v)),
     "raw.writer: DNG": lambda f, v: write_dng(f / "o.dng", _mosaic(v)),

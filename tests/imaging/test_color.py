@@ -29,6 +29,7 @@ from gia_cli.imaging.color import (
     srgb_decode,
     srgb_encode,
 )
+from gia_cli.imaging.color_space import SRGB
 from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.raw.writer import write_arw, write_dng
 
@@ -255,7 +256,7 @@ def _profile() -> ImageCms.ImageCmsProfile:
 
 def test_the_profile_is_what_its_numbers_say() -> None:
     profile = srgb_icc_profile()
-    assert profile == _GENERATOR["srgb_profile"]()
+    assert profile == _GENERATOR["profile"](SRGB)
     assert 128 < len(profile) < 4096
     assert int.from_bytes(profile[:4], "big") == len(profile)
     assert len(profile) % 4 == 0

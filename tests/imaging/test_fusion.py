@@ -13,7 +13,7 @@ from gia_cli import runtime
 from gia_cli.cameras import CameraName
 from gia_cli.data.synthetic import as_if_read
 from gia_cli.imaging import fusion
-from gia_cli.imaging.color import bt709_decode, bt709_encode
+from gia_cli.imaging.color import bt709_decode, bt709_encode, srgb16_from_bt709
 from gia_cli.imaging.fusion import (
     BLACK_KNOTS,
     LEVELS,
@@ -80,6 +80,26 @@ def test_a_wrong_picture_becomes_the_measured_one(
     fuse(wrong, measured(record(linear, camera), camera), shares(1))
     off = np.abs(wrong - encoded(linear))
     assert off.max() < 0.02 and off.mean() < 0.15 * before
+
+
+@cameras
+def test_colours_that_srgb_lacks_are_kept_if_asked_for(
+    camera: CameraName, rng: np.random.Generator
+) -> None:
+    """A network that learned sRGB has 0 where the sensor saw less: fusion finds it again."""
+    linear = smooth_scene(rng, (180, 252))
+    linear[..., 0] -= 0.25  # red: around 0, from -0.1 to 0.1
+    kept = encoded(np.clip(linear, 0, 1))
+    clipped, of = kept.copy(), measured(record(linear, camera), camera)
+    before = np.abs(kept - encoded(linear)).mean()
+    fuse(kept, of, shares(1), is_clipped=False)
+    fuse(clipped, of, shares(1))
+    after = [np.abs(picture - encoded(linear)).mean() for picture in (kept, clipped)]
+    assert after[0] < 0.5 * before and after[0] < 0.6 * after[1]
+    assert kept.min() < -0.2
+    # In sRGB the two are one picture.
+    assert clipped.min() == 0
+    assert np.array_equal(srgb16_from_bt709(kept), srgb16_from_bt709(clipped))
 
 
 @cameras
@@ -219,6 +239,10 @@ def test_what_saturated_the_sensor_is_white(camera: CameraName, rng: np.random.G
     whiten(picture, replace(frame, mosaic=mosaic))
     assert (picture[:, 12:24, 18:42] == 1).all()
     assert picture.sum() == 0.5 * picture.size + 0.5 * 3 * 12 * 24
+    beyond = np.full((3, 60, 72), -0.1, np.float32)  # a colour that sRGB lacks
+    whiten(beyond, replace(frame, mosaic=mosaic))
+    assert (beyond[:, 12:24, 18:42] == 1).all()
+    assert beyond[:, 0, 0].max() < -0.09
 
 
 def test_cells_know_their_colors() -> None:

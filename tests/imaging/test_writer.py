@@ -25,7 +25,8 @@ from gia_cli.imaging.color import (
     srgb16_from_bt709,
     srgb_encode,
 )
-from gia_cli.imaging.icc import srgb_icc_profile
+from gia_cli.imaging.color_space import DISPLAY_P3, REC2020
+from gia_cli.imaging.icc import icc_profile, srgb_icc_profile
 from gia_cli.imaging.writer import (
     FORMATS,
     develop,
@@ -136,6 +137,48 @@ def test_every_level_of_every_pixel_comes_back(
     back = _read(tmp_path / f"out{suffix}")
     assert back.dtype == np.uint16
     assert np.array_equal(back, image)
+
+
+@both
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_8_bits_come_back(
+    tmp_path: Path, suffix: str, size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    write_image(tmp_path / f"out{suffix}", image, shot=SHOT)
+    if suffix == ".png":
+        with Image.open(tmp_path / "out.png") as picture:
+            back = np.asarray(picture)
+    else:
+        back = tifffile.imread(tmp_path / "out.tif")
+    assert back.dtype == np.uint8 and np.array_equal(back, image)
+    assert _profile(tmp_path / f"out{suffix}") == srgb_icc_profile()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_floats_come_back_from_a_tiff(
+    tmp_path: Path, size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    light = rng.normal(0, 3, (*size, 3)).astype(np.float32)
+    write_image(tmp_path / "out.tif", light, space=REC2020, shot=SHOT)
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        assert page.predictor == 3 and page.compression == 8
+        assert np.array_equal(page.asarray(), light)
+    assert _profile(tmp_path / "out.tif") == icc_profile("rec2020", linear=True)
+    assert str(_exif(tmp_path / "out.tif")["EXIF ColorSpace"]) == "Uncalibrated"
+    with pytest.raises(UsageError, match="no floats"):
+        write_image(tmp_path / "out.png", light)
+
+
+@both
+def test_another_space_has_its_profile_and_says_so(tmp_path: Path, suffix: str) -> None:
+    write_image(tmp_path / f"out{suffix}", _smooth(), space=DISPLAY_P3)
+    assert _profile(tmp_path / f"out{suffix}") == icc_profile("display-p3")
+    assert str(_exif(tmp_path / f"out{suffix}")["EXIF ColorSpace"]) == "Uncalibrated"
+    write_image(tmp_path / f"out{suffix}", _smooth())
+    assert str(_exif(tmp_path / f"out{suffix}")["EXIF ColorSpace"]) == "sRGB"
 
 
 @both
@@ -373,7 +416,7 @@ def test_the_ending_names_the_format(name: str, kind: str) -> None:
 
 def test_every_named_format_is_written(tmp_path: Path) -> None:
     for suffix, kind in FORMATS.items():
-        if kind == "dng":  # of camera RGB: tests/imaging/test_dng.py
+        if kind not in ("tif", "png"):  # writers of their own: tests/imaging/test_save.py
             continue
         write_image(tmp_path / f"out{suffix}", _smooth())
         head = (tmp_path / f"out{suffix}").read_bytes()[:4]
