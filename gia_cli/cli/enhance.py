@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,14 +22,65 @@ from gia_cli.cli.options import (
     Quiet,
     Verbose,
     Weights,
+    not_typed,
 )
+from gia_cli.cli.settings import explained
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.files import OutputFormat
 from gia_cli.runtime import Precision, Quality
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.enhance.batch import FileResult, Product
+    from gia_cli.enhance.batch import BatchOptions, FileResult, Product
+    from gia_cli.enhance.enhancer import Enhancer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the options of `gia enhance` amount to."""
+
+    inputs: list[Path]
+    options: BatchOptions
+    enhancer: Enhancer
+    terminal: Terminal
+    as_json: bool
+
+
+#: What is to be done with it.
+Finish = Callable[[Batch], None]
+
+
+def _finish(batch: Batch) -> None:
+    """Enhance all photos, and report."""
+    from gia_cli.cli.guarded import is_needed, run_guarded
+    from gia_cli.enhance.batch import Job, plan_jobs, run_jobs
+
+    options, terminal, as_json = batch.options, batch.terminal, batch.as_json
+    jobs = plan_jobs(batch.inputs, options)
+    results: list[FileResult] = []
+
+    def report_line(result: FileResult) -> None:
+        announce(terminal, result, as_json=as_json)
+
+    def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
+        def on_result(result: FileResult) -> None:
+            report(result)
+            report_line(result)
+
+        with terminal:
+            run_jobs(jobs, batch.enhancer, options, progress=terminal, on_result=on_result)
+
+    try:
+        if is_needed():
+            run_guarded(jobs, work, results.append, on_death=report_line)
+        else:
+            work(jobs, results.append)
+    finally:  # also after Ctrl-C: what is written is reported
+        if as_json:
+            terminal.json(_report(results))
+    if len(jobs) > 1 and not (as_json or terminal.quiet):
+        _summary(terminal, results)
+    _raise_failures(results)
 
 
 def _complete_white_balance(incomplete: str) -> list[str]:
@@ -38,6 +90,7 @@ def _complete_white_balance(incomplete: str) -> list[str]:
 
 
 @app.command()
+@not_typed("finish")
 def enhance(
     inputs: Annotated[
         list[Path],
@@ -194,6 +247,7 @@ def enhance(
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    finish: Finish = _finish,
 ) -> None:
     """Turn dark RAW photos into clean, bright 16-bit pictures.
 
@@ -209,8 +263,7 @@ def enhance(
     request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio, exposure)
     tile_side = _tile_side(tile)
 
-    from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import PICTURE, BatchOptions, Job, plan_jobs, run_jobs
+    from gia_cli.enhance.batch import PICTURE, BatchOptions
     from gia_cli.enhance.enhancer import Enhancer
 
     options = BatchOptions(
@@ -223,7 +276,6 @@ def enhance(
         products=(PICTURE, _comparison()) if compare else (PICTURE,),
         also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
-    jobs = plan_jobs(inputs, options)
     enhancer = Enhancer.from_weights(
         weights,
         device=device,
@@ -238,31 +290,7 @@ def enhance(
         strength=strength,
         strength_chroma=strength_chroma,
     )
-
-    results: list[FileResult] = []
-
-    def announce(result: FileResult) -> None:
-        _announce(terminal, result, as_json=as_json)
-
-    def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
-        def on_result(result: FileResult) -> None:
-            report(result)
-            announce(result)
-
-        with terminal:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
-
-    try:
-        if is_needed():
-            run_guarded(jobs, work, results.append, on_death=announce)
-        else:
-            work(jobs, results.append)
-    finally:  # also after Ctrl-C: what is written is reported
-        if as_json:
-            terminal.json(_report(results))
-    if len(jobs) > 1 and not (as_json or quiet):
-        _summary(terminal, results)
-    _raise_failures(results)
+    finish(Batch(inputs, options, enhancer, terminal, as_json))
 
 
 def _tile_side(text: str) -> int | None:
@@ -280,10 +308,10 @@ def _comparison() -> Product:
     return Product(comparison_path, write_comparison)
 
 
-def _announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
+def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
     """Say what became of one photo: paths on stdout, why on stderr."""
     if result.error is not None:
-        terminal.error(result.error, about=result.source)
+        terminal.error(explained(result.error), about=result.source)
     for choice in result.choices:
         terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
     if result.weights is not None:

@@ -303,7 +303,8 @@ def _is(question: Callable[[Path], bool], path: Path) -> bool:
         return False
 
 
-def _photos_in(folder: Path, recursive: bool) -> list[Found]:
+def photos_in(folder: Path, *, recursive: bool = False) -> list[Found]:
+    """Find the photos in a folder, sorted, with those of its folders that may not be read."""
     found: list[Found] = []
     for inner, paths in walk(folder, recursive=recursive):
         if isinstance(paths, OSError):
@@ -311,10 +312,15 @@ def _photos_in(folder: Path, recursive: bool) -> list[Found]:
             found.append((inner, folder, UnreadableFileError(reason)))
         else:
             found += [(path, folder, None) for path in paths if _is_photo(path)]
+    return sorted(found, key=lambda each: each[0])
+
+
+def _photos_in(folder: Path, recursive: bool) -> list[Found]:
+    found = photos_in(folder, recursive=recursive)
     if not found:
         hint = "" if recursive else "--recursive looks into its subfolders too."
         raise UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
-    return sorted(found, key=lambda each: each[0])
+    return found
 
 
 def _is_photo(path: Path) -> bool:
