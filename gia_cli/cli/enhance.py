@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,7 @@ class Batch:
 
     inputs: list[Path]
     options: BatchOptions
-    enhancer: Enhancer
+    make_enhancer: Callable[[], Enhancer]
     terminal: Terminal
     as_json: bool
 
@@ -57,6 +58,7 @@ def _finish(batch: Batch) -> None:
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
     jobs = plan_jobs(batch.inputs, options)
+    enhancer = batch.make_enhancer()
     results: list[FileResult] = []
 
     def report_line(result: FileResult) -> None:
@@ -68,7 +70,7 @@ def _finish(batch: Batch) -> None:
             report_line(result)
 
         with terminal:
-            run_jobs(jobs, batch.enhancer, options, progress=terminal, on_result=on_result)
+            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
 
     try:
         if is_needed():
@@ -276,7 +278,8 @@ def enhance(
         products=(PICTURE, _comparison()) if compare else (PICTURE,),
         also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
-    enhancer = Enhancer.from_weights(
+    make_enhancer = partial(
+        Enhancer.from_weights,
         weights,
         device=device,
         precision=precision,
@@ -290,7 +293,7 @@ def enhance(
         strength=strength,
         strength_chroma=strength_chroma,
     )
-    finish(Batch(inputs, options, enhancer, terminal, as_json))
+    finish(Batch(inputs, options, make_enhancer, terminal, as_json))
 
 
 def _tile_side(text: str) -> int | None:

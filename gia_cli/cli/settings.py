@@ -127,8 +127,8 @@ def _read(path: Path, *, is_users: bool) -> SettingsFile:
         raise UsageError(f"{path} is not TOML: it is not UTF-8 text.", hint=hint) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
-        at = f"{path}:{line[1]}" if line else str(path)
-        raise UsageError(f"{at} is not TOML: {error}.", hint=hint) from None
+        at = line[1] if line else len(text.splitlines())  # "at end of document"
+        raise UsageError(f"{path}:{at} is not TOML: {error}.", hint=hint) from None
 
 
 def _line_number(text: str, table: Sequence[str], key: str | None) -> int | None:
@@ -374,8 +374,9 @@ def explained(error: GiaError) -> GiaError:
     """Add to an error which of the options that it is about are from a file."""
     if isinstance(error, RawError | BatchError | Interrupted) or not _in_use:
         return error
-    about = [each for each in _in_use.values() if _is_about(str(error), each)]
-    if not about and type(error) is UsageError and not re.search(r"(?<!\S)--?[a-z]", str(error)):
+    about = [each for each in _in_use.values() if _is_about(error.message, each)]
+    names_one = re.search(r"(?<!\S)--?[a-z]", error.message)
+    if not about and type(error) is UsageError and not names_one:
         about = list(_in_use.values())  # it names no option: one of these, or what was typed
     for setting in about:
         words = f"{setting.shown} is from {setting.file.path}."

@@ -134,13 +134,13 @@ def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
     from gia_cli.enhance.batch import run_jobs
     from gia_cli.enhance.watch import watch_folder
 
-    terminal = batch.terminal
+    terminal, enhancer = batch.terminal, batch.make_enhancer()
 
     def run(
         jobs: Sequence[Job], options: BatchOptions, report: Callable[[FileResult], None]
     ) -> None:
         def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
-            run_jobs(jobs, batch.enhancer, options, progress=terminal, on_result=report)
+            run_jobs(jobs, enhancer, options, progress=terminal, on_result=report)
 
         if is_needed():
             run_guarded(jobs, work, report, on_death=lambda _: None)

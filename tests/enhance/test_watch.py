@@ -546,12 +546,13 @@ def test_times_are_positive(name: str) -> None:
 def test_a_second_watch_is_refused_unless_it_writes_elsewhere(tmp_path: Path) -> None:
     options = WatchOptions()
     elsewhere = replace(SKIP, out_dir=tmp_path / "new" / "out")
-    with only_watch_of(tmp_path, SKIP, options), only_watch_of(tmp_path, elsewhere, options):
-        with (
-            pytest.raises(UsageError, match="Another gia watch is at work"),
-            only_watch_of(tmp_path, SKIP, options),
-        ):
-            pass
+    with (
+        only_watch_of(tmp_path, SKIP, options),
+        only_watch_of(tmp_path, elsewhere, options),
+        pytest.raises(UsageError, match="Another gia watch is at work"),
+        only_watch_of(tmp_path, SKIP, options),
+    ):
+        pass
     with only_watch_of(tmp_path, SKIP, options):
         pass
     lost = replace(options, journal=tmp_path / "gone" / JOURNAL)
