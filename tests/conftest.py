@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gia_cli import runtime
-from gia_cli.cli.settings import CONFIG_VARIABLE
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
+from gia_cli.runtime import CONFIG_VARIABLE
 from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.sensor import simulate_mosaic

@@ -21,10 +21,9 @@ from typer.core import TyperCommand
 
 from gia_cli.errors import BatchError, GiaError, Interrupted, RawError, UsageError
 from gia_cli.files import is_file, read_plain
+from gia_cli.runtime import CONFIG_VARIABLE
 
 FILE_NAME = "gia.toml"
-#: Names the only file to read, in place of the user's and the folder's; empty: none.
-CONFIG_VARIABLE = "GIA_CONFIG"
 #: Commands that take what another one's table says, where their own says nothing.
 _ALSO_OF = {"watch": "enhance"}
 #: Sets options, those whose help names it.
@@ -84,7 +83,10 @@ def user_file() -> Path:
 
 def folder_file(folder: Path) -> Path | None:
     """Find the file of a folder: its own, or that of the nearest folder above it."""
-    whole = Path(os.path.abspath(folder))  # noqa: PTH100, links stay as they are
+    try:
+        whole = Path(os.path.abspath(folder))  # noqa: PTH100, links stay as they are
+    except OSError:  # the folder that we are in was removed
+        return None
     candidates = (above / FILE_NAME for above in (whole, *whole.parents))
     return next((path for path in candidates if is_file(path)), None)
 

@@ -713,6 +713,7 @@ def _loop(watch: Watch, waker: Waker, progress: Progress) -> None:
         if watch.is_over:
             return
         if not is_waiting:
+            progress.photo(watch.folder.name, 1, 1)  # the last batch's count is over
             progress.stage("waiting for photos", 1)
             is_waiting = True
         watch.pause(waker)

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gia_cli.cli import app, settings
-from gia_cli.cli.settings import CONFIG_VARIABLE
+from gia_cli.runtime import CONFIG_VARIABLE
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from gia_cli.cli import app, settings
 from gia_cli.cli import enhance as enhancing
-from gia_cli.cli.settings import CONFIG_VARIABLE, explained, folder_file, leaves, options_of
+from gia_cli.cli.settings import explained, folder_file, leaves, options_of
 from gia_cli.errors import DamagedFileError, DeviceError, UsageError
+from gia_cli.runtime import CONFIG_VARIABLE
 from tests.networks import DEFAULT
 
 ROOT = typer.main.get_command(app)
@@ -182,6 +183,14 @@ def test_the_nearest_folder_s_file_is_the_one(tmp_path: Path) -> None:
     assert folder_file(deep) == tmp_path / "gia.toml"
     (tmp_path / "a" / "gia.toml").touch()
     assert folder_file(deep) == tmp_path / "a" / "gia.toml"
+
+
+def test_a_folder_that_was_removed_has_no_file(
+    users: Write, values: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    users("[enhance]\nstrength = 0.5\n")
+    (tmp_path / "work" / "inner").rmdir()
+    assert values("enhance", "/a.ARW")["strength"] == 0.5
 
 
 def test_one_file_in_place_of_all_and_none(
