@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ FILE_NAME = "gia.toml"
 _ALSO_OF = {"watch": "enhance"}
 #: Sets options, those whose help names it.
 _WEIGHTS_VARIABLE = "GIA_WEIGHTS"
+_SHOWN = 60  # characters of a value in a message
 _WEIGHTS_FILE = ".safetensors"
 
 
@@ -127,7 +129,7 @@ def _read(path: Path, *, is_users: bool) -> SettingsFile:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.", hint="") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not TOML: it is not UTF-8 text.", hint=hint) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, and of numbers without end
         line = re.search(r"at line (\d+)", str(error))
         at = line[1] if line else len(text.splitlines())  # "at end of document"
         raise UsageError(f"{path}:{at} is not TOML: {error}.", hint=hint) from None
@@ -298,15 +300,23 @@ def _typed(option: Any, value: Any) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return value if "\0" not in value else None  # which nobody can type
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if isinstance(value, str) else repr(value)
+    with suppress(ValueError):  # more digits than Python writes
+        return str(value)
+    return None
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    try:
+        text = f'"{value}"' if isinstance(value, str) else str(value)
+    except ValueError:  # more digits than Python writes
+        return "so long a number"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _placed(option: Any, text: str, file: SettingsFile) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gia_cli import interrupts
 from gia_cli.cli import enhance as enhancing
 from gia_cli.cli.app import app, seconds
 from gia_cli.cli.options import defaults, time_text, with_options_of
 from gia_cli.cli.settings import Command
 from gia_cli.enhance.watch_options import WatchOptions
-from gia_cli.errors import BatchError
+from gia_cli.errors import BatchError, Interrupted
 
 if TYPE_CHECKING:
     from gia_cli.cli.enhance import Batch
@@ -121,7 +122,11 @@ def watch(
     )
 
     def finish(batch: Batch) -> None:
-        tally = _watch(folder, batch, watching)
+        try:
+            tally = _watch(folder, batch, watching)
+        except Interrupted as error:  # how a watch ends, and no fault
+            batch.terminal.say(str(error))
+            raise typer.Exit(interrupts.of_last_signal(error).exit_code) from None
         if tally.failed:
             total = tally.written + tally.skipped + tally.failed
             raise BatchError(f"{tally.failed} of {total} photos failed.")

@@ -550,7 +550,7 @@ class Watch:
                 {path: seen for path, seen in present.items() if not self._knows(path, seen)}
             )
         self.arrivals = Arrivals(folder, batch.recursive, options, self._is_done)
-        self._tried: dict[Path, Signature] = {}  # failed in this run
+        self._tried: dict[Path, Signature] = {}  # in this run, in vain
         self._changed: set[Path] = set()  # while they were read: their pictures are not theirs
         self._active = clock()
 
@@ -587,6 +587,10 @@ class Watch:
             return False
         self._planned = self._plan()
         jobs = [self._planned[path] for path in ready if path in self._planned]
+        for path, seen in ready.items():
+            if path not in self._planned and signature_of(path) == seen:
+                self._tried[path] = seen  # another path to a photo that has one
+                self.arrivals.done(path)
         anew = [job for job in jobs if job.source in self._changed]
         first = [job for job in jobs if job.source not in self._changed]
         for part, on_exists in ((first, self.batch.on_exists), (anew, "overwrite")):

@@ -165,7 +165,8 @@ def test_a_watch_that_is_stopped_continues(
     else:
         assert first.returncode == 128 + number, stderr
         last = stderr.splitlines()[-1]
-        assert last.startswith("error: Stopped: ") and "The next start continues here" in last
+        assert last.startswith("Stopped: ") and "The next start continues here" in last
+        assert "error" not in stderr
         assert rows(out / JOURNAL)[-1]["status"] == "stopped"
     done = statuses(out / JOURNAL)
     assert done  # on a busy machine it may be all of them
@@ -175,8 +176,8 @@ def test_a_watch_that_is_stopped_continues(
     assert second.returncode == 0, stderr
     after = statuses(out / JOURNAL)
     assert len(after) == 31
-    # A picture that was there when it was killed, but not in the journal, is found.
-    late = {"written"} if number != signal.SIGKILL else {"written", "skipped"}
-    assert all(len(each) == 1 and each[0] in late for each in after.values())
+    # A picture may be there without a line in the journal; it is found, and never made again.
+    assert all(len(each) == 1 and each[0] in ("written", "skipped") for each in after.values())
+    assert sum(each == ["skipped"] for each in after.values()) <= 1
     assert len(list(out.glob("*.tif"))) == 31
     assert not {Path(line).name[:2] for line in stdout.splitlines()} & {name[:2] for name in done}

@@ -385,6 +385,13 @@ def test_a_journal_lies_with_the_pictures(bench: Bench, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- which photos
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links, and names with two cases")
+def test_two_names_of_one_photo_that_differ_in_case_are_one(bench: Bench) -> None:
+    os.link(bench.put("a.ARW"), bench.folder / "A.arw")
+    assert len(bench.after(10)) == 1
+    assert not len(bench.watch.arrivals)
+
+
 def test_new_only_passes_over_what_was_there_first_not_what_came_between(bench: Bench) -> None:
     folder = bench.folder
     (folder / JOURNAL).unlink()
