@@ -51,40 +51,6 @@ class Batch:
 Finish = Callable[[Batch], None]
 
 
-def _finish(batch: Batch) -> None:
-    """Enhance all photos, and report."""
-    from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import Job, plan_jobs, run_jobs
-
-    options, terminal, as_json = batch.options, batch.terminal, batch.as_json
-    jobs = plan_jobs(batch.inputs, options)
-    enhancer = batch.make_enhancer()
-    results: list[FileResult] = []
-
-    def report_line(result: FileResult) -> None:
-        announce(terminal, result, as_json=as_json)
-
-    def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
-        def on_result(result: FileResult) -> None:
-            report(result)
-            report_line(result)
-
-        with terminal:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
-
-    try:
-        if is_needed():
-            run_guarded(jobs, work, results.append, on_death=report_line)
-        else:
-            work(jobs, results.append)
-    finally:  # also after Ctrl-C: what is written is reported
-        if as_json:
-            terminal.json(_report(results))
-    if len(jobs) > 1 and not (as_json or terminal.quiet):
-        _summary(terminal, results)
-    _raise_failures(results)
-
-
 def _complete_white_balance(incomplete: str) -> list[str]:
     from gia_cli.enhance.white_balance import NAMES
 
@@ -249,7 +215,7 @@ def enhance(
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
-    finish: Finish = _finish,
+    finish: Finish | None = None,
 ) -> None:
     """Turn dark RAW photos into clean, bright 16-bit pictures.
 
@@ -293,7 +259,42 @@ def enhance(
         strength=strength,
         strength_chroma=strength_chroma,
     )
-    finish(Batch(inputs, options, make_enhancer, terminal, as_json))
+    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json))
+
+
+def _finish(batch: Batch) -> None:
+    """Enhance all photos, and report."""
+    from gia_cli.cli.guarded import is_needed, run_guarded
+    from gia_cli.enhance.batch import Job, plan_jobs, run_jobs
+
+    options, terminal, as_json = batch.options, batch.terminal, batch.as_json
+    jobs = plan_jobs(batch.inputs, options)
+    enhancer, quiet = batch.make_enhancer(), terminal.quiet
+
+    results: list[FileResult] = []
+
+    def report_line(result: FileResult) -> None:
+        announce(terminal, result, as_json=as_json)
+
+    def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
+        def on_result(result: FileResult) -> None:
+            report(result)
+            report_line(result)
+
+        with terminal:
+            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+
+    try:
+        if is_needed():
+            run_guarded(jobs, work, results.append, on_death=report_line)
+        else:
+            work(jobs, results.append)
+    finally:  # also after Ctrl-C: what is written is reported
+        if as_json:
+            terminal.json(_report(results))
+    if len(jobs) > 1 and not (as_json or quiet):
+        _summary(terminal, results)
+    _raise_failures(results)
 
 
 def _tile_side(text: str) -> int | None:
