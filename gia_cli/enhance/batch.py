@@ -383,12 +383,14 @@ def run_jobs(
         written: Future[None] = Future()
         written.set_result(None)  # nothing to wait for yet
         told: list[Future[None]] = []
+        current: tuple[Job, FileResult, float] | None = None
         try:
             ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
             for number, job in enumerate(jobs, start=1):
                 progress.photo(job.source.name, number, len(jobs))
                 photo = ahead.take()
                 result, started = FileResult(job.source), time.perf_counter()
+                current = job, result, started
                 for prepared, files in _pictures(photo, job, result):
                     is_dng = _needs_picture(files)
                     computed = _compute(
@@ -413,9 +415,23 @@ def run_jobs(
         except KeyboardInterrupt:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
+            if current is not None and _is_made(*current[:2], options, results):
+                finish(*current[1:])  # interrupted before it was told of
             done = len(results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
     return results
+
+
+def _is_made(
+    job: Job, result: FileResult, options: BatchOptions, told: Sequence[FileResult]
+) -> bool:
+    """Whether a photo's last file was written, but nobody was told."""
+    if not result.outputs or any(each is result for each in told):
+        return False
+    missing = set(_files(job, options)) - set(result.outputs)
+    if options.on_exists == "skip":
+        missing = {path for path in missing if not _is(Path.exists, path)}
+    return not missing
 
 
 Photo = Future[Iterator[tuple[Prepared, Files]] | None]
