@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +55,32 @@ def folders(users: Write, tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def values() -> Callable[..., dict[str, Any]]:
+def values(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Run a command whose function only tells what it is given: ``values("enhance", "a.ARW")``."""
 
     def run(*words: str) -> dict[str, Any]:
         got: dict[str, Any] = {}
-        root = typer.main.get_command(app)
-        known = dict(leaves(root))
-        known[words[:2] if words[:2] in known else words[:1]].callback = got.update
-        root.main(words, standalone_mode=False)
+        command = COMMANDS[words[:2] if words[:2] in COMMANDS else words[:1]]
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "callback", got.update)
+            ROOT.main(words, standalone_mode=False)
         return got
 
     return run
 
 
+def failure_of(*words: str) -> tuple[int, str]:
+    """Run a command that fails; returns the exit code and its one line."""
+    errors = io.StringIO()
+    with redirect_stderr(errors), pytest.raises(SystemExit) as end:
+        ROOT.main(words)
+    (line,) = errors.getvalue().splitlines()
+    return int(str(end.value.code)), line
+
+
 def error_of(*words: str) -> str:
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
+    code, line = failure_of(*words)
+    assert code == 2, line
     return line
 
 
@@ -295,9 +305,9 @@ def test_a_value_that_the_command_refuses_is_known_to_be_a_file_s(
     assert "--ratio 100 is from" in error_of("enhance", photo, "--target-exposure", "5")
     assert error_of("enhance", "/nothing/*.ARW").endswith(f"--ratio 100 is from {path}.")
     users('[enhance]\nweights = "nothing"\n')
-    result = CliRunner().invoke(app, ["enhance", photo])
-    assert result.exit_code == 41
-    assert f"--weights nothing is from {path}." in result.stderr
+    code, line = failure_of("enhance", photo)
+    assert code == 41
+    assert f"--weights nothing is from {path}." in line
 
 
 def test_errors_that_are_no_option_s_stay_as_they_are(
