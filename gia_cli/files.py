@@ -77,8 +77,16 @@ def _open_new(path: Path, length: int) -> tuple[Path, BinaryIO]:
     raise FileExistsError(errno.EEXIST, "There is no temporary name left")
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, sync: bool = False) -> None:
     """Write a line behind a file's last one: the whole of it, or nothing.
+
+    Parameters
+    ----------
+    path : Path
+    line : str
+        With its end.
+    sync : bool
+        Return only when it is on the disk (fsync).
 
     Raises
     ------
@@ -92,6 +100,8 @@ def append_line(path: Path, line: str) -> None:
             try:
                 while data:
                     data = data[file.write(data) :]
+                if sync:
+                    os.fsync(file.fileno())
             except BaseException:
                 with suppress(OSError):
                     file.truncate(length)

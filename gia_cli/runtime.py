@@ -37,6 +37,9 @@ Quality = Literal["normal", "best"]
 #: networks that are int8 for the most part, which only OpenVINO runs.
 NumberFormat = Literal["float16", "bfloat16", "float32", "float64", "int8"]
 
+#: Names the only file of settings to read, in place of the user's and the folder's; empty: none.
+CONFIG_VARIABLE = "GIA_CONFIG"
+
 # Of the memory that is free now, this share is ours; the rest is for what others start meanwhile.
 _SHARE_OF_FREE = 0.8
 

@@ -22,6 +22,7 @@ from PIL import Image
 from gia_cli import runtime
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.raw.writer import A_SHOT, write_arw, write_raf
+from gia_cli.runtime import CONFIG_VARIABLE
 from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.sensor import simulate_mosaic
@@ -33,6 +34,14 @@ DRAWN = {"_tensorboard": log._tensorboard, "draw_curves": log.draw_curves}
 
 if IS_WORKER:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings() -> Iterator[None]:
+    """No `gia.toml` of whoever runs the tests has a say in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CONFIG_VARIABLE, "")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 from gia_cli.errors import DataError, DeviceError, UsageError
 from gia_cli.progress import SILENT, Progress
+from gia_cli.runtime import CONFIG_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,14 @@ def measure_batch(config: BatchConfig, progress: Progress = SILENT) -> list[Batc
 def _run(config: BatchConfig, folder: Path) -> BatchRun:
     command = [sys.executable, "-P", "-m", "gia_cli", "enhance", str(config.photos), "--json"]
     command += ["--out-dir", str(folder / "out"), *config.options]
+    environment = {**os.environ, CONFIG_VARIABLE: ""}  # what is timed is what was asked for
     start = time.perf_counter()
     # Errors go to a file: a pipe that is not read would stop the process once it is full.
     with (
         (folder / "errors").open("w+b") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
     ):
         assert process.stdout is not None
         text = process.stdout.read()

@@ -14,12 +14,24 @@ import typer
 
 from gia_cli import interrupts
 from gia_cli._version import __version__
-from gia_cli.cli import bench, enhance, evaluate, info, simulate, train, weights
+from gia_cli.cli import bench, config, enhance, evaluate, info, simulate, train, watch, weights
 from gia_cli.cli.app import app, refused, tell
 from gia_cli.cli.options import Verbose
 from gia_cli.errors import UsageError
 
-__all__ = ["app", "bench", "enhance", "evaluate", "info", "main", "simulate", "train", "weights"]
+__all__ = [
+    "app",
+    "bench",
+    "config",
+    "enhance",
+    "evaluate",
+    "info",
+    "main",
+    "simulate",
+    "train",
+    "watch",
+    "weights",
+]
 
 
 def main() -> None:

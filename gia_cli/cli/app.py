@@ -6,15 +6,16 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
 from gia_cli import interrupts
+from gia_cli.cli.settings import Command, explained
 from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gia_cli.enhance.exposure import ExposureRequest
     from gia_cli.simulation.photo import Simulated
 
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -57,7 +60,15 @@ class _Group(TyperGroup):
             if not is_oom_error(raised):
                 raise
             error = OutOfMemoryError("There is too little memory for this command.")
-        raise typer.Exit(tell(error))
+        raise typer.Exit(tell(explained(error)))
+
+
+class _App(typer.Typer):
+    """A Typer whose commands all have `Command`'s settings."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[_Function], _Function]:
+        """Declare a command."""
+        return super().command(name, **{"cls": Command, **options})
 
 
 def refused(error: OSError) -> GiaError:
@@ -97,7 +108,7 @@ def _hide_flag_types(command: Any, ctx: Any) -> None:
         _hide_flag_types(inner, ctx)
 
 
-app = typer.Typer(
+app = _App(
     name="gia",
     cls=_Group,
     no_args_is_help=True,
@@ -105,7 +116,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Clean, bright 16-bit pictures from RAW photos taken in near darkness.",
 )
-weights_app = typer.Typer(help="List, check, export and make weights.")
+weights_app = _App(help="List, check, export and make weights.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 
 

@@ -146,8 +146,14 @@ class Terminal:
             return
         name = escape_controls(name)
         if self._photos is None:
-            self._photos = self._bars.add_task("photos", total=total, visible=total > 1)
-        self._bars.update(self._photos, completed=number - 1, description=name)
+            self._photos = self._bars.add_task("photos", visible=False)
+        self._bars.update(
+            self._photos,
+            completed=number - 1,
+            total=total,
+            visible=total > 1,
+            description=name,
+        )
 
     def stage(self, name: str, total: int) -> None:
         """Start the bar of a stage."""

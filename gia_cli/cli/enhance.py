@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +23,9 @@ from gia_cli.cli.options import (
     Quiet,
     Verbose,
     Weights,
+    not_typed,
 )
+from gia_cli.cli.settings import explained
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.files import OutputFormat
 from gia_cli.imaging.save_options import (
@@ -40,7 +44,23 @@ from gia_cli.runtime import Precision, Quality
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.enhance.batch import FileResult, Product
+    from gia_cli.enhance.batch import BatchOptions, FileResult, Product
+    from gia_cli.enhance.enhancer import Enhancer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the options of `gia enhance` amount to."""
+
+    inputs: list[Path]
+    options: BatchOptions
+    make_enhancer: Callable[[], Enhancer]
+    terminal: Terminal
+    as_json: bool
+
+
+#: What is to be done with it.
+Finish = Callable[[Batch], None]
 
 
 def _complete_white_balance(incomplete: str) -> list[str]:
@@ -50,6 +70,7 @@ def _complete_white_balance(incomplete: str) -> list[str]:
 
 
 @app.command()
+@not_typed("finish")
 def enhance(
     inputs: Annotated[
         list[Path],
@@ -296,6 +317,7 @@ def enhance(
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    finish: Finish | None = None,
 ) -> None:
     """Turn dark RAW photos into clean, bright pictures.
 
@@ -311,8 +333,7 @@ def enhance(
     request = exposure_request(ratio, target_exposure, reference, brackets, max_ratio, exposure)
     tile_side = _tile_side(tile)
 
-    from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import BatchOptions, Job, picture_saved, plan_jobs, run_jobs
+    from gia_cli.enhance.batch import BatchOptions, picture_saved
     from gia_cli.enhance.enhancer import Enhancer
 
     picture = picture_saved(
@@ -337,8 +358,8 @@ def enhance(
         products=(picture, _comparison()) if compare else (picture,),
         also_read=tuple(path for path in (reference, weights and Path(weights)) if path),
     )
-    jobs = plan_jobs(inputs, options)
-    enhancer = Enhancer.from_weights(
+    make_enhancer = partial(
+        Enhancer.from_weights,
         weights,
         device=device,
         precision=precision,
@@ -355,23 +376,34 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
+    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json))
+
+
+def _finish(batch: Batch) -> None:
+    """Enhance all photos, and report."""
+    from gia_cli.cli.guarded import is_needed, run_guarded
+    from gia_cli.enhance.batch import Job, plan_jobs, run_jobs
+
+    options, terminal, as_json = batch.options, batch.terminal, batch.as_json
+    jobs = plan_jobs(batch.inputs, options)
+    enhancer, quiet = batch.make_enhancer(), terminal.quiet
 
     results: list[FileResult] = []
 
-    def announce(result: FileResult) -> None:
-        _announce(terminal, result, as_json=as_json)
+    def report_line(result: FileResult) -> None:
+        announce(terminal, result, as_json=as_json)
 
     def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
         def on_result(result: FileResult) -> None:
             report(result)
-            announce(result)
+            report_line(result)
 
         with terminal:
             run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
 
     try:
         if is_needed():
-            run_guarded(jobs, work, results.append, on_death=announce)
+            run_guarded(jobs, work, results.append, on_death=report_line)
         else:
             work(jobs, results.append)
     finally:  # also after Ctrl-C: what is written is reported
@@ -397,10 +429,10 @@ def _comparison() -> Product:
     return Product(comparison_path, write_comparison)
 
 
-def _announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
+def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
     """Say what became of one photo: paths on stdout, why on stderr."""
     if result.error is not None:
-        terminal.error(result.error, about=result.source)
+        terminal.error(explained(result.error), about=result.source)
     for choice in result.choices:
         terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
     if result.weights is not None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from gia_cli import files, runtime
 from gia_cli.cameras import AnyCameraName
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def weights_names(incomplete: str) -> list[str]:
@@ -101,6 +106,48 @@ Cache = Annotated[
         show_default=False,
     ),
 ]
+
+
+def not_typed(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Keep parameters that only code hands over from a command's options."""
+
+    def keep(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        signature = inspect.signature(function, eval_str=True)
+        shown = [each for each in signature.parameters.values() if each.name not in names]
+        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return function
+
+    return keep
+
+
+def with_options_of(
+    other: Callable[..., object], *, leave_out: tuple[str, ...], changed: Mapping[str, Any]
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Give a command the options of another one, which it takes as ``**options``.
+
+    Parameters
+    ----------
+    other : function
+        A command.
+    leave_out : names
+        Of parameters that make no sense here.
+    changed : mapping
+        Defaults that are others here, by the parameters' names.
+    """
+
+    def add(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        own = inspect.signature(function, eval_str=True)
+        first = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
+        more = [
+            each.replace(default=changed.get(each.name, each.default))
+            for each in inspect.signature(other, eval_str=True).parameters.values()
+            if each.name not in leave_out
+        ]
+        signature = own.replace(parameters=[*first, *more])
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        return function
+
+    return add
 
 
 def defaults(config: type) -> SimpleNamespace:

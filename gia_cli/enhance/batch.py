@@ -328,7 +328,8 @@ def _is(question: Callable[[Path], bool], path: Path) -> bool:
         return False
 
 
-def _photos_in(folder: Path, recursive: bool) -> list[Found]:
+def photos_in(folder: Path, *, recursive: bool = False) -> list[Found]:
+    """Find the photos in a folder, sorted, with those of its folders that may not be read."""
     found: list[Found] = []
     for inner, paths in walk(folder, recursive=recursive):
         if isinstance(paths, OSError):
@@ -338,10 +339,15 @@ def _photos_in(folder: Path, recursive: bool) -> list[Found]:
             photos = [path for path in paths if _is_photo(path)]
             names = {path.name for path in photos}
             found += [(path, folder, None) for path in photos if _short_of(path) not in names]
+    return sorted(found, key=lambda each: each[0])
+
+
+def _photos_in(folder: Path, recursive: bool) -> list[Found]:
+    found = photos_in(folder, recursive=recursive)
     if not found:
         hint = "" if recursive else "--recursive looks into its subfolders too."
         raise UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
-    return sorted(found, key=lambda each: each[0])
+    return found
 
 
 def _short_of(path: Path) -> str:
@@ -409,12 +415,14 @@ def run_jobs(
         written: Future[None] = Future()
         written.set_result(None)  # nothing to wait for yet
         told: list[Future[None]] = []
+        current: tuple[Job, FileResult, float] | None = None
         try:
             ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
             for number, job in enumerate(jobs, start=1):
                 progress.photo(job.source.name, number, len(jobs))
                 photo = ahead.take()
                 result, started = FileResult(job.source), time.perf_counter()
+                current = job, result, started
                 for prepared, files in _pictures(photo, job, result):
                     keeps = _needs_picture(files)
                     saving = _saving_bytes(prepared, files)
@@ -440,9 +448,23 @@ def run_jobs(
         except KeyboardInterrupt:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
+            if current is not None and _is_made(*current[:2], options, results):
+                finish(*current[1:])  # interrupted before it was told of
             done = len(results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
     return results
+
+
+def _is_made(
+    job: Job, result: FileResult, options: BatchOptions, told: Sequence[FileResult]
+) -> bool:
+    """Whether a photo's last file was written, but nobody was told."""
+    if not result.outputs or any(each is result for each in told):
+        return False
+    missing = set(_files(job, options)) - set(result.outputs)
+    if options.on_exists == "skip":
+        missing = {path for path in missing if not _is(Path.exists, path)}
+    return not missing
 
 
 Photo = Future[Iterator[tuple[Prepared, Files]] | None]

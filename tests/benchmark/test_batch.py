@@ -9,11 +9,16 @@ import pytest
 
 from gia_cli.benchmark.batch import BatchConfig, _written, measure_batch
 from gia_cli.errors import DataError, UsageError
+from gia_cli.runtime import CONFIG_VARIABLE
 
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.slow
-def test_every_photo_is_enhanced_in_every_round(make_arw: Callable[..., Path]) -> None:
+def test_every_photo_is_enhanced_in_every_round(
+    make_arw: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gia.toml").write_text('[enhance]\nformat = "png"\nstrength = "much"\n')
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "gia.toml"))  # no say in what is timed
     photo = make_arw()
     options = ("--device", "cpu", "--precision", "fp32", "--ratio", "100")
     runs = measure_batch(BatchConfig(photo, options, rounds=2))

@@ -215,3 +215,13 @@ def test_results_go_to_stdout_when_only_the_bars_are_on_a_terminal(tmp_path: Pat
 def test_numbers_that_json_has_not_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().json({"a": [float("nan"), 1.5], "b": (float("inf"),), "c": {"d": -float("inf")}})
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None], "c": {"d": None}}
+
+
+def test_a_later_batch_counts_its_own_photos() -> None:
+    """In a watched folder one batch follows the other, on the same bars."""
+    with (terminal := Terminal()):
+        for number, total in ((1, 3), (3, 3), (1, 1), (2, 5)):
+            terminal.photo("a.ARW", number, total)
+            assert terminal._bars is not None
+            (task,) = terminal._bars.tasks
+            assert (task.completed, task.total, task.visible) == (number - 1, total, total > 1)

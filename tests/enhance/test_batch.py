@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gia_cli.enhance import batch
 from gia_cli.enhance.batch import (
     PICTURE,
     BatchOptions,
@@ -474,6 +475,34 @@ def test_ctrl_c_leaves_whole_files_only(
     monkeypatch.undo()
     enhancer.enhance(photos[0], ratio=100).save(tmp_path / "again.tif")
     assert written[0].read_bytes() == (tmp_path / "again.tif").read_bytes()
+
+
+@pytest.mark.parametrize("brackets", [(), (50.0, 100.0)])
+def test_a_picture_that_is_there_is_reported_wherever_ctrl_c_comes(
+    make_arw: MakePhoto,
+    enhancer: Enhancer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    brackets: tuple[float, ...],
+) -> None:
+    """Here: behind a photo's pictures, before its result; its last bracket is not there."""
+    genuine = batch._pictures
+
+    def interrupt(*photo: Any) -> Iterator[Any]:
+        pictures = genuine(*photo)
+        yield next(pictures)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "_pictures", interrupt)
+    request = ExposureRequest(brackets=brackets) if brackets else ExposureRequest(ratio=100)
+    options = BatchOptions(request=request, out_dir=tmp_path / "out")
+    jobs = plan_jobs([make_arw("a.ARW"), make_arw("b.ARW")], options)
+    told: list[FileResult] = []
+    done = 0 if brackets else 1
+    with pytest.raises(Interrupted, match=f"after {done} of 2 photos"):
+        run_jobs(jobs, enhancer, options, progress=SILENT, on_result=told.append)
+    assert [result.source.name for result in told] == ["a.ARW"][:done]
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_no_jobs_give_no_results(enhancer: Enhancer) -> None:

@@ -35,6 +35,8 @@ from gia_cli.cli import app
 from gia_cli.data.augment import Pair
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.enhance import comparison
+from gia_cli.enhance.batch import FileResult, Job
+from gia_cli.enhance.watch import JOURNAL, Journal
 from gia_cli.errors import GiaError, OutputError
 from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.panel import PanelRow
@@ -180,6 +182,11 @@ def _list(folder: Path, version: int) -> None:
     _write_list(folder / "Sony_train_list.txt", folder, [photo], SimulateOptions())
 
 
+def _journal(folder: Path, version: int) -> None:
+    photo = folder / f"{version}.ARW"
+    JOURNALS[folder].add(FileResult(photo), (version, version), Job(photo, (folder / "o.tif",)))
+
+
 #: By module and function, as they lie in the package.
 WRITERS: dict[str, Writer] = {
     "imaging.writer: TIFF": lambda f, v: write_image(f / "o.tif", _image(v)),
@@ -200,6 +207,7 @@ WRITERS: dict[str, Writer] = {
     "training.log: panel": _panel,
     "training.log: curves": lambda f, v: draw_curves([{"step": v, "loss": 0.5}], f / "c.png"),
     "enhance.comparison": _sheet,
+    "enhance.watch: a line": _journal,
     "evaluation.scores": _book,
     "evaluation.report": _report,
     "evaluation.tables: figure": _figure,
@@ -211,8 +219,9 @@ WRITERS: dict[str, Writer] = {
 }
 ROWS: dict[int, dict[str, Any]] = {}
 LOGS: dict[Path, TrainLog] = {}
-#: Writes a line behind others: nothing is renamed, and it goes where the file went.
-APPENDING = "training.log: a line"
+JOURNALS: dict[Path, Journal] = {}
+#: Write a line behind others: nothing is renamed, and it goes where the file went.
+APPENDING = {"training.log: a line", "enhance.watch: a line"}
 
 
 def test_every_module_that_writes_is_here() -> None:
@@ -300,7 +309,8 @@ def _fault(kind: str) -> Iterator[None]:
 
 FAULTS = ["no space", "broken disk", "broken disk at fsync", "broken disk at rename", "read-only"]
 CASES = list(product(WRITERS, FAULTS))
-OF_NAMES = [(APPENDING, "broken disk at fsync"), (APPENDING, "broken disk at rename")]
+OF_NAMES = [(name, "broken disk at rename") for name in APPENDING]
+OF_NAMES.append(("training.log: a line", "broken disk at fsync"))  # lines of which one may be lost
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -328,8 +338,10 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         ROWS.update({version: _weights(tmp_path, version) for version in (1, 2)})
     if name.startswith("training.log"):
         (folder / log.LOG).write_text('{"step": 3, "loss": 1.0}\n{"step": 20')
-    if name == APPENDING:
+    if name == "training.log: a line":
         LOGS[folder] = TrainLog(folder, 9)
+    if name == "enhance.watch: a line":
+        JOURNALS[folder] = Journal(folder / JOURNAL, folder)
     WRITERS[name](folder, 1)
     if name == "training.log: rewritten":
         (folder / log.LOG).write_text('{"step": 3, "loss": 1.0}\n{"step": 20')
@@ -350,7 +362,7 @@ def test_a_fault_leaves_the_old_files_and_nothing_else(name: str, kind: str, old
     assert _contents(old) != before
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS.keys() - {APPENDING}))
+@pytest.mark.parametrize("name", sorted(WRITERS.keys() - APPENDING))
 def test_a_folder_that_is_removed_meanwhile_is_an_output_error(name: str, old: Path) -> None:
     with _fault("folder gone"), pytest.raises(GiaError) as caught:
         WRITERS[name](old, 2)
