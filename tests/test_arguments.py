@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 import gia_cli
-from gia_cli import Enhanced, Enhancer, ExposureRequest, GiaError, RawFrame, read_raw
+from gia_cli import (
+    Enhanced,
+    Enhancer,
+    ExposureRequest,
+    GiaError,
+    RawFrame,
+    SaveOptions,
+    read_raw,
+)
 from gia_cli.arguments import instance_of, number, one_of, path_of, whole_number
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import ExposureError, FileMissingError, UsageError
@@ -25,7 +33,7 @@ ANYTHING: list[Any] = [3.5, [], {}, object(), b"x", np.zeros((3, 3)), "a\0b", Tr
 
 
 def test_every_public_name_is_tested_here() -> None:
-    tested = {"Enhancer", "Enhanced", "ExposureRequest", "RawFrame", "read_raw"}
+    tested = {"Enhancer", "Enhanced", "ExposureRequest", "RawFrame", "SaveOptions", "read_raw"}
     made_by_gia = {"GiaError", "RatioChoice", "__version__"}
     assert set(gia_cli.__all__) == tested | made_by_gia
 
@@ -219,6 +227,25 @@ def test_what_is_saved(frame: RawFrame, enhancer: Enhancer, tmp_path: Path) -> N
         with pytest.raises(UsageError):
             replace(picture, image=image).save(tmp_path / "a.tif")
     assert list(tmp_path.glob("a*")) == []
+
+
+SAVING: dict[str, list[Any]] = {
+    "color_space": ["", "sRGB", None, *ANYTHING],
+    "bit_depth": [0, 12, "8", NAN, *ANYTHING],
+    "jpeg_quality": [0, 101, "90", NAN, *ANYTHING],
+    "jpeg_subsampling": ["420", 2, *ANYTHING],
+    "jxl_distance": [-1, 26, "1", NAN, *ANYTHING[1:]],
+    "jxl_effort": [0, 10, "7", NAN, *ANYTHING],
+    "exr_compression": ["ZIP", 3, *ANYTHING],
+}
+
+
+@pytest.mark.parametrize("name", SAVING)
+def test_options_of_saving_that_are_none(name: str) -> None:
+    assert set(SAVING) == {field.name for field in fields(SaveOptions)}
+    for value in SAVING[name]:
+        with pytest.raises(UsageError):
+            SaveOptions(**{name: value})
 
 
 def test_words_that_go_into_messages_are_short() -> None:

@@ -170,6 +170,7 @@ def test_impossible_options_exit_with_2(
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_formats_take_their_options(make_arw: MakePhoto, tmp_path: Path) -> None:
     def made(name: str, *options: str) -> Path:
         result = gia("enhance", make_arw(), "-o", tmp_path / name, "--ratio", "100", *options)

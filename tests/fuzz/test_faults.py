@@ -129,6 +129,7 @@ def _sheet(folder: Path, version: int) -> None:
         image=image,
         choice=SimpleNamespace(ratio=100.0),
         weights=SimpleNamespace(name="w"),
+        window=None,
     )
     comparison.write_comparison(result, folder / "sheet.png")
 
