@@ -689,10 +689,10 @@ class Enhancer:
         """
         seconds: dict[str, float] = {}
         instance_of(request, ExposureRequest, "request")
-        file = _file_of(photo)
         if isinstance(photo, RawFrame):
             photo.check()
-        else:
+        file = _file_of(photo)
+        if not isinstance(photo, RawFrame):
             with memory_errors(), _timed(seconds, "decode"):
                 limit = self.options.max_memory
                 photo = read_raw(photo, levels=self._levels, max_memory=limit)

@@ -41,8 +41,12 @@ def test_every_command_has_an_example_that_it_takes(path: tuple[str, ...]) -> No
     begin = " ".join(("gia", *path))
     examples = [line for line in lines if line == begin or line.startswith(f"{begin} ")]
     assert examples
+    parent = ROOT.context_class(ROOT, info_name="gia")
+    for name in path[:-1]:
+        parent = ROOT.context_class(ROOT.commands[name], parent=parent, info_name=name)
     for example in examples:
-        COMMANDS[path].make_context(begin, shlex.split(example)[1 + len(path) :])
+        words = shlex.split(example)[1 + len(path) :]
+        COMMANDS[path].make_context(path[-1], words, parent=parent)
 
 
 def test_names_of_weights_are_completed() -> None:

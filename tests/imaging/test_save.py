@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import exifread
 import numpy as np
 import pytest
 import tifffile
@@ -21,6 +24,9 @@ from gia_cli.imaging.icc import icc_profile, srgb_icc_profile
 from gia_cli.imaging.save import require_format, save_pixels, saving_bytes
 from gia_cli.imaging.save_options import ColorSpaceName, SaveOptions
 from gia_cli.imaging.writer import FORMATS, Pixels, develop, develop_linear
+from gia_cli.raw.exif import MoreExif
+from gia_cli.raw.tiff import ASCII, RATIONAL, Entry
+from tests.imaging.test_jpeg import XMP
 from tests.imaging.test_writer import SHOT, _read_png
 
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -194,3 +200,36 @@ def test_the_memory_of_saving_grows_with_what_is_made() -> None:
     assert needed("jxl", color_space="rec2020") == needed("jxl") + 6
     efforts = [needed("jxl", jxl_effort=effort) for effort in range(1, 10)]
     assert efforts == sorted(efforts) and efforts[4] == needed("jxl") < efforts[8]
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "jpg", "jxl", "exr"])
+def test_place_author_and_xmp_ride_along_in_every_format(
+    tmp_path: Path, kind: OutputFormat
+) -> None:
+    gps = (
+        Entry(1, ASCII, b"S"),
+        Entry(2, RATIONAL, [(33, 1), (51, 1), (36, 1)]),
+        Entry(3, ASCII, b"E"),
+        Entry(4, RATIONAL, [(151, 1), (12, 1), (0, 1)]),
+    )
+    shot = replace(SHOT, more=MoreExif(first=(Entry(0x8298, ASCII, b"Me"),), gps=gps))
+    path, options = tmp_path / f"x.{kind}", SaveOptions()
+    light = np.zeros((16, 16, 3), np.float32)
+    pixels: Pixels = light if kind == "exr" else light.astype(np.uint16)
+    save_pixels(
+        path, pixels.astype(np.uint8) if kind == "jpg" else pixels, options, shot=shot, xmp=XMP
+    )
+    data = path.read_bytes()
+    assert XMP in data
+    if kind == "exr":
+        with OpenEXR.File(str(path)) as file:
+            header = dict(file.header())
+        assert header["latitude"] == pytest.approx(-33.86)
+        assert header["longitude"] == pytest.approx(151.2)
+        return
+    start = {"tif": b"II*\0", "png": b"eXIf", "jpg": b"Exif\0\0", "jxl": b"Exif\0\0\0\0"}[kind]
+    at = data.index(start) + (0 if kind == "tif" else len(start))
+    tags = exifread.process_file(io.BytesIO(data[at:]))
+    assert str(tags["GPS GPSLatitude"]) == "[33, 51, 36]"
+    assert str(tags["GPS GPSLatitudeRef"]) == "S"
+    assert str(tags["Image Copyright"]) == "Me"
