@@ -28,7 +28,8 @@ from gia_cli.runtime import Precision, Quality
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.enhance.batch import FileResult, Product
+    from gia_cli.enhance.batch import BatchOptions, FileResult, Job, Product
+    from gia_cli.enhance.report import BatchPage
 
 
 def _complete_white_balance(incomplete: str) -> list[str]:
@@ -191,6 +192,15 @@ def enhance(
             "--compare", help="Also write a sheet: LibRaw's amplified rendering beside gia's."
         ),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Also write a page of all photos: before and after, the ratio and why, times.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -210,7 +220,7 @@ def enhance(
     tile_side = _tile_side(tile)
 
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import PICTURE, BatchOptions, Job, plan_jobs, run_jobs
+    from gia_cli.enhance.batch import PICTURE, BatchOptions, plan_jobs, run_jobs
     from gia_cli.enhance.enhancer import Enhancer
 
     options = BatchOptions(
@@ -240,6 +250,9 @@ def enhance(
     )
 
     results: list[FileResult] = []
+    page = _report_page(report, jobs, options, terminal)
+    if page is not None:
+        options = page.watching(options)
 
     def announce(result: FileResult) -> None:
         _announce(terminal, result, as_json=as_json)
@@ -258,6 +271,11 @@ def enhance(
         else:
             work(jobs, results.append)
     finally:  # also after Ctrl-C: what is written is reported
+        if page is not None:
+            with page:
+                page.write(results)
+            if not as_json:
+                terminal.line(str(report))
         if as_json:
             terminal.json(_report(results))
     if len(jobs) > 1 and not (as_json or quiet):
@@ -278,6 +296,20 @@ def _comparison() -> Product:
     from gia_cli.enhance.comparison import comparison_path, write_comparison
 
     return Product(comparison_path, write_comparison)
+
+
+def _report_page(
+    path: Path | None, jobs: Sequence[Job], options: BatchOptions, terminal: Terminal
+) -> BatchPage | None:
+    """Begin the page, if one is asked for and not there already where such outputs are skipped."""
+    if path is None:
+        return None
+    from gia_cli.enhance.report import BatchPage
+
+    if options.on_exists == "skip" and path.exists():
+        terminal.note(f"{path}: skipped, it is already there.")
+        return None
+    return BatchPage(path, jobs, options)
 
 
 def _announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
