@@ -108,6 +108,7 @@
     const entry = entries[current];
     const plane = document.createElement("div");
     plane.className = "plane";
+    Object.assign(plane.style, { width: `${size.width}px`, height: `${size.height}px` });
     plane.append(picture([0, 0, size.width, size.height], thumbnailsOf(entry)[layer].src));
     side.caption.textContent = captionsOf(entry)[layer];
     side.pane.replaceChildren(plane);

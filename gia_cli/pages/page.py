@@ -1,7 +1,7 @@
 """A page of photos and tables: one HTML file with its style, script and pictures inside.
 
-It may hold what strangers wrote: names of files, lenses and cameras. Jinja escapes all of it, and the
-page's own policy lets the browser run the one script and the one style that are ours, by their
+It may hold what strangers wrote: names of files, lenses and cameras. Jinja escapes all of it, and
+the page's own policy lets the browser run the one script and the one style that are ours, by their
 hashes, and load nothing.
 """
 

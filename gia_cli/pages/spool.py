@@ -41,7 +41,10 @@ class Spool:
         try:
             # Beside the page: what fits here twice will fit there, as a folder for temporary files
             # that lies in memory may not.
-            file = tempfile.TemporaryFile(dir=page.parent, prefix=".gia-")  # noqa: SIM115
+            # Without buffers: those of one process know nothing of what another one has written.
+            file = tempfile.TemporaryFile(  # noqa: SIM115
+                dir=page.parent, prefix=".gia-", buffering=0
+            )
             self._file = cast(BinaryIO, file)
         except OSError as error:
             raise self._refusal(error) from error
@@ -56,8 +59,9 @@ class Spool:
         """
         try:
             start = self._file.seek(0, 2)
-            self._file.write(data)
-            self._file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise self._refusal(error) from error
         return Place(start, len(data))
@@ -66,7 +70,10 @@ class Spool:
         """Read what was put at a place."""
         try:
             self._file.seek(place.start)
-            return self._file.read(place.length)
+            data = bytearray()
+            while len(data) < place.length and (part := self._file.read(place.length - len(data))):
+                data += part
+            return bytes(data)
         except OSError as error:
             raise self._refusal(error) from error
 

@@ -46,6 +46,7 @@ from gia_cli.imaging.photos import find_photos
 from gia_cli.imaging.writer import write_image
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
+from gia_cli.pages.page import Page, write_page
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_arw, write_dng, write_raf
 from gia_cli.simulation.dataset import _write_list
@@ -185,6 +186,7 @@ WRITERS: dict[str, Writer] = {
     "training.log: curves": lambda f, v: draw_curves([{"step": v, "loss": 0.5}], f / "c.png"),
     "enhance.comparison": _sheet,
     "evaluation.scores": _book,
+    "pages.page": lambda f, v: write_page(f / "page.html", Page(str(v))),
     "evaluation.report": _report,
     "evaluation.tables: figure": _figure,
     "evaluation.tables: quality": _quality,
