@@ -84,6 +84,7 @@ TESTED_BY = {
     "raw.libraw": "raw/test_reader.py",
     "simulation.options": "simulation/test_photo.py",
     "text": "cli/test_console.py",
+    "evaluation.page": "cli/test_evaluate.py",
     "enhance.showing": "enhance/test_report.py",
     "sid_layout": "data/test_sid.py",
 }

@@ -18,6 +18,8 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
 from gia_cli.enhance.report import BatchPage
 from gia_cli.errors import Interrupted, OutputError, OutputExistsError, UsageError
+from gia_cli.imaging.preview import pil_image
+from gia_cli.pages.spool import Spool
 from gia_cli.progress import SILENT
 
 MakePhoto = Callable[..., Path]
@@ -75,7 +77,7 @@ def test_a_photo_that_has_gone_is_shown_alone(
     photo = make_arw()
     result = enhancer.enhance(photo, ratio=100)
     photo.unlink()
-    with showing.Spool(tmp_path / "p.html") as spool:
+    with Spool(tmp_path / "p.html") as spool:
         (layer,) = showing.keep_picture(result, spool, 1).view(spool).layers
     assert layer.caption.startswith("gia")
 
@@ -85,7 +87,7 @@ def test_a_photo_that_has_gone_is_shown_alone(
 def test_pages_of_many_photos_stay_openable(pictures: int, tiles: int) -> None:
     rng = np.random.default_rng(1)
     noise = rng.integers(0, 256, (2000, 3000, 3)).astype(np.uint8)
-    image = showing.pil_image(noise)
+    image = pil_image(noise)
     share = min(showing._PHOTO_BYTES, showing.PAGE_BYTES / pictures) / showing._BASE64
     parts, words = showing._parts([("a", image)], share, (2900, 1000))
     assert len(parts[0]) == tiles and words
