@@ -23,7 +23,7 @@ from gia_cli.evaluation.tables import (
 from gia_cli.files import refuse_hopeless_output
 from gia_cli.imaging.color import srgb8_from_bt709
 from gia_cli.imaging.preview import encoded, pil_image, shrunk
-from gia_cli.pages.page import Entry, Layer, Page, Table, Tile, View, write_page
+from gia_cli.pages.page import Entry, Facts, Layer, Page, Table, Tile, View, write_page
 from gia_cli.pages.spool import Place, Spool
 from gia_cli.paper import PaperRow
 
@@ -118,7 +118,10 @@ class EvalPage:
                 for each in kept
             )
             # Beside the amplified input the last system, before the ground truth.
-            yield Entry(title, view=View(width, height, layers, max(len(layers) - 2, 0)))
+            view = View(width, height, layers, max(len(layers) - 2, 0))
+            found = [each.caption.rpartition(": ") for each in kept]
+            scores = tuple((name, value) for name, _, value in found if name)
+            yield Entry(title, facts=(Facts("PSNR", scores),), view=view)
 
 
 def _tables(

@@ -175,6 +175,7 @@
       side.plane = null;
     }
     for (const id of ["fit", "full", "zoom-in", "zoom-out"]) at(id).disabled = size === null;
+    shape();
     if (size === null) {
       tell(entry.querySelector(".box.failed p")?.textContent || "There is no picture of this photo here.");
       at("zoom").textContent = "";
@@ -195,6 +196,11 @@
   // Along one axis: a picture that is smaller than the stage is centred, a larger one covers it.
   function placed(start, length, room) {
     return length <= room ? (room - length) / 2 : clamp(start, room - length, 0);
+  }
+
+  // No higher than the picture needs: bars above and below it would only push the facts away.
+  function shape() {
+    stage.style.maxHeight = size === null ? "" : `${Math.max(stage.clientWidth * size.height / size.width, 260)}px`;
   }
 
   function fit() {
@@ -384,6 +390,7 @@
   for (const side of sides) {
     side.choice.addEventListener("change", () => show(side, Number(side.choice.value)));
   }
+  window.addEventListener("resize", shape);
   new ResizeObserver(() => {
     if (size === null) return;
     if (isFitted) fit();
