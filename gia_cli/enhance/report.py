@@ -12,7 +12,7 @@ from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.enhance.exposure import describe_shot
 from gia_cli.enhance.showing import Shown, keep_picture
 from gia_cli.errors import UsageError
-from gia_cli.files import identity, refuse_hopeless_output
+from gia_cli.files import identity, make_folder, refuse_hopeless_output
 from gia_cli.pages.page import Entry, Facts, Page, Table, Timings, write_page
 from gia_cli.pages.spool import Spool
 
@@ -52,6 +52,8 @@ class BatchPage:
                 f"The page {path} is a file that is read.", hint="Choose another --report."
             )
         refuse_hopeless_output(path, replace=options.on_exists == "overwrite")
+        if options.out_dir in (path.parent, *path.parent.parents):
+            make_folder(path.parent, "--report")  # the batch would make it, but later
         self._path = path
         self._pictures = sum(len(job.targets) for job in jobs if job.error is None)
         self._spool = Spool(path)
