@@ -199,6 +199,29 @@ def test_the_slider_moves_by_mouse_and_keys(tab: Any) -> None:
     assert [is_red(color_at(tab, x, middle)) for x in at] == [False, False]
 
 
+def touch(tab: Any, *steps: list[tuple[float, float]]) -> None:
+    """Put fingers down, move them from step to step, and lift them."""
+    session = tab.context.new_cdp_session(tab)
+    for number, step in enumerate(steps):
+        points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(step)]
+        kind = "touchMove" if number else "touchStart"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+@pytest.mark.slow
+def test_the_slider_and_the_zoom_work_by_touch(tab: Any) -> None:
+    box = tab.locator("#stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
+    divider, plane = tab.locator("#divider"), tab.locator("#left-pane .plane")
+    touch(tab, [(x, y)], [(x - 40, y)], [(x - 100, y)], [(x - 200, y)])
+    assert int(divider.get_attribute("aria-valuenow")) < 40
+    before = plane.bounding_box()["width"]
+    apart = [[(x - step, y), (x + step, y)] for step in (50, 70, 90, 100)]
+    touch(tab, *apart)
+    assert plane.bounding_box()["width"] == pytest.approx(2 * before, rel=0.2)
+
+
 @pytest.mark.slow
 def test_zoom_pan_photos_and_tables(tab: Any) -> None:
     tab.keyboard.press("1")
