@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -31,11 +30,10 @@ from rich.text import Text
 
 from gia_cli import interrupts
 from gia_cli.errors import GiaError
+from gia_cli.text import escape_controls
 
 # Where stderr is a file, a line of status this often: enough to follow a long run by.
 _STATUS_SECONDS = 60.0
-# Control characters, and those that turn the reading direction or end a line.
-_COMMANDS = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _FILE_WIDTH = 160  # characters, of tables that go into a file
 
 
@@ -62,20 +60,6 @@ def _share_screen(first: IO[str], second: IO[str]) -> bool:
         return os.name == "nt" or os.path.sameopenfile(*descriptors)
     except (OSError, ValueError):  # no files, as in tests
         return False
-
-
-def escape_controls(text: str) -> str:
-    r"""Spell out the characters by which a file or its name could command a terminal.
-
-    Examples
-    --------
-    >>> escape_controls("night\x1b[2J.ARW")
-    'night\\x1b[2J.ARW'
-    """
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _COMMANDS else c
-        for c in text
-    )
 
 
 def _safe(text: str, style: str = "") -> Text:

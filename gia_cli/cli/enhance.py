@@ -44,8 +44,9 @@ from gia_cli.runtime import Precision, Quality
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
-    from gia_cli.enhance.batch import BatchOptions, FileResult, Product
+    from gia_cli.enhance.batch import BatchOptions, FileResult, Job, Product
     from gia_cli.enhance.enhancer import Enhancer
+    from gia_cli.enhance.report import BatchPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Batch:
     make_enhancer: Callable[[], Enhancer]
     terminal: Terminal
     as_json: bool
+    report: Path | None
 
 
 #: What is to be done with it.
@@ -314,6 +316,15 @@ def enhance(
             "--compare", help="Also write a sheet: LibRaw's amplified rendering beside gia's."
         ),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Also write a page of all photos: before and after, the ratio and why, times.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -376,19 +387,22 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
-    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json))
+    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json, report))
 
 
 def _finish(batch: Batch) -> None:
     """Enhance all photos, and report."""
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import Job, plan_jobs, run_jobs
+    from gia_cli.enhance.batch import plan_jobs, run_jobs
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
     jobs = plan_jobs(batch.inputs, options)
     enhancer, quiet = batch.make_enhancer(), terminal.quiet
 
     results: list[FileResult] = []
+    page = _report_page(batch.report, jobs, options, terminal)
+    if page is not None:
+        options = page.watching(options)
 
     def report_line(result: FileResult) -> None:
         announce(terminal, result, as_json=as_json)
@@ -407,6 +421,11 @@ def _finish(batch: Batch) -> None:
         else:
             work(jobs, results.append)
     finally:  # also after Ctrl-C: what is written is reported
+        if page is not None:
+            with page:
+                page.write(results)
+            if not as_json:
+                terminal.line(str(batch.report))
         if as_json:
             terminal.json(_report(results))
     if len(jobs) > 1 and not (as_json or quiet):
@@ -427,6 +446,20 @@ def _comparison() -> Product:
     from gia_cli.enhance.comparison import comparison_path, write_comparison
 
     return Product(comparison_path, write_comparison)
+
+
+def _report_page(
+    path: Path | None, jobs: Sequence[Job], options: BatchOptions, terminal: Terminal
+) -> BatchPage | None:
+    """Begin the page, if one is asked for and not there already where such outputs are skipped."""
+    if path is None:
+        return None
+    from gia_cli.enhance.report import BatchPage
+
+    if options.on_exists == "skip" and path.exists():
+        terminal.note(f"{path}: skipped, it is already there.")
+        return None
+    return BatchPage(path, jobs, options)
 
 
 def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gia_cli.evaluation.casts import Casts
     from gia_cli.evaluation.config import EvalConfig
     from gia_cli.evaluation.diagnose import Diagnosis
+    from gia_cli.evaluation.page import EvalPage
     from gia_cli.evaluation.report import Failure, Report
     from gia_cli.paper import PaperRow
     from gia_cli.weights.storage import WeightsInfo
@@ -205,6 +206,16 @@ def evaluate(
         bool,
         typer.Option("--markdown", help="Print all results on stdout as one Markdown table."),
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Also write a page: the tables, sortable, and the photos of --panel under a "
+            "slider.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -254,15 +265,19 @@ def evaluate(
         precision=precision,
         engine=engine,
     )
+    html = _page(page)
     report = _evaluate(config, terminal)
     if markdown:
         _show_markdown(report, terminal)
     elif not as_json:
         _show(report, rows, terminal)
     if panel > 0:
-        _draw_panel(report, panel, panel_order, terminal)
+        _draw_panel(report, panel, panel_order, terminal, html)
     tests = _diagnose(config, terminal) if diagnose else []
     found = _measure_casts(config, terminal) if casts else []
+    if html is not None:
+        html.write(report, rows, tests, found)
+        html.close()
     if as_json:
         more = {
             "diagnosis": [asdict(test) for test in tests],
@@ -273,6 +288,8 @@ def evaluate(
         _show_diagnosis(tests, terminal)
         _show_casts(found, terminal)
         terminal.line(str(config.out))
+        if page is not None:
+            terminal.line(str(page))
     failed = {failure.path for failure in report.failures}
     if failed:
         raise BatchError(f"{len(failed)} of {report.pairs} pairs failed.")
@@ -296,8 +313,18 @@ def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:
     return lambda failure: terminal.error(failure.error, about=failure.path)
 
 
+def _page(path: Path | None) -> EvalPage | None:
+    from gia_cli.evaluation.page import EvalPage
+
+    return None if path is None else EvalPage(path)
+
+
 def _draw_panel(
-    report: Report, count: int, order: Literal["spread", "worst"], terminal: Terminal
+    report: Report,
+    count: int,
+    order: Literal["spread", "worst"],
+    terminal: Terminal,
+    html: EvalPage | None,
 ) -> None:
     from gia_cli.evaluation.panel import choose_for_panel, panel_rows
     from gia_cli.evaluation.tables import write_figure
@@ -305,7 +332,8 @@ def _draw_panel(
     with terminal:
         chosen = choose_for_panel(report, count, order)
         path = report.config.out / "panel.png"
-        write_figure(panel_rows(report.config, chosen, terminal), path)
+        pictures = panel_rows(report.config, chosen, terminal)
+        write_figure(pictures if html is None else html.keeping(pictures), path)
 
 
 def _diagnose(config: EvalConfig, terminal: Terminal) -> list[Diagnosis]:
@@ -368,15 +396,11 @@ def _show_casts(casts: list[Casts], terminal: Terminal) -> None:
 
 
 def _show_diagnosis(tests: list[Diagnosis], terminal: Terminal) -> None:
+    from gia_cli.evaluation.tables import diagnosis_table
+
     if not tests:
         return
-    names = list(dict.fromkeys(name for test in tests for name in test.losses))
-    rows = [
-        [test.system, f"{test.psnr:.2f}"]
-        + [f"{-test.losses[name]:+.2f}" if name in test.losses else "" for name in names]
-        for test in tests
-    ]
-    terminal.table(["dB without", "PSNR", *names], rows)
+    terminal.table(*diagnosis_table(tests))
 
 
 def _for_table(given: list[str], rows: list[PaperRow], terminal: Terminal) -> tuple[str, ...]:

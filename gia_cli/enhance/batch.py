@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
+from gia_cli.enhance.showing import Shown
 from gia_cli.errors import (
     GiaError,
     Interrupted,
@@ -58,6 +59,8 @@ _NAME_SUFFIX = "_gia"
 # A DNG that gia wrote into a folder of photos is none of them.
 _OWN_DNG = re.compile(rf"{_NAME_SUFFIX}(_crop)?(_x[\d.]+)?\.dng$", re.IGNORECASE)
 _SHOWN = 3  # photos that a message names
+# For a page, of each photosite: LibRaw's image and rendering, and the levels of both pictures.
+_SHOWING_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class BatchOptions:
     products: tuple[Product, ...] = (PICTURE,)
     also_read: tuple[Path, ...] = ()
     """Other files that no output may replace, such as the reference."""
+    show: Callable[[Enhanced], Shown] | None = None
+    """Keeps each picture for a page; called in the writing thread, after its files are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,10 @@ class FileResult:
     """From the photo's turn at the network until its last file is written."""
     stages: dict[str, float] = field(default_factory=dict)
     """Wall-clock time of each stage in seconds, over all its pictures; other photos' overlap."""
+    notes: list[str] = field(default_factory=list)
+    """What the user was told of it."""
+    shown: list[Shown] = field(default_factory=list)
+    """What a page shows of its pictures, if there is one."""
     error: GiaError | None = None
 
 
@@ -421,20 +430,23 @@ def run_jobs(
             for number, job in enumerate(jobs, start=1):
                 progress.photo(job.source.name, number, len(jobs))
                 photo = ahead.take()
-                result, started = FileResult(job.source), time.perf_counter()
+                result = FileResult(job.source, notes=ahead.notes)
+                told_of, started = _Noting(progress, result.notes), time.perf_counter()
                 current = job, result, started
                 for prepared, files in _pictures(photo, job, result):
                     keeps = _needs_picture(files)
                     saving = _saving_bytes(prepared, files)
                     computed = _compute(
-                        enhancer, prepared, ahead, written, progress, result, saving, keeps=keeps
+                        *(enhancer, prepared, ahead, written, told_of, result, saving),
+                        keeps=keeps,
+                        is_shown=options.show is not None,
                     )
                     del prepared
                     if computed is None:
                         break  # the photo's other brackets would fare no better
                     written.result()  # one picture is behind the network, never two
                     developed = writer.submit(computed.develop, keep_picture=keeps)
-                    written = writer.submit(_write, developed, files, result)
+                    written = writer.submit(_write, developed, files, result, options.show)
                     del computed, developed  # the writer's, and gone when it is done
                 del photo
                 # Behind the photo's own files in the writer's queue.
@@ -470,6 +482,20 @@ def _is_made(
 Photo = Future[Iterator[tuple[Prepared, Files]] | None]
 
 
+class _Noting:
+    """Passes on what is reported of one photo, and remembers the notes."""
+
+    def __init__(self, progress: Progress, notes: list[str]) -> None:
+        self.photo, self.stage, self.advance = progress.photo, progress.stage, progress.advance
+        self.status, self.detail = progress.status, progress.detail
+        self._note, self._notes = progress.note, notes
+
+    def note(self, message: str) -> None:
+        """Show the user one line that matters."""
+        self._notes.append(message)
+        self._note(message)
+
+
 class _ReadAhead:
     """Reads the photos in a thread, at most one ahead of the one that is worked on."""
 
@@ -482,7 +508,11 @@ class _ReadAhead:
         thread: ThreadPoolExecutor,
     ) -> None:
         self._jobs = iter(jobs)
-        self._context = enhancer, options, progress
+        self._context = enhancer, options
+        self._progress = progress
+        self.notes: list[str] = []
+        """Of the photo that was taken last."""
+        self._next_notes: list[str] = []
         self._thread = thread
         self._job: Job | None = None
         self._photo: Photo | None = None
@@ -491,7 +521,9 @@ class _ReadAhead:
     def begin(self) -> None:
         """Begin to read the next photo, if there is one and it is not begun yet."""
         if self._photo is None and self._job is not None:
-            self._photo = self._thread.submit(_read, self._job, *self._context)
+            self._next_notes = []
+            noting = _Noting(self._progress, self._next_notes)
+            self._photo = self._thread.submit(_read, self._job, *self._context, noting)
 
     def take(self) -> Photo:
         """Wait for the next photo."""
@@ -500,6 +532,7 @@ class _ReadAhead:
         assert photo is not None  # nobody takes more than there are
         wait([photo])
         self._job, self._photo = next(self._jobs, None), None
+        self.notes = self._next_notes
         return photo
 
     @property
@@ -558,6 +591,7 @@ def _compute(
     saving: int,
     *,
     keeps: bool,
+    is_shown: bool = False,
 ) -> Computed | None:
     """Run the network beside the reading and the writing, or alone where memory demands it."""
     computed = None
@@ -567,6 +601,8 @@ def _compute(
         reserved = prepared.reading_bytes if ahead.is_reading else 0
         if not written.done():
             reserved += prepared.developing_bytes + saving
+            if is_shown:
+                reserved += _SHOWING_BYTES * prepared.frame.mosaic.size
             if keeps:  # the picture, until all is written
                 reserved += prepared.picture_bytes
         is_beside = ahead.is_ahead or not written.done()
@@ -626,7 +662,12 @@ def _saving_bytes(prepared: Prepared, files: Files) -> int:
     return max(needed, default=0)
 
 
-def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> None:
+def _write(
+    developed: Future[Enhanced],
+    files: Files,
+    result: FileResult,
+    show: Callable[[Enhanced], Shown] | None,
+) -> None:
     """Write what is made of one picture; in the writing thread."""
     with _failures_into(result):
         picture, start = developed.result(), time.perf_counter()
@@ -635,6 +676,8 @@ def _write(developed: Future[Enhanced], files: Files, result: FileResult) -> Non
             result.outputs.append(path)
         for stage, seconds in (*picture.seconds.items(), ("write", time.perf_counter() - start)):
             result.stages[stage] = result.stages.get(stage, 0.0) + seconds
+        if show is not None:
+            result.shown.append(show(picture))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from gia_cli.imaging.color import srgb8_from_bt709
 from gia_cli.imaging.sheet import side_by_side, stacked
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PUBLISHED_MEASURES, PaperRow
+
+if TYPE_CHECKING:
+    from gia_cli.evaluation.diagnose import Diagnosis
 
 # ---------------------------------------------------------------- gia eval
 
@@ -66,7 +69,7 @@ def score_table(
     columns += ["ratio off, stops", "within ½ stop"] if automatic else []
     rows = []
     for summary in report.summaries:
-        row = [_row_name(summary.system, summary.ratio_mode), str(summary.count)]
+        row = [row_name(summary.system, summary.ratio_mode), str(summary.count)]
         row += [_interval(summary.means.get(name), digits) for name, _, digits in shown]
         if automatic:
             row += _ratio_cells(summary)
@@ -92,7 +95,7 @@ def ratio_table(report: Report) -> tuple[list[str], list[list[str]]]:
     if len(ratios) < 2:
         return [], []
     rows = [
-        [_row_name(summary.system, summary.ratio_mode), *_psnr_at(report, summary, ratios)]
+        [row_name(summary.system, summary.ratio_mode), *_psnr_at(report, summary, ratios)]
         for summary in report.summaries
     ]
     return ["PSNR", *(f"ratio {ratio}" for ratio in ratios)], rows
@@ -134,7 +137,7 @@ def markdown_table(report: Report) -> list[str]:
     head += ["ratio off, stops", "within ½ stop"] if automatic else []
     lines = [head, ["---"] * len(head)]
     for summary in report.summaries:
-        cells = [_row_name(summary.system, summary.ratio_mode)]
+        cells = [row_name(summary.system, summary.ratio_mode)]
         for name, _, digits in wanted:
             mean = summary.means.get(name)
             cells.append("n/a" if mean is None else f"{mean.mean:.{digits}f}")
@@ -169,7 +172,7 @@ def casts_table(casts: Sequence[Casts]) -> tuple[list[str], list[list[str]]]:
     columns += ["PSNR", "with gains of its own"]
     rows = [
         [
-            _row_name(of_system.system, of_system.ratio_mode),
+            row_name(of_system.system, of_system.ratio_mode),
             ends.exposure,
             str(ends.scenes),
             f"{ends.to_truth:.1f}",
@@ -190,6 +193,17 @@ def casts_table(casts: Sequence[Casts]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
+def diagnosis_table(tests: Sequence[Diagnosis]) -> tuple[list[str], list[list[str]]]:
+    """Lay out what each network loses without each of its parts, in dB."""
+    names = list(dict.fromkeys(name for test in tests for name in test.losses))
+    rows = [
+        [test.system, f"{test.psnr:.2f}"]
+        + [f"{-test.losses[name]:+.2f}" if name in test.losses else "" for name in names]
+        for test in tests
+    ]
+    return ["dB without", "PSNR", *names], rows
+
+
 def difference_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Lay out how much each row differs from the one they are compared with, photo by photo."""
     wanted = [c for c in SCORE_COLUMNS if c[0] in _DIFFERENCES]
@@ -201,11 +215,12 @@ def difference_table(report: Report) -> tuple[list[str], list[list[str]]]:
         for name, _, digits in wanted:
             estimate = summary.differences.get(name)
             cells.append(_signed(estimate, digits, missing="n/a"))
-        rows.append([_row_name(summary.system, summary.ratio_mode), *cells])
+        rows.append([row_name(summary.system, summary.ratio_mode), *cells])
     return [f"minus {report.versus}", *(heading for _, heading, _ in wanted)], rows
 
 
-def _row_name(system: str, ratio_mode: str) -> str:
+def row_name(system: str, ratio_mode: str) -> str:
+    """Name a row of the tables."""
     return system if ratio_mode == "known" else f"{system} ({ratio_mode} ratio)"
 
 
@@ -280,7 +295,7 @@ def plot_quality(
     flops = {cost.network: cost.tf1_flops / 1e9 for cost in costs}
     where = times if speed is not None else flops
     points = [
-        (_row_name(system["system"], system["ratio_mode"]), where[system["network"]], psnr)
+        (row_name(system["system"], system["ratio_mode"]), where[system["network"]], psnr)
         for system in _evaluated(scores)
         if system.get("network") in where and _is_published_size(system)
         if (psnr := system["means"].get("psnr"))

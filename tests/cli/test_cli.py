@@ -113,6 +113,26 @@ def test_compare_writes_a_sheet_beside(make_arw: MakePhoto, tmp_path: Path) -> N
     assert len(result.stdout.splitlines()) == 2
 
 
+@pytest.mark.slow
+def test_a_report_is_a_page_of_the_batch(make_arw: MakePhoto, tmp_path: Path) -> None:
+    make_arw()
+    (tmp_path / "broken.ARW").write_bytes(b"")
+    page = tmp_path / "out" / "page.html"
+    command = ("enhance", tmp_path, "--out-dir", page.parent, "--report", page)
+    done = gia(*command)
+    assert done.exit_code == 3
+    assert done.stdout.splitlines()[-1] == str(page)
+    text = page.read_text("utf-8")
+    assert text.count("<article") == 2 and "1 written, 1 failed" in text
+    refused = gia(*command)
+    assert refused.exit_code == 61 and "page.html already exists" in refused.stderr
+    skipped = gia(*command, "--on-exists", "skip")
+    assert skipped.exit_code == 3 and "page.html: skipped" in skipped.stderr
+    assert page.read_text("utf-8") == text
+    replaced = gia(*command, "--on-exists", "overwrite", "--json")
+    assert replaced.exit_code == 3 and page.read_text("utf-8") != text
+
+
 def test_a_reference_sets_the_exposure(make_arw: MakePhoto, tmp_path: Path) -> None:
     reference = tmp_path / "bright.dng"
     # make_arw: 1/10 s, ISO 1600, f/8; write_dng's default is the same exposure.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -52,6 +53,7 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     done = gia(
         *("eval", "--data", tree, "--weights", DEFAULT, "--isp", "libraw", "--out", out),
         *("--ratio", "known,auto", "--panel", "1", "--device", "cpu"),
+        *("--report", tmp_path / "page.html"),
     )
     assert done.exit_code == 0, done.output
     for words in (f"{DEFAULT} (auto ratio)", "PSNR ↑", f"minus {DEFAULT}", "pieapp: n/a"):
@@ -59,6 +61,16 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     assert str(out) in done.stdout.splitlines()
     names = {path.name for path in out.iterdir()}
     assert names == {"scores.jsonl", "scores.csv", "report.json", "panel.png"}
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert str(tmp_path / "page.html") in done.stdout.splitlines()
+    tables = re.findall(r"<h2>(.*?)</h2>\n<div|<summary><h2>(.*?)</h2>", page)
+    assert [a or b for a, b in tables] == [
+        *("Scores", "Differences, photo by photo", "By ratio", "Every photo (6 rows)"),
+    ]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert len(captions) == 4 and captions[-1] == "ground truth"
+    refused = gia("eval", "--data", tree, "--isp", "libraw", "--report", tmp_path / "p.tif")
+    assert refused.exit_code == 2 and "ends in .html" in refused.output
 
 
 @pytest.mark.slow

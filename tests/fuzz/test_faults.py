@@ -51,6 +51,7 @@ from gia_cli.imaging.photos import find_photos
 from gia_cli.imaging.writer import write_image
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
+from gia_cli.pages.page import Page, write_page
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.writer import write_arw, write_dng, write_raf
 from gia_cli.simulation.dataset import _write_list
@@ -210,6 +211,7 @@ WRITERS: dict[str, Writer] = {
     "enhance.comparison": _sheet,
     "enhance.watch: a line": _journal,
     "evaluation.scores": _book,
+    "pages.page": lambda f, v: write_page(f / "page.html", Page(str(v))),
     "evaluation.report": _report,
     "evaluation.tables: figure": _figure,
     "evaluation.tables: quality": _quality,

@@ -1,0 +1,1 @@
+"""Pages to look at in a browser: one file each, which asks nothing of any network."""
