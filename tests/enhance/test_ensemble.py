@@ -149,7 +149,11 @@ def test_one_picture_more_is_held_and_known_to_every_plan(monkeypatch: pytest.Mo
     planes = np.zeros((4, 1, 1), np.float32)
 
     def fake(
-        engine: Engine, mosaic: PackedMosaic, options: InferOptions, progress: object
+        engine: Engine,
+        mosaic: PackedMosaic,
+        options: InferOptions,
+        progress: object,
+        terms: object = None,
     ) -> NDArray[np.float32]:
         held.append(resident_bytes() - before)
         reserved.append(options.reserved)
@@ -190,7 +194,11 @@ def test_a_turn_that_begins_again_takes_nothing_back(monkeypatch: pytest.MonkeyP
     bar = ProgressSpy()
 
     def fake(
-        engine: object, mosaic: object, options: object, progress: ProgressSpy
+        engine: object,
+        mosaic: object,
+        options: object,
+        progress: ProgressSpy,
+        terms: object = None,
     ) -> NDArray[np.float32]:
         for total in (10, 4):  # out of memory after 7 of 10, then tiles
             progress.stage("network", total)
