@@ -1,6 +1,7 @@
 """Open a file with LibRaw, and say what it means when that fails.
 
-Every refusal gets a sentence and an exit code of its own.
+Every refusal gets a sentence and an exit code of its own. rawpy is loaded when the first photo is
+read: training on photographs goes without.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
-
-import rawpy
+from typing import TYPE_CHECKING, BinaryIO
 
 from gia_cli.errors import (
     DamagedFileError,
@@ -36,6 +35,9 @@ from gia_cli.errors import (
 from gia_cli.raw import tiff
 from gia_cli.raw.exif import RAF_MAGIC
 from gia_cli.runtime import free_bytes, zeroed_memory
+
+if TYPE_CHECKING:
+    import rawpy
 
 _JPEG = b"\xff\xd8\xff"
 _NOT_RAW_MAGICS = {
@@ -171,6 +173,8 @@ def open_raw(path: Path, max_memory: int | None = None) -> Iterator[rawpy.RawPy]
     OutOfMemoryError
         The photo, by the size that it states, does not fit.
     """
+    import rawpy
+
     with rawpy.RawPy() as raw:
         recognised = False
         try:
@@ -216,6 +220,8 @@ def is_known_by_size_only(path: Path, raw: rawpy.RawPy) -> bool:
         head = file.read(4)
     if head in _TIFF_MAGICS or head in _RAW_MAGICS or length > _LARGEST_WITHOUT_HEADER:
         return False
+    import rawpy
+
     with rawpy.RawPy() as blank, _quiet_stderr():
         try:
             blank.open_buffer(io.BytesIO(bytes(length)))
@@ -237,6 +243,8 @@ def _hand_over(path: Path, raw: rawpy.RawPy) -> None:
 
 def _refusal(path: Path, error: rawpy.LibRawError, *, recognised: bool) -> RawError:
     """Say what a LibRaw error means for a file, which it had `recognised` or not."""
+    import rawpy
+
     compression, is_dng = _cfa_compression(path)
     # LibRaw answers with an I/O error too when a text of a few bytes ends before its header would.
     if isinstance(error, rawpy.LibRawIOError) and (recognised or _looks_raw(path)):

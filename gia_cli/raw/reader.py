@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import rawpy
 from numpy.typing import NDArray
 
 from gia_cli.arguments import instance_of, number, path_of, whole_number
@@ -52,6 +51,9 @@ from gia_cli.raw.libraw import (
     refuse_hopeless,
 )
 from gia_cli.raw.tiff import Directory
+
+if TYPE_CHECKING:
+    import rawpy
 
 #: File name endings that `gia enhance FOLDER` looks for, in lower case.
 # fmt: off
@@ -410,6 +412,8 @@ def render_truth(path: Path, mosaic: NDArray[np.uint16] | None = None) -> NDArra
 def _postprocess(
     path: Path, mosaic: NDArray[np.uint16] | None = None, **options: Any
 ) -> NDArray[Any]:
+    import rawpy
+
     path = Path(path)
     refuse_hopeless(path)
     with open_raw(path) as raw:
@@ -435,6 +439,8 @@ def _frame(path: Path, raw: rawpy.RawPy, levels: Levels) -> RawFrame:
     shot, stated = read_exif(path)
     if shot.make is None and _is_grey_picture(directories):
         raise NotRawError(f"{path} is a grey TIFF picture, not a RAW photo.")
+    import rawpy
+
     if raw.raw_type != rawpy.RawType.Flat or raw.raw_image is None:
         raise LinearRawError(f"{path} is already demosaiced (linear DNG, sRAW or mRAW).")
     pattern, color_ids = _pattern(path, raw)

@@ -126,7 +126,7 @@ def _panel(folder: Path, version: int) -> None:
 def _sheet(folder: Path, version: int) -> None:
     image = _image(version)
     result: Any = SimpleNamespace(
-        frame=SimpleNamespace(kind="bayer", mosaic=np.zeros((4, 4)), path=folder),
+        frame=SimpleNamespace(kind="bayer", mosaic=np.zeros((4, 4)), path=folder, flip=0),
         image=image,
         choice=SimpleNamespace(ratio=100.0),
         weights=SimpleNamespace(name="w"),

@@ -620,7 +620,7 @@ def test_a_gpu_too_small_hands_over_to_the_cpu(
     run, tried = infer_module._run, []
 
     def no_room_on_cuda(
-        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: ProgressSpy
+        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: ProgressSpy, terms: None
     ) -> NDArray[np.float32]:
         tried.append((engine.device, max(plan.core)))
         if engine.device == "cuda":

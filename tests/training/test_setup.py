@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -291,3 +293,10 @@ def test_the_floor_is_the_runs_and_its_weights(config: TrainConfig) -> None:
     assert export_run(config.run, "own", config.run / "weights")["config"]["input_floor"] is None
     with pytest.raises(RunError, match="input_floor"):
         train(replace(config, clip_black=True))
+
+
+def test_training_on_photographs_goes_without_libraw() -> None:
+    code = (
+        "import sys; sys.modules['rawpy'] = None; import gia_cli.training.loop, gia_cli.cli.train"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
