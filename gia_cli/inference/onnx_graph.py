@@ -1,4 +1,4 @@
-"""The U-Nets as ONNX graphs, built from named arrays with `onnx.helper`; fp32, never imports torch.
+"""The U-Nets as ONNX graphs, built from named arrays with ONNX's own helpers; fp32, never imports torch.
 
 What `nets.unet` is to torch, with the same stride, halos and pictures up to rounding. Built rather
 than traced: the exporter of torch would need torch, and would fix what each size leaves open.

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from gia_cli.cli import app
 from gia_cli.errors import DeviceError
 from gia_cli.inference import devices, select
 from gia_cli.inference.devices import auto_choice, describe_machine
@@ -25,6 +27,18 @@ def test_this_machine_is_described() -> None:
     assert known["openvino"]["problem"] is None
     assert any(device.startswith("CPU (") for device in known["openvino"]["devices"])
     assert set(known["auto"]) == {"bayer", "xtrans"}
+
+
+def test_the_command_prints_it_without_a_photo() -> None:
+    done = CliRunner().invoke(app, ["info", "--devices"], env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    for name, choice in describe_machine()["auto"].items():
+        (line,) = (row for row in done.stdout.splitlines() if row.startswith(f"auto, {name}"))
+        assert choice["weights"] in line and choice["reason"] in line
+    done = CliRunner().invoke(app, ["info", "--devices", "--json"])
+    assert json.loads(done.stdout) == describe_machine()
+    assert CliRunner().invoke(app, ["info"]).exit_code == 2
+    assert CliRunner().invoke(app, ["info", "--devices", "night.ARW"]).exit_code == 2
 
 
 def test_onnx_runtime_is_named_or_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
