@@ -1,7 +1,7 @@
-"""The U-Nets as ONNX graphs, built from named arrays with ONNX's own helpers; fp32, never imports torch.
+"""The U-Nets as ONNX graphs in fp32, built from named arrays with ONNX's own helpers.
 
 What `nets.unet` is to torch, with the same stride, halos and pictures up to rounding. Built rather
-than traced: the exporter of torch would need torch, and would fix what each size leaves open.
+than traced: torch's exporter would need torch each time an engine is opened. Never imports it.
 """
 
 from __future__ import annotations

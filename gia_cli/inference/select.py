@@ -146,9 +146,20 @@ def require_onnx_packages() -> None:
 
 
 def onnx_devices() -> list[DeviceKind]:
-    """Name the devices that the installed ONNX Runtime has providers for, best first."""
-    from gia_cli.inference.onnx_engine import available
+    """Name the devices that the installed ONNX Runtime has providers for, best first.
 
+    Raises
+    ------
+    DeviceError
+        It cannot be loaded.
+    """
+    try:
+        from gia_cli.inference.onnx_engine import available
+    except ImportError as error:
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeviceError(
+            f"ONNX Runtime cannot be loaded: {words}.", hint="Use --engine torch."
+        ) from error
     return available()
 
 

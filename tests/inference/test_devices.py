@@ -93,7 +93,7 @@ def test_without_an_intel_gpu_the_error_says_what_to_do(monkeypatch: pytest.Monk
     assert select.choose_runtime("intel-gpu", "auto", "openvino") == Runtime("intel-gpu", "float32")
     for precision in ("int8", "fp16"):
         with pytest.raises(DeviceError, match="in fp32 here"):
-            select.choose_runtime("intel-gpu", precision, "auto")  # type: ignore[arg-type]
+            select.choose_runtime("intel-gpu", precision, "auto")
     with pytest.raises(DeviceError, match="engine torch does not run on intel-gpu"):
         select.choose_runtime("intel-gpu", "auto", "torch")
 

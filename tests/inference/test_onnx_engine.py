@@ -246,6 +246,13 @@ def test_without_the_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     assert "gia-cli[onnx]" in str(caught.value.hint)
 
 
+def test_a_broken_installation_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gia_cli.inference.onnx_engine", None)
+    with pytest.raises(DeviceError, match="ONNX Runtime cannot be loaded") as caught:
+        Enhancer.from_weights(engine="onnx")
+    assert "--engine torch" in str(caught.value.hint)
+
+
 @pytest.mark.slow
 def test_a_photo_needs_no_torch(tmp_path: Path) -> None:
     config = NetConfig("gia-net", width=2, vector=4)
