@@ -93,8 +93,11 @@ def require_openvino(runtime: Runtime, config: NetConfig | None = None) -> None:
 
 def require_int8(runtime: Runtime, engine: EngineName, config: NetConfig | None = None) -> None:
     """Raise `DeviceError` if int8 weights cannot run there: they need OpenVINO on the CPU."""
-    if engine in ("torch", "onnx") or runtime.device != "cpu":
-        obstacle: str | None = f"not with {engine} on {runtime.device}"
+    obstacle: str | None
+    if engine in ("torch", "onnx"):
+        obstacle = f"not with {engine}"
+    elif runtime.device == INTEL_GPU:
+        obstacle = f"not on {INTEL_GPU}"
     else:
         obstacle = obstacle_to_openvino(runtime, config)
     if obstacle is not None:
