@@ -24,13 +24,15 @@ from gia_cli.errors import DeviceError, GiaError, OutOfMemoryError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-DeviceKind = Literal["cpu", "cuda", "mps"]
+#: Of OpenVINO and of ONNX Runtime: torch does not know them by these names.
+OtherDevice = Literal["intel-gpu", "directml", "coreml", "migraphx"]
+DeviceKind = Literal["cpu", "cuda", "mps", OtherDevice]
 DeviceName = Literal["auto", DeviceKind]
 #: Of training.
 FloatPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 Precision = Literal[FloatPrecision, "int8"]
 _PRECISIONS: tuple[str, ...] = get_args(Precision)
-EngineName = Literal["auto", "torch", "openvino"]
+EngineName = Literal["auto", "torch", "openvino", "onnx"]
 #: One rendering, or the mean of eight.
 Quality = Literal["normal", "best"]
 #: Names of number formats, as torch and NumPy have them. Double is for tests; int8 stands for
@@ -85,7 +87,7 @@ class Runtime:
 
 
 def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runtime:
-    """Choose device and precision.
+    """Choose device and precision, for torch.
 
     Parameters
     ----------
@@ -105,6 +107,10 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
     one_of(precision, _PRECISIONS, "precision")
     if precision == "int8" and device == "auto":
         device = "cpu"
+    if device in get_args(OtherDevice):
+        raise DeviceError(
+            f"torch, which computes this, does not run on {device}.", hint="Leave out --device."
+        )
     chosen = _present_device(device)
     if precision == "int8" and chosen != "cpu":
         raise DeviceError(
@@ -173,6 +179,43 @@ def _cuda_count() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as torch sees it."""
+
+    name: str
+    memory: int
+    """Bytes in all."""
+    capability: str
+    """Of CUDA, such as "9.0"; of AMD the architecture."""
+
+
+def gpus() -> list[Gpu]:
+    """List the GPUs that torch calls "cuda", in its order."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(index) for index in range(_cuda_count())]
+    return [
+        Gpu(
+            each.name,
+            int(each.total_memory),
+            getattr(each, "gcnArchName", None) or f"{each.major}.{each.minor}",
+        )
+        for each in found
+    ]
+
+
+def torch_facts() -> dict[str, object]:
+    """Say which torch this is, whether it sees Apple's MPS, and what it uses of the CPU."""
+    import torch
+
+    return {
+        "version": torch.__version__,
+        "mps": _has_mps(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 # ---------------------------------------------------------------- cores
@@ -352,8 +395,11 @@ def _set_malloc(*settings: tuple[int, int]) -> bool:
 
 
 def free_bytes(device: DeviceKind = "cpu") -> int:
-    """Memory that this process may still take on a device, container limits included."""
-    if device == "cuda":
+    """Memory that this process may still take on a device, container limits included.
+
+    Of a GPU that torch cannot ask it is main memory, which most of these GPUs share.
+    """
+    if device == "cuda" and _cuda_count():
         import torch
 
         # torch keeps what it freed: still ours to use, but not free to the driver.

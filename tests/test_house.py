@@ -53,6 +53,8 @@ FENCES: dict[str, set[str]] = {
     "watchdog": {"enhance.watch"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},
+    "onnx": {"inference.onnx_graph", "inference.onnx_export"},
+    "onnxruntime": {"inference.onnx_engine"},
     "nncf": {"quantization.openvino"},
     "torch": {"nets", "weights", "metrics", "training", "runtime", "inference.torch_engine"}
     | {"data.batches", "benchmark.flops", "benchmark.speed", "evaluation.diagnose"},
@@ -80,6 +82,8 @@ TESTED_BY = {
     "imaging.sheet": "enhance/test_comparison.py",
     "interrupts": "cli/test_cli.py",
     "inference.openvino_graph": "inference/test_openvino_engine.py",
+    "inference.named_arrays": "inference/test_openvino_engine.py",
+    "inference.onnx_graph": "inference/test_onnx_engine.py",
     "inference.plan": "inference/test_run.py",
     "inference.quiet_openvino": "inference/test_select.py",
     "metrics.bootstrap": "metrics/test_fidelity.py",

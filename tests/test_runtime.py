@@ -438,3 +438,19 @@ def test_the_cache_lies_where_linux_keeps_caches(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert cache_folder() == tmp_path / "elsewhere" / "gia"
     assert not list(tmp_path.iterdir())  # asking makes nothing
+
+
+@pytest.mark.parametrize("device", ["intel-gpu", "directml", "coreml", "migraphx"])
+def test_torch_is_not_asked_for_what_others_run_on(device: DeviceName) -> None:
+    with pytest.raises(DeviceError, match=f"does not run on {device}"):
+        resolve(device)
+
+
+def test_gpus_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="Some GPU", total_memory=8 * 10**9, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    assert runtime.gpus() == [runtime.Gpu("Some GPU", 8 * 10**9, "9.0")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.gpus() == []

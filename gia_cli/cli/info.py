@@ -1,4 +1,4 @@
-"""``gia info``: what gia knows about a photo."""
+"""``gia info``: what gia knows about a photo, and about this machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 
 from gia_cli.cli.app import app, error_report, exposure_request
 from gia_cli.cli.options import Json, MaxRatio, Weights
-from gia_cli.errors import BatchError, GiaError, WeightsError
+from gia_cli.errors import BatchError, GiaError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.enhance.exposure import ExposureRequest
     from gia_cli.raw.reader import RawFrame
@@ -23,16 +24,24 @@ if TYPE_CHECKING:
 @app.command()
 def info(
     photos: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="PHOTO...", help="RAW files.", show_default=False, readable=False),
-    ],
+    ] = None,
     weights: Weights = None,
     max_ratio: MaxRatio = None,
+    devices: Annotated[
+        bool,
+        typer.Option(
+            "--devices", help="Show what this machine computes with, and which engine would run."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what gia knows about photos: camera, levels, exposure, weights, the ratio and why.
 
     gia info night.ARW
+
+    gia info --devices
 
     With --json, an object for one photo and a list for several.
     """
@@ -40,6 +49,13 @@ def info(
     from gia_cli.enhance.enhancer import Enhancer
 
     terminal = Terminal()
+    if devices:
+        if photos or weights is not None or max_ratio is not None:
+            raise UsageError("--devices is about this machine: name no photos, weights or ratio.")
+        _show_devices(terminal, as_json=as_json)
+        return
+    if not photos:
+        raise UsageError("Name at least one photo, or give --devices.")
     enhancer = Enhancer.from_weights(weights)
     request = exposure_request("auto", None, None, None, max_ratio)
     known: list[dict[str, Any]] = []
@@ -63,6 +79,35 @@ def info(
         terminal.json(known if len(photos) > 1 else known[0])
     if failed:
         raise BatchError(f"{failed} of {len(photos)} photos failed.", hint="They are named above.")
+
+
+def _show_devices(terminal: Terminal, *, as_json: bool) -> None:
+    """Print what this machine has, and what runs each sensor's default weights, and why."""
+    from gia_cli.inference.devices import describe_machine
+
+    known = describe_machine()
+    if as_json:
+        terminal.json(known)
+        return
+    cpu, torch, choices = known["cpu"], known["torch"], known["auto"]
+    gpus = [
+        f"{gpu['name']}, {gpu['memory_bytes'] / 1e9:.1f} GB, {gpu['capability']}"
+        for gpu in torch["gpus"]
+    ]
+    rows = [
+        ("cpu", f"{cpu['name'] or 'not known'}, {cpu['cores']} cores"),
+        ("instructions", ", ".join(cpu["instructions"]) or "not known"),
+        ("torch", f"{torch['version']}, {torch['cpu_capability']} on the CPU"),
+        ("GPUs of torch", "; ".join(gpus) or "none"),
+        ("Apple's MPS", "yes" if torch["mps"] else "no"),
+    ]
+    for name in ("openvino", "onnx"):
+        tool = known[name]
+        rows.append((name, tool["problem"] or f"{tool['version']}: {'; '.join(tool['devices'])}"))
+    for kind, choice in choices.items():
+        ran = f"{choice['engine']} on {choice['device']}, {choice['precision']}"
+        rows.append((f"auto, {kind}", f"{ran}, {choice['weights']}: {choice['reason']}"))
+    terminal.facts(rows)
 
 
 def _facts(

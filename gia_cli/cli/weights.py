@@ -132,6 +132,40 @@ def weights_export(
     _show_written(row, out, terminal)
 
 
+@weights_app.command("export-onnx")
+def weights_export_onnx(
+    weights: Source,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the files.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="WxH",
+            help="Fix the size of photo or tile, in photosites (default: any size).",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files.")] = False,
+) -> None:
+    """Write a network as ONNX files, which other programs run, and compare them with torch.
+
+    gia weights export-onnx gia-sony --out gia-sony-onnx
+    """
+    from gia_cli.cli.console import Terminal
+    from gia_cli.inference.select import require_onnx_packages
+
+    require_onnx_packages()
+    from gia_cli.inference.onnx_export import ExportConfig, export_onnx, parse_photo_size
+
+    fixed = None if size is None else parse_photo_size(size)
+    terminal = Terminal()
+    with terminal:
+        made = export_onnx(ExportConfig(weights, out, fixed, overwrite), terminal)
+    for path in made.files:
+        terminal.line(str(path))
+    terminal.say(f"Greatest difference from torch: {made.difference:.1e}, of a range of 1.")
+
+
 @weights_app.command("calibrate")
 def weights_calibrate(
     weights: Source,

@@ -45,9 +45,11 @@ from gia_cli.inference.engine import Engine, Term
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer, photo_terms
 from gia_cli.inference.select import (
+    choose_runtime,
     obstacle_to_openvino,
     open_engine,
     require_int8,
+    require_onnx,
     require_openvino,
 )
 from gia_cli.progress import SILENT, Progress
@@ -64,7 +66,6 @@ from gia_cli.runtime import (
     memory_errors,
     parse_size,
     resident_bytes,
-    resolve,
     return_freed_memory,
     return_large_blocks,
 )
@@ -479,7 +480,8 @@ class Enhancer:
         # A wrong word should fail before the first photo is read,
         self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
         self._mode = None if self._white_balance is None else self._white_balance.mode
-        self._prefers_int8 = prefer_int8 and runtime.dtype == "float32" and engine != "torch"
+        self._prefers_int8 = prefer_int8 and runtime.dtype == "float32"
+        self._prefers_int8 &= runtime.device == "cpu" and engine not in ("torch", "onnx")
         self._found: dict[CfaKind, WeightsInfo] = {}
         self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
         self._lock = RLock()
@@ -490,6 +492,8 @@ class Enhancer:
         config = None if info is None else info.config
         if engine == "openvino":
             require_openvino(runtime, config)
+        if engine == "onnx":
+            require_onnx(runtime, config)
         if runtime.dtype == "int8" and info is not None:
             info = find_quantized(info)
         if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
@@ -988,14 +992,6 @@ class Enhancer:
         self._engines[weights.config.cfa] = opened
         self._base = None  # another engine holds other memory
         return opened
-
-
-def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName) -> Runtime:
-    """Choose device and number format for an engine: OpenVINO means the CPU.
-
-    Parameters and errors as for `resolve`.
-    """
-    return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
 
 
 def _file_of(photo: object) -> Path | None:

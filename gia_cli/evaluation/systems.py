@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gia_cli._version import __version__
 from gia_cli.cameras import KINDS
-from gia_cli.enhance.enhancer import Enhancer, choose_runtime
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
 from gia_cli.errors import DataError, UsageError
 from gia_cli.evaluation.classical import (
@@ -27,6 +27,7 @@ from gia_cli.files import identity, walk
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import read_image, unorient
 from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.select import choose_runtime
 from gia_cli.raw.reader import RawFrame
 from gia_cli.weights.manifest import find_quantized, find_weights
 from gia_cli.weights.storage import WeightsInfo

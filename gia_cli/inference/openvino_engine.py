@@ -1,11 +1,13 @@
-"""The U-Nets on OpenVINO: CPU, fp32 or int8. Never imports torch."""
+"""The U-Nets on OpenVINO: CPU in fp32 or int8, Intel's GPUs in fp32. Never imports torch."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from threading import Event
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind, available_cores, is_oom_error
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
+#: OpenVINO's names of devices.
+PLUGINS: dict[DeviceKind, str] = {"cpu": "CPU", "intel-gpu": "GPU"}
 # Until a wait returns, Ctrl-C must wait too.
 _WAIT_MS = 100
 # Held once a model is compiled, to its weights as they are computed with. Measured: 1.3 in fp32,
@@ -41,6 +45,11 @@ def the_core() -> ov.Core:
     return ov.Core()
 
 
+def version() -> str:
+    """Return OpenVINO's version."""
+    return str(ov.__version__.partition("-")[0])
+
+
 class OpenVinoEngine:
     """An `Engine` on OpenVINO.
 
@@ -58,14 +67,18 @@ class OpenVinoEngine:
         Its weights by name, of any number format; emptied.
     origin : str
         For error messages: what the weights are.
+    device : "cpu" or "intel-gpu"
     """
 
-    device: DeviceKind = "cpu"
-
     def __init__(
-        self, config: NetConfig, arrays: dict[str, NDArray[np.generic]], origin: str
+        self,
+        config: NetConfig,
+        arrays: dict[str, NDArray[np.generic]],
+        origin: str,
+        device: DeviceKind = "cpu",
     ) -> None:
         self.config = config
+        self.device = device
         self._weight_bytes = sum(
             array.size * (1 if array.dtype == np.int8 else np.dtype(np.float32).itemsize)
             for array in arrays.values()
@@ -76,8 +89,8 @@ class OpenVinoEngine:
         self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
 
     @classmethod
-    def load(cls, info: WeightsInfo) -> OpenVinoEngine:
-        """Load verified weights.
+    def load(cls, info: WeightsInfo, device: DeviceKind = "cpu") -> OpenVinoEngine:
+        """Load verified weights, for the CPU or for Intel's GPU.
 
         Raises
         ------
@@ -93,11 +106,11 @@ class OpenVinoEngine:
             raise WeightsMismatchError(
                 f"The manifest says that {info.path} is {said}; its tensors say otherwise."
             )
-        return cls(config, arrays, origin)
+        return cls(config, arrays, origin, device)
 
     def __str__(self) -> str:
         numbers = "int8" if self._is_int8 else "float32"
-        return f"OpenVINO {ov.__version__.partition('-')[0]} on cpu, {numbers}"
+        return f"OpenVINO {version()} on {self.device}, {numbers}"
 
     # ------------------------------------------------------------ what it states
 
@@ -196,11 +209,16 @@ class OpenVinoEngine:
 
     def end_photo(self) -> None:
         """See `Engine`; the compiled model stays, without its intermediate results."""
-        if self._compiled is not None:
+        if self._compiled is not None and self.device == "cpu":
             self._compiled[2].release_memory()
 
-    def on_cpu(self) -> None:
+    def on_cpu(self) -> OpenVinoEngine | None:
         """See `Engine`."""
+        if self.device == "cpu":
+            return None
+        other = copy.copy(self)
+        other.device, other._compiled = "cpu", None
+        return other
 
     # ------------------------------------------------------------ inside
 
@@ -249,15 +267,16 @@ class OpenVinoEngine:
             return self._compiled[2]
         self._compiled = None  # its memory first
         model = self._graph.term() if part == "term" else getattr(self._graph, part)(*sides)
-        settings = {
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            # Otherwise a CPU that has bf16 computes "fp32" in bf16.
+            # Otherwise a CPU that has bf16 computes "fp32" in bf16, and a GPU in fp16.
             "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": available_cores(),
+        }
+        if self.device == "cpu":
+            settings["INFERENCE_NUM_THREADS"] = available_cores()
             # A thread bound to a core that others use, too, keeps all the rest waiting: measured
             # 10 % slower on a busy machine.
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled = the_core().compile_model(model, "CPU", settings)
+            settings["ENABLE_CPU_PINNING"] = False
+        compiled = the_core().compile_model(model, PLUGINS[self.device], settings)
         self._compiled = part, sides, compiled
         return compiled

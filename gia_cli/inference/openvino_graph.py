@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.errors import WeightsMismatchError
+from gia_cli.inference.named_arrays import NamedArrays
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
 from gia_cli.nets.config import LEVELS, NetConfig
@@ -68,39 +68,12 @@ def is_within(name: str, layers: Collection[str]) -> bool:
     return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
 
-class Weights:
-    """Named arrays that must be used up: what is missing, misshapen or left over is an error.
-
-    Parameters
-    ----------
-    arrays : dict
-        Emptied: each becomes fp32 when it is first taken.
-    origin : str
-        Begins the error messages: which file, for which network.
-    """
-
-    def __init__(self, arrays: dict[str, NDArray[np.generic]], origin: str) -> None:
-        self._untouched = arrays
-        self._taken: dict[str, NDArray[Any]] = {}
-        self._origin = origin
-
-    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """Return an array as fp32.
-
-        Raises
-        ------
-        WeightsMismatchError
-            It is not there, is not of floats, has another shape or holds a number that is not
-            finite.
-        """
-        array = self._take(name, shape, np.floating, np.float32)
-        if not np.isfinite(array).all():
-            raise self._mismatch(f"{name} holds a number that is not finite")
-        return array
+class Weights(NamedArrays):
+    """Named arrays of which some are int8."""
 
     def is_int8(self, name: str) -> bool:
         """Tell whether an array is there and of int8."""
-        array = self._taken.get(name, self._untouched.get(name))
+        array = self.taken.get(name, self.untouched.get(name))
         return array is not None and array.dtype == np.int8
 
     def computes_in_int8(self, layer: str) -> bool:
@@ -119,38 +92,14 @@ class Weights:
         """
         if not self.is_int8(f"{layer}.weight"):
             return Kernel(self.take(f"{layer}.weight", *shape))
-        weight = self._take(f"{layer}.weight", shape, np.int8, np.int8)
+        weight = self.take_as(f"{layer}.weight", shape, np.int8, np.int8)
         scale = self.take(f"{layer}.scale", shape[0])
         low, high = self.take(f"{layer}.ranges", 2)
         if not (scale > 0).all():
-            raise self._mismatch(f"{layer}.scale holds a number that is not positive")
+            raise self.mismatch(f"{layer}.scale holds a number that is not positive")
         if not low <= 0 <= high or low == high or not _has_zero_step(float(low), float(high)):
-            raise self._mismatch(f"{layer}.ranges is no range with a step at zero")
+            raise self.mismatch(f"{layer}.ranges is no range with a step at zero")
         return Kernel(weight, scale, (low, high))
-
-    def check_all_used(self) -> None:
-        """Raise `WeightsMismatchError` if an array belongs to no part of the network."""
-        if self._untouched:
-            names = sorted(self._untouched)[:3]
-            raise self._mismatch("; ".join(f"{name} is left over" for name in names))
-
-    def _take(
-        self, name: str, shape: tuple[int, ...], kind: type[np.generic], dtype: type[np.generic]
-    ) -> NDArray[Any]:
-        if name in self._untouched:
-            if not np.issubdtype(self._untouched[name].dtype, kind):
-                raise self._mismatch(f"{name} is of {self._untouched[name].dtype}")
-            with np.errstate(over="ignore"):  # what is infinite then is refused
-                self._taken[name] = np.ascontiguousarray(self._untouched.pop(name), dtype)
-        elif name not in self._taken:
-            raise self._mismatch(f"{name} is missing")
-        array = self._taken[name]
-        if array.shape != shape:
-            raise self._mismatch(f"{name} has shape {array.shape}, not {shape}")
-        return array
-
-    def _mismatch(self, problem: str) -> WeightsMismatchError:
-        return WeightsMismatchError(f"{self._origin}: {problem}.")
 
 
 def _has_zero_step(low: float, high: float) -> bool:

@@ -1,22 +1,26 @@
 """Which engine a photo gets: what was asked for, or the fastest that can run it.
 
 Importing this module imports no machinery. torch runs every network on every device; OpenVINO runs
-the U-Nets on CPUs, about twice as fast, and starts without torch.
+the U-Nets on CPUs, about twice as fast, and starts without torch; it also knows Intel's GPUs. ONNX
+Runtime runs the U-Nets on what it has providers for, where somebody asks for it.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Literal, get_args
 
-from gia_cli.errors import DeviceError, OutOfMemoryError, WeightsMismatchError
+from gia_cli.arguments import one_of
+from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
 from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
+from gia_cli.runtime import DeviceKind, DeviceName, Precision, Runtime, is_oom_error, resolve
 from gia_cli.runtime import EngineName as EngineName
-from gia_cli.runtime import Runtime, is_oom_error
 from gia_cli.weights.storage import WeightsInfo
 
-_OPENVINO_NETWORKS: tuple[NetName, ...] = (
+#: Of the U-Nets there are graphs for OpenVINO and for ONNX.
+_GRAPH_NETWORKS: tuple[NetName, ...] = (
     "sid-net",
     "gia-net",
     "se-unet",
@@ -24,6 +28,10 @@ _OPENVINO_NETWORKS: tuple[NetName, ...] = (
     "sid-dilated",
     "sw-net",
 )
+
+#: What only OpenVINO runs on, and what only ONNX Runtime does.
+INTEL_GPU: Literal["intel-gpu"] = "intel-gpu"
+ONNX_DEVICES: tuple[DeviceKind, ...] = ("directml", "coreml", "migraphx")
 
 
 def open_engine(
@@ -40,32 +48,36 @@ def open_engine(
         int8 weights run on OpenVINO, whatever fp32 or auto would choose.
     runtime : Runtime
         In int8 only for int8 weights.
-    engine : "auto", "torch" or "openvino"
-        auto: OpenVINO where it can, else torch.
+    engine : "auto", "torch", "openvino" or "onnx"
+        auto: OpenVINO where it can, else torch; on a device that only ONNX Runtime has, that.
     progress : Progress
         Receives, as a detail, which one and why.
 
     Raises
     ------
     DeviceError
-        OpenVINO was asked for, or is needed for int8, and cannot run this.
+        An engine was asked for, or is needed for int8 or the device, and cannot run this.
+    UsageError
+        ONNX Runtime is not installed.
     WeightsError
         See `load_network`.
     """
+    if engine == "onnx" or runtime.device in ONNX_DEVICES:
+        return _open_onnx(info, runtime, engine, progress)
     if info.quantized_from is not None or runtime.dtype == "int8":
         return _open_int8(info, runtime, engine, progress)
     if engine == "torch":
         return _open_torch(info, runtime, "as asked", progress)
-    if engine == "openvino":
+    if engine == "openvino" or runtime.device == INTEL_GPU:
         require_openvino(runtime, info.config)
     obstacle = obstacle_to_openvino(runtime, info.config)
     if obstacle is None:
         try:
-            return _open_openvino(info, engine, progress)
+            return _open_openvino(info, runtime, engine, progress)
         except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
             _refuse_oom(error)  # torch takes more
             obstacle = f"OpenVINO failed: {(str(error) or type(error).__name__).splitlines()[0]}"
-            if engine == "openvino":
+            if engine == "openvino" or runtime.device == INTEL_GPU:
                 raise DeviceError(f"{obstacle}.", hint="Use --engine torch.") from error
     return _open_torch(info, runtime, obstacle, progress)
 
@@ -81,7 +93,13 @@ def require_openvino(runtime: Runtime, config: NetConfig | None = None) -> None:
 
 def require_int8(runtime: Runtime, engine: EngineName, config: NetConfig | None = None) -> None:
     """Raise `DeviceError` if int8 weights cannot run there: they need OpenVINO on the CPU."""
-    obstacle = "not with torch" if engine == "torch" else obstacle_to_openvino(runtime, config)
+    obstacle: str | None
+    if engine in ("torch", "onnx"):
+        obstacle = f"not with {engine}"
+    elif runtime.device == INTEL_GPU:
+        obstacle = f"not on {INTEL_GPU}"
+    else:
+        obstacle = obstacle_to_openvino(runtime, config)
     if obstacle is not None:
         raise DeviceError(
             f"int8 weights run with OpenVINO on the CPU: {obstacle}.",
@@ -98,13 +116,126 @@ def require_quantizer() -> None:
         )
 
 
+def require_onnx(runtime: Runtime, config: NetConfig | None = None) -> None:
+    """Raise an error if ONNX Runtime cannot run there, or cannot run that network.
+
+    Raises
+    ------
+    UsageError
+        It is not installed.
+    DeviceError
+    """
+    require_onnx_packages()
+    if runtime.dtype != "float32":
+        obstacle = f"ONNX Runtime runs in float32 here, not in {runtime.dtype}"
+    elif config is not None and config.network not in _GRAPH_NETWORKS:
+        obstacle = f"{config.network} has no ONNX graph"
+    elif runtime.device not in (there := onnx_devices()):
+        obstacle = f"ONNX Runtime here knows {', '.join(there)}, not {runtime.device}"
+    else:
+        return
+    hint = "Leave out --engine and --device, or install the ONNX Runtime made for this device."
+    raise DeviceError(f"The engine onnx cannot run this: {obstacle}.", hint=hint)
+
+
+def require_onnx_packages() -> None:
+    """Raise `UsageError` if ONNX or ONNX Runtime is not installed."""
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"ONNX needs {' and '.join(missing)}, which is not installed.",
+            hint="pip install 'gia-cli[onnx]'",
+        )
+
+
+def onnx_devices() -> list[DeviceKind]:
+    """Name the devices that the installed ONNX Runtime has providers for, best first.
+
+    Raises
+    ------
+    DeviceError
+        It cannot be loaded.
+    """
+    try:
+        from gia_cli.inference.onnx_engine import available
+    except ImportError as error:
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeviceError(
+            f"ONNX Runtime cannot be loaded: {words}.", hint="Use --engine torch."
+        ) from error
+    return available()
+
+
+def openvino_devices() -> list[tuple[str, str]]:
+    """Name OpenVINO's devices, such as "CPU" and "GPU.0", and what they are."""
+    from gia_cli.inference.openvino_engine import the_core
+
+    core = the_core()
+    return [
+        (name, str(core.get_property(name, "FULL_DEVICE_NAME"))) for name in core.available_devices
+    ]
+
+
+def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName) -> Runtime:
+    """Choose device and number format for an engine.
+
+    For OpenVINO auto means the CPU, for ONNX Runtime the best device that it has a provider for.
+
+    Parameters and errors as for `resolve`.
+    """
+    one_of(device, get_args(DeviceName), "device")
+    one_of(precision, get_args(Precision), "precision")
+    one_of(engine, get_args(EngineName), "engine")
+    if engine == "onnx" or device in ONNX_DEVICES:
+        _refuse_other(device, engine, "onnx")
+        require_onnx_packages()
+        _refuse_precision("ONNX Runtime", precision)
+        runtime = Runtime(onnx_devices()[0] if device == "auto" else device, "float32")
+        require_onnx(runtime)
+        return runtime
+    if device == INTEL_GPU:
+        _refuse_other(device, engine, "openvino")
+        _refuse_precision(f"OpenVINO on {INTEL_GPU}", precision)
+        runtime = Runtime(INTEL_GPU, "float32")
+        require_openvino(runtime)
+        require_intel_gpu()
+        return runtime
+    return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
+
+
+def require_intel_gpu() -> None:
+    """Raise `DeviceError` if OpenVINO sees no GPU."""
+    found = openvino_devices()
+    if not any(name.startswith("GPU") for name, _ in found):
+        names = ", ".join(f"{name} ({what})" for name, what in found)
+        raise DeviceError(
+            f"OpenVINO sees no GPU on this machine, only {names}.",
+            hint="Install Intel's GPU driver (on Linux intel-opencl-icd, and join the group "
+            "render), or leave out --device.",
+        )
+
+
+def _refuse_precision(what: str, precision: Precision) -> None:
+    if precision not in ("auto", "fp32"):
+        raise DeviceError(
+            f"{what} computes in fp32 here, not in {precision}.", hint="Leave out --precision."
+        )
+
+
+def _refuse_other(device: DeviceName, engine: EngineName, needed: EngineName) -> None:
+    if engine not in ("auto", needed):
+        raise DeviceError(
+            f"The engine {engine} does not run on {device}.", hint=f"Use --engine {needed}."
+        )
+
+
 def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> str | None:
     """Say in a few words why OpenVINO cannot run this; None if it can."""
-    if runtime.device != "cpu":
+    if runtime.device not in ("cpu", INTEL_GPU):
         return f"OpenVINO runs on the CPU here, not on {runtime.device}"
     if runtime.dtype not in ("float32", "int8"):
         return f"OpenVINO runs in float32 here, not in {runtime.dtype}"
-    if config is not None and config.network not in _OPENVINO_NETWORKS:
+    if config is not None and config.network not in _GRAPH_NETWORKS:
         return f"{config.network} has no OpenVINO graph"
     if find_spec("openvino") is None:
         return "OpenVINO is not installed"
@@ -119,7 +250,7 @@ def _open_int8(
     if info.quantized_from is None:
         raise WeightsMismatchError(f"The weights '{info.name}' are not int8.")
     try:
-        return _open_openvino(info, engine, progress)
+        return _open_openvino(info, runtime, engine, progress)
     except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
         _refuse_oom(error)
         words = (str(error) or type(error).__name__).splitlines()[0]
@@ -133,12 +264,27 @@ def _refuse_oom(error: Exception) -> None:
         raise OutOfMemoryError("There is too little memory for the network.") from error
 
 
-def _open_openvino(info: WeightsInfo, engine: EngineName, progress: Progress) -> Engine:
+def _open_openvino(
+    info: WeightsInfo, runtime: Runtime, engine: EngineName, progress: Progress
+) -> Engine:
     from gia_cli.inference.openvino_engine import OpenVinoEngine
 
-    opened = OpenVinoEngine.load(info)
-    why = "as asked" if engine == "openvino" else "faster than torch on a CPU"
+    opened = OpenVinoEngine.load(info, runtime.device)
+    is_asked = engine == "openvino" or runtime.device == INTEL_GPU
+    why = "as asked" if is_asked else "faster than torch on a CPU"
     progress.detail(f"engine: {opened}, {why}")
+    return opened
+
+
+def _open_onnx(
+    info: WeightsInfo, runtime: Runtime, engine: EngineName, progress: Progress
+) -> Engine:
+    """Open ONNX Runtime, which nobody gets who has not asked for it or for its device."""
+    require_onnx(runtime, info.config)
+    from gia_cli.inference.onnx_engine import OnnxEngine
+
+    opened = OnnxEngine.load(info, runtime.device, progress)
+    progress.detail(f"engine: {opened}, as asked")
     return opened
 
 

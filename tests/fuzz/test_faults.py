@@ -109,6 +109,14 @@ def _weights(folder: Path, version: int) -> dict[str, Any]:
     return save_weights(folder / "w.safetensors", build(SMALL))
 
 
+def _onnx(folder: Path, version: int) -> None:
+    pytest.importorskip("onnxruntime")
+    from gia_cli.inference.onnx_export import ExportConfig, export_onnx
+
+    weights = folder.parent / f"v{version}" / "w.safetensors"
+    export_onnx(ExportConfig(str(weights), folder, overwrite=True))
+
+
 def _state(version: int) -> dict[str, Any]:
     names = ("elapsed_s", "trainee", "ema", "optimizer", "scaler")
     return {"step": version, **dict.fromkeys(names, 0.0), "weight": torch.arange(100.0)}
@@ -202,6 +210,7 @@ WRITERS: dict[str, Writer] = {
     "raw.writer: DNG": lambda f, v: write_dng(f / "o.dng", _mosaic(v)),
     "weights.storage": _weights,
     "weights.manifest": lambda f, v: list_in_manifest(f, ROWS[v]),
+    "inference.onnx_export": _onnx,
     "training.checkpoint": lambda f, v: write_checkpoint(f, _state(v)),
     "training.run_folder": lambda f, v: claim_run(f, {"steps": v}, Ranks()),
     "training.log: rewritten": lambda f, v: TrainLog(f, 9),
@@ -339,6 +348,10 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(figure, "savefig", lambda self, file, **_: file.write(os.urandom(100)))
     if name.startswith("weights.manifest"):
         ROWS.update({version: _weights(tmp_path, version) for version in (1, 2)})
+    if name == "inference.onnx_export":
+        for version in (1, 2):
+            (tmp_path / f"v{version}").mkdir()
+            _weights(tmp_path / f"v{version}", version)
     if name.startswith("training.log"):
         (folder / log.LOG).write_text('{"step": 3, "loss": 1.0}\n{"step": 20')
     if name == "training.log: a line":
