@@ -208,7 +208,7 @@ def check_names(file: SettingsFile, root: Any) -> None:
                 )
             names = [" ".join(other) for other in tables if len(other) == len(words)]
             raise file.error(
-                f"there is no command '{' '.join(words)}'{_near(' '.join(words), names)}.", words
+                f"there is no command '{' '.join(words)}'{_near(' '.join(words), names)}", words
             )
         if not isinstance(value, dict):
             raise file.error(
@@ -220,12 +220,12 @@ def check_names(file: SettingsFile, root: Any) -> None:
         options = options_of(known[words])
         for key in value:
             if key not in options:
-                raise file.error(f"there is no option '{key}'{_near(key, options)}.", words, key)
+                raise file.error(f"there is no option '{key}'{_near(key, options)}", words, key)
 
 
 def _near(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def settings_of(

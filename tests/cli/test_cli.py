@@ -638,13 +638,24 @@ def pressed(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(
-    "module", ["typer", "gia_cli.cli.app", "gia_cli.cli.train", "rich", "numpy", "rawpy"]
+    "module",
+    ["typer", "gia_cli.cli.app", "gia_cli.cli.train", "rich", "numpy", "gia_cli.raw.libraw"],
 )
 def test_ctrl_c_at_the_start_is_one_line(make_arw: MakePhoto, tmp_path: Path, module: str) -> None:
     run = pressed(module, "enhance", make_arw(), "-o", tmp_path / "o.tif")
     assert run.returncode == 130
     assert run.stdout == ""
     assert run.stderr.splitlines() == [f"error: {Interrupted('Interrupted.')}"]
+    assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_while_the_first_photo_is_read_is_one_line(
+    make_arw: MakePhoto, tmp_path: Path
+) -> None:
+    run = pressed("rawpy", "enhance", make_arw(), "-o", tmp_path / "o.tif")
+    assert run.returncode == 130
+    assert run.stderr.splitlines() == ["error: Interrupted after 0 of 1 photos."]
     assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
 
 
