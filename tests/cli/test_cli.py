@@ -655,7 +655,8 @@ def test_ctrl_c_while_the_first_photo_is_read_is_one_line(
 ) -> None:
     run = pressed("rawpy", "enhance", make_arw(), "-o", tmp_path / "o.tif")
     assert run.returncode == 130
-    assert run.stderr.splitlines() == ["error: Interrupted after 0 of 1 photos."]
+    said = Interrupted("Interrupted after 0 of 1 photos.")
+    assert run.stderr.splitlines() == [f"error: {said}"]
     assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
 
 
