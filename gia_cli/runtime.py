@@ -52,8 +52,8 @@ _LARGE_BLOCK = 4 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_PERTURB, _M_ARENA_MAX = -1, -3, -4, -6, -8
 # NumPy, OpenBLAS with its threads, LibRaw and what reads and writes files map so much.
 _LEAST_ADDRESSES = 250_000_000
-# Of torch, C++, oneDNN and OpenVINO, the loader of libraries and Python's threads; all seen under a
-# limited address space.
+# Of torch, C++, oneDNN and OpenVINO, the loader of libraries and Python's threads, all seen under a
+# limited address space; and of cuDNN, cuBLAS and MPS.
 _OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "out of memory",
@@ -66,6 +66,8 @@ _OUT_OF_MEMORY_TEXTS = (
     "could not create a primitive",
     "could not create a memory",
     "bad_alloc",
+    "status_alloc_failed",
+    "insufficient memory",
 )
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 

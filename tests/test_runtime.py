@@ -28,6 +28,7 @@ from gia_cli.runtime import (
     cache_folder,
     device_names,
     free_bytes,
+    is_oom_error,
     parse_size,
     resident_bytes,
     resolve,
@@ -454,3 +455,17 @@ def test_gpus_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.gpus() == [runtime.Gpu("Some GPU", 8 * 10**9, "9.0")]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert runtime.gpus() == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Internal Error (0000000e:Insufficient Memory)",
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+    ],
+)
+def test_want_of_a_gpus_memory_is_told_by_its_words(words: str) -> None:
+    assert is_oom_error(RuntimeError(words))
+    assert not is_oom_error(RuntimeError("CUDA error: an illegal memory access was encountered"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event
 
 import numpy as np
@@ -132,9 +132,10 @@ class TorchEngine:
         return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
 
     def release(self) -> None:
-        """See `Engine`."""
+        """See `Engine`. After some errors of CUDA every further call fails, this one too."""
         if self.device == "cuda":
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
     def end_photo(self) -> None:
         """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""

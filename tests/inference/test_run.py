@@ -614,6 +614,30 @@ def test_every_retreat_is_smaller_and_they_end(
         _fallback(None, current, TorchEngine(engine._network, CPU), progress)
 
 
+def test_a_gpu_that_fails_for_good_does_not_keep_its_error_to_the_end(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = infer_module._run
+
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fails_on_cuda(
+        engine: Engine, mosaic: PackedMosaic, plan: Plan, progress: ProgressSpy, terms: None
+    ) -> NDArray[np.float32]:
+        if engine.device == "cuda":
+            broken()
+        return run(engine, mosaic, plan, progress)
+
+    monkeypatch.setattr(infer_module, "_run", fails_on_cuda)
+    monkeypatch.setattr(torch.cuda, "empty_cache", broken)  # such an error sticks
+    network = lively(NetConfig("gia-net", width=4))
+    mosaic, progress = photo(rng, "bayer", 90, 120), ProgressSpy()
+    picture = infer(network, mosaic, CUDA, progress=progress)
+    assert deviation(picture, direct(network, mosaic)) < TOLERANCE
+    assert "illegal memory access" in progress.notes[-1] and "on the CPU" in progress.notes[-1]
+
+
 def test_a_gpu_too_small_hands_over_to_the_cpu(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

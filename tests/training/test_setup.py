@@ -232,6 +232,16 @@ def test_a_cpu_trains_in_bf16_where_it_multiplies_in_it(
     assert losses["bf16"] != losses["fp32"]
 
 
+def test_a_gpu_that_only_emulates_bf16_is_not_taken_for_one_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation  # as of a GTX 16xx or an RTX 20xx
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert not setup._has_bf16(torch.device("cuda"))
+
+
 # ---------------------------------------------------------------- sources, input below black
 
 
