@@ -45,6 +45,20 @@ def number(value: Any, what: str) -> float:
         raise _wrong(what, "a number", value) from None
 
 
+def unit_number(value: Any, what: str, hint: str) -> float:
+    """Take a number from 0 to 1.
+
+    Raises
+    ------
+    UsageError
+        With the `hint`, where it is a number but another.
+    """
+    taken = number(value, what)
+    if not 0 <= taken <= 1:
+        raise UsageError(f"{what} is a number from 0 to 1, not {taken:g}.", hint=hint)
+    return taken
+
+
 def whole_number(value: Any, what: str) -> int:
     """Take a whole number, Python's or NumPy's.
 

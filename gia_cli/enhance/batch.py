@@ -359,9 +359,11 @@ def _photos_in(folder: Path, recursive: bool) -> list[Found]:
     return found
 
 
-def _short_of(path: Path) -> str:
+def _short_of(path: Path) -> str | None:
     """Name the short exposure that `gia simulate` would have written beside a long one."""
-    return f"{path.stem.removesuffix(LONG_SUFFIX)}{path.suffix}" * path.stem.endswith(LONG_SUFFIX)
+    if not path.stem.endswith(LONG_SUFFIX):
+        return None
+    return path.stem.removesuffix(LONG_SUFFIX) + path.suffix
 
 
 def _is_photo(path: Path) -> bool:

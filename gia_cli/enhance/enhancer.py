@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
-from gia_cli.arguments import instance_of, number, one_of, path_of, whole_number
+from gia_cli.arguments import instance_of, one_of, path_of, unit_number, whole_number
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.crop import Crop, Part, Window, cut, part_of
@@ -35,7 +35,16 @@ from gia_cli.files import OutputFormat, is_file
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.color_space import SPACES
 from gia_cli.imaging.dng import write_linear_dng
-from gia_cli.imaging.fusion import NO_SHARES, Grain, Residual, fuse, fusion_bytes, measure, whiten
+from gia_cli.imaging.fusion import (
+    NO_SHARES,
+    Grain,
+    Residual,
+    frame_noise,
+    fuse,
+    fusion_bytes,
+    measure,
+    whiten,
+)
 from gia_cli.imaging.highlights import Highlights, Shoulder, brightest_light, restore_highlights
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
 from gia_cli.imaging.save import save_pixels, saving_bytes
@@ -99,11 +108,7 @@ class Strength:
 
     def __post_init__(self) -> None:
         for name, value in (("--strength", self.luminance), ("--strength-chroma", self.chroma)):
-            if not 0 <= number(value, name) <= 1:
-                raise UsageError(
-                    f"{name} is a number from 0 to 1, not {value:g}.",
-                    hint="1 takes all noise away, 0 none.",
-                )
+            unit_number(value, name, hint="1 takes all noise away, 0 none.")
 
     @property
     def grain(self) -> Grain | None:
@@ -832,11 +837,13 @@ class Enhancer:
                 engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
                 picture = self._infer(engine, prepared, options, progress)
         takes_balance = weights.config.white_balance == "as-shot"
+        noise = None if prepared.part is None else prepared.part.noise
         if takes_balance or self.strength.grain is not None:
             with _timed(seconds, "fusion"):
                 ratio, gains = prepared.choice.ratio, prepared.gains
                 grain = self.strength.grain
-                noise, black_error = _of_the_whole(engine, prepared, options)
+                if noise is None and self.highlights:  # which take it, too
+                    noise = frame_noise(prepared.frame)
                 fuse_measured(
                     picture,
                     prepared.frame,
@@ -845,7 +852,7 @@ class Enhancer:
                     prepared.weights,
                     grain,
                     noise=noise,
-                    black_error=black_error,
+                    black_error=_black_error(engine, prepared, options),
                 )
                 if takes_balance:
                     whiten(picture, prepared.frame)
@@ -856,7 +863,7 @@ class Enhancer:
         peak = 1.0
         if self.highlights:
             with _timed(seconds, "highlights"):
-                peak = _restored(picture, prepared, is_recolored=matrix is not None)
+                peak = _restored(picture, prepared, noise, is_recolored=matrix is not None)
         frame, window = prepared.frame, None
         if prepared.part is not None:
             rows, cols = prepared.part.inner
@@ -1066,25 +1073,27 @@ def fuse_measured(
     shares = weights.fusion if _is_fused(gains, weights) else None
     if gains is None:
         gains = usable_gains(frame.as_shot_wb)
-    matrix = CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
-    measured = measure(frame, ratio, gains, np.array(matrix), noise)
+    measured = measure(frame, ratio, gains, _training_matrix(weights), noise)
     if black_error is not None:
         measured = replace(measured, black_error=np.asarray(black_error, np.float64))
     fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
 
 
-def _restored(picture: NDArray[np.float32], prepared: Prepared, *, is_recolored: bool) -> float:
+def _restored(
+    picture: NDArray[np.float32],
+    prepared: Prepared,
+    noise: tuple[float, float] | None,
+    *,
+    is_recolored: bool,
+) -> float:
     """Let a picture go on above white; returns the brightest place. See `restore_highlights`."""
     frame, ratio, gains = prepared.frame, prepared.choice.ratio, prepared.gains
     if prepared.weights.config.white_balance != "as-shot" or gains is None:
         gains = usable_gains(frame.as_shot_wb)  # the nearest to what the network finds
-    matrix = np.array(
-        CAMERA_MATRICES.get(prepared.weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"])
-    )
+    matrix: NDArray[np.floating] = _training_matrix(prepared.weights)
     if is_recolored and frame.xyz_to_camera is not None:
         matrix = frame.xyz_to_camera
     saturation, part = ratio * float(gains.min()), prepared.part
-    noise = None if part is None else part.noise
     peak = restore_highlights(picture, measure(frame, ratio, gains, matrix, noise), saturation)
     if part is not None:  # the curve is that of the whole picture
         whole = measure(part.thinned, ratio, gains, matrix, noise)
@@ -1101,20 +1110,21 @@ def _terms(
     return lambda engine: photo_terms(engine, mosaic, options)
 
 
-def _of_the_whole(
+def _black_error(
     engine: Engine, prepared: Prepared, options: InferOptions
-) -> tuple[tuple[float, float] | None, NDArray[np.float32] | None]:
-    """Find the noise and the black level's error of the photo that a part belongs to."""
+) -> NDArray[np.float32] | None:
+    """Find the black level's error of the photo that a part belongs to; None to estimate it."""
     part, gains, weights = prepared.part, prepared.gains, prepared.weights
-    if part is None:
-        return None, None
-    if gains is None or not _is_fused(gains, weights):
-        return part.noise, None
-    mosaic = prepared.packed(Turn(), part.thinned)
-    picture = infer(engine, mosaic, options)
-    matrix = np.array(CAMERA_MATRICES[weights.camera or ""])
-    measured = measure(part.thinned, prepared.choice.ratio, gains, matrix, part.noise)
-    return part.noise, Residual(picture, measured).offset
+    if part is None or gains is None or not _is_fused(gains, weights):
+        return None
+    picture = infer(engine, prepared.packed(Turn(), part.thinned), options)
+    ratio, matrix = prepared.choice.ratio, _training_matrix(weights)
+    return Residual(picture, measure(part.thinned, ratio, gains, matrix, part.noise)).offset
+
+
+def _training_matrix(weights: WeightsInfo) -> NDArray[np.float64]:
+    """Return the colour matrix of the camera that a network was trained for, (3, 3)."""
+    return np.array(CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"]))
 
 
 def _tone(highlights: Highlights, peak: float) -> Shoulder | None:

@@ -53,6 +53,7 @@ from gia_cli.raw.tiff import (
     SRATIONAL,
     SUB_IFDS,
     UNDEFINED,
+    XMP,
     Entry,
     ifd_bytes,
     rational,
@@ -190,7 +191,7 @@ def write_linear_dng(
         if gps := gps_entries(shot):
             first.append(Entry(GPS_IFD, LONG, _write_directory(file, gps)))
         if xmp:
-            first.append(Entry(0x02BC, BYTE, xmp))
+            first.append(Entry(XMP, BYTE, xmp))
         if original:
             first.append(Entry(0xC68B, ASCII, utf8(original)))
         at = _write_directory(file, first)

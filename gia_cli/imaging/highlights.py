@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.arguments import number
-from gia_cli.errors import UsageError
+from gia_cli.arguments import unit_number
 from gia_cli.imaging.color import bt709_decode, bt709_encode
 from gia_cli.imaging.fusion import (
     LUMINANCE,
@@ -54,11 +53,8 @@ class Highlights:
     amount: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= number(self.amount, "--highlights") <= 1:
-            raise UsageError(
-                f"--highlights is a number from 0 to 1, not {self.amount:g}.",
-                hint="0 leaves lamps as the network has them, 1 brings most of their shape back.",
-            )
+        hint = "0 leaves lamps as the network has them, 1 brings most of their shape back."
+        unit_number(self.amount, "--highlights", hint)
 
     def __bool__(self) -> bool:
         return self.amount > 0

@@ -36,6 +36,7 @@ from gia_cli.raw.tiff import (
     RATIONAL,
     SHORT,
     UNDEFINED,
+    XMP,
     Block,
     Entry,
     Ref,
@@ -66,7 +67,7 @@ _ZLIB_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"  # of a deflate stream: empty
 # tifffile refuses to write pointers to directories; these neighbours sort to the same places.
 _PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}
-_XMP_TAG, _XMP_KEYWORD = 0x02BC, b"XML:com.adobe.xmp"
+_XMP_KEYWORD = b"XML:com.adobe.xmp"
 _EXIF_SRGB, _EXIF_UNCALIBRATED = 1, 0xFFFF  # EXIF knows no other spaces
 _DPI = 300
 _HORIZONTAL, _FLOATING_POINT = 2, 3  # TIFF's predictors
@@ -343,7 +344,7 @@ def _write_tiff(
     directories = {EXIF_IFD: exif, GPS_IFD: gps_entries(shot)}
     extra += [(274, "H", 1, 1, True)]
     extra += [(_PLACEHOLDERS[tag], "I", 1, 0, True) for tag in directories if directories[tag]]
-    extra += [(_XMP_TAG, "B", len(xmp), xmp, True)] if xmp else []
+    extra += [(XMP, "B", len(xmp), xmp, True)] if xmp else []
     tifffile.imwrite(
         file,
         in_threads(partial(_tiff_strip, image), _strips(image)),  # bytes are written as they are

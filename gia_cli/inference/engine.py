@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind
+from gia_cli.runtime import DeviceKind, is_oom_error
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
 FP32_LEVELS = 2
@@ -126,3 +126,54 @@ class Engine(Protocol):
 
     def on_cpu(self) -> Engine | None:
         """Find the engine to use where this one fails; None if it is on the CPU already."""
+
+
+class StatedGraph(Protocol):
+    """What a graph, built of a network's weights for another library than torch, says of itself."""
+
+    @property
+    def stride(self) -> int:
+        """See `Network.stride`."""
+
+    @property
+    def halo(self) -> int:
+        """See `Network.halo`."""
+
+    @property
+    def vector_halos(self) -> tuple[int, ...]:
+        """See `Network.vector_halos`."""
+
+
+Graph = TypeVar("Graph", bound=StatedGraph)
+
+
+class GraphEngine(Generic[Graph]):
+    """What the engines of such graphs have in common.
+
+    Their parts take planes, and each computes from them what it needs.
+    """
+
+    _graph: Graph
+
+    @property
+    def stride(self) -> int:
+        """See `Engine`."""
+        return self._graph.stride
+
+    @property
+    def halo(self) -> int:
+        """See `Engine`."""
+        return self._graph.halo
+
+    @property
+    def vector_halos(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._graph.vector_halos
+
+    def encode(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine`; nothing is computed yet, for neither of the next steps needs it apart."""
+        return planes
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See `Engine`."""
+        return is_oom_error(error)

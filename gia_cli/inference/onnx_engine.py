@@ -13,12 +13,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from gia_cli.errors import DeviceError, WeightsMismatchError
-from gia_cli.inference.engine import Meter
+from gia_cli.inference.engine import GraphEngine, Meter
 from gia_cli.inference.named_arrays import NamedArrays
 from gia_cli.inference.onnx_graph import ONNX_GRAPHS, Sides, UNetOnnx
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import DeviceKind, available_cores, is_oom_error
+from gia_cli.runtime import DeviceKind, available_cores
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 #: Devices and their providers, the first one first where nobody asks for one.
@@ -54,7 +54,7 @@ def version() -> str:
     return str(ort.__version__)
 
 
-class OnnxEngine:
+class OnnxEngine(GraphEngine[UNetOnnx]):
     """An `Engine` on ONNX Runtime.
 
     The graph of each part is made from the weights when it is first wanted, and one session is held
@@ -111,21 +111,6 @@ class OnnxEngine:
     # ------------------------------------------------------------ what it states
 
     @property
-    def stride(self) -> int:
-        """See `Engine`."""
-        return self._graph.stride
-
-    @property
-    def halo(self) -> int:
-        """See `Engine`."""
-        return self._graph.halo
-
-    @property
-    def vector_halos(self) -> tuple[int, ...]:
-        """See `Engine`."""
-        return self._graph.vector_halos
-
-    @property
     def bytes_per_pixel(self) -> int:
         """See `Engine`."""
         picture = 4 * 3 * self.config.scale**2
@@ -155,10 +140,6 @@ class OnnxEngine:
         meter(1.0)
         return picture
 
-    def encode(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Engine`; nothing is computed yet, for neither of the next steps needs it apart."""
-        return planes
-
     def measure(
         self, features: NDArray[np.float32], terms: Sequence[NDArray[np.float32]]
     ) -> NDArray[np.float32]:
@@ -177,10 +158,6 @@ class OnnxEngine:
         return self._infer("render", _sides(features), planes=features, **inputs)
 
     # ------------------------------------------------------------ when it fails
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """See `Engine`."""
-        return is_oom_error(error)
 
     def release(self) -> None:
         """See `Engine`."""

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.inference.engine import Meter, Split
-from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, Weights
+from gia_cli.inference.engine import GraphEngine, Meter, Split
+from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, UNetGraph, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, available_cores, is_oom_error
+from gia_cli.runtime import DeviceKind, available_cores
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 #: OpenVINO's names of devices.
@@ -50,7 +50,7 @@ def version() -> str:
     return str(ov.__version__.partition("-")[0])
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(GraphEngine[UNetGraph]):
     """An `Engine` on OpenVINO.
 
     A model is compiled for one size of its planes, which takes a tenth of a second and as much
@@ -115,21 +115,6 @@ class OpenVinoEngine:
     # ------------------------------------------------------------ what it states
 
     @property
-    def stride(self) -> int:
-        """See `Engine`."""
-        return self._graph.stride
-
-    @property
-    def halo(self) -> int:
-        """See `Engine`."""
-        return self._graph.halo
-
-    @property
-    def vector_halos(self) -> tuple[int, ...]:
-        """See `Engine`."""
-        return self._graph.vector_halos
-
-    @property
     def bytes_per_pixel(self) -> float:
         """See `Engine`."""
         return self._graph.bytes_per_pixel
@@ -174,10 +159,6 @@ class OpenVinoEngine:
         meter(1.0)
         return picture
 
-    def encode(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Engine`; nothing is computed yet, for neither of the next steps needs it apart."""
-        return planes
-
     def measure(
         self, features: NDArray[np.float32], terms: Sequence[NDArray[np.float32]]
     ) -> NDArray[np.float32]:
@@ -198,10 +179,6 @@ class OpenVinoEngine:
         return self._infer("render", [features, *terms], self._picture_shape(features))
 
     # ------------------------------------------------------------ memory
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """See `Engine`."""
-        return is_oom_error(error)
 
     def release(self) -> None:
         """See `Engine`."""

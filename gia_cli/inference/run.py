@@ -178,12 +178,12 @@ def _run(
             # The padding beyond the frame is cut off here.
             return _run_whole(engine, planes, progress)[:, : shape[1], : shape[2]]
         picture = np.empty(shape, np.float32)
-        tiles = (
+        parts = (
             _render_tiles(engine, planes, plan, progress, terms)
             if plan.split is None
             else _render_outer_tiles(engine, planes, plan, progress)
         )
-        for tile, rendered in tiles:
+        for tile, rendered in parts:
             _paste(picture, tile, rendered, engine.config.scale)
             del rendered  # before the next one is made
         return picture

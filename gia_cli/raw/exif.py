@@ -32,6 +32,7 @@ from gia_cli.raw.tiff import (
     SHORT,
     SRATIONAL,
     UNDEFINED,
+    XMP,
     Directory,
     Entry,
     first_and_exif,
@@ -92,7 +93,7 @@ _GPS_TAGS = range(0x20)
 _ANY = 0  # type
 # A JPEG holds 64 KB of EXIF in all.
 _MOST_VALUE_BYTES, _MOST_KEPT_BYTES = 2048, 32768
-_XMP_TAG, _MOST_XMP_BYTES = 0x02BC, 1 << 22
+_MOST_XMP_BYTES = 1 << 22
 _XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\0"
 _CR3_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -212,7 +213,7 @@ def read_embedded_xmp(path: Path) -> bytes:
             jpeg = _raf_jpeg(path, file) if head.startswith(RAF_MAGIC) else file
             return _app1_of_jpeg(jpeg, _XMP_SIGNATURE)
         for stream in _exif_streams(path, file, head):
-            for entry in read_entries(stream, {_XMP_TAG}, most_bytes=_MOST_XMP_BYTES):
+            for entry in read_entries(stream, {XMP}, most_bytes=_MOST_XMP_BYTES):
                 if entry.type in (BYTE, UNDEFINED):
                     return bytes(entry.values)
     return b""

@@ -36,6 +36,7 @@ _OTHERS = {6: "b", 8: "h", 9: "i", FLOAT: "f", DOUBLE: "d"}
 _COPIED = {BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL}  # the types of EXIF
 
 SUB_IFDS, EXIF_IFD, GPS_IFD = 0x014A, 0x8769, 0x8825
+XMP = 0x02BC
 
 
 class Ref(str):

@@ -28,7 +28,12 @@ from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import DeviceKind, Runtime
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import WeightsInfo, save_weights
-from tests.inference.test_openvino_engine import arrays_of, deviation, photo
+from tests.inference.test_openvino_engine import (
+    arrays_of,
+    assert_the_vector_matters,
+    deviation,
+    photo,
+)
 from tests.networks import CFAS, SCALE, UNETS, lively, small
 from tests.progress_spy import ProgressSpy
 
@@ -114,14 +119,7 @@ def test_every_number_counts(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("name", ["gia-net", "se-unet"])
 def test_the_vector_matters_in_these_tests(name: NetName, rng: np.random.Generator) -> None:
     engine = on_onnx(lively(small(name)))
-    planes = photo(rng, "bayer", 64, 64).planes
-    feature = engine.measure(engine.encode(planes), [])
-    means = feature.mean(axis=(1, 2), dtype=np.float64), feature[:, 0, 0].astype(np.float64)
-    own, other = (
-        engine.render(engine.encode(planes), [engine.global_term(0, mean)]) for mean in means
-    )
-    assert deviation(own, engine.run(planes, lambda share: None)) < TOLERANCE
-    assert deviation(other, own) > 1000 * TOLERANCE
+    assert_the_vector_matters(engine, rng, TOLERANCE)
 
 
 @pytest.mark.parametrize("name", UNETS)
