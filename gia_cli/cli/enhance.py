@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gia_cli.enhance.batch import BatchOptions, FileResult, Job, Product
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.enhance.report import BatchPage
+    from gia_cli.enhance.shard import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Batch:
     terminal: Terminal
     as_json: bool
     report: Path | None
+    shard: str | None = None
+    """As typed."""
 
 
 #: What is to be done with it.
@@ -325,6 +328,17 @@ def enhance(
             show_default=False,
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N|auto",
+            help="Do only the I-th of N shares of the photos; the same command on other machines "
+            "does the others. auto/N: I is the task's of SLURM or Kubernetes (default: in a SLURM "
+            "array, its task's share).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -387,16 +401,19 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
-    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json, report))
+    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json, report, shard))
 
 
 def _finish(batch: Batch) -> None:
     """Enhance all photos, and report."""
     from gia_cli.cli.guarded import is_needed, run_guarded
     from gia_cli.enhance.batch import plan_jobs, run_jobs
+    from gia_cli.enhance.shard import jobs_of
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
-    jobs = plan_jobs(batch.inputs, options)
+    planned = plan_jobs(batch.inputs, options)
+    shard = _shard(batch, planned)
+    jobs = jobs_of(planned, shard)
     enhancer, quiet = batch.make_enhancer(), terminal.quiet
 
     results: list[FileResult] = []
@@ -427,10 +444,26 @@ def _finish(batch: Batch) -> None:
             if not as_json:
                 terminal.line(str(batch.report))
         if as_json:
-            terminal.json(_report(results))
+            terminal.json(_report(results, shard, len(planned)))
     if len(jobs) > 1 and not (as_json or quiet):
         _summary(terminal, results)
-    _raise_failures(results)
+    _raise_failures(results, is_batch=len(planned) > 1)
+
+
+def _shard(batch: Batch, planned: Sequence[Job]) -> Shard | None:
+    """Find out which share of the photos is to be done, and say so."""
+    from gia_cli.enhance.shard import jobs_of, parse_shard, unnumbered
+
+    if batch.shard is None and [job.source for job in planned] == batch.inputs[:1]:
+        return None  # one photo, named: an array's task that has its own is no share of others'
+    shard = parse_shard(batch.shard, os.environ)
+    if shard is not None:
+        share = len(jobs_of(planned, shard))
+        source = "" if shard.source == "--shard" else f" ({shard.source}; --shard says otherwise)"
+        batch.terminal.say(f"shard {shard}{source}: {share} of {len(planned)} photos")
+    elif batch.shard is None and (note := unnumbered(os.environ)):
+        batch.terminal.note(note)
+    return shard
 
 
 def _tile_side(text: str) -> int | None:
@@ -478,10 +511,11 @@ def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
             terminal.line(str(path))
 
 
-def _report(results: list[FileResult]) -> dict[str, Any]:
+def _report(results: list[FileResult], shard: Shard | None, planned: int) -> dict[str, Any]:
     """Describe a run as the JSON report does."""
     files = [_file_report(result) for result in results]
-    return {"gia": __version__, **counts(results), "files": files}
+    share = None if shard is None else {**asdict(shard), "planned": planned}
+    return {"gia": __version__, **counts(results), "shard": share, "files": files}
 
 
 def _file_report(result: FileResult) -> dict[str, Any]:
@@ -527,11 +561,11 @@ def _shown_path(path: Path, root: Path | None) -> str:
     return str(whole.relative_to(root)) if root is not None else str(path)
 
 
-def _raise_failures(results: list[FileResult]) -> None:
+def _raise_failures(results: list[FileResult], *, is_batch: bool) -> None:
     """Leave with the error of the only photo, or with a batch's."""
     failed = [result for result in results if result.error is not None]
     if not failed:
         return
-    if len(results) == 1 and failed[0].error is not None:
+    if not is_batch and failed[0].error is not None:
         raise typer.Exit(failed[0].error.exit_code)  # its line is printed already
     raise BatchError(f"{len(failed)} of {len(results)} photos failed.")

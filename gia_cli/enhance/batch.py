@@ -75,7 +75,11 @@ class Product:
     """How it is saved."""
 
 
-PICTURE = Product(name=lambda target: target, write=Enhanced.save)
+def _itself(target: Path) -> Path:
+    return target
+
+
+PICTURE = Product(name=_itself, write=Enhanced.save)
 
 
 def picture_saved(options: SaveOptions) -> Product:
@@ -113,6 +117,8 @@ class Job:
     targets: tuple[Path, ...]
     error: GiaError | None = None
     """Why it cannot be done, known before any work."""
+    key: str = field(default="", compare=False)
+    """Its path below the folder it was found in, with slashes: one wherever that is mounted."""
 
 
 @dataclass(slots=True)
@@ -169,14 +175,15 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
     _refuse_impossible(suffix, options.products)
     jobs: list[Job] = []
     for source, root, error in _find_sources(inputs, options.recursive):
+        key = source.relative_to(root).as_posix()
         if error is not None:
-            jobs.append(Job(source, (), error))
+            jobs.append(Job(source, (), error, key))
             continue
         target = options.output
         if target is None:
             mark = f"{_NAME_SUFFIX}_crop" if options.is_crop else _NAME_SUFFIX
             target = _target(source, root, options.out_dir, mark + suffix)
-        jobs.append(Job(source, _bracketed(target, options.request)))
+        jobs.append(Job(source, _bracketed(target, options.request), key=key))
     jobs = _without_repeats(jobs)
     photos = sum(job.error is None for job in jobs)
     if options.output is not None and photos > 1:
