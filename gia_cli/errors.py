@@ -226,6 +226,20 @@ class OutOfMemoryError(GiaError):
     hint = "Close other programs, or raise what limits it (--max-memory, ulimit -v, a container)."
 
 
+class WorkerError(GiaError):
+    """A photo whose process died of it, on a cluster, each time."""
+
+    exit_code = 52
+    hint = "Try it alone, without --ray; if gia ends there too, please report it."
+
+
+class ClusterError(GiaError):
+    """A cluster that does not answer, or has no worker left."""
+
+    exit_code = 53
+    hint = "Check the address, and that the cluster is up (ray status)."
+
+
 # ---------------------------------------------------------------- training
 
 

@@ -214,7 +214,7 @@ def _place(path: Path) -> tuple[object, str]:
     return identity(path.parent) or Path(os.path.abspath(path.parent)), path.name  # noqa: PTH100
 
 
-def _files(job: Job, options: BatchOptions) -> list[Path]:
+def files_of(job: Job, options: BatchOptions) -> list[Path]:
     """List all files that are to be made of a photo."""
     return [product.name(target) for target in job.targets for product in options.products]
 
@@ -226,7 +226,7 @@ def _without_replaced_inputs(jobs: Sequence[Job], options: BatchOptions) -> list
     inputs.pop(None, None)
     checked: list[Job] = []
     for job in jobs:
-        replaced = [path for path in _files(job, options) if identity(path) in inputs]
+        replaced = [path for path in files_of(job, options) if identity(path) in inputs]
         if job.error is None and replaced:
             error = UsageError(
                 f"The output {replaced[0]} is the input {inputs[identity(replaced[0])]}.",
@@ -243,7 +243,7 @@ def _without_clashes(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
     """Let the jobs fail that would be written to one file."""
     users: dict[object, list[tuple[int, Path]]] = {}
     for number, job in enumerate(jobs):
-        for path in _files(job, options) if job.error is None else ():
+        for path in files_of(job, options) if job.error is None else ():
             folder, name = _place(path)
             users.setdefault((folder, _folded(name)), []).append((number, path))
     errors: dict[int, GiaError] = {}
@@ -482,7 +482,7 @@ def _is_made(
     """Whether a photo's last file was written, but nobody was told."""
     if not result.outputs or any(each is result for each in told):
         return False
-    missing = set(_files(job, options)) - set(result.outputs)
+    missing = set(files_of(job, options)) - set(result.outputs)
     if options.on_exists == "skip":
         missing = {path for path in missing if not _is(Path.exists, path)}
     return not missing
@@ -561,6 +561,35 @@ class _ReadAhead:
         self._photo = None
 
 
+def settled(job: Job, options: BatchOptions) -> FileResult | None:
+    """Tell what becomes of a photo that needs no work; None if it needs some.
+
+    It has failed if it cannot be done, or its output is in the way, and is skipped if that is there
+    already. Of the photo itself nothing is read unless its output is in the way.
+    """
+    result = FileResult(job.source)
+    with _failures_into(result):
+        if job.error is not None:
+            raise job.error
+        _, plans = _missing(job, options)
+        if not plans:
+            result.status, result.outputs = "skipped", list(job.targets)
+            return result
+        if options.on_exists == "error" and any(map(is_taken, files_of(job, options))):
+            _refuse_hopeless(job, plans, options)
+    return None if result.error is None else result
+
+
+def _refuse_hopeless(job: Job, plans: Sequence[Files], options: BatchOptions) -> None:
+    """Raise what can be known before a photo is decoded."""
+    refuse_hopeless(job.source)  # what is wrong with the photo comes before what is with its output
+    _prepare_folder(job.targets[0].parent, options)
+    for files in plans:
+        for _, path in files:
+            # Where outputs are skipped, only a link that leads nowhere is left here.
+            refuse_hopeless_output(path, replace=options.on_exists == "overwrite")
+
+
 def _read(
     job: Job, enhancer: Enhancer, options: BatchOptions, progress: Progress
 ) -> Iterator[tuple[Prepared, Files]] | None:
@@ -570,12 +599,7 @@ def _read(
     request, plans = _missing(job, options)
     if not plans:
         return None
-    refuse_hopeless(job.source)  # what is wrong with the photo comes before what is with its output
-    _prepare_folder(job.targets[0].parent, options)
-    for files in plans:
-        for _, path in files:
-            # Where outputs are skipped, only a link that leads nowhere is left here.
-            refuse_hopeless_output(path, replace=options.on_exists == "overwrite")
+    _refuse_hopeless(job, plans, options)
     pictures = zip(enhancer.prepare(job.source, request, progress=progress), plans, strict=True)
     return chain([next(pictures)], pictures)
 
