@@ -40,12 +40,13 @@ from gia_cli.imaging.save_options import (
     SaveOptions,
     Subsampling,
 )
-from gia_cli.runtime import Precision, Quality
+from gia_cli.runtime import DeviceName, Precision, Quality
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.batch import BatchOptions, FileResult, Job, Product
     from gia_cli.enhance.enhancer import Enhancer
+    from gia_cli.enhance.ray_pool import RayOptions
     from gia_cli.enhance.report import BatchPage
     from gia_cli.enhance.shard import Shard
 
@@ -62,6 +63,7 @@ class Batch:
     report: Path | None
     shard: str | None = None
     """As typed."""
+    cluster: RayOptions | None = None
 
 
 #: What is to be done with it.
@@ -339,6 +341,25 @@ def enhance(
             show_default=False,
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS|auto|local",
+            help="Share the photos out to the workers of a Ray cluster: HOST:PORT of its head, "
+            "auto for the one that this machine is part of, local for one of its own.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="With --ray: how many (default: one for each GPU, else one for each machine).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -401,7 +422,27 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
-    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json, report, shard))
+    cluster = _cluster(ray, workers, device, report)
+    (finish or _finish)(
+        Batch(inputs, options, make_enhancer, terminal, as_json, report, shard, cluster)
+    )
+
+
+def _cluster(
+    address: str | None, workers: int | None, device: DeviceName, report: Path | None
+) -> RayOptions | None:
+    """Describe the cluster that is asked for."""
+    if address is None:
+        if workers is not None:
+            raise UsageError("--workers needs --ray.", hint="On this machine: --ray local.")
+        return None
+    if report is not None:
+        raise UsageError(
+            "--report does not work with --ray.", hint="--json says what became of each photo."
+        )
+    from gia_cli.enhance.ray_pool import RayOptions
+
+    return RayOptions(address, workers, device)
 
 
 def _finish(batch: Batch) -> None:
@@ -414,7 +455,8 @@ def _finish(batch: Batch) -> None:
     planned = plan_jobs(batch.inputs, options)
     shard = _shard(batch, planned)
     jobs = jobs_of(planned, shard)
-    enhancer, quiet = batch.make_enhancer(), terminal.quiet
+    cluster, quiet = batch.cluster, terminal.quiet
+    enhancer = batch.make_enhancer() if cluster is None else None  # the workers have theirs
 
     results: list[FileResult] = []
     page = _report_page(batch.report, jobs, options, terminal)
@@ -430,14 +472,26 @@ def _finish(batch: Batch) -> None:
             report_line(result)
 
         with terminal:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+            if enhancer is not None:
+                run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+            elif cluster is not None and jobs:
+                from gia_cli.enhance.cluster import run_on_ray
+
+                run_on_ray(
+                    *(jobs, batch.make_enhancer, options, cluster),
+                    shard=shard,
+                    progress=terminal,
+                    on_result=on_result,
+                )
 
     try:
-        if is_needed():
+        if cluster is None and is_needed():
             run_guarded(jobs, work, results.append, on_death=report_line)
         else:
             work(jobs, results.append)
     finally:  # also after Ctrl-C: what is written is reported
+        places = {job.source: place for place, job in enumerate(jobs)}
+        results.sort(key=lambda result: places[result.source])  # a cluster's come as they come
         if page is not None:
             with page:
                 page.write(results)

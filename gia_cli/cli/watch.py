@@ -37,7 +37,7 @@ class _WatchCommand(Command):
 @app.command(cls=_WatchCommand)
 @with_options_of(
     enhancing.enhance,
-    leave_out=("inputs", "output", "as_json", "report", "shard"),
+    leave_out=("inputs", "output", "as_json", "report", "shard", "ray", "workers"),
     changed={"on_exists": "skip"},
 )
 def watch(
