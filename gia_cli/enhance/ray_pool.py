@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import shutil
 import signal
 import socket
@@ -40,6 +41,9 @@ AUTO = "auto"
 _ANSWER_S = 5.0  # for an address to answer at all
 _START_S = 600.0  # for a worker: clusters that grow start a machine first
 _MOMENT_S = 0.2
+# RFC 9113, 3.4: what both sides of gRPC begin with, which Ray speaks. A frame's type is its byte 3.
+_HTTP2_SETTINGS = b"\x04"
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _HTTP2_SETTINGS + bytes(5)
 _STORE_BYTES = 80_000_000  # nothing of ours lies in Ray's own store of objects
 _RESTARTS = 100  # of one worker
 _STARTS = 3  # of a worker that dies while it starts
@@ -153,9 +157,12 @@ def connected(options: RayOptions) -> Iterator[Any]:
     UsageError
         Ray is not installed.
     """
-    ray = _import_ray()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as after:
+        if options.address == LOCAL:
+            after.enter_context(_own_token())
+        ray = _import_ray()
+        after.enter_context(_quiet_stderr())
         arguments: dict[str, Any] = {"address": options.address}
         if options.address == LOCAL:
             # Its logs are of nobody's use once it is over.
@@ -177,12 +184,51 @@ def connected(options: RayOptions) -> Iterator[Any]:
                 configure_logging=True,
             )
         except Exception as error:
-            line = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            raise ClusterError(f"No Ray cluster at '{options.address}': {line[0]}") from error
+            raise _no_cluster(options.address, error) from error
         finally:
             _take_signals_back(before)
         after.callback(_disconnect, ray, before)
         yield ray
+
+
+def _no_cluster(address: str, error: Exception) -> ClusterError:
+    if address == AUTO:
+        return ClusterError(
+            "This machine is part of no Ray cluster that is up.",
+            hint="Give its address (--ray HOST:PORT), or start one here with --ray local.",
+        )
+    (line, *_) = str(error).strip().splitlines() or [type(error).__name__]
+    hint = "" if address == LOCAL else "If the cluster asks for a token, set RAY_AUTH_MODE=token."
+    return ClusterError(f"No Ray cluster at {address}: {line.rstrip('.')}.", hint=hint)
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """Keep others on the network from a cluster of this machine's own, without a file at home."""
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    is_users = not ours.keys().isdisjoint(os.environ)
+    if not is_users:
+        os.environ.update(ours)
+    yield
+    for name in () if is_users else ours:
+        os.environ.pop(name, None)
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what Ray's C++ prints to file descriptor 2; the terminal has a copy of its own."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # a program without stderr
+        yield
+        return
+    with Path(os.devnull).open("r+b") as sink:
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _import_ray() -> Any:
@@ -216,10 +262,14 @@ def _take_signals_back(before: dict[Any, Any]) -> None:
 def _require_answer(address: str) -> None:
     """Ray itself waits for minutes, and says it in many lines."""
     try:
-        socket.create_connection(_host_and_port(address), timeout=_ANSWER_S).close()
+        with socket.create_connection(_host_and_port(address), timeout=_ANSWER_S) as connection:
+            connection.sendall(_HTTP2_HELLO)
+            answer = connection.recv(9)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise ClusterError(f"Nobody answers at {address}: {reason}.") from error
+    if answer[3:4] != _HTTP2_SETTINGS:
+        raise ClusterError(f"What answers at {address} is not the head of a Ray cluster.")
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
