@@ -50,6 +50,7 @@ FENCES: dict[str, set[str]] = {
     "typer": {"cli"},
     "platformdirs": {"runtime", "cli.settings"},
     "psutil": {"runtime"},
+    "ray": {"enhance.ray_pool"},
     "watchdog": {"enhance.watch"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},

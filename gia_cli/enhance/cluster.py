@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job
@@ -57,19 +58,26 @@ def run_on_ray(
         And what keeps all workers from beginning, such as `WeightsError`.
     """
     mark = secrets.token_hex(3)
-    with only_driver_of(output_roots(jobs, options), options, shard), connected(cluster) as ray:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        resources = share_out(nodes, cluster)
-        setup = Setup(make_enhancer, options, resources, mark, os.getcwd())  # noqa: PTH109
-        folders = {target.parent for job in jobs for target in job.targets}
+    folders = {target.parent for job in jobs for target in job.targets}
+
+    @contextmanager
+    def open_pool(photos: int) -> Iterator[RayPool]:
         for folder in folders:
             sweep(folder, older_than_s=STALE_S)
-        try:
-            with RayPool(ray, setup, progress) as pool:
-                return run_in_pool(jobs, pool, options, progress=progress, on_result=on_result)
-        finally:
-            for folder in folders:
-                sweep(folder, mark=mark)
+        with connected(cluster) as ray:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            shared = share_out(nodes, cluster)
+            resources = replace(shared, workers=min(shared.workers, photos))
+            setup = Setup(make_enhancer, options, resources, mark, os.getcwd())  # noqa: PTH109
+            try:
+                with RayPool(ray, setup, progress) as pool:
+                    yield pool
+            finally:
+                for folder in folders:
+                    sweep(folder, mark=mark)
+
+    with only_driver_of(output_roots(jobs, options), options, shard):
+        return run_in_pool(jobs, open_pool, options, progress=progress, on_result=on_result)
 
 
 def output_roots(jobs: Sequence[Job], options: BatchOptions) -> set[Path]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -104,9 +105,13 @@ class Pool(Protocol):
         """Let the workers finish the photo that each is at, and begin no other."""
 
 
+#: Opens a pool for so many photos.
+OpenPool = Callable[[int], AbstractContextManager[Pool]]
+
+
 def run_in_pool(
     jobs: Sequence[Job],
-    pool: Pool,
+    open_pool: OpenPool,
     options: BatchOptions,
     *,
     progress: Progress,
@@ -117,7 +122,8 @@ def run_in_pool(
     Parameters
     ----------
     jobs : sequence of Job
-    pool : Pool
+    open_pool : function
+        Opens the pool, when it is known how many photos need work; it is not called for none.
     options : BatchOptions
         The pool's workers have the same.
     progress : Progress
@@ -138,18 +144,13 @@ def run_in_pool(
     GiaError
         What kept all workers from beginning.
     """
-    batch = _Batch(jobs, pool, options, progress, on_result)
+    batch = _Batch(jobs, options, progress, on_result)
     try:
         batch.settle()
-        while batch.is_open:
-            batch.give_out()
-            batch.take_in(pool.wait())
+        if batch.is_open:
+            with open_pool(len(jobs) - len(batch.results)) as pool:
+                batch.work(pool)
     except KeyboardInterrupt:
-        batch.is_ending = True
-        pool.stop()
-        batch.take_in(())
-        while batch.is_busy:
-            batch.take_in(pool.wait())
         done = len(batch.results)
         raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
     return [batch.results[number] for number in range(len(jobs))]
@@ -173,15 +174,14 @@ class _Batch:
     def __init__(
         self,
         jobs: Sequence[Job],
-        pool: Pool,
         options: BatchOptions,
         progress: Progress,
         on_result: Callable[[FileResult], None],
     ) -> None:
-        self._jobs, self._pool, self._options = jobs, pool, options
+        self._jobs, self._options = jobs, options
         self._progress, self._on_result = progress, on_result
         self.results: dict[int, FileResult] = {}
-        self._workers = {number: _Worker() for number in range(pool.size)}
+        self._workers: dict[int, _Worker] = {}
         self._first: GiaError | None = None  # of the workers that are gone
         self._fresh: deque[int] = deque()
         self._lost: deque[int] = deque()
@@ -191,8 +191,7 @@ class _Batch:
         self._waiting: deque[int] = deque()  # of them, those that nobody has yet
         self._events: deque[Event] = deque()
         self._there: dict[int, set[Path]] = {}  # files that were there before
-        self.is_ending = False
-        """Nothing is given away any more, and what is lost stays undone."""
+        self._is_ending = False  # nothing is given away any more, and what is lost stays undone
 
     @property
     def is_open(self) -> bool:
@@ -200,8 +199,7 @@ class _Batch:
         return len(self.results) < len(self._jobs)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a worker has photos."""
+    def _is_busy(self) -> bool:
         return any(worker.left for worker in self._workers.values())
 
     # ------------------------------------------------------------ before the work
@@ -217,17 +215,32 @@ class _Batch:
                 there = set(filter(is_taken, files_of(job, self._options)))
                 self._there |= {number: there} if there else {}
 
+    def work(self, pool: Pool) -> None:
+        """Have the rest done."""
+        self._workers = {number: _Worker() for number in range(pool.size)}
+        try:
+            while self.is_open:
+                self._give_out(pool)
+                self._take_in(pool.wait())
+        except KeyboardInterrupt:
+            self._is_ending = True
+            pool.stop()
+            self._take_in(())
+            while self._is_busy:
+                self._take_in(pool.wait())
+            raise
+
     # ------------------------------------------------------------ giving
 
-    def give_out(self) -> None:
+    def _give_out(self, pool: Pool) -> None:
         """Give photos to all workers that wait and may have some."""
         for number in self._workers:
-            self._give(number)
+            self._give(pool, number)
         waiting = self._fresh or self._lost or self._waiting
-        if waiting and not self.is_busy and self._all_wait():
+        if waiting and not self._is_busy and self._all_wait():
             self._end_doubts()
             for number in self._workers:
-                self._give(number)
+                self._give(pool, number)
 
     def _all_wait(self) -> bool:
         known = [worker for worker in self._workers.values() if worker.name]
@@ -241,7 +254,7 @@ class _Batch:
         for worker in self._workers.values():
             worker.is_doubted = worker.is_passed_over = False
 
-    def _give(self, number: int) -> None:
+    def _give(self, pool: Pool, number: int) -> None:
         worker = self._workers[number]
         if not worker.is_ready or worker.left:
             return
@@ -253,7 +266,7 @@ class _Batch:
             on_exists = "skip"  # what is there now, one of us has made
         jobs = tuple(self._jobs[each] for each in numbers)
         worker.left, worker.is_ready = set(numbers), False
-        self._pool.give(number, Chunk(numbers, jobs, on_exists))
+        pool.give(number, Chunk(numbers, jobs, on_exists))
 
     def _choose(self, number: int, worker: _Worker) -> tuple[tuple[int, ...], bool]:
         """Choose a worker's next photos; tells whether they have been given away before."""
@@ -274,7 +287,7 @@ class _Batch:
 
     # ------------------------------------------------------------ taking
 
-    def take_in(self, events: Iterable[Event]) -> None:
+    def _take_in(self, events: Iterable[Event]) -> None:
         """Draw the consequences of what has happened; also of what was interrupted last time."""
         self._events.extend(events)
         while self._events:
@@ -301,7 +314,7 @@ class _Batch:
             self._lose(worker, event.error.message)
             del self._workers[event.worker]
             self._first = self._first or event.error
-            if not self._workers and self.is_open and not self.is_ending:
+            if not self._workers and self.is_open and not self._is_ending:
                 raise self._nobody_left(self._first, event.error)
 
     def _nobody_left(self, first: GiaError, last: GiaError) -> GiaError:
@@ -319,7 +332,7 @@ class _Batch:
             count = f"{len(lost)} photo{'' if len(lost) == 1 else 's'}"
             name = worker.name or "a worker"
             self._progress.detail(f"{name} is lost with {count}: {reason}")
-        for number in () if self.is_ending else lost:
+        for number in () if self._is_ending else lost:
             self._losses[number] = self._losses.get(number, 0) + 1
             if self._losses[number] < LOSSES:
                 self._lost.append(number)

@@ -5,7 +5,7 @@ them and results back; pictures go straight to the storage that all machines sha
 
 Ray could also call again what a dead worker was called for (``max_task_retries``). For starting one
 it does. Photos it does not give again: it would repeat a chunk from its first photo on, written or
-not, with the one that killed the worker among them; see `gia_cli.enhance.pool`.
+not, with the one that killed the worker among them; see `enhance.pool`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -205,12 +205,12 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
 @contextmanager
 def _own_token() -> Iterator[None]:
     """Keep others on the network from a cluster of this machine's own, without a file at home."""
-    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    is_users = not ours.keys().isdisjoint(os.environ)
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    is_users = any(name in os.environ for name in names)
     if not is_users:
-        os.environ.update(ours)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray sets the mode, and asks for it
     yield
-    for name in () if is_users else ours:
+    for name in () if is_users else names:
         os.environ.pop(name, None)
 
 
@@ -404,7 +404,8 @@ class _Call:
     reference: Any
     """Of what `start` returns, or a generator of results."""
     is_start: bool
-    since: float = field(default_factory=time.monotonic)
+    since: float = 0.0
+    """Of a start: since when the worker is awaited."""
 
 
 class RayPool:
@@ -479,37 +480,47 @@ class RayPool:
         events, self._events = self._events, []
         return events
 
-    def _start(self, worker: int) -> None:
+    def _start(self, worker: int, since: float | None = None) -> None:
         start = self._actors[worker].start.options(max_task_retries=_STARTS)
-        self._calls[worker] = _Call(start.remote(), is_start=True)
+        since = time.monotonic() if since is None else since
+        self._calls[worker] = _Call(start.remote(), is_start=True, since=since)
 
     def _look_at(self, worker: int) -> None:
         """Take what a worker has to say."""
-        call = self._calls.pop(worker)
+        call = self._calls[worker]  # it stays there if Ctrl-C comes meanwhile
         try:
-            if call.is_start:
-                self._names[worker] = self._ray.get(call.reference)
-                self._events.append(Ready(worker, self._names[worker]))
+            if not call.is_start:
+                number, result = self._ray.get(next(call.reference))
+                self._events.append(Done(worker, number, result))
                 return
-            number, result = self._ray.get(next(call.reference))
-            self._calls[worker] = call
-            self._events.append(Done(worker, number, result))
+            self._names[worker] = self._ray.get(call.reference)
+            self._starts[worker] = 0
         except StopIteration:
-            self._events.append(Ready(worker, self._names[worker]))
+            pass
         except Exception as error:
+            del self._calls[worker]
             self._fail(worker, call, error)
+            return
+        del self._calls[worker]
+        self._events.append(Ready(worker, self._names[worker]))
 
     def _fail(self, worker: int, call: _Call, error: Exception) -> None:
         cause = getattr(error, "cause", None)
-        if call.is_start and isinstance(cause, GiaError):
-            self._events.append(Gone(worker, cause))
-        elif call.is_start:
-            self._events.append(
-                Gone(worker, ClusterError(f"A worker did not start: {_said(error)}"))
-            )
-        else:
+        if not call.is_start:
             self._events.append(Lost(worker, _said(error)))
             self._start(worker)
+        elif isinstance(cause, GiaError):
+            self._events.append(Gone(worker, cause))
+        elif type(error).__name__ == "ActorUnavailableError":  # its process is not there again yet
+            time.sleep(_MOMENT_S)
+            self._start(worker, call.since)
+        else:
+            self._starts[worker] = self._starts.get(worker, 0) + 1
+            if self._starts[worker] <= _STARTS:
+                self._start(worker, call.since)
+                return
+            gone = ClusterError(f"A worker did not start: {_said(error)}")
+            self._events.append(Gone(worker, gone))
 
 
 def _not_started() -> ClusterError:

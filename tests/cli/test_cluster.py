@@ -11,16 +11,7 @@ import pytest
 from tests.cli.test_cli import gia
 
 MakePhoto = Callable[..., Path]
-QUICK = (
-    "--ratio",
-    "100",
-    "--device",
-    "cpu",
-    "--weights",
-    "gia-sony-lite-v1",
-    "--crop",
-    "0,0,48,48",
-)
+QUICK = ("--ratio", "100", "--device", "cpu", "--weights", "gia-sony-lite-v1")
 
 
 @pytest.fixture
@@ -52,7 +43,7 @@ def test_shards_do_each_photo_once_and_report_their_share(card: Path, tmp_path: 
         seen += names
     assert sorted(seen) == ["a.ARW", "b.ARW", "broken.ARW", "c.ARW"]
     pictures = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert pictures == ["a_gia_crop.tif", "b_gia_crop.tif", "c_gia_crop.tif"]
+    assert pictures == ["a_gia.tif", "b_gia.tif", "c_gia.tif"]
 
 
 def test_a_shard_without_photos_is_a_success_with_a_line(card: Path, tmp_path: Path) -> None:
@@ -70,7 +61,7 @@ def test_a_slurm_array_gives_shares_by_itself_but_not_of_a_photo_that_is_named(
     assert run.exit_code == 0
     assert "shard 2/1000000 (SLURM_ARRAY_TASK_ID; --shard says otherwise): 0 of 4" in run.stderr
     run = gia("enhance", card / "a.ARW", *QUICK)
-    assert run.exit_code == 0 and "a_gia_crop.tif" in run.stdout and "shard" not in run.stderr
+    assert run.exit_code == 0 and "a_gia.tif" in run.stdout and "shard" not in run.stderr
 
 
 @pytest.mark.slow

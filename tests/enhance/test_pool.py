@@ -5,10 +5,13 @@ from __future__ import annotations
 import pickle
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gia_cli.enhance import pool as rules
 from gia_cli.enhance.batch import (
     BatchOptions,
     FileResult,
@@ -19,7 +22,7 @@ from gia_cli.enhance.batch import (
 )
 from gia_cli.enhance.comparison import comparison_path, write_comparison
 from gia_cli.enhance.exposure import ExposureRequest
-from gia_cli.enhance.pool import CHUNK, LOSSES, Chunk, Done, Event, Gone, Lost, Ready, run_in_pool
+from gia_cli.enhance.pool import CHUNK, LOSSES, Chunk, Done, Event, Gone, Lost, Ready
 from gia_cli.errors import (
     ClusterError,
     DamagedFileError,
@@ -89,6 +92,12 @@ class FakePool:
         yield Ready(worker, f"worker {worker}")
 
 
+def run_in_pool(
+    jobs: list[Job], pool: FakePool, options: BatchOptions, **listeners: Any
+) -> list[FileResult]:
+    return rules.run_in_pool(jobs, lambda _: nullcontext(pool), options, **listeners)
+
+
 def write(worker: int, job: Job, chunk: Chunk) -> FileResult:
     """Make what is missing; nothing is ever written twice."""
     made = [path for path in job.targets if not path.exists()]
@@ -149,9 +158,13 @@ def test_what_needs_no_work_is_given_to_nobody(tmp_path: Path) -> None:
     assert {number for _, chunk in pool.chunks for number in chunk.numbers} == {0, 2}
     assert jobs[1].targets[0].read_bytes() == b"mine"
     skipping = BatchOptions(on_exists="skip")
-    again = run_in_pool(jobs, FakePool(0, write), skipping, progress=SILENT)
+    again = rules.run_in_pool(jobs, no_pool, skipping, progress=SILENT)
     assert [result.status for result in again] == ["skipped"] * 4
     assert again[0].outputs == [tmp_path / "000_gia.tif"]
+
+
+def no_pool(photos: int) -> Any:
+    raise AssertionError("there is nothing to do")
 
 
 def dies_of(*names: str, times: int = 1000) -> Work:
