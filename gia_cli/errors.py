@@ -281,3 +281,10 @@ class OutputExistsError(OutputError):
 
     exit_code = 61
     hint = "Use --on-exists overwrite or skip, or another name with -o."
+
+
+class StorageError(GiaError):
+    """An object store that cannot be used: no such bucket, no credentials, no network."""
+
+    exit_code = 62
+    hint = "Check the bucket's name, the credentials and the address (AWS_ENDPOINT_URL for S3)."

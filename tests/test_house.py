@@ -51,6 +51,7 @@ FENCES: dict[str, set[str]] = {
     "platformdirs": {"runtime", "cli.settings"},
     "psutil": {"runtime"},
     "ray": {"enhance.ray_pool"},
+    "fsspec": {"enhance.storage"},
     "watchdog": {"enhance.watch"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},

@@ -551,8 +551,10 @@ def _report_page(
 
 def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
     """Say what became of one photo: paths on stdout, why on stderr."""
+    from gia_cli.enhance.storage import shown
+
     if result.error is not None:
-        terminal.error(explained(result.error), about=result.source)
+        terminal.error(explained(result.error), about=shown(result.source))
     for choice in result.choices:
         terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
     if result.weights is not None:
@@ -562,7 +564,7 @@ def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
         terminal.note(f"{result.source.name}: skipped, its output is already there.")
     elif not as_json:  # of a photo that failed, too: some of its brackets may be there
         for path in result.outputs:
-            terminal.line(str(path))
+            terminal.line(shown(path))
 
 
 def _report(results: list[FileResult], shard: Shard | None, planned: int) -> dict[str, Any]:
@@ -573,11 +575,13 @@ def _report(results: list[FileResult], shard: Shard | None, planned: int) -> dic
 
 
 def _file_report(result: FileResult) -> dict[str, Any]:
+    from gia_cli.enhance.storage import shown
+
     error = result.error
     return {
-        "input": str(result.source),
+        "input": shown(result.source),
         "status": result.status,
-        "outputs": [str(path) for path in result.outputs],
+        "outputs": [shown(path) for path in result.outputs],
         "ratios": [
             {"ratio": choice.ratio, "rule": choice.rule, "reason": choice.reason}
             for choice in result.choices
@@ -592,6 +596,8 @@ def _file_report(result: FileResult) -> dict[str, Any]:
 
 
 def _summary(terminal: Terminal, results: list[FileResult]) -> None:
+    from gia_cli.enhance.storage import shown
+
     folders = [os.path.abspath(result.source.parent) for result in results]  # noqa: PTH100
     root = (
         Path(os.path.commonpath(folders)) if len({Path(f).anchor for f in folders}) == 1 else None
@@ -602,7 +608,7 @@ def _summary(terminal: Terminal, results: list[FileResult]) -> None:
             result.status,
             ", ".join(f"{choice.ratio:.4g}" for choice in result.choices),
             f"{result.seconds:.1f}",
-            result.error.message if result.error else ", ".join(map(str, result.outputs)),
+            result.error.message if result.error else ", ".join(map(shown, result.outputs)),
         ]
         for result in results
     ]

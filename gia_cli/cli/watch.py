@@ -14,7 +14,7 @@ from gia_cli.cli.app import app, seconds
 from gia_cli.cli.options import defaults, time_text, with_options_of
 from gia_cli.cli.settings import Command
 from gia_cli.enhance.watch_options import WatchOptions
-from gia_cli.errors import BatchError, Interrupted
+from gia_cli.errors import BatchError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.cli.enhance import Batch
@@ -137,8 +137,11 @@ def watch(
 def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
     from gia_cli.cli.guarded import is_needed, run_guarded
     from gia_cli.enhance.batch import run_jobs
+    from gia_cli.enhance.storage import is_url
     from gia_cli.enhance.watch import watch_folder
 
+    if any(path is not None and is_url(path) for path in (folder, batch.options.out_dir)):
+        raise UsageError("gia watch needs folders of this machine.", hint="See gia enhance.")
     terminal, enhancer = batch.terminal, batch.make_enhancer()
 
     def run(

@@ -14,6 +14,7 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.pool import run_in_pool
 from gia_cli.enhance.ray_pool import RayOptions, RayPool, Setup, connected, share_out
 from gia_cli.enhance.shard import Shard
+from gia_cli.enhance.storage import is_url
 from gia_cli.errors import OutputError, UsageError
 from gia_cli.files import lock, make_folder, sweep
 from gia_cli.progress import Progress
@@ -59,6 +60,7 @@ def run_on_ray(
     """
     mark = secrets.token_hex(3)
     folders = {target.parent for job in jobs for target in job.targets}
+    folders -= {folder for folder in folders if is_url(folder)}  # stores have no half files
 
     @contextmanager
     def open_pool(photos: int) -> Iterator[RayPool]:
@@ -104,11 +106,12 @@ def only_driver_of(roots: set[Path], options: BatchOptions, shard: Shard | None)
     OutputError
         A folder is not there, or cannot be written to.
     """
-    if options.out_dir is not None:
+    if options.out_dir is not None and not is_url(options.out_dir):
         make_folder(options.out_dir, "--out-dir")
     name = ".gia-ray.lock" if shard is None else f".gia-ray-{shard.number}-{shard.count}.lock"
     with ExitStack() as held:
-        for root in sorted(roots):
+        # A store has no locks; it refuses a second picture of one name itself.
+        for root in sorted(root for root in roots if not is_url(root)):
             try:
                 is_ours = held.enter_context(lock(root / name))
             except OSError as error:

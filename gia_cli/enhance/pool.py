@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job, files_of, settled
+from gia_cli.enhance.storage import exists
 from gia_cli.errors import (
     ClusterError,
     DeviceError,
@@ -31,9 +32,10 @@ from gia_cli.errors import (
     Interrupted,
     OutputError,
     OutputExistsError,
+    StorageError,
     WorkerError,
 )
-from gia_cli.files import OnExists, is_taken
+from gia_cli.files import OnExists
 from gia_cli.progress import Progress
 
 #: Photos that a worker is given at a time, at most.
@@ -212,7 +214,7 @@ class _Batch:
                 continue
             self._fresh.append(number)
             if self._options.on_exists == "skip":  # else nothing is there, or it may be replaced
-                there = set(filter(is_taken, files_of(job, self._options)))
+                there = set(filter(exists, files_of(job, self._options)))
                 self._there |= {number: there} if there else {}
 
     def work(self, pool: Pool) -> None:
@@ -396,4 +398,4 @@ class _Batch:
 def _is_of_the_worker(error: GiaError | None) -> bool:
     """Whether another worker may do what this one could not."""
     of_outputs = isinstance(error, OutputError) and not isinstance(error, OutputExistsError)
-    return of_outputs or isinstance(error, DeviceError)
+    return of_outputs or isinstance(error, DeviceError | StorageError)
