@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -235,11 +236,11 @@ def _store(path: Path) -> tuple[Any, str]:
     """Return a URL's store, and the name that it knows the object by."""
     match = _URL.fullmatch(path.as_posix())
     assert match is not None  # a URL
-    return _open(match[1].lower()), match[2]
+    return _open(match[1].lower(), os.getpid()), match[2]  # a store is no use to a fork
 
 
 @cache
-def _open(protocol: str) -> Any:
+def _open(protocol: str, process: int) -> Any:
     hint = "pip install 'gia-cli[s3]'"
     try:
         import fsspec

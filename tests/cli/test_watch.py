@@ -126,6 +126,13 @@ def test_it_has_the_options_of_enhance_that_make_sense() -> None:
     assert all(enhance[key].default == own[key].default for key in same)
 
 
+def test_stores_are_not_watched(tmp_path: Path) -> None:
+    for arguments in (["s3://bucket/card"], [tmp_path, "--out-dir", "s3://bucket/out"]):
+        refused = watch(*arguments, "--once")
+        assert refused.exit_code == 2 and "needs folders of this machine" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @contextmanager
 def watcher(folder: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "gia_cli", "watch", str(folder), *map(str, words)]
