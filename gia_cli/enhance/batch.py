@@ -692,8 +692,15 @@ def _compute(
         result.choices.append(computed.choice)
         result.weights = computed.weights.name
         result.white_balance = computed.white_balance
-        result.sidecar = computed.metadata.report()
+        result.sidecar = _in_words_of(result.source, computed.metadata.report())
     return computed
+
+
+def _in_words_of(source: Path, sidecar: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Let what is said of a photo's sidecars name those in the store."""
+    if sidecar is None:
+        return None
+    return sidecar | {"files": [storage.in_words_of(source, file) for file in sidecar["files"]]}
 
 
 def _missing(job: Job, options: BatchOptions) -> tuple[ExposureRequest, list[Files]]:
@@ -756,7 +763,7 @@ def _failures_into(result: FileResult) -> Iterator[None]:
     except Exception as error:
         _let_go(error)  # of the photo: results are kept
         result.status = "failed"
-        result.error = storage.in_words_of(result.source, _expected(result.source, error))
+        result.error = storage.error_in_words_of(result.source, _expected(result.source, error))
 
 
 def _let_go(error: BaseException | None) -> None:

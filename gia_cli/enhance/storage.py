@@ -168,19 +168,21 @@ def release(photo: Path) -> None:
         folder.cleanup()
 
 
-def in_words_of(photo: Path, error: GiaError) -> GiaError:
-    """Let an error name a photo as its user does, and not the file that was fetched."""
+def in_words_of(photo: Path, text: str) -> str:
+    """Name a photo and its sidecars as their user does, and not the files that were fetched."""
     with _guard:
         folder = _fetched.get(photo)
-    if folder is not None:
-        _rename(error, str(Path(folder.name, photo.name)), shown(photo))
-    return error
+    if folder is None:
+        return text
+    return text.replace(f"{folder.name}{os.sep}", f"{shown(photo.parent)}/")
 
 
-def _rename(error: GiaError, file: str, url: str) -> None:
-    error.message = error.message.replace(file, url)
-    error.hint = error.hint.replace(file, url)
+def error_in_words_of(photo: Path, error: GiaError) -> GiaError:
+    """Let an error's text be in the user's words, likewise."""
+    error.message = in_words_of(photo, error.message)
+    error.hint = in_words_of(photo, error.hint)
     error.args = (error.message,)
+    return error
 
 
 def _sidecars(photo: Path) -> list[Path]:
@@ -222,7 +224,8 @@ def written(path: Path, *, replace: bool) -> Iterator[Path]:
         try:
             yield local
         except GiaError as error:
-            _rename(error, str(local), shown(path))
+            error.message = error.message.replace(str(local), shown(path))
+            error.args = (error.message,)
             raise
         with _storage_errors(path):
             store, name = _store(path)

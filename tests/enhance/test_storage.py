@@ -30,6 +30,10 @@ from tests.cli.test_cli import gia
 
 MakePhoto = Callable[..., Path]
 QUICK = ("--ratio", "100", "--device", "cpu", "--weights", "gia-sony-lite-v1")
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4"/>
+</rdf:RDF></x:xmpmeta>"""
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ def test_plain_paths_pass_through(tmp_path: Path) -> None:
         assert file == path
     storage.release(path)
     error = GiaError(f"{path} is odd.")
-    assert storage.in_words_of(path, error) is error and str(path) in str(error)
+    assert storage.error_in_words_of(path, error) is error and str(path) in str(error)
 
 
 def test_planning_in_a_store(memory: Any, tmp_path: Path) -> None:
@@ -166,7 +170,7 @@ def test_a_photo_comes_with_its_sidecars_and_goes_with_them(memory: Any) -> None
     file = storage.fetch(photo)
     assert sorted(path.name for path in file.parent.iterdir()) == ["a.ARW", "a.arw.XMP", "a.xmp"]
     assert file.read_bytes() == b"a.ARW" and storage.fetch(photo) == file
-    error = storage.in_words_of(photo, DamagedFileError(f"{file} is cut short."))
+    error = storage.error_in_words_of(photo, DamagedFileError(f"{file} is cut short."))
     assert error.message == "memory://card/a.ARW is cut short." == error.args[0]
     storage.release(photo)
     assert temporary_folders() == before
@@ -235,6 +239,7 @@ def test_an_object_that_vanishes_costs_no_other(
     for name in ("a", "b", "c"):
         memory.pipe_file(f"/card/{name}.ARW", data)
     memory.pipe_file("/card/d.ARW", b"no photo")
+    memory.pipe_file("/card/a.xmp", XMP)
     chosen = BatchOptions(request=ExposureRequest(ratio=100), out_dir=Path("memory://out"))
     jobs = plan_jobs([Path("memory://card")], chosen)
     memory.rm_file("/card/b.ARW")
@@ -242,6 +247,8 @@ def test_an_object_that_vanishes_costs_no_other(
     results = run_jobs(jobs, enhancer, chosen, progress=SILENT)
     assert [result.status for result in results] == ["written", "failed", "written", "failed"]
     assert isinstance(results[1].error, FileMissingError)
+    assert results[0].sidecar is not None
+    assert results[0].sidecar["files"] == ["memory://card/a.xmp"]
     assert "memory://card/d.ARW" in str(results[3].error)
     assert tempfile.gettempdir() not in f"{results[1].error} {results[3].error}"
     assert sorted(memory.ls("/out", detail=False)) == ["/out/a_gia.tif", "/out/c_gia.tif"]
