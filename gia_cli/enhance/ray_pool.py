@@ -347,10 +347,20 @@ class Worker:
         if not resources.gpus:
             self._held.enter_context(_own_cores(resources.cpus))
         enhancer = setup.make_enhancer()
-        if resources.beside > 1 and enhancer.options.max_memory is None:
-            share = free_bytes() // resources.beside
+        share = _share_of_memory(resources)
+        if share is not None and enhancer.options.max_memory is None:
             enhancer.options = replace(enhancer.options, max_memory=share)
         return enhancer
+
+
+def _share_of_memory(resources: Resources) -> int | None:
+    """Bytes of a GPU or of the machine that a worker may take where others compute; else None.
+
+    Each would plan with all that is free, and they begin at one time.
+    """
+    if resources.gpus:
+        return int(free_bytes("cuda") * resources.gpus) if resources.gpus < 1 else None
+    return free_bytes() // resources.beside if resources.beside > 1 else None
 
 
 class _Until(Sequence[Job]):

@@ -271,15 +271,16 @@ def test_a_worker_of_another_version_is_refused() -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_workers_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_pool, "free_bytes", lambda: 900)
+    free = {"cpu": 900, "cuda": 80}
+    monkeypatch.setattr(ray_pool, "free_bytes", lambda device="cpu": free[device])
     made: list[Any] = []
 
     def make() -> Any:
         made.append(Recorder())
         return made[-1]
 
-    for beside, limit in ((1, None), (3, 300)):
-        resources = Resources(beside, 1, 1.0, beside)
+    for gpus, beside, limit in ((0, 1, None), (0, 3, 300), (1, 2, None), (0.5, 4, 40)):
+        resources = Resources(beside, 10_000, gpus, beside)
         Worker(Setup(make, BatchOptions(), resources, "abcdef", ".")).start()
         assert made[-1].options.max_memory == limit
 
