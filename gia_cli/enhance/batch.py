@@ -505,6 +505,10 @@ def run_jobs(
                 finish(*current[1:])  # interrupted before it was told of
             done = len(results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
+        finally:
+            reader.shutdown()
+            for job in jobs:  # of one that was read ahead, too
+                storage.release(job.source)
     return results
 
 

@@ -14,9 +14,11 @@ import errno
 import glob
 import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -36,6 +38,7 @@ from gia_cli.files import identity, is_taken, refuse_hopeless_output
 # At least two letters: with one it is a drive of Windows.
 _URL = re.compile(r"(?!(?:file|local):)([a-z][a-z0-9+.-]+):/+(.+)", re.IGNORECASE | re.DOTALL)
 _PREFIX = "gia-photo-"
+_STALE_S = 86_400.0
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 _fetched: dict[Path, tempfile.TemporaryDirectory[str]] = {}  # photos that are here now
@@ -82,11 +85,15 @@ def find(path: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
     ------
     StorageError
         There is no such bucket, or no way to it.
+    UsageError
+        Nothing matches a pattern.
     """
     with _storage_errors(path):
         store, name = _store(path)
-        if glob.has_magic(name):
+        if glob.has_magic(name) and not store.exists(name):
             found = [_path(path, each) for each in sorted(store.glob(name))]
+            if not found:
+                raise UsageError(f"Nothing matches {shown(path)}.", hint="Check the pattern.")
             return [(each, each.parent) for each in found]
         below = store.find(name, maxdepth=None if recursive else 1)
         if below and [_key(each) for each in below] != [_key(name)]:
@@ -145,6 +152,7 @@ def fetch(photo: Path) -> Path:
     with _guard:
         folder = _fetched.get(photo)
     if folder is None:
+        _sweep()
         folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
         try:
             with _storage_errors(photo, reading=True):
@@ -158,6 +166,15 @@ def fetch(photo: Path) -> Path:
         with _guard:
             _fetched[photo] = folder
     return Path(folder.name, photo.name)
+
+
+@cache
+def _sweep() -> None:
+    """Remove, once, what processes that were killed have left here a day ago."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's
+            if time.time() - folder.stat().st_mtime > _STALE_S:
+                shutil.rmtree(folder)
 
 
 def release(photo: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from gia_cli.errors import (
     DamagedFileError,
     FileMissingError,
     GiaError,
+    Interrupted,
     OutputError,
     OutputExistsError,
     StorageError,
@@ -137,6 +139,10 @@ def test_planning_in_a_store(memory: Any, tmp_path: Path) -> None:
     local = {"out_dir": tmp_path}
     assert plan("memory://card/a.ARW", **local)[0][1] == str(tmp_path / "a_gia.tif")
     assert plan("memory://card/gone.ARW")[0][0] == "memory://card/gone.ARW"  # fails in its turn
+    memory.pipe_file("/card/odd[1].ARW", b"x")
+    assert [each[0] for each in plan("memory://card/odd[1].ARW")] == ["memory://card/odd[1].ARW"]
+    with pytest.raises(UsageError, match=r"Nothing matches memory://card/\*\.nef"):
+        plan("memory://card/*.nef")
     memory.pipe_file("/empty/c.txt", b"x")
     with pytest.raises(UsageError, match=r"memory://empty holds no RAW photos"):
         plan("memory://empty")
@@ -173,6 +179,37 @@ def test_a_photo_comes_with_its_sidecars_and_goes_with_them(memory: Any) -> None
     error = storage.error_in_words_of(photo, DamagedFileError(f"{file} is cut short."))
     assert error.message == "memory://card/a.ARW is cut short." == error.args[0]
     storage.release(photo)
+    assert temporary_folders() == before
+
+
+def test_what_killed_processes_left_is_swept_after_a_day(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    memory.pipe_file("/card/a.ARW", b"x")
+    for name in ("gia-photo-old", "gia-photo-new", "others"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / "gia-photo-old", (0, 0))
+    os.utime(tmp_path / "others", (0, 0))
+    storage._sweep.cache_clear()
+    storage.fetch(Path("memory://card/a.ARW"))
+    storage.release(Path("memory://card/a.ARW"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gia-photo-new", "others"]
+
+
+def test_ctrl_c_leaves_nothing_of_what_was_read_ahead(
+    memory: Any, make_arw: MakePhoto, enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, before = make_arw().read_bytes(), temporary_folders()
+    for name in ("a", "b", "c"):
+        memory.pipe_file(f"/card/{name}.ARW", data)
+
+    def press(*_: object, **__: object) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Enhancer, "compute", press)
+    with pytest.raises(Interrupted):
+        run(enhancer, "memory://card", out_dir=Path("memory://out"))
     assert temporary_folders() == before
 
 
