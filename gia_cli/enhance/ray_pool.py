@@ -45,6 +45,7 @@ _MOMENT_S = 0.2
 _HTTP2_SETTINGS = b"\x04"
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _HTTP2_SETTINGS + bytes(5)
 _STORE_BYTES = 80_000_000  # nothing of ours lies in Ray's own store of objects
+_NICENESS = "RAY_worker_niceness"  # a variable
 _RESTARTS = 100  # of one worker
 _STARTS = 3  # of a worker that dies while it starts
 
@@ -160,7 +161,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as after:
         if options.address == LOCAL:
-            after.enter_context(_own_token())
+            after.enter_context(_own_environment())
         ray = _import_ray()
         after.enter_context(_quiet_stderr())
         arguments: dict[str, Any] = {"address": options.address}
@@ -203,15 +204,24 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
 
 
 @contextmanager
-def _own_token() -> Iterator[None]:
-    """Keep others on the network from a cluster of this machine's own, without a file at home."""
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    is_users = any(name in os.environ for name in names)
-    if not is_users:
+def _own_environment() -> Iterator[None]:
+    """Set up Ray for a cluster of this machine's own, where the user has not.
+
+    Others on the network are kept from it by a token, without a file at home; and its workers run
+    at this process's own priority: Ray's, nice 15, is that of guests on a machine.
+    """
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", _NICENESS)
+    users = {name: os.environ[name] for name in names if name in os.environ}
+    if not users.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray sets the mode, and asks for it
-    yield
-    for name in () if is_users else names:
-        os.environ.pop(name, None)
+    niceness = os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
+    os.environ.setdefault(_NICENESS, str(max(niceness, 0)))
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(users)
 
 
 @contextmanager

@@ -114,6 +114,23 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         ray_pool._import_ray()
 
 
+def test_what_is_set_for_a_cluster_of_ones_own_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", ray_pool._NICENESS):
+        monkeypatch.delenv(name, raising=False)
+    with ray_pool._own_environment():
+        first = os.environ["RAY_AUTH_TOKEN"]
+        assert len(first) == 64 and int(os.environ[ray_pool._NICENESS]) < 15 + 5
+        os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
+    assert not [name for name in os.environ if name.startswith(("RAY_AUTH", "RAY_worker"))]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv(ray_pool._NICENESS, "7")
+    with ray_pool._own_environment():
+        assert "RAY_AUTH_TOKEN" not in os.environ and os.environ[ray_pool._NICENESS] == "7"
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
 # ---------------------------------------------------------------- calls
 
 
