@@ -177,6 +177,7 @@ def connected(options: RayOptions) -> Iterator[Any]:
             }
         elif options.address != AUTO:
             _require_answer(options.address)
+        after.callback(_disconnect, ray, before)  # also of what Ctrl-C stops half started
         try:
             ray.init(
                 **arguments,
@@ -188,7 +189,6 @@ def connected(options: RayOptions) -> Iterator[Any]:
             raise _no_cluster(options.address, error) from error
         finally:
             _take_signals_back(before)
-        after.callback(_disconnect, ray, before)
         yield ray
 
 
