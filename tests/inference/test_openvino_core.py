@@ -30,7 +30,7 @@ def convolved(
         made = fp32_convolution(x, ops.constant(kernel), pad, dilation)
     else:
         made = ops.convolution(x, ops.constant(kernel), [1, 1], *[[pad] * 2] * 2, [dilation] * 2)
-    model = ov.Model([ops.prelu(made, ops.constant(np.float32([0.2])))], [x], "one layer")
+    model = ov.Model([ops.prelu(made, ops.constant(np.array([0.2], np.float32)))], [x], "one layer")
     compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": numbers})
     result: NDArray[np.float32] = compiled([planes])[0]
     return result

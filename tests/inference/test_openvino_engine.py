@@ -18,7 +18,7 @@ from gia_cli.inference import openvino_engine
 from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference.engine import Engine
-from gia_cli.inference.openvino_core import multiplies_in_bf16
+from gia_cli.inference.openvino_core import multiplies_in_bf16, the_core
 from gia_cli.inference.openvino_engine import OpenVinoEngine
 from gia_cli.inference.openvino_graph import GRAPHS
 from gia_cli.inference.plan import InferOptions, Plan, plan
@@ -333,7 +333,7 @@ def test_weights_that_do_not_fit_are_named() -> None:
 
 def count_compilations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     settings: list[dict[str, Any]] = []
-    compile_model = openvino_engine.the_core().compile_model
+    compile_model = the_core().compile_model
 
     class Core:
         def compile_model(self, model: Any, device: str, given: dict[str, Any]) -> Any:
