@@ -25,7 +25,7 @@ from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batches, SidCrops, Source
 from gia_cli.data.crops import CropOptions
 from gia_cli.data.sid import open_splits
-from gia_cli.data.synthetic import PLAIN_SCENES, PhotoScenes, open_photos, split_photos
+from gia_cli.data.synthetic import PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, DivergedError, UsageError
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
@@ -34,6 +34,7 @@ from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
+from gia_cli.simulation.scene import PLAIN_SCENES
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
 from gia_cli.training.checkpoint import write_checkpoint
