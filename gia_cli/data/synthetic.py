@@ -113,8 +113,8 @@ class PhotoScenes:
         self.camera = CAMERAS[camera]
         self.options = options or SceneOptions()
         self._balance = balance
-        self._floor = floor
-        self._measures = measures
+        self.floor = floor
+        self.measures = measures
         self._shortest = np.array([min(photos.metadata(key)["size"]) for key in keys])
         sources = [source_of(key) for key in keys]
         sizes = Counter(sources)
@@ -140,8 +140,8 @@ class PhotoScenes:
                 self.camera_name,
                 self.options,
                 self._balance,
-                self._floor,
-                measures=self._measures,
+                self.floor,
+                measures=self.measures,
             )
             for source, own in sorted(keys.items())
         }
@@ -202,16 +202,16 @@ class PhotoScenes:
         return draw_parameters(self.camera_name, self.options, rng, self._balance)
 
     def _pair(self, scene: RecordedScene) -> Pair:
-        packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
-        return Pair(packed.planes, scene.target, scene.auxiliary, self._measured(scene))
+        packed = prepare(scene.frame, scene.ratio, scene.gains, self.floor)
+        return Pair(packed.planes, scene.target, scene.auxiliary, self.measured(scene))
 
-    def _measured(self, scene: RecordedScene) -> Measurement | None:
+    def measured(self, scene: RecordedScene) -> Measurement | None:
         """Describe what a scene is fused with, by what its simulation knows.
 
         The black level's error can be estimated from a whole photo, but not from a crop: so it is
         given.
         """
-        if not self._measures or scene.gains is None:
+        if not self.measures or scene.gains is None:
             return None
         noise = scene.noise
         return measure(
@@ -254,7 +254,7 @@ class PhotoScenes:
         if parameters.gains is None:
             unusual = np.array(parameters.light) / median_gains(self.camera_name)
         amplification = parameters.ratio / (self.camera.white - self.camera.black)
-        known = 0.0 if self._floor == 0 else _known_black(frame)
+        known = 0.0 if self.floor == 0 else _known_black(frame)
         auxiliary = auxiliary_targets(parameters.noise, amplification, unusual, known)
         return RecordedScene(
             frame, parameters.ratio, parameters.gains, exposure.target, auxiliary, parameters.noise

@@ -139,9 +139,7 @@ def grey_scene(camera: CameraName, noise: SensorNoise, ratio: float) -> ScenePar
 
 NOISES = {
     "shot noise": SensorNoise(3.0, 0.0, -0.1, 0.0, (0.0,)),
-    "tukey, heavy tails": SensorNoise(0.5, 6.0, -0.14, 0.0, (0.0,)),
-    "tukey, light tails": SensorNoise(0.5, 6.0, 0.13, 0.0, (0.0,)),
-    "logistic": SensorNoise(0.5, 6.0, 0.0, 0.0, (0.0,)),
+    "tukey": SensorNoise(0.5, 6.0, -0.14, 0.0, (0.0,)),
     "normal": SensorNoise(0.5, 6.0, None, 0.0, (0.0,)),
     "all": SensorNoise(1.5, 4.0, -0.05, 3.0, (1.5,)),
 }
@@ -150,10 +148,11 @@ NOISES = {
 SIGMAS = 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_the_noise_has_numpys_moments(noise: SensorNoise) -> None:
     """Of each colour's photosites mean and variance, and the variance of the means of rows."""
-    size, count = 120, 6
+    size, count = 120, 64
     photo = np.full((size, size, 3), 0.5, np.float16)
     place: Place = ((0, 0), TURNS[0])
     scene = grey_scene("ILCE-7SM2", noise, ratio=250)
