@@ -117,7 +117,7 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
             f"The {job.device} has too little memory for these crops.",
             hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
         )
-    if type(error).__module__.startswith("torch._dynamo"):
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return DeviceError(
             f"The network cannot be compiled here: {_first_line(error)}",
             hint="torch needs a C++ compiler for it; or leave out --compile.",

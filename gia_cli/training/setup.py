@@ -216,8 +216,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     pixels = None
     if simulation == "torch":
         pixels = _pixels_on(device, source, progress)
-    if device.type == "cuda" and recipe.crops.is_fixed:
-        torch.backends.cudnn.benchmark = True  # looks once for the fastest convolutions
+    _look_for_fast_convolutions(recipe, device)
     # Only now, when nothing can be refused any more: a mistake must not claim the folder.
     claim_run(config.run, asked, ranks)
     model: nn.Module = state.trainee
@@ -265,6 +264,12 @@ def _has_bf16(device: torch.device) -> bool:
         able = torch.cpu.get_capabilities()
         return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _look_for_fast_convolutions(recipe: Recipe, device: torch.device) -> None:
+    """Let cuDNN try them all once for each side; not where the side changes with every step."""
+    if device.type == "cuda" and recipe.crops.is_fixed:
+        torch.backends.cudnn.benchmark = True
 
 
 def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:
