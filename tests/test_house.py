@@ -60,6 +60,7 @@ FENCES: dict[str, set[str]] = {
     | {
         "simulation.torch_scene",
         "data.batches",
+        "data.device_batches",
         "benchmark.flops",
         "benchmark.speed",
         "evaluation.diagnose",

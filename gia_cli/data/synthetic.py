@@ -22,7 +22,8 @@ from gia_cli.data.auxiliary import auxiliary_targets
 from gia_cli.data.cache import ArrayCache, Decoded
 from gia_cli.errors import DataError
 from gia_cli.imaging.fusion import Measurement, measure
-from gia_cli.imaging.photos import find_photos, read_photo, shrink
+from gia_cli.imaging.packed import PackedPhoto, is_packed, list_packed, read_packed
+from gia_cli.imaging.photos import LONGEST_SIDE, find_photos, read_photo, training_size
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
@@ -40,8 +41,6 @@ from gia_cli.simulation.scene import (
 )
 from gia_cli.simulation.sensor import CAMERAS, CameraModel, median_gains
 
-#: Photographs with a longer side than this are shrunk until they are no longer.
-LONGEST_SIDE = 1500
 #: One photograph in this many is kept for validation.
 VALIDATION_SHARE = 16
 
@@ -305,7 +304,7 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
     Parameters
     ----------
     folders : list of Path
-        Photographs, or folders of them.
+        Photographs, folders of them, or packed ones (`imaging.packed`).
     cache : Path
         Folder; six bytes for each pixel of the shrunk photographs.
     progress : Progress
@@ -315,7 +314,11 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
     DataError
         None found, or some that cannot be read: all are named.
     """
-    sources = {_key(path): path for path in find_photos(folders)}
+    sources: dict[str, Path | PackedPhoto] = {}
+    for packed in filter(is_packed, folders):
+        sources |= {_packed_key(photo): photo for photo in list_packed(packed)}
+    if others := [folder for folder in folders if not is_packed(folder)]:
+        sources |= {_key(path): path for path in find_photos(others)}
     return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, progress=progress)
 
 
@@ -372,14 +375,18 @@ def _key(path: Path) -> str:
     return f"{_shortened(path.parent.name)}__{_shortened(path.stem)}-{digest.hexdigest()}"
 
 
+def _packed_key(photo: PackedPhoto) -> str:
+    """Name a packed photograph by its source, name and content, wherever its file lies."""
+    return f"{_shortened(photo.source)}__{_shortened(photo.stem)}-{photo.digest[:8]}"
+
+
 def _shortened(name: str) -> str:
     """Cut a name that is too long, between two characters; the digest makes it unique."""
     data = name.encode("utf-8", "surrogateescape")
     return name if len(data) <= _NAME_BYTES else data[:_NAME_BYTES].decode("utf-8", "ignore")
 
 
-def _decode(path: Path) -> Decoded:
-    photo = read_photo(path)
-    factor = -(-max(photo.shape[:2]) // LONGEST_SIDE)
-    linear: NDArray[Any] = shrink(photo, factor).astype(np.float16)
+def _decode(source: Path | PackedPhoto) -> Decoded:
+    photo = read_photo(source) if isinstance(source, Path) else read_packed(source)
+    linear: NDArray[Any] = training_size(photo).astype(np.float16)
     return Decoded(arrays={"linear": linear}, metadata={"size": linear.shape[:2]})
