@@ -18,6 +18,8 @@ from gia_cli.runtime import DeviceName, Precision
 
 LossName = Literal["l1", "l2", "joint", "zamir"]
 RecipeName = Literal["small", "finetune", "gpu", "paper", "paper-as-printed"]
+#: Recipes whose steps `gia bench` times.
+TimedRecipe = Literal["small", "gpu"]
 #: What simulates exposures; auto: torch for the recipe "gpu" on CUDA, else NumPy.
 SimulationName = Literal["auto", "numpy", "torch"]
 

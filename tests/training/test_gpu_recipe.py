@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,11 +20,13 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from gia_cli.errors import DeviceError, Interrupted, RunError, UsageError
+from gia_cli.imaging.packed import pack_photos
 from gia_cli.training import setup
 from gia_cli.training.config import RECIPES, TrainConfig
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CONFIG, read_config
+from gia_cli.weights.manifest import list_weights
 from tests.training.runs import StopAt, assert_equal, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,6 +88,38 @@ def test_what_simulates_belongs_to_a_run(tiny: TrainConfig) -> None:
     with pytest.raises(RunError, match="its simulation is numpy, not torch"):
         train(replace(first, simulation="torch", workers=None))
     assert train(first).steps == 1
+
+
+# ---------------------------------------------------------------- on a bare machine
+
+_BARE = """
+import sys
+for name in ("rawpy", "exifread", "tifffile", "openvino", "onnxruntime"):
+    sys.modules[name] = None  # an import of it fails
+from gia_cli.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_packed_file_and_torch_are_enough(photos: Path, tmp_path: Path) -> None:
+    """The command of the cookbook, tiny: no LibRaw, no EXIF reader, no engine but torch."""
+    packed = pack_photos([photos], tmp_path / "photos.tar").target
+    cookbook = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    section = cookbook.split("## Train on a GPU elsewhere")[1].split("\n## ")[0]
+    (line,) = re.findall(r"^gia (train --recipe gpu .+?); gia (weights export .+?)$", section, re.M)
+    commands = [shlex.split(words, comments=True) for words in line]
+    places = {"photos.tar": packed, "runs/mine": tmp_path / "run", "out": tmp_path / "out"}
+    commands = [[str(places.get(word, word)) for word in words] for words in commands]
+    assert "--budget" in commands[0] and places["runs/mine"].name == "run"
+    small = "--width 4 --sides 16-16 --photos-per-step 2 --simulation torch --device cpu"
+    commands[0] += ["--cache", str(tmp_path / "cache"), *small.split()]
+    commands[0][commands[0].index("--budget") + 1] = "1s"
+    for words in commands:
+        subprocess.run([sys.executable, "-c", _BARE, *words], check=True, timeout=120)
+    (info,) = list_weights(tmp_path / "out")
+    assert info.training["recipe"]["name"] == "gpu"
+    assert info.training["data"] == "photos.tar"
 
 
 # ---------------------------------------------------------------- what is chosen
