@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,17 +143,31 @@ class _Damaged(Exception):
     """What is wrong with an archive, in words."""
 
 
+class _Bounded:
+    """A file that takes no more memory for what a header claims than it has bytes."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        """Read as any file does."""
+        return self._file.read(min(count, self._size))
+
+
 def _members(file: BinaryIO, size: int) -> list[tarfile.TarInfo]:
     """List the regular files of an archive; refuse what gia has no use for."""
     found: dict[str, tarfile.TarInfo] = {}
-    with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
+    bounded = cast(BinaryIO, _Bounded(file, size))
+    with tarfile.open(fileobj=bounded, mode="r:", errors="surrogateescape") as archive:
         for member in archive:
             if member.isdir():
                 continue
             _refuse_odd(member)
             if member.name in found:
                 raise _Damaged(f"{member.name!r} is in it twice")
-            if member.offset_data + member.size > size:
+            if not 0 <= member.size <= size - member.offset_data:
                 raise _Damaged("it is cut short")
             found[member.name] = member
         end = archive.offset
@@ -173,7 +187,8 @@ def _refuse_odd(member: tarfile.TarInfo) -> None:
     if not member.isreg() or member.issparse():
         raise _Damaged(f"{member.name!r} is a link, a device or a sparse file")
     path = PurePosixPath(member.name)
-    is_plain = member.name.isprintable() or any("\ud800" <= x <= "\udfff" for x in member.name)
+    # Bytes that are no UTF-8 are no reason: files have such names, too.
+    is_plain = all(x.isprintable() or "\udc80" <= x <= "\udcff" for x in member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or not is_plain:
         raise _Damaged(f"{member.name!r} is no name of a photograph")
 

@@ -217,6 +217,29 @@ def test_hostile_members_are_refused(make: Make, member: Any, words: str) -> Non
     assert str(caught.value).isprintable()
 
 
+def sized(kind: bytes, size: int) -> bytes:
+    """An archive whose first header claims a size that it has not."""
+    member = tarfile.TarInfo("a.png")
+    member.type = kind
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (size % 2**96).to_bytes(12, "big") if size < 0 else b"%011o\0" % size
+    if size >= 8**11:
+        header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:512]))
+    return bytes(header) + bytes(3 * 512)
+
+
+@pytest.mark.parametrize("size", [-512, -1024, -(2**40), 2**40, 2**33])
+@pytest.mark.parametrize("kind", [b"0", b"L", b"K", b"x", b"g", b"5"])
+def test_impossible_sizes_cost_neither_memory_nor_patience(
+    tmp_path: Path, kind: bytes, size: int
+) -> None:
+    path = tmp_path / "photos.tar"
+    path.write_bytes(sized(kind, size))
+    with pytest.raises(DataError, match=r"photos\.tar"):
+        list_packed(path)
+
+
 def test_two_members_of_one_name_are_refused(make: Make) -> None:
     with pytest.raises(DataError, match="twice"):
         list_packed(make(("a.png", picture(1)), ("a.png", picture(2))))
