@@ -44,7 +44,7 @@ def commands_in(text: str) -> list[tuple[str, list[str]]]:
     found = []
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            for part in line.split("&&"):
+            for part in re.split("&&|;", line):
                 words = shlex.split(part, comments=True)
                 if words[:1] == ["torchrun"]:
                     words = ["gia", *words[words.index("gia_cli") + 1 :]]

@@ -119,7 +119,7 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return DeviceError(
-            f"The network cannot be compiled here: {_first_line(error)}",
+            f"The network cannot be compiled here: {_reason(error)}.",
             hint="torch needs a C++ compiler for it; or leave out --compile.",
         )
     if "DataLoader worker" in str(error):
@@ -134,8 +134,10 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
     return error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Find in one line what torch's compiler has stumbled over."""
+    inner = getattr(error, "inner_exception", error)
+    return next(iter(str(inner).splitlines()), type(inner).__name__).rstrip(".")
 
 
 # ---------------------------------------------------------------- the loop
