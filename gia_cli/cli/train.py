@@ -238,7 +238,7 @@ def train(
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Whether torch compiles the network: faster steps, after minutes at the start.",
+            help="Whether torch compiles the network: minutes at the start for faster steps.",
         ),
     ] = _DEFAULT.compile,
     simulation: Annotated[
