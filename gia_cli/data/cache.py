@@ -12,12 +12,12 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,14 @@ class Decoded:
     """Small things to remember; what JSON can hold."""
 
 
-Decode = Callable[[Path], Decoded]
+class Stamped(Protocol):
+    """What is decoded: a file, or something in one."""
+
+    def stat(self) -> os.stat_result:
+        """Say of which size and time the file is."""
+
+
+Origin = TypeVar("Origin", bound=Stamped)
 
 
 class ArrayCache:
@@ -64,8 +71,8 @@ class ArrayCache:
     def build(
         cls,
         folder: Path,
-        sources: dict[str, Path],
-        decode: Decode,
+        sources: Mapping[str, Origin],
+        decode: Callable[[Origin], Decoded],
         *,
         recipe: str,
         progress: Progress = SILENT,
@@ -76,8 +83,8 @@ class ArrayCache:
         ----------
         folder : Path
             Made if it is not there; may hold other sources' arrays too.
-        sources : dict
-            Key, which becomes the name of files, to the file to decode.
+        sources : mapping
+            Key, which becomes the name of files, to the file, or the part of one, to decode.
         decode : function
             Raises `GiaError` for a file that it cannot read; runs in several threads.
         recipe : str
@@ -160,7 +167,7 @@ def _record_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
-def _whole_record(folder: Path, key: str, source: Path, recipe: str) -> dict[str, Any] | None:
+def _whole_record(folder: Path, key: str, source: Stamped, recipe: str) -> dict[str, Any] | None:
     """Read a source's record if its arrays are there, of this recipe, and undamaged."""
     try:
         record: dict[str, Any] = json.loads(_record_path(folder, key).read_text("utf-8"))
@@ -175,7 +182,7 @@ def _whole_record(folder: Path, key: str, source: Path, recipe: str) -> dict[str
     return record
 
 
-def _stamp(source: Path) -> list[int]:
+def _stamp(source: Stamped) -> list[int]:
     """Size and time of a source: what changes when someone replaces it."""
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
@@ -191,7 +198,11 @@ def _checksum(array: NDArray[Any]) -> int:
 
 
 def _decode_all(
-    folder: Path, sources: dict[str, Path], decode: Decode, recipe: str, progress: Progress
+    folder: Path,
+    sources: Mapping[str, Origin],
+    decode: Callable[[Origin], Decoded],
+    recipe: str,
+    progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     progress.stage("decoding", len(sources))
     records: dict[str, dict[str, Any]] = {}
@@ -227,7 +238,7 @@ def _in_threads(
 
 
 def _decode_one(
-    folder: Path, key: str, source: Path, decode: Decode, recipe: str
+    folder: Path, key: str, source: Origin, decode: Callable[[Origin], Decoded], recipe: str
 ) -> dict[str, Any]:
     # Before it is read: what replaces it meanwhile must not pass for what was read.
     stamp = None

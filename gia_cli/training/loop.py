@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from gia_cli.data.augment import Pair
 from gia_cli.data.batches import Batch, load
-from gia_cli.errors import DataError, DivergedError, Interrupted, OutOfMemoryError, OutputError
+from gia_cli.errors import (
+    DataError,
+    DeviceError,
+    DivergedError,
+    Interrupted,
+    OutOfMemoryError,
+    OutputError,
+)
 from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
@@ -37,6 +44,7 @@ from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
 from gia_cli.training.setup import (
+    SKIPS,
     Clock,
     Job,
     open_job,
@@ -45,7 +53,6 @@ from gia_cli.training.setup import (
     save_checkpoint,
 )
 
-_SKIPS = 4
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
 _SKIP_DROPOUT_STREAM = 2**31
 _TEACHER_STREAM = 2**31 + 1
@@ -110,6 +117,11 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
             f"The {job.device} has too little memory for these crops.",
             hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return DeviceError(
+            f"The network cannot be compiled here: {_reason(error)}.",
+            hint="torch needs a C++ compiler for it; or leave out --compile.",
+        )
     if "DataLoader worker" in str(error):
         if job.ranks.world == 1:
             save_checkpoint(job)  # `load` tells of it between two steps
@@ -120,6 +132,12 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
             hint="Run the same command to resume; --workers 0 needs the least memory.",
         )
     return error
+
+
+def _reason(error: Exception) -> str:
+    """Find in one line what torch's compiler has stumbled over."""
+    inner = getattr(error, "inner_exception", error)
+    return next(iter(str(inner).splitlines()), type(inner).__name__).rstrip(".")
 
 
 # ---------------------------------------------------------------- the loop
@@ -135,7 +153,8 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     progress.advance(clock.position(state.step))
     meter = _Meter()
     first = state.step
-    made = load(job.batches(), clock.steps_from(first), workers=job.config.workers, pin=job.is_cuda)
+    steps = clock.steps_from(first)
+    made = load(job.batches(), steps, workers=job.workers, pin=job.pins_batches)
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:
             done = clock.done(state.step)
@@ -220,7 +239,10 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
         picture, depth, vector = job.model(
-            planes, recipe.crops.crops, cut, auxiliary if is_teacher_forced else None
+            planes,
+            recipe.crops.crops,
+            job.kept_skips(cut),
+            auxiliary if is_teacher_forced else job.untold(auxiliary),
         )
     shown = picture.float()
     if measured and job.shares is not None:
@@ -280,7 +302,7 @@ def draw_skip_dropout(recipe: Recipe, seed: int, step: int, done: float) -> int:
         1 - done / recipe.skip_dropout_until if recipe.skip_dropout_until else 0.0,
     )
     rng = np.random.default_rng([seed, step, _SKIP_DROPOUT_STREAM])
-    return int(rng.integers(1, _SKIPS + 1)) if rng.random() < share else 0
+    return int(rng.integers(1, SKIPS + 1)) if rng.random() < share else 0
 
 
 def is_teacher_forced(recipe: Recipe, seed: int, step: int, done: float) -> bool:

@@ -64,7 +64,11 @@ def _check_same(
     is not compared, but what its recipe did not know of, it did not do. Data may have moved, but
     must be the same.
     """
-    there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
+    there = {
+        "simulation": "numpy",
+        **there,
+        "recipe": {**_recipe_defaults(), **there.get("recipe", {})},
+    }
     free = {"gia", "steps", "budget_s", "data", "recipe_name", VECTOR_SUPERVISED}
     for name, old, new in _differences(there, asked):
         if name.split(".")[0] not in free:
