@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -64,13 +65,21 @@ def scale_channels(x: Tensor, gate: Tensor | None) -> Tensor:
 def shuffled_picture(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
     """Apply a network's last convolution and shuffle: (N, C, H, W) to (N, 3, scale*H, scale*W).
 
-    At least in fp32 whatever the rest computes in: half precision holds 10 bits or fewer near
-    white, and the picture is to have 16.
+    At least in fp32 whatever the rest computes in, under autocast too: half precision holds 10 bits
+    or fewer near white, and the picture is to have 16.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     bias = None if conv.bias is None else conv.bias.to(wide)
-    rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
+    with _without_autocast(x.device.type):
+        rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
     return F.pixel_shuffle(rgb, scale)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Keep a convolution in its own number format: autocast would bring fp32 back to half."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # such as "meta", which computes nothing
 
 
 def mosaic_picture(planes: Tensor, cfa: CfaKind, scale: int) -> Tensor:

@@ -43,6 +43,7 @@ from gia_cli.training.setup import (
     own_device,
     prepare_process,
     save_checkpoint,
+    true_fp32,
 )
 
 _SKIPS = 4
@@ -96,7 +97,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         device = own_device(device, ranks)
         with only_run_in(config.run, ranks):
             job = open_job(config, device, ranks, progress)
-            with _stop_flag() as stop:
+            with _stop_flag() as stop, true_fp32():
                 try:
                     return _loop(job, stop, progress)
                 except RuntimeError as error:  # torch has no narrower ones

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import Value
 from typing import Any
@@ -142,6 +143,17 @@ def prepare_process() -> None:
     """Set what every training process needs."""
     torch.set_flush_denormal(True)
     keep_freed_memory()
+
+
+@contextmanager
+def true_fp32() -> Iterator[None]:
+    """Keep cuDNN from computing "fp32" with TF32's 10 bits: the last layer, MS-SSIM's variances."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: Progress) -> Job:

@@ -33,6 +33,7 @@ from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training import checkpoint, setup
+from gia_cli.training import loop as training
 from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import TrainConfig
 from gia_cli.training.initialise import init_identity_path
@@ -240,6 +241,25 @@ def test_a_gpu_that_only_emulates_bf16_is_not_taken_for_one_that_has_it(
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert not setup._has_bf16(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_fp32_is_not_tf32_while_it_trains(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """cuDNN's convolutions round fp32 to 10 bits by default: those that are to be fp32, too."""
+    seen: list[bool] = []
+    step = training._step
+
+    def spy(*args: Any, **named: Any) -> Any:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return step(*args, **named)
+
+    monkeypatch.setattr(training, "_step", spy)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    train(replace(config, steps=1))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 # ---------------------------------------------------------------- sources, input below black
