@@ -88,12 +88,19 @@ class TrainState:
         }
 
     def load_dict(self, saved: dict[str, Any]) -> None:
-        """Take over what `to_dict` returned."""
+        """Take over what `to_dict` returned, perhaps on another device or in another precision."""
         self.step = saved["step"]
         self.trainee.load_state_dict(saved["trainee"])
         self.ema.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        theirs = saved["optimizer"]
+        own = self.optimizer.param_groups
+        groups = [
+            {**group, "fused": mine["fused"]}  # of the device, not of the run
+            for group, mine in zip(theirs["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict({**theirs, "param_groups": groups})
+        if saved["scaler"]:  # only fp16 has a scale; who comes from elsewhere finds one anew
+            self.scaler.load_state_dict(saved["scaler"])
 
 
 @dataclass(slots=True)

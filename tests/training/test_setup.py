@@ -243,6 +243,50 @@ def test_a_gpu_that_only_emulates_bf16_is_not_taken_for_one_that_has_it(
     assert not setup._has_bf16(torch.device("cuda"))
 
 
+def state_after_a_step(config: TrainConfig, step: int) -> setup.TrainState:
+    """A training state whose optimizer and scaler, if there is one, have taken a step."""
+    state = setup._new_state(config, config.full_recipe(), torch.device("cpu"))
+    loss = state.trainee(torch.rand(1, 4, 16, 16), 1)[0].square().mean()
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update(4096.0 if state.scaler.is_enabled() else None)
+    state.step = step
+    return state
+
+
+@pytest.mark.parametrize("after", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("before", ["fp16", "bf16", "fp32"])
+def test_a_checkpoint_serves_every_precision(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, before: Any, after: Any
+) -> None:
+    """Only fp16 scales its gradients; where there was no scale, it begins with the usual one."""
+    formats = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}
+    monkeypatch.setattr(setup, "_autocast", lambda precision, _: formats[precision])
+    saved = state_after_a_step(replace(config, precision=before), 7)
+    new = state_after_a_step(replace(config, precision=after, seed=1), 0)
+    fresh = new.scaler.get_scale()
+    new.load_dict(saved.to_dict(1.0))
+    assert new.step == 7
+    assert new.scaler.is_enabled() == (after == "fp16")
+    assert new.scaler.get_scale() == (4096 if before == after == "fp16" else fresh)
+    assert_equal(new.trainee.state_dict(), saved.trainee.state_dict())
+    for mine, theirs in zip(
+        new.optimizer.state.values(), saved.optimizer.state.values(), strict=True
+    ):
+        assert_equal(mine, theirs)
+
+
+def test_the_optimizers_way_to_compute_is_the_devices(config: TrainConfig) -> None:
+    """A checkpoint of a GPU, with fused steps, may go on where there are none."""
+    saved = state_after_a_step(config, 1).to_dict(1.0)
+    new = state_after_a_step(config, 0)
+    for group in new.optimizer.param_groups:
+        group["fused"] = None
+    new.load_dict(saved)
+    assert [group["fused"] for group in new.optimizer.param_groups] == [None]
+    assert [group["fused"] for group in saved["optimizer"]["param_groups"]] == [True]
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_fp32_is_not_tf32_while_it_trains(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, before: bool
