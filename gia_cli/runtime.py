@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -218,6 +218,15 @@ def torch_facts() -> dict[str, object]:
         "mps": _has_mps(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Let torch compute in the number format of what it is given: autocast would halve fp32."""
+    import torch
+
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # such as "meta", which computes nothing
 
 
 # ---------------------------------------------------------------- cores

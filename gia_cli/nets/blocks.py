@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
+from gia_cli.runtime import without_autocast
 
 #: Slope of every leaky ReLU (SID's published network).
 LEAKY_SLOPE = 0.2
@@ -70,16 +70,9 @@ def shuffled_picture(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     bias = None if conv.bias is None else conv.bias.to(wide)
-    with _without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
     return F.pixel_shuffle(rgb, scale)
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Keep a convolution in its own number format: autocast would bring fp32 back to half."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()  # such as "meta", which computes nothing
 
 
 def mosaic_picture(planes: Tensor, cfa: CfaKind, scale: int) -> Tensor:

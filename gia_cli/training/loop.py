@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import resolve
+from gia_cli.runtime import resolve, without_autocast
 from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
 from gia_cli.training.distributed import process_group
@@ -213,13 +213,24 @@ def _step(
 ) -> dict[str, Tensor]:
     """Take one step; returns the loss, and what else is worth a log, still on the device."""
     state, recipe = job.state, job.recipe
-    planes, target, auxiliary, measured = batch
-    planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    target = target.to(job.device, non_blocking=True)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
+    losses = _gradients(job, batch, cut, is_teacher_forced=is_teacher_forced)
+    if recipe.clip is not None:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(job.model.parameters(), recipe.clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.update_ema(recipe.ema)
+    return losses
+
+
+def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> dict[str, Tensor]:
+    """Run a batch forward and backward; leaves gradients, and returns what `_step` does."""
+    state, recipe = job.state, job.recipe
+    planes, target, auxiliary, measured = _moved(batch, job.device)
     state.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
+    with _autocast(job):
         picture, depth, vector = job.model(
             planes, recipe.crops.crops, cut, auxiliary if is_teacher_forced else None
         )
@@ -234,7 +245,7 @@ def _step(
         else loss
     )
     if recipe.auxiliary_weight and vector is not None:
-        error = auxiliary_loss(vector, auxiliary.to(job.device))
+        error = auxiliary_loss(vector, auxiliary)
         losses["auxiliary"] = error.detach()
         total = total + recipe.auxiliary_weight * error
     if recipe.checkerboard_weight:
@@ -242,13 +253,20 @@ def _step(
         losses["checkerboard"] = checkerboard.detach()
         total = total + recipe.checkerboard_weight * checkerboard
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    if recipe.clip is not None:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(job.model.parameters(), recipe.clip)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.update_ema(recipe.ema)
     return losses
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """Start to copy a batch to the device, all at once: a copy in mid-forward would wait for it."""
+    *tensors, measured = batch
+    planes, target, auxiliary = (x.to(device, non_blocking=True) for x in tensors)
+    return planes.contiguous(memory_format=torch.channels_last), target, auxiliary, measured
+
+
+def _autocast(job: Job) -> AbstractContextManager[object]:
+    if job.autocast is None:
+        return without_autocast(job.device.type)
+    return torch.autocast(job.device.type, job.autocast)
 
 
 def learning_rate(recipe: Recipe, step: int, done: float) -> float:

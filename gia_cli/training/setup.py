@@ -179,7 +179,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
     clock = Clock(ranks, steps, config.budget_s)
-    loss = make_loss(recipe.loss, vgg=config.vgg)
+    loss = make_loss(recipe.loss, vgg=config.vgg, device=device)
     if saved is None:
         _start_from(config, state.trainee.network, progress)
         if recipe.auxiliary_weight and not _starts_supervised(config):
@@ -243,7 +243,10 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     ema = build(config.net_config()).to(device).eval().requires_grad_(False)
     ema.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(
-        trainee.parameters(), lr=recipe.lr, eps=recipe.adam_eps, fused=device.type != "mps"
+        trainee.parameters(),
+        lr=recipe.lr,
+        eps=recipe.adam_eps,
+        fused=device.type in ("cpu", "cuda"),
     )
     is_fp16 = _autocast(config.precision, device) == torch.float16
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))

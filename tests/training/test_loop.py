@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -21,17 +22,21 @@ from torch.distributed import run as torchrun
 from typer.testing import CliRunner
 
 from gia_cli.cli.app import app
-from gia_cli.data.batches import load
+from gia_cli.data.auxiliary import AUXILIARY
+from gia_cli.data.batches import Batch, load
 from gia_cli.errors import DataError, DivergedError, Interrupted, RunError, Terminated
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
-from gia_cli.training import setup
+from gia_cli.training import losses, setup
 from gia_cli.training.auxiliary import auxiliary_loss
 from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
-from gia_cli.training.config import RECIPES, TrainConfig
+from gia_cli.training.config import RECIPES, LossName, TrainConfig
+from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
+from gia_cli.training.losses import make_loss
 from gia_cli.training.run_folder import export_run
+from tests.one_device import META, OneDevice
 from tests.training.runs import StopAt, assert_equal, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -352,13 +357,95 @@ def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
 
+# ---------------------------------------------------------------- devices
+
+
+def job_on(device: torch.device, config: TrainConfig) -> setup.Job:
+    """A run that is open on a device, without data."""
+    recipe = config.full_recipe()
+    state = setup._new_state(config, recipe, device)
+    nothing: Any = None
+    return setup.Job(
+        config=config,
+        recipe=recipe,
+        device=device,
+        ranks=Ranks(),
+        autocast=None,
+        source=nothing,
+        validation={},
+        loss=make_loss(recipe.loss, vgg=config.vgg, device=device),
+        model=state.trainee,
+        state=state,
+        clock=setup.Clock(Ranks(), config.steps, config.budget_s),
+        shares=None,
+    )
+
+
+def random_batch(side: int = 32) -> Batch:
+    """Two crops of a photo, on the CPU."""
+    planes, target = torch.rand(2, 4, side, side), torch.rand(2, 3, 2 * side, 2 * side)
+    return planes, target, torch.rand(2, AUXILIARY), []
+
+
+def meta_job(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, network: str, loss: LossName
+) -> setup.Job:
+    """A run with all its losses on the meta device."""
+    monkeypatch.setattr(losses, "load_vgg", lambda _: losses.VggFeatures())
+    asked = replace(config, recipe="finetune", network=network, width=12, changes={"loss": loss})
+    return job_on(META, replace(asked, vgg=Path("vgg") if loss == "zamir" else None))
+
+
+def assert_moved_once(rules: OneDevice, batch: Batch) -> None:
+    """First the batch, and then nothing but small constants."""
+    shapes = [tuple(x.shape) for x in batch[:3]]
+    assert rules.first == shapes
+    constants = rules.copied[len(shapes) :]
+    assert all(math.prod(shape) < 100 for shape in constants), constants
+
+
+@pytest.mark.parametrize("loss", get_args(LossName))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gradients_come_of_a_batch_that_is_moved_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, network: str, loss: LossName
+) -> None:
+    job, batch = meta_job(config, monkeypatch, network, loss), random_batch()
+    with OneDevice() as rules:
+        found = training._gradients(job, batch, 2, is_teacher_forced=True)
+    assert all(x.device == META for x in found.values())
+    assert ("auxiliary" in found) == (network == "gia-net")
+    assert all(x.grad is not None for x in job.state.trainee.parameters())
+    assert_moved_once(rules, batch)
+
+
+def test_a_step_stays_on_its_device(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, batch = meta_job(config, monkeypatch, "gia-net", "l1"), random_batch()
+    with OneDevice() as rules:
+        training._step(job, batch, 1e-4, 0, is_teacher_forced=False)
+    assert_moved_once(rules, batch)
+
+
+@pytest.mark.parametrize("old", ["waits", "late"])
+def test_the_rules_of_one_device_can_be_broken(old: str) -> None:
+    """What was wrong before: a copy that waits, one in mid-forward, and devices that are mixed."""
+    target, on_device = torch.rand(2, 4), torch.ones(2, 4, device=META)
+    with OneDevice() as rules:
+        if old == "waits":
+            with pytest.raises(AssertionError, match="waits"):
+                target.to(META)
+        else:
+            (on_device + 1).add_(target.to(META, non_blocking=True))
+            assert rules.copied == [(2, 4)]
+            assert not rules.first
+
+
 # ---------------------------------------------------------------- refusals
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(name: str, *, vgg: Path | None) -> Callable[[torch.Tensor, torch.Tensor], Any]:
+    def explode(name: str, **_: Any) -> Callable[[torch.Tensor, torch.Tensor], Any]:
         return lambda picture, target: (picture - target).sum() * float("nan")
 
     monkeypatch.setattr(setup, "make_loss", explode)
