@@ -67,6 +67,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "could not create a memory",
     "bad_alloc",
     "status_alloc_failed",
+    "allocation_failed",
     "insufficient memory",
 )
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
@@ -423,6 +424,19 @@ def free_bytes(device: DeviceKind = "cpu") -> int:
     return int(min([free, *limits]) * _SHARE_OF_FREE)
 
 
+def release_gpu_memory(device: str) -> None:
+    """Hand back what torch keeps of a GPU's memory for later; nothing of what is in use.
+
+    After some errors of CUDA every further call fails, this one too: that is no news then.
+    """
+    import torch
+
+    modules = {"cuda": torch.cuda, "mps": torch.mps}
+    if device in modules:
+        with suppress(RuntimeError):
+            modules[device].empty_cache()
+
+
 def require_addresses() -> None:
     """Raise `OutOfMemoryError` where ``ulimit -v`` leaves too little to load the libraries.
 
@@ -455,8 +469,11 @@ def address_space_left() -> int | None:
 
 
 def is_oom_error(error: BaseException) -> bool:
-    """Tell want of memory by the error's words: most libraries have no class for it."""
+    """Tell want of memory, mostly by the error's words: few libraries have a class for it."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     words = str(error).lower()
     return any(text in words for text in _OUT_OF_MEMORY_TEXTS)

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -29,7 +29,7 @@ from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import resolve, without_autocast
+from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
 from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
 from gia_cli.training.distributed import process_group
@@ -95,7 +95,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
     prepare_process()
     with process_group(device) as ranks:
         device = own_device(device, ranks)
-        with only_run_in(config.run, ranks):
+        with only_run_in(config.run, ranks), _memory_errors(device):
             job = open_job(config, device, ranks, progress)
             with _stop_flag() as stop, true_fp32():
                 try:
@@ -104,13 +104,22 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
                     raise _explained(error, job, stop) from error
 
 
+@contextmanager
+def _memory_errors(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_oom_error(error):
+            raise
+        release_gpu_memory(device.type)  # for who tries again, with smaller crops
+        raise OutOfMemoryError(
+            f"The {device} has too little memory for these crops.",
+            hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
+        ) from error
+
+
 def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
     """Put what a user can do something about into words; anything else is a bug and stays."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return OutOfMemoryError(
-            f"The {job.device} has too little memory for these crops.",
-            hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
-        )
     if "DataLoader worker" in str(error):
         if job.ranks.world == 1:
             save_checkpoint(job)  # `load` tells of it between two steps
@@ -136,6 +145,8 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     progress.advance(clock.position(state.step))
     meter = _Meter()
     first = state.step
+    if _has_own_memory(job.device) and clock.done(first) < 1:
+        _rehearse(job)
     made = load(job.batches(), clock.steps_from(first), workers=job.config.workers, pin=job.is_cuda)
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:
@@ -254,6 +265,27 @@ def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> 
         total = total + recipe.checkerboard_weight * checkerboard
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     return losses
+
+
+def _has_own_memory(device: torch.device) -> bool:
+    """Tell whether memory ends suddenly: that of the CPU is larger, and is shared with others."""
+    return device.type != "cpu"
+
+
+def _rehearse(job: Job) -> None:
+    """Run the largest crops of the recipe forward and backward once; nothing of it stays.
+
+    They may come late in a run: whether they fit should not turn out then. And the memory that
+    torch keeps from now on has room for all steps. Neither torch's random numbers nor, with several
+    processes, the others are asked.
+    """
+    state = job.state
+    before = [buffer.clone() for buffer in state.trainee.buffers()]
+    alone = replace(job, model=state.trainee)
+    _gradients(alone, job.batches().largest(), 0, is_teacher_forced=False)
+    state.optimizer.zero_grad(set_to_none=True)
+    for buffer, value in zip(state.trainee.buffers(), before, strict=True):
+        buffer.copy_(value)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shlex
@@ -18,17 +19,27 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.distributed import run as torchrun
 from typer.testing import CliRunner
 
 from gia_cli.cli.app import app
+from gia_cli.data.augment import Pair
 from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batch, load
-from gia_cli.errors import DataError, DivergedError, Interrupted, RunError, Terminated
+from gia_cli.data.crops import CropOptions
+from gia_cli.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    OutOfMemoryError,
+    RunError,
+    Terminated,
+)
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import losses, setup
-from gia_cli.training.auxiliary import auxiliary_loss
+from gia_cli.training.auxiliary import Trainee, auxiliary_loss
 from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import RECIPES, LossName, TrainConfig
 from gia_cli.training.distributed import Ranks
@@ -437,6 +448,111 @@ def test_the_rules_of_one_device_can_be_broken(old: str) -> None:
             (on_device + 1).add_(target.to(META, non_blocking=True))
             assert rules.copied == [(2, 4)]
             assert not rules.first
+
+
+# ---------------------------------------------------------------- memory
+
+
+class AnySource:
+    """Crops of noise."""
+
+    has_auxiliary_targets = True
+
+    def digest(self) -> str:
+        return "noise"
+
+    def largest_side(self) -> int:
+        return 1000
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        def draw(*shape: int) -> NDArray[np.float32]:
+            return rng.random(shape, np.float32)
+
+        return [Pair(draw(4, side, side), draw(3, 2 * side, 2 * side)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("network", ["gia-net", "dncnn"])
+def test_a_rehearsal_with_the_largest_crops_leaves_nothing(
+    config: TrainConfig, network: str
+) -> None:
+    """Not in the weights, nor in batch normalisation's statistics, nor in what is drawn later."""
+    late = CropOptions(photos=1, crops=2, sides=(16, 16), multiple=16, late_sides=(32, 40))
+    asked = replace(config, network=network, sides=None, crops_per_photo=None, crops=late)
+    job = job_on(torch.device("cpu"), asked)
+    job.source = AnySource()
+    sides = []
+    job.state.trainee.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[2]))
+    before = copy.deepcopy(job.state.to_dict(0))
+    draws = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    training._rehearse(job)
+    assert sides == [32]
+    after = job.state.to_dict(0)
+    assert_equal(after["trainee"], before["trainee"])
+    assert_equal(after["ema"], before["ema"])
+    assert after["optimizer"]["state"] == {} and after["step"] == 0
+    assert all(x.grad is None for x in job.state.trainee.parameters())
+    assert torch.equal(torch.get_rng_state(), draws[0])
+    assert np.array_equal(np.random.get_state()[1], draws[1])  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
+def test_a_run_is_the_same_with_a_rehearsal(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed: list[setup.Job] = []
+    rehearse = training._rehearse
+
+    def spy(job: setup.Job) -> None:
+        rehearsed.append(job)
+        rehearse(job)
+
+    monkeypatch.setattr(training, "_has_own_memory", lambda _: True)
+    monkeypatch.setattr(training, "_rehearse", spy)
+    other = replace(config, run=config.run.with_name("rehearsed"))
+    train(other)
+    assert len(rehearsed) == 1
+    assert_equal(weights_of(config.run), weights_of(other.run))
+    train(other)  # finished: there is no step to rehearse for
+    assert len(rehearsed) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+)
+def test_crops_that_do_not_fit_are_told_before_the_first_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    forward = Trainee.forward
+
+    def limited(self: Trainee, planes: torch.Tensor, *rest: Any) -> Any:
+        if planes.shape[2] >= 32:  # the largest; the first is smaller
+            raise error
+        return forward(self, planes, *rest)
+
+    monkeypatch.setattr(Trainee, "forward", limited)
+    monkeypatch.setattr(training, "_has_own_memory", lambda _: True)
+    monkeypatch.setattr(training, "_step", lambda *_, **__: pytest.fail("took a step"))
+    with pytest.raises(OutOfMemoryError, match="The cpu has too little memory for these crops"):
+        train(config)
+    assert not (config.run / CHECKPOINT).exists()
+
+
+def test_want_of_memory_while_a_run_is_opened_is_told(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(setup, "_new_state", full)
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(config)
+    assert caught.value.exit_code == 51
 
 
 # ---------------------------------------------------------------- refusals
