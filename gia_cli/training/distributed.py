@@ -15,6 +15,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from gia_cli.errors import DeviceError
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -23,7 +25,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local: int = 0
-    """Number on this machine; also the number of its GPU."""
+    """Number on this machine."""
 
     @property
     def is_first(self) -> bool:
@@ -56,7 +58,7 @@ class Ranks:
         return (self.world > 1 and self.mean(float(flag)) > 0) or flag
 
     def _tensor(self, value: float) -> torch.Tensor:
-        device = f"cuda:{self.local}" if dist.get_backend() == "nccl" else "cpu"
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         return torch.tensor(value, dtype=torch.float64, device=device)
 
 
@@ -69,15 +71,41 @@ def ranks_from_environment() -> Ranks:
     return Ranks(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"])
 
 
+def own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """Give each of several processes on CUDA its own GPU.
+
+    Where a process sees only one, the scheduler has chosen (SLURM's ``--gpus-per-task=1``): it is
+    number 0 to each of them.
+
+    Raises
+    ------
+    DeviceError
+        There are fewer GPUs than processes on this machine.
+    """
+    if ranks.world == 1 or device.type != "cuda":
+        return device
+    visible = torch.cuda.device_count()
+    if visible > 1 and ranks.local >= visible:
+        raise DeviceError(
+            f"Process {ranks.local + 1} of this machine has no GPU: there are {visible}.",
+            hint="Start as many processes as there are GPUs (torchrun --nproc-per-node), or use "
+            "--device cpu.",
+        )
+    return torch.device("cuda", 0 if visible == 1 else ranks.local)
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes for the length of the block: NCCL between GPUs, else gloo."""
+    """Join the other processes for the length of the block: NCCL between GPUs, else gloo.
+
+    The device is this process's own, see `own_device`.
+    """
     ranks = ranks_from_environment()
     if ranks.world == 1:
         yield ranks
         return
     if device.type == "cuda":
-        torch.cuda.set_device(ranks.local)
+        torch.cuda.set_device(device)
     _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield ranks

@@ -32,7 +32,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
 from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
-from gia_cli.training.distributed import process_group
+from gia_cli.training.distributed import own_device, process_group, ranks_from_environment
 from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
@@ -40,7 +40,6 @@ from gia_cli.training.setup import (
     Clock,
     Job,
     open_job,
-    own_device,
     prepare_process,
     save_checkpoint,
     true_fp32,
@@ -93,15 +92,14 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
     """
     device = torch.device(resolve(config.device, "fp32").device)
     prepare_process()
-    with process_group(device) as ranks:
-        device = own_device(device, ranks)
-        with only_run_in(config.run, ranks), _memory_errors(device):
-            job = open_job(config, device, ranks, progress)
-            with _stop_flag() as stop, true_fp32():
-                try:
-                    return _loop(job, stop, progress)
-                except RuntimeError as error:  # torch has no narrower ones
-                    raise _explained(error, job, stop) from error
+    device = own_device(device, ranks_from_environment())
+    with process_group(device) as ranks, only_run_in(config.run, ranks), _memory_errors(device):
+        job = open_job(config, device, ranks, progress)
+        with _stop_flag() as stop, true_fp32():
+            try:
+                return _loop(job, stop, progress)
+            except RuntimeError as error:  # torch has no narrower ones
+                raise _explained(error, job, stop) from error
 
 
 @contextmanager

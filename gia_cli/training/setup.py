@@ -140,12 +140,6 @@ class Job:
         )
 
 
-def own_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """Give each of several processes on CUDA its own GPU."""
-    is_shared = ranks.world > 1 and device.type == "cuda"
-    return torch.device("cuda", ranks.local) if is_shared else device
-
-
 def prepare_process() -> None:
     """Set what every training process needs."""
     torch.set_flush_denormal(True)
@@ -194,7 +188,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     model: nn.Module = state.trainee
     if ranks.world > 1:
         model = DistributedDataParallel(
-            state.trainee, device_ids=[ranks.local] if device.type == "cuda" else None
+            state.trainee, device_ids=[device.index] if device.type == "cuda" else None
         )
     return Job(
         config=config,

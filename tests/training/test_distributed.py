@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from gia_cli.training.distributed import Ranks, process_group, ranks_from_environment
+from gia_cli.errors import DeviceError
+from gia_cli.training.distributed import Ranks, own_device, process_group, ranks_from_environment
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -38,6 +39,27 @@ def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> Non
     ranks = ranks_from_environment()
     assert (ranks.rank, ranks.world, ranks.local) == (3, 4, 1)
     assert not ranks.is_first
+
+
+@pytest.mark.parametrize(
+    ("visible", "local", "card"),
+    [(8, 0, 0), (8, 7, 7), (1, 0, 0), (1, 3, 0), (2, 1, 1)],
+)
+def test_each_process_has_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, visible: int, local: int, card: int
+) -> None:
+    """SLURM may show each its own only: then that one is number 0, whoever asks."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    ranks = Ranks(rank=local, world=8, local=local)
+    assert own_device(torch.device("cuda"), ranks) == torch.device("cuda", card)
+    assert own_device(torch.device("cpu"), ranks) == torch.device("cpu")
+    assert own_device(torch.device("cuda"), Ranks()) == torch.device("cuda")
+
+
+def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeviceError, match="Process 4 of this machine has no GPU: there are 2"):
+        own_device(torch.device("cuda"), Ranks(rank=3, world=4, local=3))
 
 
 def take_part(environment: dict[str, str], answers: SimpleQueue[Any]) -> None:
