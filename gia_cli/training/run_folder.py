@@ -24,6 +24,8 @@ from gia_cli.weights.manifest import current_names, list_in_manifest
 from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_path
 
 CONFIG, LOCK = "config.json", ".lock"
+#: Key, of a run's configuration, of its length in steps; null for one by the clock.
+PLANNED_STEPS = "planned_steps"
 
 
 def open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
@@ -66,7 +68,7 @@ def _check_same(
     """
     there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
     noted = ("steps", "budget_s", "data", "precision")
-    free = {"gia", "recipe_name", VECTOR_SUPERVISED, *noted}
+    free = {"gia", "recipe_name", VECTOR_SUPERVISED, PLANNED_STEPS, *noted}
     for name, old, new in _differences(there, asked):
         if name.split(".")[0] not in free:
             raise RunError(f"{run} holds another run: its {name} is {old}, not {new}.")

@@ -6,6 +6,7 @@ Data, network, optimizer and clock are opened here, the checkpoint is read and w
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,12 +38,12 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
-from gia_cli.training.checkpoint import write_checkpoint
+from gia_cli.training.checkpoint import has_checkpoint, write_checkpoint
 from gia_cli.training.config import HELP, VECTOR_SUPERVISED, Recipe, TrainConfig
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
 from gia_cli.training.losses import make_loss
-from gia_cli.training.run_folder import claim_run, open_run
+from gia_cli.training.run_folder import PLANNED_STEPS, claim_run, open_run, read_config
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
 from gia_cli.weights.transfer import transfer
@@ -163,12 +164,9 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     source, validation_source, scenes = _open_data(config, ranks, progress)
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
     recipe = _without_unknown_targets(recipe, config, source, progress)
-    steps = config.steps
-    if steps is None and config.budget_s is None:
-        if recipe.epochs is None:
-            raise UsageError("The run has no length: give --steps N or --budget TIME.", hint=HELP)
-        steps = recipe.epochs * scenes
+    steps = _length(config, recipe, scenes, ranks)
     asked = _identity(config, recipe, source, validation_source, ranks)
+    asked[PLANNED_STEPS] = steps
     saved = open_run(config.run, asked, progress)
     shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
@@ -204,6 +202,24 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         clock=clock,
         shares=shares,
     )
+
+
+def _length(config: TrainConfig, recipe: Recipe, scenes: int, ranks: Ranks) -> int | None:
+    """Count the steps of a run; None for one by the clock.
+
+    An epoch takes as many photos as there are scenes, over all processes. A run that has begun
+    keeps its length: before it was recorded, a step counted as one scene whatever it took.
+    """
+    if config.steps is not None or config.budget_s is not None:
+        return config.steps
+    if recipe.epochs is None:
+        raise UsageError("The run has no length: give --steps N or --budget TIME.", hint=HELP)
+    photos = recipe.epochs * scenes
+    there = read_config(config.run) if has_checkpoint(config.run) else {}
+    if there and there.get("steps") is None and there.get("budget_s") is None:
+        recorded: int = there.get(PLANNED_STEPS, photos)
+        return recorded
+    return math.ceil(photos / (ranks.world * recipe.crops.photos))
 
 
 # ---------------------------------------------------------------- network

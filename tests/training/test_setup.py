@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,10 +37,11 @@ from gia_cli.training import checkpoint, setup
 from gia_cli.training import loop as training
 from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import init_identity_path
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
-from gia_cli.training.run_folder import export_run, read_config
+from gia_cli.training.run_folder import CONFIG, export_run, read_config
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import LEARNED, lively, small
@@ -190,6 +192,49 @@ def test_between_white_balances_the_gains_are_those_of_weights_that_infer_the_li
 def test_a_recipe_without_epochs_wants_a_length(config: TrainConfig) -> None:
     with pytest.raises(UsageError, match="The run has no length"):
         train(replace(config, steps=None))
+
+
+@pytest.mark.parametrize(
+    ("world", "photos", "steps"),
+    [(1, 1, 644_000), (8, 1, 80_500), (3, 2, 107_334)],
+)
+def test_an_epoch_is_every_scene_once_over_all_processes(
+    config: TrainConfig, world: int, photos: int, steps: int
+) -> None:
+    """SID has 161 scenes and the published recipe 4000 epochs."""
+    asked = replace(config, recipe="paper", steps=None, photos_per_step=photos)
+    ranks = Ranks(world=world)
+    assert setup._length(asked, asked.full_recipe(), 161, ranks) == steps
+    assert setup._length(replace(asked, steps=7), asked.full_recipe(), 161, ranks) == 7
+    assert setup._length(replace(asked, budget_s=7), asked.full_recipe(), 161, ranks) is None
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_by_epochs_keeps_the_length_that_it_began_with(config: TrainConfig) -> None:
+    """Older versions recorded none, and took a step for each scene whatever was in it."""
+    path = config.run / CONFIG
+    there = json.loads(path.read_text())
+    assert there.pop("planned_steps") == 4
+    recipe = replace(config.full_recipe(), epochs=10)
+    recipe = replace(recipe, crops=replace(recipe.crops, photos=2))
+
+    def length(**recorded: int | None) -> int | None:
+        path.write_text(json.dumps({**there, **recorded}))
+        return setup._length(replace(config, steps=None), recipe, 30, Ranks(world=5))
+
+    assert length(steps=None) == 300
+    assert length(steps=None, planned_steps=44) == 44
+    assert length(steps=4, planned_steps=4) == 30  # it did not go by epochs
+    (config.run / CHECKPOINT).unlink()
+    assert length(steps=None) == 30  # nothing has begun
+
+
+@pytest.mark.slow
+def test_a_run_by_epochs_ends_and_says_how_long_it_is(config: TrainConfig) -> None:
+    by_epochs = replace(config, steps=None, photos_per_step=2, changes={"epochs": 3})
+    assert train(by_epochs).steps == 5  # 3 photographs, twice 3 and a half
+    assert read_config(config.run)["planned_steps"] == 5
+    assert train(by_epochs).steps == 5
 
 
 def test_all_broken_photographs_are_named_before_training(
