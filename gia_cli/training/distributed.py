@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from gia_cli.errors import DeviceError
+
+#: How long a process waits for the others in a step: a rendering of validation or a checkpoint on
+#: slow storage may lie between. What has died is noticed by torchrun long before.
+STEP_PATIENCE = timedelta(minutes=30)
+#: And how long while the first process decodes, for hours where it is all of SID.
+DATA_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,40 +32,36 @@ class Ranks:
     world: int = 1
     local: int = 0
     """Number on this machine."""
+    messages: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """For numbers of the host's: gloo, so that no GPU waits for them."""
+    patient: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """The same, where the others may take hours."""
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that speaks and writes."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Wait until all have come here."""
+    def wait(self, *, patiently: bool = False) -> None:
+        """Wait until all have come here; patiently, where one of them prepares data."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.patient if patiently else self.messages)
 
-    def mean(self, value: float) -> float:
-        """Average a number over all processes."""
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Add numbers up over all processes, each for itself, in one message."""
         if self.world == 1:
-            return value
-        total = self._tensor(value)
-        dist.all_reduce(total)
-        return float(total) / self.world
+            return list(values)
+        numbers = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(numbers, group=self.messages)
+        return [float(number) for number in numbers]
 
-    def from_first(self, value: float) -> float:
-        """Take a number from the first process: time, say, passes differently for each."""
+    def gather(self, word: str) -> list[str]:
+        """Collect a word of each process, in their order."""
         if self.world == 1:
-            return value
-        shared = self._tensor(value)
-        dist.broadcast(shared, 0)
-        return float(shared)
-
-    def any(self, flag: bool) -> bool:
-        """Tell whether it holds in any process."""
-        return (self.world > 1 and self.mean(float(flag)) > 0) or flag
-
-    def _tensor(self, value: float) -> torch.Tensor:
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        return torch.tensor(value, dtype=torch.float64, device=device)
+            return [word]
+        words = [""] * self.world
+        dist.all_gather_object(words, word, group=self.messages)
+        return words
 
 
 def ranks_from_environment() -> Ranks:
@@ -99,23 +101,44 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes for the length of the block: NCCL between GPUs, else gloo.
 
     The device is this process's own, see `own_device`.
+
+    Raises
+    ------
+    DeviceError
+        Two processes compute on one GPU, which NCCL cannot.
     """
     ranks = ranks_from_environment()
     if ranks.world == 1:
         yield ranks
         return
-    if device.type == "cuda":
+    is_cuda = device.type == "cuda"
+    if is_cuda:
         torch.cuda.set_device(device)
-    _join("nccl" if device.type == "cuda" else "gloo")
+    _join("nccl" if is_cuda else "gloo")
     try:
+        ranks = replace(
+            ranks,
+            messages=dist.new_group(timeout=STEP_PATIENCE, backend="gloo"),
+            patient=dist.new_group(timeout=DATA_PATIENCE, backend="gloo"),
+        )
+        if is_cuda:
+            refuse_shared_cards(ranks, str(torch.cuda.get_device_properties(device).uuid))
         yield ranks
     finally:
         dist.destroy_process_group()
 
 
-# The others wait while the first process decodes, for hours where it is all of SID. One that has
-# died is noticed by torchrun long before.
-_PATIENCE = timedelta(hours=12)
+def refuse_shared_cards(ranks: Ranks, card: str) -> None:
+    """Raise `DeviceError` if two processes compute on one GPU; `card` is its unique name."""
+    cards = ranks.gather(card)
+    users = [rank for rank, other in enumerate(cards) if cards.count(other) > 1]
+    if users:
+        raise DeviceError(
+            f"Processes {', '.join(map(str, users))} share a GPU; each needs its own.",
+            hint="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+        )
+
+
 _meetings = itertools.count()
 
 
@@ -131,5 +154,5 @@ def _join(backend: str) -> None:
     prefix = f"attempt {attempt}, meeting {next(_meetings)}"
     own_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     dist.init_process_group(
-        backend, store=own_store, rank=rank, world_size=world, timeout=_PATIENCE
+        backend, store=own_store, rank=rank, world_size=world, timeout=STEP_PATIENCE
     )

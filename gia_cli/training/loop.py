@@ -37,7 +37,6 @@ from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
 from gia_cli.training.setup import (
-    Clock,
     Job,
     open_job,
     prepare_process,
@@ -50,7 +49,6 @@ _SKIPS = 4
 _SKIP_DROPOUT_STREAM = 2**31
 _TEACHER_STREAM = 2**31 + 1
 _LOG_EVERY = 50  # steps
-_AGREE_EVERY_S = 5.0  # on whether to stop
 _PANEL_ROWS = 4
 
 
@@ -161,13 +159,13 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
             progress.advance(clock.position(state.step) - before)
             if state.step % _LOG_EVERY == 0 or state.step == 1:
                 _report(job, meter, lr, log, progress)
-            stopped = stop.is_set(clock)
-            if stopped or clock.is_due("checkpoint", job.config.checkpoint_every_s):
+            agreed = clock.agree(asked=bool(stop.asked))
+            if agreed.stops or agreed.saves:
                 save_checkpoint(job)
-            if clock.is_due("validation", job.config.validate_every_s) and not stopped:
-                _validate(job, log, progress)
-            if stopped:
+            if agreed.stops:
                 raise _stopped(job, stop)
+            if clock.is_due("validation", job.config.validate_every_s):
+                _validate(job, log, progress)
     if meter.losses:
         _report(job, meter, lr, log, progress)
     if state.step > first:
@@ -207,7 +205,9 @@ class _Meter:
 def _report(job: Job, meter: _Meter, lr: float, log: TrainLog | None, progress: Progress) -> None:
     """Log and show how it goes; stop a run that has gone wrong."""
     own, speed = meter.read()
-    losses, step = {name: job.ranks.mean(value) for name, value in own.items()}, job.state.step
+    totals = job.ranks.total(list(own.values()))
+    losses = {name: total / job.ranks.world for name, total in zip(own, totals, strict=True)}
+    step = job.state.step
     loss = losses["loss"]
     if not math.isfinite(loss):
         raise DivergedError(f"The loss is {loss} at step {step}.")
@@ -420,15 +420,6 @@ class _Stop:
         if self.asked and number == signal.SIGINT:  # Ctrl-C again: at once
             raise KeyboardInterrupt
         self.asked = self.asked or number
-
-    def is_set(self, clock: Clock) -> bool:
-        """Agree with the other processes, now and then: each exchange costs a round trip.
-
-        By time, not by steps: torchrun gives a process half a minute to stop.
-        """
-        if clock.ranks.world == 1:
-            return bool(self.asked)
-        return clock.is_due("stop", _AGREE_EVERY_S) and clock.ranks.any(bool(self.asked))
 
 
 def _stopped(job: Job, stop: _Stop) -> Interrupted:

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import Value
 from typing import Any
 
 import numpy as np
@@ -39,6 +36,7 @@ from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
 from gia_cli.training.checkpoint import has_checkpoint, write_checkpoint
+from gia_cli.training.clock import Clock
 from gia_cli.training.config import HELP, VECTOR_SUPERVISED, Recipe, TrainConfig
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
@@ -170,7 +168,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     saved = open_run(config.run, asked, progress)
     shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
-    clock = Clock(ranks, steps, config.budget_s)
+    clock = Clock(ranks, steps, config.budget_s, config.checkpoint_every_s)
     loss = make_loss(recipe.loss, vgg=config.vgg, device=device)
     if saved is None:
         _start_from(config, state.trainee.network, progress)
@@ -179,7 +177,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         state.ema.load_state_dict(state.trainee.network.state_dict())
     else:
         state.load_dict(saved)
-        clock.earlier_s = saved["elapsed_s"]
+        clock.resume(saved["elapsed_s"])
         progress.note(f"Resuming at step {state.step} of {config.run}.")
     # Only now, when nothing can be refused any more: a mistake must not claim the folder.
     claim_run(config.run, asked, ranks)
@@ -340,12 +338,12 @@ def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[S
     The first process decodes; the others wait, then find all done.
     """
     if not ranks.is_first:
-        ranks.wait()
+        ranks.wait(patiently=True)
     try:
         opened = _open_sid(config, progress) if config.data else _open_photos(config, progress)
     finally:
         if ranks.is_first:
-            ranks.wait()
+            ranks.wait(patiently=True)
     return opened
 
 
@@ -510,68 +508,3 @@ def save_checkpoint(job: Job) -> None:
     if job.ranks.is_first:
         write_checkpoint(job.config.run, job.state.to_dict(job.clock.elapsed()))
     job.ranks.wait()
-
-
-# ---------------------------------------------------------------- time
-
-
-class Clock:
-    """How much of the run is behind, by steps or by seconds; the same for all processes."""
-
-    def __init__(self, ranks: Ranks, steps: int | None, budget_s: float | None) -> None:
-        self.ranks = ranks
-        self.steps = steps
-        self.budget_s = budget_s
-        self.earlier_s = 0.0
-        # Workers, which run ahead, read here how far a run by the clock has come.
-        self.shared_done = None if steps is not None else Value("d", 0.0)
-        self._start = time.monotonic()
-        self._last_due: dict[str, float] = {}
-        self._step_seconds: tuple[int, float] | None = None
-
-    @property
-    def total(self) -> int:
-        """Length of the bar: steps or seconds."""
-        return self.steps if self.steps is not None else int(self.budget_s or 0)
-
-    def elapsed(self) -> float:
-        """Seconds of training, those before a resume included."""
-        return self.earlier_s + time.monotonic() - self._start
-
-    def position(self, step: int) -> int:
-        """Place on the bar."""
-        return step if self.steps is not None else min(int(self.elapsed()), self.total)
-
-    def done(self, step: int) -> float:
-        """Share of the run that is behind, 0...1 and beyond."""
-        if self.steps is not None:
-            return step / self.steps
-        assert self.budget_s is not None and self.shared_done is not None
-        share = self.ranks.from_first(self.elapsed() / self.budget_s)
-        self.shared_done.value = share
-        return share
-
-    def steps_from(self, step: int) -> range:
-        """List the steps that may be left."""
-        return range(step, sys.maxsize if self.steps is None else self.steps)
-
-    def seconds_left(self, step: int) -> str:
-        """Say how long it will take, by the speed since the start or resume."""
-        if self._step_seconds is None:
-            self._step_seconds = (step, self.elapsed())
-            return ""
-        if self.steps is None:
-            left = max((self.budget_s or 0) - self.elapsed(), 0)
-        else:
-            first, then = self._step_seconds
-            left = (self.elapsed() - then) / (step - first) * (self.steps - step)
-        minutes = int(left // 60)
-        return f"{minutes // 60} h {minutes % 60:02d} min left"
-
-    def is_due(self, what: str, every_s: float) -> bool:
-        """Tell whether `every_s` seconds have passed since this was last true (or the start)."""
-        now = self.ranks.from_first(time.monotonic() - self._start)
-        if now - self._last_due.get(what, 0.0) < every_s:
-            return False
-        self._last_due[what] = now
-        return True

@@ -6,16 +6,25 @@ import multiprocessing
 import os
 import sys
 import time
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.queues import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gia_cli.errors import DeviceError
-from gia_cli.training.distributed import Ranks, own_device, process_group, ranks_from_environment
+from gia_cli.training.distributed import (
+    Ranks,
+    own_device,
+    process_group,
+    ranks_from_environment,
+    refuse_shared_cards,
+)
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -27,10 +36,10 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
         assert ranks == Ranks()
         assert ranks.is_first
         ranks.wait()
-        assert ranks.mean(3.5) == 3.5
-        assert ranks.from_first(2.5) == 2.5
-        assert ranks.any(True)
-        assert not ranks.any(False)
+        ranks.wait(patiently=True)
+        assert ranks.total([3.5, -1.0]) == [3.5, -1.0]
+        assert ranks.gather("here") == ["here"]
+        refuse_shared_cards(ranks, "card")
 
 
 def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,14 +71,51 @@ def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -
         own_device(torch.device("cuda"), Ranks(rank=3, world=4, local=3))
 
 
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_only_data_is_waited_for_for_hours(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A step that hangs is to be noticed; what the host says to others passes no GPU."""
+    for name, value in zip(VARIABLES, ("0", "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    made: list[tuple[str, timedelta]] = []
+
+    def note(backend: str, *, timeout: timedelta, **_: Any) -> timedelta:
+        made.append((backend, timeout))
+        return timeout
+
+    monkeypatch.setattr(dist, "rendezvous", lambda _: iter([(None, 0, 2)]))
+    monkeypatch.setattr(dist, "PrefixStore", lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", note)
+    monkeypatch.setattr(dist, "new_group", note)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(Ranks, "gather", lambda self, word: [word, "b"])
+    with process_group(torch.device(kind)) as ranks:
+        groups: tuple[Any, Any] = (ranks.messages, ranks.patient)
+    assert [backend for backend, _ in made] == ["nccl" if kind == "cuda" else "gloo", *2 * ["gloo"]]
+    assert [patience for _, patience in made[1:]] == list(groups)
+    assert made[0][1] == groups[0] <= timedelta(hours=1) < timedelta(hours=10) < groups[1]
+
+
+AGREED = (
+    [4.0, 1.0, 2e300],
+    ["process 0", "process 1"],
+    "Processes 0, 1 share a GPU; each needs its own.",
+)
+
+
 def take_part(environment: dict[str, str], answers: SimpleQueue[Any]) -> None:
     """Say what the ranks agree on."""
     os.environ.update(environment)
     for _ in range(2):  # as when a table's rows are trained one after another
         with process_group(torch.device("cpu")) as ranks:
-            own = float(ranks.rank + 1)
-            agreed = (ranks.mean(own), ranks.from_first(own), ranks.any(own == 2))
-            answers.put((*agreed, ranks.any(False)))
+            total = ranks.total([ranks.rank + 1.5, float(ranks.is_first), 1e300])
+            refuse_shared_cards(ranks, f"card {ranks.rank}")
+            try:
+                refuse_shared_cards(ranks, "the same card")
+            except DeviceError as error:
+                answers.put((total, ranks.gather(f"process {ranks.rank}"), error.message))
+            ranks.wait(patiently=True)
             ranks.wait()
 
 
@@ -107,4 +153,4 @@ def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
         for process in (first, second):
             process.join(120)
             assert process.exitcode == 0
-            assert [answers.get() for _ in range(2)] == [(1.5, 1.0, True, False)] * 2
+            assert [answers.get() for _ in range(2)] == [AGREED] * 2

@@ -41,6 +41,7 @@ from gia_cli.training import loop as training
 from gia_cli.training import losses, setup
 from gia_cli.training.auxiliary import Trainee, auxiliary_loss
 from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
+from gia_cli.training.clock import Clock
 from gia_cli.training.config import RECIPES, LossName, TrainConfig
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import CURVES, read_log
@@ -387,7 +388,7 @@ def job_on(device: torch.device, config: TrainConfig) -> setup.Job:
         loss=make_loss(recipe.loss, vgg=config.vgg, device=device),
         model=state.trainee,
         state=state,
-        clock=setup.Clock(Ranks(), config.steps, config.budget_s),
+        clock=Clock(Ranks(), config.steps, config.budget_s, config.checkpoint_every_s),
         shares=None,
     )
 
