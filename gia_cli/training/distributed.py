@@ -5,23 +5,29 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 
-from gia_cli.errors import DeviceError
+from gia_cli.errors import DeviceError, ProcessLostError
 
 #: How long a process waits for the others in a step: a rendering of validation or a checkpoint on
 #: slow storage may lie between. What has died is noticed by torchrun long before.
 STEP_PATIENCE = timedelta(minutes=30)
 #: And how long while the first process decodes, for hours where it is all of SID.
 DATA_PATIENCE = timedelta(hours=12)
+
+_POLL_S = 0.05
+# Of gloo; NCCL raises a DistError, or ends the process.
+_LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +145,52 @@ def refuse_shared_cards(ranks: Ranks, card: str) -> None:
         )
 
 
-_meetings = itertools.count()
-
-
 def _join(backend: str) -> None:
-    """Meet the other processes, those of the same attempt and the same meeting only.
-
-    A process may train several runs, one after another: each is a meeting of its own. And with
-    ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
-    process could find the address of one that was killed there, and give up.
-    """
-    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    prefix = f"attempt {attempt}, meeting {next(_meetings)}"
-    own_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    """Meet the other processes, those of the same attempt and the same meeting only."""
+    store, rank, world = next(dist.rendezvous("env://", timeout=STEP_PATIENCE))  # type: ignore[attr-defined]
+    own_store = dist.PrefixStore(common_name(store, rank, world), store)  # type: ignore[attr-defined]
     dist.init_process_group(
         backend, store=own_store, rank=rank, world_size=world, timeout=STEP_PATIENCE
     )
+
+
+def common_name(store: Any, rank: int, world: int) -> str:
+    """Find a name that these processes share, and that none shared before.
+
+    A process may train several runs, one after another: each is a meeting of its own. And all
+    attempts of torchrun share one store (torch 2.13), where a process could find the address of one
+    that was killed. By TORCHELASTIC_RESTART_COUNT they cannot be told apart: each machine counts
+    for itself, and only what failed there. So everyone asks under a name that nobody else has, and
+    the first process answers whoever asks, until all have thanked it.
+
+    Raises
+    ------
+    ProcessLostError
+        Not all come.
+    """
+    own = uuid4().hex
+    if rank:
+        store.set(f"asks {rank}", own)
+        try:
+            name = str(store.get(f"answer to {own}"), "ascii")
+        except dist.DistError as error:
+            raise ProcessLostError("The first training process does not answer.") from error
+        store.set(f"thanks {name} {rank}", "")
+        return name
+    missing = set(range(1, world))
+    last = time.monotonic() + STEP_PATIENCE.total_seconds()
+    while missing:
+        if time.monotonic() > last:
+            raise ProcessLostError(f"Only {world - len(missing)} of {world} processes have come.")
+        for other in sorted(missing):
+            if store.check([f"thanks {own} {other}"]):
+                missing.remove(other)
+            elif store.check([f"asks {other}"]):  # of an earlier attempt, perhaps
+                store.set(f"answer to {str(store.get(f'asks {other}'), 'ascii')}", own)
+        time.sleep(_POLL_S)
+    return own
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Tell by its words whether another process has ended: gloo has no class for it."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in _LOST_WORDS)

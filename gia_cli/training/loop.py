@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from gia_cli.data.augment import Pair
 from gia_cli.data.batches import Batch, load
-from gia_cli.errors import DataError, DivergedError, Interrupted, OutOfMemoryError, OutputError
+from gia_cli.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    OutOfMemoryError,
+    OutputError,
+    ProcessLostError,
+)
 from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
@@ -32,7 +39,13 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
 from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
-from gia_cli.training.distributed import own_device, process_group, ranks_from_environment
+from gia_cli.training.distributed import (
+    Ranks,
+    is_lost_peer,
+    own_device,
+    process_group,
+    ranks_from_environment,
+)
 from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
@@ -86,12 +99,19 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         By Ctrl-C or SIGTERM; a checkpoint has been written.
     OutOfMemoryError
         The GPU is too small for the crops.
+    ProcessLostError
+        Of several processes one has ended, or does not answer.
     UsageError, WeightsError, DeviceError, OutputError
     """
     device = torch.device(resolve(config.device, "fp32").device)
     prepare_process()
-    device = own_device(device, ranks_from_environment())
-    with process_group(device) as ranks, only_run_in(config.run, ranks), _memory_errors(device):
+    alone = ranks_from_environment()
+    device = own_device(device, alone)
+    with (
+        _plain_words(device, alone),
+        process_group(device) as ranks,
+        only_run_in(config.run, ranks),
+    ):
         job = open_job(config, device, ranks, progress)
         with _stop_flag() as stop, true_fp32():
             try:
@@ -101,17 +121,22 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
 
 
 @contextmanager
-def _memory_errors(device: torch.device) -> Iterator[None]:
+def _plain_words(device: torch.device, ranks: Ranks) -> Iterator[None]:
+    """Tell want of memory and lost processes as such: torch has bare RuntimeErrors for them."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_oom_error(error):
-            raise
-        release_gpu_memory(device.type)  # for who tries again, with smaller crops
-        raise OutOfMemoryError(
-            f"The {device} has too little memory for these crops.",
-            hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
-        ) from error
+        if is_oom_error(error):
+            release_gpu_memory(device.type)  # for who tries again, with smaller crops
+            raise OutOfMemoryError(
+                f"The {device} has too little memory for these crops.",
+                hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
+            ) from error
+        if ranks.world > 1 and is_lost_peer(error):
+            raise ProcessLostError(
+                "Another process of this training has ended, or does not answer."
+            ) from error
+        raise
 
 
 def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.queues import SimpleQueue
@@ -15,11 +16,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
-from gia_cli.errors import DeviceError
+from gia_cli.errors import DeviceError, ProcessLostError
+from gia_cli.training import distributed
 from gia_cli.training.distributed import (
     Ranks,
+    common_name,
+    is_lost_peer,
     own_device,
     process_group,
     ranks_from_environment,
@@ -82,7 +86,8 @@ def test_only_data_is_waited_for_for_hours(monkeypatch: pytest.MonkeyPatch, kind
         made.append((backend, timeout))
         return timeout
 
-    monkeypatch.setattr(dist, "rendezvous", lambda _: iter([(None, 0, 2)]))
+    monkeypatch.setattr(distributed, "common_name", lambda *_: "name")
+    monkeypatch.setattr(dist, "rendezvous", lambda _, timeout: iter([(None, 0, 2)]))
     monkeypatch.setattr(dist, "PrefixStore", lambda *_: None)
     monkeypatch.setattr(dist, "init_process_group", note)
     monkeypatch.setattr(dist, "new_group", note)
@@ -95,6 +100,37 @@ def test_only_data_is_waited_for_for_hours(monkeypatch: pytest.MonkeyPatch, kind
     assert [backend for backend, _ in made] == ["nccl" if kind == "cuda" else "gloo", *2 * ["gloo"]]
     assert [patience for _, patience in made[1:]] == list(groups)
     assert made[0][1] == groups[0] <= timedelta(hours=1) < timedelta(hours=10) < groups[1]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_all_attempts_have_names_of_their_own(world: int) -> None:
+    """Also where some of an earlier attempt came, and were killed before they met."""
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=20))
+    store.set("asks 1", "nobody")
+    names = set()
+    for _ in range(3):
+        with ThreadPoolExecutor(world) as pool:
+            found = list(pool.map(lambda rank: common_name(store, rank, world), range(world)))
+        assert len(set(found)) == 1
+        names |= set(found)
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setattr(distributed, "STEP_PATIENCE", timedelta(seconds=0.1))
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=0.1))
+    with pytest.raises(ProcessLostError, match=r"of 2 processes|does not answer") as caught:
+        common_name(store, rank, 2)
+    assert caught.value.exit_code == 73
+
+
+def test_a_lost_process_is_told_by_its_words() -> None:
+    assert is_lost_peer(RuntimeError("[pair.cc:547] Connection closed by peer [10.0.0.1]:39222"))
+    assert is_lost_peer(dist.DistBackendError("NCCL error"))
+    assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 AGREED = (
@@ -129,7 +165,7 @@ def start(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "TORCHELASTIC_RESTART_COUNT": str(attempt * rank),
         "OMP_NUM_THREADS": "1",
     }
     process = context.Process(target=take_part, args=(environment, answers))
@@ -141,14 +177,17 @@ def start(
 @pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs a POSIX system here")
 def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
-    """As under torchrun, one store outlives the attempt; the second rank comes first to it."""
+    """As under torchrun, one store outlives the attempt; the second rank comes first to it.
+
+    And on two machines: each counts only the restarts of what failed there.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gia_cli.training.distributed"])  # torch is imported once
     answers = context.SimpleQueue()
     for attempt in (0, 1):
         second = start(context, 1, attempt, store, answers)
-        time.sleep(3)
+        time.sleep(2)
         first = start(context, 0, attempt, store, answers)
         for process in (first, second):
             process.join(120)

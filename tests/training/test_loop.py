@@ -33,6 +33,7 @@ from gia_cli.errors import (
     DivergedError,
     Interrupted,
     OutOfMemoryError,
+    ProcessLostError,
     RunError,
     Terminated,
 )
@@ -572,6 +573,14 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 
 # ---------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize(("world", "expected"), [(2, ProcessLostError), (1, RuntimeError)])
+def test_a_process_that_is_lost_is_told_in_a_line(world: int, expected: type[Exception]) -> None:
+    error = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:39222")
+    with pytest.raises(expected), training._plain_words(torch.device("cpu"), Ranks(world=world)):
+        raise error
+
 
 _RANK_SCRIPT = """
 import os, signal, sys
