@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch.distributed import run as torchrun
 from typer.testing import CliRunner
 
+import gia_cli
 from gia_cli.cli.app import app
 from gia_cli.data.augment import Pair
 from gia_cli.data.auxiliary import AUXILIARY
@@ -41,7 +43,7 @@ from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
 from gia_cli.training import losses, setup
 from gia_cli.training.auxiliary import Trainee, auxiliary_loss
-from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
+from gia_cli.training.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint
 from gia_cli.training.clock import Clock
 from gia_cli.training.config import RECIPES, LossName, TrainConfig
 from gia_cli.training.distributed import Ranks
@@ -613,31 +615,71 @@ for run in sys.argv[3:]:
 """
 
 
+# A script that torchrun runs has its own folder in front, not the current one.
+PACKAGE = Path(gia_cli.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)}
+
+
+def on_nodes(count: int, *command: Any) -> list[subprocess.Popen[str]]:
+    """Start torchrun with one process each as on several machines, which are all this one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={count}"]
+    launch += ["--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d"]
+    launch += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=gia", *map(str, command)]
+    return [
+        subprocess.Popen(launch, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
-def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
-    """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
+def test_two_nodes_agree_and_survive_a_killed_process(tmp_path: Path, photos: Path) -> None:
+    """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does.
+
+    Both write nowhere but into one folder, as on shared storage.
+    """
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     script = tmp_path / "ranks.py"
     script.write_text(_RANK_SCRIPT)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("--max-restarts=1", script, photos, tmp_path / "cache", undisturbed, disturbed),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "-9" in done.stderr or "SIGKILL" in done.stderr  # it did die
+    nodes = on_nodes(2, script, photos, tmp_path / "cache", undisturbed, disturbed)
+    said = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "".join(said)[-3000:]
+    assert "-9" in "".join(said) or "SIGKILL" in "".join(said)  # it did die
     for run in (undisturbed, disturbed):
         ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert_equal(*ranks)
         assert read_checkpoint(run)["step"] == 6
+        assert {path.name for path in run.glob("*checkpoint*")} == {CHECKPOINT, PREVIOUS}
     assert_equal(weights_of(undisturbed), weights_of(disturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
+def test_sigterm_to_torchrun_saves_a_checkpoint(config: TrainConfig) -> None:
+    """As a scheduler does to a job that it preempts; all processes stop after the same step."""
+    options = f"train --run-folder {config.run} --photos {config.photos[0]} --width 4 "
+    options += f"--cache {config.cache} --sides 16-32 --crops-per-photo 2 --workers 0 "
+    options += "--steps 1000000 --device cpu --checkpoint-every 1000h --validate-every 1000h"
+    script = config.photos[0].parent / "gia.py"
+    script.write_text(_GIA_SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [sys.executable, *launch, str(script), *options.split()],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as torchrun:
+        while torchrun.poll() is None and not read_log(config.run):
+            time.sleep(0.1)
+        torchrun.send_signal(signal.SIGTERM)
+        _, said = torchrun.communicate(timeout=60)
+    step = read_checkpoint(config.run)["step"]
+    assert said.count(f"error: Stopped at step {step}. Run the same command to resume.") == 2, said
+    assert step > 0
 
 
 @pytest.mark.slow
