@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gia_cli.cameras import CameraName, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair, Style, draw_corner, draw_turn
 from gia_cli.data.auxiliary import auxiliary_targets
-from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.data.cache import ArrayCache, Check, Decoded
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_encode, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement, measure
@@ -376,7 +376,9 @@ def as_if_read(
     )
 
 
-def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -> ArrayCache:
+def open_photos(
+    folders: list[Path], cache: Path, progress: Progress = SILENT, *, check: Check = "files"
+) -> ArrayCache:
     """Decode photographs once into a cache on disk: linear light, shrunk, float16.
 
     Parameters
@@ -386,6 +388,8 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
     cache : Path
         Folder; six bytes for each pixel of the shrunk photographs.
     progress : Progress
+    check : "files", "contents" or "none"
+        What is looked at of what is decoded already; see `Stock.look`.
 
     Raises
     ------
@@ -393,7 +397,7 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
         None found, or some that cannot be read: all are named.
     """
     sources = {_key(path): path for path in find_photos(folders)}
-    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, progress=progress)
+    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, check=check, progress=progress)
 
 
 def source_of(key: str) -> str:

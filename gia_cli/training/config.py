@@ -157,6 +157,8 @@ class TrainConfig:
     """Features for the loss "zamir"."""
     cache: Path | None = None
     """Folder for decoded data."""
+    verify: bool = False
+    """Whether the bytes of decoded data are read again and compared with their checksums."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     workers: int = 1

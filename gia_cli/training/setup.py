@@ -22,6 +22,7 @@ from gia_cli.cameras import CAMERA_OF, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batches, SidCrops, Source
+from gia_cli.data.cache import Check
 from gia_cli.data.crops import CropOptions
 from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import PLAIN_SCENES, PhotoScenes, open_photos, split_photos
@@ -335,21 +336,27 @@ def _usual_gains(config: TrainConfig, donor: WeightsInfo) -> WhiteBalance:
 def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[Source, Source, int]:
     """Open what to train on, what to validate on, and count the scenes.
 
-    The first process decodes; the others wait, then find all done.
+    One process of each machine looks at what is decoded and decodes what is missing; where machines
+    share the folder, the first to come decodes, and the others wait. The rest trust it.
     """
-    if not ranks.is_first:
+    leads = ranks.local == 0
+    check: Check = "contents" if config.verify else "files"
+    if not leads:
         ranks.wait(patiently=True)
+        check = "none"
+    opening = _open_sid if config.data else _open_photos
     try:
-        opened = _open_sid(config, progress) if config.data else _open_photos(config, progress)
+        return opening(config, check, progress)
     finally:
-        if ranks.is_first:
+        if leads:
             ranks.wait(patiently=True)
-    return opened
 
 
-def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
+def _open_photos(
+    config: TrainConfig, check: Check, progress: Progress
+) -> tuple[Source, Source, int]:
     cache = config.cache or cache_folder() / "photos"
-    photos = open_photos(list(config.photos), cache, progress)
+    photos = open_photos(list(config.photos), cache, progress, check=check)
     training, validation = split_photos(photos, config.validation_sources)
     camera = CAMERA_OF[config.camera]
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
@@ -376,10 +383,15 @@ def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | 
     return GivenBalance(), GivenBalance(changed_share=0)
 
 
-def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
+def _open_sid(config: TrainConfig, check: Check, progress: Progress) -> tuple[Source, Source, int]:
     assert config.data is not None
     opened = open_splits(
-        config.data, config.camera, ("train", "val"), cache=config.cache, progress=progress
+        config.data,
+        config.camera,
+        ("train", "val"),
+        cache=config.cache,
+        check=check,
+        progress=progress,
     )
     floor = config.net_config().input_floor
     training, validation = (

@@ -237,6 +237,45 @@ def test_a_run_by_epochs_ends_and_says_how_long_it_is(config: TrainConfig) -> No
     assert train(by_epochs).steps == 5
 
 
+@pytest.mark.parametrize(
+    ("rank", "local", "verify", "expected"),
+    [
+        (0, 0, False, ["files", "wait"]),
+        (0, 0, True, ["contents", "wait"]),
+        (1, 1, True, ["wait", "none"]),
+        (8, 0, False, ["files", "wait"]),  # the first of its machine
+    ],
+)
+@pytest.mark.parametrize("kind", ["photos", "data"])
+def test_one_process_of_each_machine_looks_at_the_data(
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    rank: int,
+    local: int,
+    verify: bool,
+    expected: list[str],
+) -> None:
+    done: list[str] = []
+
+    def look(*_: Any, check: str, **__: Any) -> None:
+        done.append(check)
+        raise DataError("Broken.")  # whoever waits for it must not wait for ever
+
+    def wait(self: Ranks, *, patiently: bool) -> None:
+        assert patiently
+        done.append("wait")
+
+    monkeypatch.setattr(setup, "open_photos", look)
+    monkeypatch.setattr(setup, "open_splits", look)
+    monkeypatch.setattr(Ranks, "wait", wait)
+    if kind == "data":
+        config = replace(config, photos=(), data=Path("tree"))
+    with pytest.raises(DataError):
+        setup._open_data(replace(config, verify=verify), Ranks(rank, 16, local), Silent())
+    assert done == expected
+
+
 def test_all_broken_photographs_are_named_before_training(
     config: TrainConfig, tmp_path: Path, photos: Path
 ) -> None:
