@@ -164,10 +164,10 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
         progress.note(f"Not written, because it is not installed: {log.missing}.")
     progress.stage("training", clock.total)
     progress.advance(clock.position(state.step))
-    meter = _Meter()
     first = state.step
     if _has_own_memory(job.device) and clock.done(first) < 1:
         _rehearse(job)
+    meter = _Meter()
     made = load(job.batches(), clock.steps_from(first), workers=job.config.workers, pin=job.is_cuda)
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:

@@ -708,3 +708,41 @@ def test_it_trains_on_a_gpu(config: TrainConfig, precision: Any) -> None:
     result = train(replace(config, device="cuda", precision=precision, steps=20))
     assert np.isfinite(result.validation_psnr)
     assert all(x.isfinite().all() for x in weights_of(config.run).values())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_a_gpu_changes_its_precision_and_is_not_changed_by_its_rehearsal(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of convolutions are added up in any order there: the same, nearly."""
+    with_one = replace(config, device="cuda", precision="fp32")
+    without = replace(with_one, run=config.run.with_name("without"))
+    train(with_one)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_has_own_memory", lambda _: False)
+        train(without)
+    first, second = weights_of(with_one.run), weights_of(without.run)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-4, msg=name)
+    for steps, precision in ((6, "fp16"), (8, "bf16"), (10, "fp16")):
+        changed: Any = replace(with_one, steps=steps, precision=precision)
+        assert train(changed).steps == steps
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_late_crops_that_do_not_fit_a_gpu_are_told_before_the_first_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = CropOptions(photos=1, crops=2, sides=(16, 16), multiple=16, late_sides=(96, 96))
+    asked = replace(config, device="cuda", width=32, sides=None, crops_per_photo=None, crops=late)
+    monkeypatch.setattr(training, "_step", lambda *_, **__: pytest.fail("took a step"))
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(60e6 / total, 1.0))
+    try:
+        with pytest.raises(OutOfMemoryError, match="cuda"):
+            train(asked)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert free > 60e6
