@@ -472,8 +472,7 @@ def is_oom_error(error: BaseException) -> bool:
     """Tell want of memory, mostly by the error's words: few libraries have a class for it."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
         return True
     words = str(error).lower()
     return any(text in words for text in _OUT_OF_MEMORY_TEXTS)

@@ -33,6 +33,10 @@ LOCK = ".lock"
 Check = Literal["files", "contents", "none"]
 Result = TypeVar("Result")
 _POLL_S = 0.5
+_DAMAGED_HINT = (
+    "Run the command again: it decodes what has changed. 'gia train --verify' compares all "
+    "checksums."
+)
 _MOST_NAMED = 20  # sources in an error message; all are named in notes
 # Each map holds a file descriptor, of which a process often has 1024; SID's list has 2026 files.
 _MOST_MAPPED = 256
@@ -146,7 +150,8 @@ class ArrayCache:
                 mapped = np.load(path, mmap_mode="r")
             except (OSError, EOFError, ValueError) as error:
                 raise DataError(
-                    f"{path} is missing or damaged.", hint="Run the command again with --verify."
+                    f"{path} is missing or damaged.",
+                    hint=_DAMAGED_HINT,
                 ) from error
             self._mapped[key, name] = mapped
         return mapped
@@ -254,7 +259,19 @@ class Stock:
 
 @contextmanager
 def _turn(folder: Path, progress: Progress) -> Iterator[None]:
-    """Wait until no other process decodes into a folder."""
+    """Wait until no other process decodes into a folder.
+
+    Raises
+    ------
+    OutputError
+        It may not be written to.
+    """
+    try:
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write in {folder}: {error.strerror or error}.", hint="Choose another --cache."
+        ) from error
     is_told = False
     while True:
         with lock(folder / LOCK) as is_ours:

@@ -27,7 +27,14 @@ DATA_PATIENCE = timedelta(hours=12)
 
 _POLL_S = 0.05
 # Of gloo; NCCL raises a DistError, or ends the process.
-_LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+_LOST_WORDS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Timed out waiting",
+    "Application timeout",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -414,6 +415,18 @@ def test_a_file_that_cannot_be_written_ends_the_build(build: Build, tmp_path: Pa
     with pytest.raises(OutputError, match=r"key 2\.numbers\.npy") as caught:
         build()
     assert caught.value.exit_code == 60
+
+
+def test_a_folder_that_may_not_be_written_to_is_an_output_error(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match=r"Cannot write in .*cache: Permission denied") as caught:
+        build()
+    assert "--cache" in caught.value.hint
 
 
 # ---------------------------------------------------------------- processes

@@ -725,9 +725,9 @@ def test_a_run_on_a_gpu_changes_its_precision_and_is_not_changed_by_its_rehearsa
     first, second = weights_of(with_one.run), weights_of(without.run)
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-4, msg=name)
-    for steps, precision in ((6, "fp16"), (8, "bf16"), (10, "fp16")):
-        changed: Any = replace(with_one, steps=steps, precision=precision)
-        assert train(changed).steps == steps
+    precisions: list[Any] = ["fp16", "bf16", "fp16"]
+    for steps, precision in enumerate(precisions, start=6):
+        assert train(replace(with_one, steps=steps, precision=precision)).steps == steps
 
 
 @pytest.mark.cuda
