@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -67,6 +67,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "could not create a memory",
     "bad_alloc",
     "status_alloc_failed",
+    "allocation_failed",
     "insufficient memory",
 )
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
@@ -218,6 +219,15 @@ def torch_facts() -> dict[str, object]:
         "mps": _has_mps(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Let torch compute in the number format of what it is given: autocast would halve fp32."""
+    import torch
+
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # such as "meta", which computes nothing
 
 
 # ---------------------------------------------------------------- cores
@@ -414,6 +424,19 @@ def free_bytes(device: DeviceKind = "cpu") -> int:
     return int(min([free, *limits]) * _SHARE_OF_FREE)
 
 
+def release_gpu_memory(device: str) -> None:
+    """Hand back what torch keeps of a GPU's memory for later; nothing of what is in use.
+
+    After some errors of CUDA every further call fails, this one too: that is no news then.
+    """
+    import torch
+
+    modules = {"cuda": torch.cuda, "mps": torch.mps}
+    if device in modules:
+        with suppress(RuntimeError):
+            modules[device].empty_cache()
+
+
 def require_addresses() -> None:
     """Raise `OutOfMemoryError` where ``ulimit -v`` leaves too little to load the libraries.
 
@@ -446,8 +469,10 @@ def address_space_left() -> int | None:
 
 
 def is_oom_error(error: BaseException) -> bool:
-    """Tell want of memory by the error's words: most libraries have no class for it."""
+    """Tell want of memory, mostly by the error's words: few libraries have a class for it."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if isinstance(error, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
         return True
     words = str(error).lower()
     return any(text in words for text in _OUT_OF_MEMORY_TEXTS)

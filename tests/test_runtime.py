@@ -463,9 +463,31 @@ def test_gpus_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "Internal Error (0000000e:Insufficient Memory)",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1.00 GB)",
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
     ],
 )
 def test_want_of_a_gpus_memory_is_told_by_its_words(words: str) -> None:
     assert is_oom_error(RuntimeError(words))
     assert not is_oom_error(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_torchs_own_error_is_told_by_its_class() -> None:
+    assert is_oom_error(torch.OutOfMemoryError("no words"))
+
+
+@pytest.mark.parametrize(("device", "released"), [("cuda", 1), ("mps", 1), ("cpu", 0)])
+def test_a_gpus_memory_is_handed_back_and_an_error_that_sticks_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, device: str, released: int
+) -> None:
+    calls: list[str] = []
+
+    def broken(name: str) -> None:
+        calls.append(name)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: broken("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: broken("mps"))
+    runtime.release_gpu_memory(device)
+    assert calls == [device] * released

@@ -226,6 +226,14 @@ def train(
         ),
     ] = None,
     cache: Cache = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read all decoded data again and compare their checksums; else only sizes and "
+            "times are looked at.",
+        ),
+    ] = _DEFAULT.verify,
     device: Device = _DEFAULT.device,
     precision: Annotated[
         FloatPrecision,
@@ -312,6 +320,7 @@ def train(
         crops_per_photo=crops_per_photo,
         vgg=vgg,
         cache=cache,
+        verify=verify,
         device=device,
         precision=precision,
         workers=workers,

@@ -145,10 +145,9 @@ class DeviceBatches(Batches):
                 f"Exposures cannot be simulated on {self._device}.", hint="Use --simulation numpy."
             ) from error
 
-    def __getitem__(self, step: int) -> Batch:
+    def _make(self, side: int, step: int) -> Batch:
         """Make a batch as `Batches` does, on the device; its numbers are others."""
         source, count = self._scenes, self.options.crops
-        side = self.side(step)
         size = side * PACK_FACTOR[source.camera.kind]
         stream = [self.seed, step, self.rank + 1]
         rng = np.random.default_rng(stream)

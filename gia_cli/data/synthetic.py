@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gia_cli.cameras import CameraName
 from gia_cli.data.augment import GivenBalance, Pair, draw_corner, draw_turn
 from gia_cli.data.auxiliary import auxiliary_targets
-from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.data.cache import ArrayCache, Check, Decoded
 from gia_cli.errors import DataError
 from gia_cli.imaging.fusion import Measurement, measure
 from gia_cli.imaging.packed import PackedPhoto, is_packed, list_packed, read_packed
@@ -298,7 +298,9 @@ def as_if_read(
     )
 
 
-def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -> ArrayCache:
+def open_photos(
+    folders: list[Path], cache: Path, progress: Progress = SILENT, *, check: Check = "files"
+) -> ArrayCache:
     """Decode photographs once into a cache on disk: linear light, shrunk, float16.
 
     Parameters
@@ -308,6 +310,8 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
     cache : Path
         Folder; six bytes for each pixel of the shrunk photographs.
     progress : Progress
+    check : "files", "contents" or "none"
+        What is looked at of what is decoded already; see `Stock.look`.
 
     Raises
     ------
@@ -319,7 +323,7 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
         sources |= {_packed_key(photo): photo for photo in list_packed(packed)}
     if others := [folder for folder in folders if not is_packed(folder)]:
         sources |= {_key(path): path for path in find_photos(others)}
-    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, progress=progress)
+    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, check=check, progress=progress)
 
 
 def source_of(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Event
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gia_cli.inference.engine import Meter
 from gia_cli.nets.base import Network
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, Runtime, is_oom_error
+from gia_cli.runtime import DeviceKind, Runtime, is_oom_error, release_gpu_memory
 from gia_cli.weights.storage import WeightsInfo, load_network
 
 # What networks state their memory for.
@@ -129,13 +129,11 @@ class TorchEngine:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`. The CPU's allocator, MPS and oneDNN raise a bare RuntimeError."""
-        return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
+        return is_oom_error(error)
 
     def release(self) -> None:
-        """See `Engine`. After some errors of CUDA every further call fails, this one too."""
-        if self.device == "cuda":
-            with suppress(RuntimeError):
-                torch.cuda.empty_cache()
+        """See `Engine`."""
+        release_gpu_memory(self.device)
 
     def end_photo(self) -> None:
         """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
+from gia_cli.runtime import without_autocast
 
 #: Slope of every leaky ReLU (SID's published network).
 LEAKY_SLOPE = 0.2
@@ -64,12 +65,13 @@ def scale_channels(x: Tensor, gate: Tensor | None) -> Tensor:
 def shuffled_picture(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
     """Apply a network's last convolution and shuffle: (N, C, H, W) to (N, 3, scale*H, scale*W).
 
-    At least in fp32 whatever the rest computes in: half precision holds 10 bits or fewer near
-    white, and the picture is to have 16.
+    At least in fp32 whatever the rest computes in, under autocast too: half precision holds 10 bits
+    or fewer near white, and the picture is to have 16.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     bias = None if conv.bias is None else conv.bias.to(wide)
-    rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
+    with without_autocast(x.device.type):
+        rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
     return F.pixel_shuffle(rgb, scale)
 
 

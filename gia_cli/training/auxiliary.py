@@ -70,7 +70,7 @@ def checkerboard_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
 def _with_targets(vector: Tensor, auxiliary: Tensor) -> Tensor:
     """Put known targets, (N, AUXILIARY), in the place of the vector's first numbers."""
     count = auxiliary.shape[1]
-    truth = ((auxiliary - 0.5) / VECTOR_GAIN).to(vector)
+    truth = ((auxiliary - 0.5) / VECTOR_GAIN).to(vector.dtype)
     numbers = torch.where(truth.isnan(), vector[:, :count], truth)
     return torch.cat([numbers, vector[:, count:]], dim=1)
 

@@ -39,7 +39,8 @@ class Recipe:
     """Learning rate at the end (cosine), or in the second half (halves)."""
     schedule: Literal["cosine", "halves"]
     epochs: int | None = None
-    """Passes over the scenes, one photo each; None: the number of steps must be given."""
+    """Passes over the scenes, one photo each, of all processes together; None: the number of steps
+    must be given."""
     warmup: int = 0
     """Steps over which the learning rate rises from zero."""
     adam_eps: float = 1e-8
@@ -168,6 +169,8 @@ class TrainConfig:
     """Features for the loss "zamir"."""
     cache: Path | None = None
     """Folder for decoded data."""
+    verify: bool = False
+    """Whether the bytes of decoded data are read again and compared with their checksums."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     workers: int | None = None

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from gia_cli.errors import WeightsMismatchError
 from gia_cli.nets import build
-from gia_cli.nets.blocks import by_bands
+from gia_cli.nets.blocks import by_bands, shuffled_picture
 from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.nets.unet import GiaModule, GiaNet, UNet
 from gia_cli.raw.cfa import CfaKind
-from tests.networks import ALL, CFAS, PLANES, SCALE, UNETS, lively, random_planes
+from tests.networks import ALL, CFAS, PLANES, SCALE, UNETS, lively, random_planes, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,6 +36,37 @@ def unet(config: NetConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -
 def with_term(network: UNet, x: Tensor, term: Tensor | None) -> Tensor:
     """The picture for a vector that is held fixed."""
     return network.decode(network.encode(x), term)
+
+
+# ---------------------------------------------------------------- the last layer
+
+
+def test_the_last_layer_computes_in_fp32_under_autocast() -> None:
+    """Autocast would take its fp32 inputs back to half precision: the picture had 8 bits."""
+    x = random_planes(2, 8, 16, 16).bfloat16()
+    conv = nn.Conv2d(8, 12, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+        picture = shuffled_picture(conv, x, 2)
+        assert torch.is_autocast_enabled("cpu")  # as it was, for what follows
+    assert picture.dtype == torch.float32
+    assert torch.equal(picture, shuffled_picture(conv, x.float(), 2))
+
+
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_autocast_rounds_no_picture_and_no_gradient_of_the_last_layer(
+    name: str, cfa: CfaKind
+) -> None:
+    network = build(small(name, cfa)).train()
+    planes = random_planes(2, PLANES[cfa], 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        picture = network(planes)
+    assert picture.dtype == torch.float32
+    assert not torch.equal(picture, picture.bfloat16().float())
+    picture.square().mean().backward()
+    gradient = network.get_parameter("to_rgb.weight").grad
+    assert gradient is not None
+    assert not torch.equal(gradient, gradient.bfloat16().float())
 
 
 # ---------------------------------------------------------------- parameter counts
