@@ -254,7 +254,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, mosaic.planes, torch.device(runtime.device))
+            _run_eagerly(network, mosaic.planes, torch.device(runtime.place))
         else:
             infer(engine, mosaic, options, _Strict())
         seconds = time.perf_counter() - start
@@ -264,7 +264,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
 
     def finish() -> tuple[int, str]:
         if runtime.device == "cuda":
-            return torch.cuda.max_memory_allocated(), str(runtime)
+            return torch.cuda.max_memory_allocated(runtime.index), str(runtime)
         return peak_resident_bytes(), str(runtime)
 
     return run, finish

@@ -13,6 +13,7 @@ import typer
 
 from gia_cli import files, runtime
 from gia_cli.cameras import AnyCameraName
+from gia_cli.errors import UsageError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -26,10 +27,33 @@ def weights_names(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def device_names(incomplete: str) -> list[str]:
+    """List the devices whose names begin with what is typed."""
+    return [name for name in runtime.DEVICES if name.startswith(incomplete)]
+
+
+def known_device(name: str) -> str:
+    """Return what may be given as ``--device``, and refuse anything else."""
+    try:
+        runtime.split_device(name)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    return name
+
+
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
-Device = Annotated[runtime.DeviceName, typer.Option("--device", help="Where to compute.")]
+Device = Annotated[
+    runtime.DeviceName,
+    typer.Option(
+        "--device",
+        metavar="|".join([*runtime.DEVICES[:3], "cuda:N", *runtime.DEVICES[3:]]),
+        help="Where to compute; cuda:1 is the second card (gia info --devices lists them).",
+        callback=known_device,
+        autocompletion=device_names,
+    ),
+]
 Engine = Annotated[
     runtime.EngineName,
     typer.Option(

@@ -30,7 +30,7 @@ from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.sidecar import NO_METADATA, DevelopSettings, PhotoMetadata, read_metadata
 from gia_cli.enhance.white_balance import WhiteBalance
-from gia_cli.errors import DeviceError, UsageError, WeightsError
+from gia_cli.errors import UsageError
 from gia_cli.files import OutputFormat, is_file
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.color_space import SPACES
@@ -51,16 +51,11 @@ from gia_cli.imaging.save import save_pixels, saving_bytes
 from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
 from gia_cli.imaging.writer import Pixels, develop, develop_linear, output_format
 from gia_cli.inference.engine import Engine, Term
+from gia_cli.inference.engines import Engines
+from gia_cli.inference.fallback import Running
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer, photo_terms
-from gia_cli.inference.select import (
-    choose_runtime,
-    obstacle_to_openvino,
-    open_engine,
-    require_int8,
-    require_onnx,
-    require_openvino,
-)
+from gia_cli.inference.select import choose_runtime
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
@@ -79,7 +74,6 @@ from gia_cli.runtime import (
     return_large_blocks,
 )
 from gia_cli.runtime import Quality as Quality
-from gia_cli.weights.manifest import choose_weights, find_quantized, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
 # Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
@@ -470,6 +464,16 @@ class Enhancer:
         instance_of(highlights, Highlights, "highlights")
         if weights is not None:
             path_of(weights, "weights")
+        # A wrong word or name should fail before the first photo is read.
+        self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
+        self._engines = Engines(
+            weights,
+            runtime,
+            engine,
+            None if self._white_balance is None else self._white_balance.mode,
+            prefers_int8=prefer_int8,
+            holds_one=options.max_memory is not None,  # the plans count on it
+        )
         self.quality = quality
         self.strength = strength
         self.highlights = highlights
@@ -480,33 +484,14 @@ class Enhancer:
         self.runtime = runtime
         self.options = options
         self.engine = engine
-        self._weights = weights
         self._levels = levels
-        # A wrong word should fail before the first photo is read,
-        self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
-        self._mode = None if self._white_balance is None else self._white_balance.mode
-        self._prefers_int8 = prefer_int8 and runtime.dtype == "float32"
-        self._prefers_int8 &= runtime.device == "cpu" and engine not in ("torch", "onnx")
-        self._found: dict[CfaKind, WeightsInfo] = {}
-        self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
         self._lock = RLock()
         # Under a limit: what the process holds beside photos, and beside what the engine takes.
         self._base: int | None = None
-        # and so should a wrong name, and an engine.
-        info = None if weights is None else choose_weights(weights, white_balance=self._mode)
-        config = None if info is None else info.config
-        if engine == "openvino":
-            require_openvino(runtime, config)
-        if engine == "onnx":
-            require_onnx(runtime, config)
-        if runtime.dtype == "int8" and info is not None:
-            info = find_quantized(info)
-        if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
-            require_int8(runtime, engine, config)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is of this process: engines and lock."""
-        return {**self.__dict__, "_engines": {}, "_base": None, "_lock": None}
+        """Leave out what is of this process."""
+        return {**self.__dict__, "_base": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=RLock())
@@ -708,7 +693,7 @@ class Enhancer:
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
         with memory_errors(), _timed(seconds, "exposure"):
-            weights = self._chosen_for(photo.kind)
+            weights = self._engines.asked_for(photo.kind)
             metadata = self._read_metadata(photo, file, request, weights, progress)
             used = metadata.used
             if (shot := metadata.shot(photo.shot)) is not photo.shot:
@@ -786,8 +771,8 @@ class Enhancer:
         instance_of(prepared, Prepared, "prepared photo")
         claim_process()  # before the lock, which another thread may have held in a process forked
         with self._lock, memory_errors(), _timed(prepared.seconds, "load"):
-            engine, _ = self._engine(prepared.weights, progress)
-            self._measure_base(engine, prepared)
+            running = self._engines.running(prepared.weights, progress)
+            self._measure_base(running.engine, prepared)
 
     def compute(
         self,
@@ -827,15 +812,13 @@ class Enhancer:
 
     def _compute(self, prepared: Prepared, progress: Progress, options: InferOptions) -> Computed:
         seconds = dict(prepared.seconds)
-        engine, weights = self._engine(prepared.weights, progress)
+        running = self._engines.running(prepared.weights, progress)
+        engine = running.engine
         with _timed(seconds, "network"):
-            try:
-                picture = self._infer(engine, prepared, options, progress)
-            except RuntimeError as error:  # OpenVINO has no narrower ones
-                if weights is prepared.weights:
-                    raise
-                engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
-                picture = self._infer(engine, prepared, options, progress)
+            picture = self._infer(running, prepared, options, progress)
+        if running.engine is not engine:
+            self._base = None  # another engine holds other memory
+        weights = running.weights or prepared.weights
         takes_balance = weights.config.white_balance == "as-shot"
         noise = None if prepared.part is None else prepared.part.noise
         if takes_balance or self.strength.grain is not None:
@@ -852,7 +835,7 @@ class Enhancer:
                     prepared.weights,
                     grain,
                     noise=noise,
-                    black_error=_black_error(engine, prepared, options),
+                    black_error=_black_error(running, prepared, options),
                 )
                 if takes_balance:
                     whiten(picture, prepared.frame)
@@ -886,15 +869,15 @@ class Enhancer:
         )
 
     def _infer(
-        self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
+        self, running: Running, prepared: Prepared, options: InferOptions, progress: Progress
     ) -> NDArray[np.float32]:
-        options = self._with_memory(engine, prepared, options)
+        options = self._with_memory(running.engine, prepared, options)
         terms = None if prepared.part is None else partial(_terms, prepared, options)
         if self.quality == "normal":
             of_photo = None if terms is None else terms(Turn())
-            return infer(engine, prepared.mosaic, options, progress, of_photo)
+            return infer(running, prepared.mosaic, options, progress, of_photo)
         height, width = prepared.frame.mosaic.shape
-        return infer_turned(engine, prepared.packed, (height, width), options, progress, terms)
+        return infer_turned(running, prepared.packed, (height, width), options, progress, terms)
 
     def _with_memory(
         self, engine: Engine, prepared: Prepared, options: InferOptions
@@ -907,7 +890,7 @@ class Enhancer:
             bands = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain)
             afterwards = max(afterwards, bands)
         options = replace(options, afterwards=afterwards)
-        if options.max_memory is None or engine.device != "cpu":
+        if options.max_memory is None or not engine.is_in_main_memory:
             return options
         self._measure_base(engine, prepared)
         assert self._base is not None
@@ -945,60 +928,7 @@ class Enhancer:
         WeightsError, UsageError
         """
         one_of(kind, get_args(CfaKind), "kind")
-        weights = self._chosen_for(kind)
-        return self._preferred(weights) or weights
-
-    def _chosen_for(self, kind: CfaKind) -> WeightsInfo:
-        """Find what was asked for; in int8 only if that was, too."""
-        if kind not in self._found:
-            info = choose_weights(self._weights, kind, self._mode)
-            self._found[kind] = find_quantized(info) if self.runtime.dtype == "int8" else info
-        return self._found[kind]
-
-    def _engine(
-        self, weights: WeightsInfo, progress: Progress = SILENT
-    ) -> tuple[Engine, WeightsInfo]:
-        """Open the engine, once; and say which weights it runs."""
-        kind = weights.config.cfa
-        if kind not in self._engines:
-            if self.options.max_memory is not None:
-                self._engines.clear()  # one at a time: the plans count on it
-            preferred = self._open_preferred(weights, progress)
-            self._engines[kind] = preferred or self._open(weights, progress)
-        return self._engines[kind]
-
-    def _open(self, weights: WeightsInfo, progress: Progress) -> tuple[Engine, WeightsInfo]:
-        return open_engine(weights, self.runtime, self.engine, progress), weights
-
-    def _open_preferred(
-        self, weights: WeightsInfo, progress: Progress
-    ) -> tuple[Engine, WeightsInfo] | None:
-        """Open the int8 weights made from these; None where that cannot be."""
-        rounded = self._preferred(weights)
-        if rounded is None:
-            return None
-        try:
-            return self._open(rounded, progress)
-        except (DeviceError, WeightsError) as error:
-            progress.note(f"{rounded.name} cannot be used; continuing in fp32. {error.message}")
-            return None
-
-    def _preferred(self, weights: WeightsInfo) -> WeightsInfo | None:
-        """Find the int8 weights that are run in place of these; None if these are."""
-        if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
-            return None
-        return shipped_quantized(weights)
-
-    def _go_on_in_fp32(
-        self, weights: WeightsInfo, error: RuntimeError, progress: Progress
-    ) -> tuple[Engine, WeightsInfo]:
-        """Give up the int8 weights for good: they were gia's choice, not the user's."""
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        progress.note(f"OpenVINO failed in int8; continuing in fp32. {words}")
-        opened = self._open(weights, progress)
-        self._engines[weights.config.cfa] = opened
-        self._base = None  # another engine holds other memory
-        return opened
+        return self._engines.weights_for(kind)
 
 
 def _file_of(photo: object) -> Path | None:
@@ -1111,13 +1041,13 @@ def _terms(
 
 
 def _black_error(
-    engine: Engine, prepared: Prepared, options: InferOptions
+    running: Running, prepared: Prepared, options: InferOptions
 ) -> NDArray[np.float32] | None:
     """Find the black level's error of the photo that a part belongs to; None to estimate it."""
     part, gains, weights = prepared.part, prepared.gains, prepared.weights
     if part is None or gains is None or not _is_fused(gains, weights):
         return None
-    picture = infer(engine, prepared.packed(Turn(), part.thinned), options)
+    picture = infer(running, prepared.packed(Turn(), part.thinned), options)
     ratio, matrix = prepared.choice.ratio, _training_matrix(weights)
     return Residual(picture, measure(part.thinned, ratio, gains, matrix, part.noise)).offset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.inference.engine import Meter
+from gia_cli.inference.engine import Meter, NotFiniteError
 from gia_cli.nets.base import Network
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, Runtime, is_oom_error
+from gia_cli.runtime import DeviceKind, Runtime, is_main_memory, is_oom_error
 from gia_cli.weights.storage import WeightsInfo, load_network
 
 # What networks state their memory for.
@@ -64,6 +65,16 @@ class TorchEngine:
     def device(self) -> DeviceKind:
         """See `Engine`."""
         return self._runtime.device
+
+    @property
+    def runtime(self) -> Runtime:
+        """See `Engine`."""
+        return self._runtime
+
+    @property
+    def is_in_main_memory(self) -> bool:
+        """See `Engine`."""
+        return is_main_memory(self.device, self._runtime.index)
 
     @property
     def stride(self) -> int:
@@ -118,7 +129,7 @@ class TorchEngine:
             wide = torch.from_numpy(mean)[None]
             dtype = _dtype(self._runtime)
             # Rounded on the host: MPS has no doubles.
-            return network.global_term(index, wide.to(dtype).to(self.device))
+            return network.global_term(index, wide.to(dtype).to(self._runtime.place))
 
     def render(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
         """See `Engine`."""
@@ -140,6 +151,12 @@ class TorchEngine:
     def end_photo(self) -> None:
         """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""
 
+    def in_fp32(self) -> TorchEngine | None:
+        """See `Engine`."""
+        if self._runtime.dtype not in ("float16", "bfloat16"):
+            return None
+        return TorchEngine(self._network, replace(self._runtime, dtype="float32"))
+
     def on_cpu(self) -> TorchEngine | None:
         """See `Engine`."""
         if self.device == "cpu":
@@ -160,7 +177,7 @@ class TorchEngine:
 
     def _to_device(self, planes: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
-        tensor = tensor.to(self.device, _dtype(self._runtime))
+        tensor = tensor.to(self._runtime.place, _dtype(self._runtime))
         return tensor.to(memory_format=torch.channels_last)
 
 
@@ -170,6 +187,9 @@ def _dtype(runtime: Runtime) -> torch.dtype:
 
 
 def _to_host(tensor: Tensor) -> NDArray[np.float32]:
+    """Bring a result to main memory, checked on its device; see `require_finite`."""
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)).item():
+        raise NotFiniteError
     array: NDArray[np.float32] = tensor[0].to("cpu", torch.float32).numpy()
     return array
 
@@ -177,8 +197,9 @@ def _to_host(tensor: Tensor) -> NDArray[np.float32]:
 def _brought_to(network: Network, runtime: Runtime) -> Network:
     """Bring a network to a device and number format, without rounding the caller's weights."""
     weight = next(network.parameters())
-    if (weight.device.type, weight.dtype) != (runtime.device, _dtype(runtime)):
-        network = copy.deepcopy(network).to(runtime.device, _dtype(runtime))
+    there = weight.device.type, weight.device.index or 0, weight.dtype
+    if there != (runtime.device, runtime.index, _dtype(runtime)):
+        network = copy.deepcopy(network).to(runtime.place, _dtype(runtime))
     # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -90,7 +90,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         The GPU is too small for the crops.
     UsageError, WeightsError, DeviceError, OutputError
     """
-    device = torch.device(resolve(config.device, "fp32").device)
+    device = torch.device(resolve(config.device, "fp32").place)
     prepare_process()
     with process_group(device) as ranks:
         device = own_device(device, ranks)

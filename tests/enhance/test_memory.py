@@ -22,8 +22,10 @@ from gia_cli.enhance import enhancer as enhancer_module
 from gia_cli.enhance.batch import BatchOptions, plan_jobs, run_jobs
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import OutOfMemoryError
+from gia_cli.inference import engines as engines_module
 from gia_cli.inference import plan as plan_module
 from gia_cli.inference.engine import Engine
+from gia_cli.inference.fallback import Running
 from gia_cli.inference.plan import InferOptions, plan
 from gia_cli.inference.select import open_engine
 from gia_cli.progress import SILENT
@@ -98,7 +100,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     held = [300_000_000]
 
     def fake(
-        engine: Engine,
+        running: Running,
         mosaic: PackedMosaic,
         options: InferOptions,
         progress: object,
@@ -106,7 +108,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     ) -> NDArray[np.float32]:
         name = f"{mosaic.height}x{mosaic.width}"
         try:
-            plans.append((name, str(plan(engine, mosaic, options))))
+            plans.append((name, str(plan(running.engine, mosaic, options))))
         except OutOfMemoryError as error:
             if "other photos" not in error.message:
                 plans.append((name, str(error)))
@@ -129,7 +131,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setattr("gia_cli.inference.openvino_engine._HAS_RUN", Event())
     monkeypatch.setattr(enhancer_module.Prepared, "held_bytes", 0)
     monkeypatch.setattr(enhancer_module, "infer", fake)
-    monkeypatch.setattr(enhancer_module, "open_engine", open_once)
+    monkeypatch.setattr(engines_module, "open_engine", open_once)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 10**12)
     return plans
 
@@ -228,7 +230,8 @@ def test_want_of_memory_at_any_step_is_exit_51(
     def fail(*_: Any, **__: Any) -> None:
         raise next(raised)
 
-    monkeypatch.setattr(enhancer_module, step, fail)
+    module = engines_module if step == "open_engine" else enhancer_module
+    monkeypatch.setattr(module, step, fail)
     for want in WANTS:
         raised = iter([want] * 9)
         enhancer = Enhancer.from_weights(device="cpu")

@@ -25,8 +25,9 @@ from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference import torch_engine
 from gia_cli.inference.engine import Engine
+from gia_cli.inference.fallback import Running, failure_of
 from gia_cli.inference.plan import InferOptions, Plan
-from gia_cli.inference.run import _fallback
+from gia_cli.inference.run import _retreat
 from gia_cli.inference.torch_engine import TorchEngine
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
@@ -594,10 +595,11 @@ def test_every_retreat_is_smaller_and_they_end(
     current: Plan | None = Plan(frame, frame)
     is_cuda = runtime is CUDA
     engine = TorchEngine(build(NetConfig("sid-net", width=1)), runtime)
+    running, want = Running(engine), failure_of(MemoryError(), engine)
     sides = [max(frame)]
     while sides[-1] > 32:
-        current, after = _fallback(None, current, engine, progress)
-        assert after is engine
+        current = _retreat(want, current, running, progress)
+        assert running.engine is engine
         assert current is not None
         assert current.frame == frame
         assert all(side % 16 == 0 for side in current.core)
@@ -606,12 +608,11 @@ def test_every_retreat_is_smaller_and_they_end(
         assert sides[-1] < sides[-2]
     assert len(emptied) == len(progress.notes) * is_cuda
     if is_cuda:
-        anew, on_cpu = _fallback(None, current, engine, progress)
-        assert anew is None
-        assert str(on_cpu) == f"torch on {CPU}"
+        assert _retreat(want, current, running, progress) is None
+        assert str(running.engine) == f"torch on {CPU}"
         assert "on the CPU" in progress.notes[-1]
     with pytest.raises(OutOfMemoryError):
-        _fallback(None, current, TorchEngine(engine._network, CPU), progress)
+        _retreat(want, current, running, progress)
 
 
 def test_a_gpu_that_fails_for_good_does_not_keep_its_error_to_the_end(
