@@ -84,7 +84,6 @@ TESTED_BY = {
     "inference.openvino_graph": "inference/test_openvino_engine.py",
     "inference.named_arrays": "inference/test_openvino_engine.py",
     "inference.onnx_graph": "inference/test_onnx_engine.py",
-    "inference.plan": "inference/test_run.py",
     "inference.quiet_openvino": "inference/test_select.py",
     "metrics.bootstrap": "metrics/test_fidelity.py",
     "metrics.color": "metrics/test_fidelity.py",

@@ -329,12 +329,12 @@ def _without_bands() -> Iterator[None]:
     """Let stages run on the whole frame."""
     from gia_cli.nets import blocks
 
-    rows = blocks._BAND_ROWS
-    blocks._BAND_ROWS = 1 << 30
+    band_rows = blocks._band_rows
+    blocks._band_rows = lambda x: 1 << 30
     try:
         yield
     finally:
-        blocks._BAND_ROWS = rows
+        blocks._band_rows = band_rows
 
 
 def _matrix_product_flops() -> float:

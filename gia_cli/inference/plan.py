@@ -135,13 +135,15 @@ class _Need:
     @property
     def picture(self) -> int:
         """The picture beside tiles. A whole frame's is counted by the pixel."""
+        if not self.is_here:  # it is in main memory
+            return 0
         return int(np.prod(picture_shape(self.mosaic))) * _PICTURE_NUMBER_BYTES
 
     @property
     def padded(self) -> int:
         """A copy of the planes, where they are not a whole number of strides."""
         is_whole = self.mosaic.planes.shape[1:] == self.frame
-        return 0 if is_whole else self.mosaic.planes.nbytes
+        return 0 if is_whole or not self.is_here else self.mosaic.planes.nbytes
 
     @property
     def beside_tiles(self) -> int:
