@@ -114,10 +114,50 @@ def split_device(name: DeviceName) -> tuple[str, int | None]:
     numbered = re.fullmatch(r"cuda:(\d{1,4})", name) if isinstance(name, str) else None
     if numbered is not None:
         return "cuda", int(numbered[1])
+    if isinstance(name, str) and "," in name:
+        raise UsageError(f"This takes one device, not '{name}'.", hint="gia enhance takes several.")
     if isinstance(name, str) and name.startswith("cuda:"):
         raise UsageError(f"'{name}' is no card.", hint="Write it like cuda:0 or cuda:1.")
     one_of(name, DEVICES, "device")
     return name, None
+
+
+def split_devices(names: str) -> list[DeviceName]:
+    """Take a list of cards apart, such as "cuda:0,cuda:1"; any other device stands alone.
+
+    Raises
+    ------
+    UsageError
+        One of them is no device, or is named twice; or not all of several are numbered cards.
+    """
+    devices = names.split(",")
+    for name in devices:
+        _, index = split_device(name)
+        if len(devices) > 1 and index is None:
+            raise UsageError(f"'{name}' is no card.", hint="Write several like cuda:0,cuda:1.")
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"--device {names} names a card twice.")
+    return devices
+
+
+def devices_for_batch(names: str) -> list[DeviceName]:
+    """Name the devices that a batch runs on: those that are named, or all usable cards.
+
+    Parameters
+    ----------
+    names : str
+        As for `split_devices`. "cuda" means every card that torch has kernels for, and so does
+        "auto" where there are some.
+
+    Raises
+    ------
+    UsageError
+    """
+    devices = split_devices(names)
+    if devices == ["cuda"] or (devices == ["auto"] and _may_have_gpu()):
+        usable = [f"cuda:{card.index}" for card in gpus() if card.has_kernels]
+        return usable if len(usable) > 1 else devices
+    return devices
 
 
 def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runtime:

@@ -28,6 +28,7 @@ from gia_cli.runtime import (
     available_cores,
     cache_folder,
     device_names,
+    devices_for_batch,
     free_bytes,
     is_main_memory,
     is_oom_error,
@@ -575,6 +576,22 @@ def test_a_card_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch)
     with pytest.raises(DeviceError, match="no cuda device"):
         resolve("cuda:0")
+
+
+def test_a_batch_takes_all_usable_cards_unless_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, (8, 6), (6, 1), (9, 0), built_for=BUILT)
+    for name in ("cuda", "auto"):
+        assert devices_for_batch(name) == ["cuda:0", "cuda:2"]
+    for name in ("cuda:2", "cpu", "mps", "directml"):
+        assert devices_for_batch(name) == [name]
+    assert devices_for_batch("cuda:1,cuda:0") == ["cuda:1", "cuda:0"]  # refused by `resolve`
+    cards(monkeypatch, (8, 6), (6, 1), built_for=BUILT)
+    assert devices_for_batch("auto") == ["auto"]
+    for wrong in ("cuda:0,cuda:0", "cuda:0,mps", "cuda,cuda:1", "cuda:0,", ",", "cuda:0, cuda:1"):
+        with pytest.raises(UsageError):
+            devices_for_batch(wrong)
+    with pytest.raises(UsageError, match="takes one device"):
+        resolve("cuda:0,cuda:1")
 
 
 @pytest.mark.parametrize("name", ["cuda:", "cuda:x", "cuda:-1", "cuda:1 ", "mps:0", "CUDA:1", ""])

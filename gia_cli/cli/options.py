@@ -41,16 +41,37 @@ def known_device(name: str) -> str:
     return name
 
 
+def known_devices(names: str) -> str:
+    """Return what may be given as ``--device`` for a batch, and refuse anything else."""
+    try:
+        runtime.split_devices(names)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    return names
+
+
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
+_DEVICES = "|".join([*runtime.DEVICES[:3], "cuda:N", *runtime.DEVICES[3:]])
 Device = Annotated[
     runtime.DeviceName,
     typer.Option(
         "--device",
-        metavar="|".join([*runtime.DEVICES[:3], "cuda:N", *runtime.DEVICES[3:]]),
+        metavar=_DEVICES,
         help="Where to compute; cuda:1 is the second card (gia info --devices lists them).",
         callback=known_device,
+        autocompletion=device_names,
+    ),
+]
+BatchDevices = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar=_DEVICES,
+        help="Where to compute. A batch takes all cards; cuda:1 takes the second, cuda:0,cuda:1 "
+        "two of more (gia info --devices lists them).",
+        callback=known_devices,
         autocompletion=device_names,
     ),
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import torch
@@ -231,10 +231,35 @@ def _true_fp32(runtime: Runtime) -> Iterator[None]:
     if runtime.device != "cuda" or runtime.dtype != "float32":
         yield
         return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-    ):
+    with _EXACT:
         yield
+
+
+class _Exact:
+    """The setting is the process's: the first thread of several makes it, the last undoes it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._setting = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                flags = torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+                )
+                self._setting.enter_context(flags)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._setting.close()
+
+
+_EXACT = _Exact()
 
 
 @contextmanager

@@ -158,7 +158,7 @@ def test_a_gpu_that_shares_main_memory_leaves_what_the_host_takes_of_it(
     mosaic, limit = frame(512, 512), InferOptions(max_memory=2_000_000_000)
     assert plan(engine, mosaic, limit).is_whole
     tight = InferOptions(max_memory=1_600_000_000, afterwards=200_000_000)
-    beside = InferOptions(max_memory=2_000_000_000, reserved=450_000_000)
+    beside = InferOptions(max_memory=2_000_000_000, reserved=495_000_000)
     for options in (tight, beside):
         if is_shared:
             with pytest.raises(OutOfMemoryError):

@@ -90,3 +90,13 @@ def test_fp32_on_cuda_is_not_rounded_to_tf32() -> None:
         assert not torch.backends.cudnn.allow_tf32
     with _true_fp32(CPU):
         assert torch.backends.cudnn.allow_tf32  # untouched
+
+
+def test_of_two_threads_the_last_one_ends_the_setting() -> None:
+    first, second = (_true_fp32(Runtime("cuda", "float32", index)) for index in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.allow_tf32
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.allow_tf32
