@@ -525,7 +525,8 @@ class Enhancer:
             between ("gia-sony-lite,gia-fuji") of which each photo takes those for its sensor, or
             "lite": the smaller weights where a sensor has some. By default ``GIA_WEIGHTS``, else
             what ships for each photo's colour filter array.
-        device : "auto", "cpu", "cuda" or "mps"
+        device : "auto", "cpu", "cuda", "cuda:N", "mps" or another of `runtime.DEVICES`
+            cuda:1 is the second of several cards.
         precision : "auto", "fp32", "fp16", "bf16" or "int8"
             int8 runs the int8 weights that were made from the chosen ones, on the CPU. auto: fp16
             on CUDA; on a CPU int8 for weights that ship, if theirs ship and OpenVINO is there and
@@ -909,6 +910,11 @@ class Enhancer:
         return_freed_memory()
         if self._base is None:
             self._base = resident_bytes() - engine.held_bytes - prepared.held_bytes
+
+    @property
+    def has_left_device(self) -> bool:
+        """Whether the device that was asked for has failed, and the CPU does its work."""
+        return self._engines.has_left_device
 
     def weights_for(self, kind: CfaKind) -> WeightsInfo:
         """Say which weights enhance the photos of a kind, without opening them.

@@ -1,8 +1,9 @@
 """A batch on several devices: each has an enhancer and a pipeline of its own.
 
-A device takes the next photo when it is free, so that a faster card does more of them. Results are
-told in the order of the photos, whichever device made them. All run in one process: the network,
-NumPy and what reads and writes files let go of Python's lock.
+A device takes the next photo when it is free, so that a faster card does more of them; one whose
+work the CPU does, because it has failed, takes no more while another works. Results are told in the
+order of the photos, whichever device made them. All run in one process: the network, NumPy and what
+reads and writes files let go of Python's lock.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def run_on_devices(
     stop, left = Event(), _Left(jobs)
     options = _one_at_a_time(options)
 
-    def work(enhancer: Enhancer) -> None:
-        share = _Share(left)
+    shares = [_Share(left, enhancer) for enhancer in enhancers]
+
+    def work(enhancer: Enhancer, share: _Share) -> None:
         run_jobs(
             share,
             enhancer,
@@ -71,7 +73,7 @@ def run_on_devices(
         )
 
     with ThreadPoolExecutor(len(enhancers), "device") as pool:
-        running = [pool.submit(work, enhancer) for enhancer in enhancers]
+        running = [pool.submit(work, *pair) for pair in zip(enhancers, shares, strict=True)]
         was_interrupted = _wait_for(running, stop)
     told.flush()  # what was made before a photo that was not
     errors = [future.exception() for future in running]
@@ -120,10 +122,21 @@ class _Left:
         self._jobs = iter(enumerate(jobs))
         self._lock = Lock()
         self._begun = 0
+        self._working: list[_Share] = []
 
-    def take(self) -> tuple[int, Job] | None:
-        """Hand out the next photo and its number."""
+    def join(self, share: _Share) -> None:
+        """Let a device take part."""
+        self._working.append(share)
+
+    def take(self, share: _Share) -> tuple[int, Job] | None:
+        """Hand out the next photo and its number; None to a device that is to take no more."""
         with self._lock:
+            others = [each for each in self._working if each is not share]
+            if share.enhancer.has_left_device and not all(
+                each.enhancer.has_left_device for each in others
+            ):
+                self._working = others
+                return None
             return next(self._jobs, None)
 
     def begin(self) -> int:
@@ -136,8 +149,10 @@ class _Left:
 class _Share(Sequence[Job]):
     """The photos that one device has taken. Going on to the next one takes it."""
 
-    def __init__(self, left: _Left) -> None:
+    def __init__(self, left: _Left, enhancer: Enhancer) -> None:
+        self.enhancer = enhancer
         self._left = left
+        left.join(self)
         self._taken: list[tuple[int, Job]] = []
         self._told = 0
         self._lock = RLock()
@@ -151,7 +166,7 @@ class _Share(Sequence[Job]):
     def _has(self, index: int) -> bool:
         with self._lock:
             while len(self._taken) <= index:
-                taken = self._left.take()
+                taken = self._left.take(self)
                 if taken is None:
                     return False
                 self._taken.append(taken)

@@ -133,6 +133,11 @@ class Engines:
             self._running[kind] = opened
         return self._running[kind]
 
+    @property
+    def has_left_device(self) -> bool:
+        """Whether an engine runs elsewhere than was asked for, because it failed there."""
+        return any(each.engine.device != self._runtime.device for each in self._running.values())
+
     # ------------------------------------------------------------ inside
 
     def _open(self, weights: WeightsInfo, progress: Progress) -> Running:

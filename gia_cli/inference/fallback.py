@@ -161,7 +161,8 @@ class Running:
         """
         failed = self.engine
         same = failed.in_fp32() if failure.is_of_numbers else None
-        if same is None and not self.has_another:
+        is_hopeless = failure.is_of_memory and failed.device == "cpu"  # the next one takes no less
+        if is_hopeless or (same is None and not self.has_another):
             raise failure.last
         where = "in float32" if same is not None or failed.device == "cpu" else "on the CPU"
         progress.note(f"The {failed.runtime.place} {failure.words}; continuing {where}.")

@@ -25,10 +25,12 @@ from gia_cli.enhance.several_devices import _Left, _Share, run_on_devices
 from gia_cli.errors import Interrupted
 from gia_cli.inference import engines
 from gia_cli.inference.engine import Engine
+from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.select import open_engine
 from gia_cli.raw.writer import write_arw
 from gia_cli.runtime import Gpu, Runtime
 from gia_cli.weights.storage import WeightsInfo, load_network, save_weights
-from tests.inference.failing import Card, fine
+from tests.inference.failing import Card, fine, sticky
 from tests.networks import lively, small
 from tests.progress_spy import ProgressSpy
 
@@ -129,10 +131,10 @@ def test_a_slow_first_photo_holds_up_what_is_told_and_not_what_is_made(
     assert [result.source for result in told] == photos
 
 
-def test_a_device_takes_a_photo_when_it_goes_on_to_it(photos: list[Path]) -> None:
+def test_a_device_takes_a_photo_when_it_goes_on_to_it(photos: list[Path], weights: Path) -> None:
     jobs = [Job(path, ()) for path in photos]
     left = _Left(jobs)
-    one, other = _Share(left), _Share(left)
+    one, other = (_Share(left, each) for each in enhancers(weights, 2))
     first, ahead = iter(one), iter(one)  # a batch looks at what it has and at what follows
     assert next(ahead) is next(first) is jobs[0]
     assert next(iter(other)) is jobs[1]
@@ -144,6 +146,44 @@ def test_a_device_takes_a_photo_when_it_goes_on_to_it(photos: list[Path]) -> Non
     with pytest.raises(IndexError):
         _ = other[1]
     assert list(other) == [jobs[1]]
+
+
+@pytest.mark.parametrize("broken", [{0}, {0, 1}])
+def test_a_card_that_failed_leaves_the_rest_to_the_others(
+    broken: set[int],
+    photos: list[Path],
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def spy(info: WeightsInfo, runtime: Runtime, engine: Any, progress: Any) -> Engine:
+        if runtime.device == "cpu":
+            return open_engine(info, runtime, "torch", progress)
+        return Card(load_network(info), sticky if runtime.index in broken else fine)
+
+    monkeypatch.setattr(engines, "open_engine", spy)
+    monkeypatch.setattr("gia_cli.inference.plan.free_bytes", lambda *_: 10**12)
+    makers = [
+        Enhancer(weights, Runtime("cuda", "float16", index), InferOptions()) for index in range(2)
+    ]
+    meet(makers, monkeypatch)
+    made: dict[int, int] = {0: 0, 1: 0}
+    compute = Enhancer.compute
+
+    def counted(self: Enhancer, *rest: Any, **options: Any) -> Any:
+        made[makers.index(self)] += 1
+        return compute(self, *rest, **options)
+
+    monkeypatch.setattr(Enhancer, "compute", counted)
+    jobs, options = planned(photos, tmp_path / "out")
+    progress = ProgressSpy()
+    results = run_on_devices(jobs, makers, options, progress=progress)
+    assert [result.status for result in results].count("written") == 5
+    assert sum(made.values()) == 5
+    assert len(progress.notes) == len(broken)
+    if broken == {0}:
+        assert made[0] <= 2  # the one it failed on, and the one that was read already
+    assert [maker.has_left_device for maker in makers] == [index in broken for index in range(2)]
 
 
 # ---------------------------------------------------------------- how it ends

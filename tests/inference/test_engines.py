@@ -147,6 +147,22 @@ def test_an_honest_card_is_kept(opened: list[str], card: Callable[[Damage], None
     assert progress.notes == []
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_true_card_is_kept_and_makes_the_cpus_picture(make_arw: Callable[..., Path]) -> None:
+    photo, progress = make_arw(), ProgressSpy()
+    images = {
+        device: Enhancer.from_weights(LITE.name, device=device).enhance(
+            photo, ratio=50, progress=progress
+        )
+        for device in ("cuda:0", "cpu")
+    }
+    assert progress.notes == []
+    assert images["cuda:0"].weights.name == LITE.name
+    one, other = (image.image.astype(int) for image in images.values())
+    assert np.abs(one - other).mean() < 700  # of 65535: fp16's rounding, and int8's
+
+
 def test_the_enhancer_stays_on_the_engine_that_it_ended_on(
     make_arw: Callable[..., Path], opened: list[str], card: Callable[[Damage], None]
 ) -> None:

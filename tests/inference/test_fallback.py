@@ -230,6 +230,14 @@ def test_half_precision_on_a_cpu_goes_on_in_fp32(network: Network, mosaic: Packe
     assert progress.notes == ["The cpu makes no finite numbers in bfloat16; continuing in float32."]
 
 
+def test_what_does_not_fit_on_a_cpu_is_not_tried_in_fp32(network: Network) -> None:
+    engine = TorchEngine(network, CPU)
+    running = Running(engine, later=[lambda progress: (engine, None)])
+    with pytest.raises(OutOfMemoryError):
+        running.fall_back(failure_of(MemoryError(), engine))
+    assert running.has_another
+
+
 # ---------------------------------------------------------------- the tile that fitted
 
 

@@ -114,6 +114,23 @@ def test_what_is_stated_is_enough_for_every_network(
         assert peak(engine._network, (rows, cols), dtype) <= stated
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("size", [(1424, 2128), (64, 4096)])
+def test_a_card_takes_no_more_than_is_planned(dtype: NumberFormat, size: tuple[int, int]) -> None:
+    engine = TorchEngine(build(NETWORKS["gia-net"]).eval(), Runtime("cuda", dtype))
+    planes = np.random.default_rng(0).random((4, *size), np.float32)
+    engine.run(planes[:, :64, :64], lambda share: None)  # the weights, and the libraries
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    engine.run(planes, lambda share: None)
+    needed = torch.cuda.max_memory_allocated() - before
+    stated = planes[0].size * engine.bytes_per_pixel + engine.fixed_bytes
+    assert needed <= plan_module._OVERHEAD * stated
+
+
 def test_a_second_card_is_asked_for_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[DeviceKind, int]] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gia_cli.inference.engine import NotFiniteError
@@ -77,6 +78,15 @@ def test_a_wrong_card_is_told_from_an_honest_one() -> None:
         measured_difference(Card(network, black))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         measured_difference(Card(network, sticky))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_true_card_passes(name: str, dtype: NumberFormat) -> None:
+    engine = TorchEngine(lively(small(name)), Runtime("cuda", dtype))
+    assert measured_difference(engine) < tolerance(dtype)
 
 
 def test_a_cpu_has_nothing_to_be_compared_with() -> None:
