@@ -15,8 +15,9 @@ from threading import Event, Lock, RLock
 from typing import overload
 
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job, run_jobs
-from gia_cli.enhance.enhancer import Enhanced, Enhancer
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.showing import Shown
+from gia_cli.enhance.stages import Enhanced
 from gia_cli.errors import Interrupted
 from gia_cli.progress import Progress
 

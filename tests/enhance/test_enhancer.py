@@ -21,10 +21,8 @@ from PIL import Image
 import gia_cli
 from gia_cli import ExposureRequest
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
-from gia_cli.enhance.enhancer import (
-    Enhancer,
-    fuse_measured,
-)
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.measured import fuse_measured
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.imaging.color_space import DISPLAY_P3, REC2020, SPACES, matrix_from_srgb

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gia_cli import ExposureRequest, RawFrame
 from gia_cli.enhance import enhancer as enhancer_module
+from gia_cli.enhance import stages as stages_module
 from gia_cli.enhance.batch import BatchOptions, plan_jobs, run_jobs
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import OutOfMemoryError
@@ -129,7 +130,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     # What the process is said to hold has no photos in it, nor OpenVINO's own.
     monkeypatch.setattr("gia_cli.inference.openvino_engine._HAS_RUN", Event())
-    monkeypatch.setattr(enhancer_module.Prepared, "held_bytes", 0)
+    monkeypatch.setattr(stages_module.Prepared, "held_bytes", 0)
     monkeypatch.setattr(enhancer_module, "infer", fake)
     monkeypatch.setattr(engines_module, "open_engine", open_once)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 10**12)
@@ -230,7 +231,8 @@ def test_want_of_memory_at_any_step_is_exit_51(
     def fail(*_: Any, **__: Any) -> None:
         raise next(raised)
 
-    module = engines_module if step == "open_engine" else enhancer_module
+    places = {"open_engine": engines_module, "develop": stages_module, "save_pixels": stages_module}
+    module = places.get(step, enhancer_module)
     monkeypatch.setattr(module, step, fail)
     for want in WANTS:
         raised = iter([want] * 9)
