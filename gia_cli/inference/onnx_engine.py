@@ -16,6 +16,7 @@ from gia_cli.errors import DeviceError, WeightsMismatchError
 from gia_cli.inference.engine import GraphEngine, Meter, require_finite
 from gia_cli.inference.named_arrays import NamedArrays
 from gia_cli.inference.onnx_graph import ONNX_GRAPHS, Sides, UNetOnnx
+from gia_cli.inference.self_check import SAMPLE_SIDES
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceKind, Runtime, available_cores, is_main_memory
@@ -200,7 +201,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
             if failed:
                 progress.note(f"{failed}; continuing on {self.device}.")
             try:
-                self._open("whole", (self.stride, self.stride))
+                self._open("whole", SAMPLE_SIDES)  # what the self-check wants, compiled once
                 return
             except WeightsMismatchError:
                 raise

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from gia_cli.inference.engine import Engine
 from gia_cli.runtime import NumberFormat
 
-# Packed pixels: several strides and tiles of the CPU's bands, and more rows than a band elsewhere
-# has, so that both ways through a stage are gone.
-_HEIGHT, _WIDTH = 272, 64
+#: Rows and columns of the test picture in packed pixels: several strides and bands of the CPU's,
+#: and more rows than a band elsewhere has, so that both ways through a stage are gone.
+SAMPLE_SIDES = _HEIGHT, _WIDTH = 272, 64
 # Pixels a side of the areas that errors are averaged over: a smear is seen where it is, and single
 # values that were rounded badly are not.
 _AREA = 16
