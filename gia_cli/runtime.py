@@ -130,12 +130,14 @@ def split_devices(names: str) -> list[DeviceName]:
     UsageError
         One of them is no device, or is named twice; or not all of several are numbered cards.
     """
+    if not isinstance(names, str) or "," not in names:
+        split_device(names)
+        return [names]
     devices = names.split(",")
-    for name in devices:
-        _, index = split_device(name)
-        if len(devices) > 1 and index is None:
-            raise UsageError(f"'{name}' is no card.", hint="Write several like cuda:0,cuda:1.")
-    if len(set(devices)) < len(devices):
+    numbers = [split_device(name)[1] for name in devices]
+    if None in numbers:
+        raise UsageError(f"{names} are not all cards.", hint="Write several like cuda:0,cuda:1.")
+    if len(set(numbers)) < len(numbers):
         raise UsageError(f"--device {names} names a card twice.")
     return devices
 

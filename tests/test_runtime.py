@@ -587,7 +587,15 @@ def test_a_batch_takes_all_usable_cards_unless_it_is_told(monkeypatch: pytest.Mo
     assert devices_for_batch("cuda:1,cuda:0") == ["cuda:1", "cuda:0"]  # refused by `resolve`
     cards(monkeypatch, (8, 6), (6, 1), built_for=BUILT)
     assert devices_for_batch("auto") == ["auto"]
-    for wrong in ("cuda:0,cuda:0", "cuda:0,mps", "cuda,cuda:1", "cuda:0,", ",", "cuda:0, cuda:1"):
+    for wrong in (
+        "cuda:0,cuda:0",
+        "cuda:1,cuda:01",
+        "cuda:0,mps",
+        "cuda,cuda:1",
+        "cuda:0,",
+        ",",
+        "cuda:0, cuda:1",
+    ):
         with pytest.raises(UsageError):
             devices_for_batch(wrong)
     with pytest.raises(UsageError, match="takes one device"):

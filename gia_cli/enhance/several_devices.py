@@ -73,9 +73,15 @@ def run_on_devices(
             on_result=lambda result: told.add(share.next_number(), result),
         )
 
+    running: list[Future[None]] = []
+    was_interrupted = False
     with ThreadPoolExecutor(len(enhancers), "device") as pool:
-        running = [pool.submit(work, *pair) for pair in zip(enhancers, shares, strict=True)]
-        was_interrupted = _wait_for(running, stop)
+        try:
+            running += [pool.submit(work, *pair) for pair in zip(enhancers, shares, strict=True)]
+            was_interrupted = _wait_for(running, stop)
+        except KeyboardInterrupt:  # between two waits
+            was_interrupted = True
+            stop.set()  # leaving the pool waits for all
     told.flush()  # what was made before a photo that was not
     errors = [future.exception() for future in running]
     for error in errors:

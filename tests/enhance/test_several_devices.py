@@ -189,8 +189,9 @@ def test_a_card_that_failed_leaves_the_rest_to_the_others(
 # ---------------------------------------------------------------- how it ends
 
 
+@pytest.mark.parametrize("place", ["wait", "_wait_for"])
 def test_ctrl_c_ends_every_device_and_what_is_made_is_told(
-    photos: list[Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, photos: list[Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs, options = planned(photos, tmp_path / "out")
     makers, told = enhancers(weights, 2), list[FileResult]()
@@ -212,7 +213,7 @@ def test_ctrl_c_ends_every_device_and_what_is_made_is_told(
         return compute(self, prepared, **rest)
 
     monkeypatch.setattr(Enhancer, "compute", until_pressed)
-    monkeypatch.setattr(several_devices, "wait", press)
+    monkeypatch.setattr(several_devices, place, press)
     with pytest.raises(Interrupted, match=r"after \d of 6 photos"):
         run_on_devices(jobs, makers, options, progress=ProgressSpy(), on_result=told.append)
     written = sorted((tmp_path / "out").iterdir())
