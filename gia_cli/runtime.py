@@ -66,6 +66,7 @@ _OUT_OF_MEMORY_TEXTS = (
     "failed to allocate",
     "failed to map segment",
     "can't start new thread",
+    "resource temporarily unavailable",  # a thread, for C++
     "could not create a primitive",
     "could not create a memory",
     "bad_alloc",
