@@ -267,7 +267,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, mosaic.planes, torch.device(runtime.device))
+            _run_eagerly(network, mosaic.planes, torch.device(runtime.place))
         else:
             infer(engine, mosaic, options, _Strict())
         seconds = time.perf_counter() - start
@@ -277,7 +277,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
 
     def finish() -> tuple[int, str]:
         if runtime.device == "cuda":
-            return torch.cuda.max_memory_allocated(), str(runtime)
+            return torch.cuda.max_memory_allocated(runtime.index), str(runtime)
         return peak_resident_bytes(), str(runtime)
 
     return run, finish
@@ -355,12 +355,12 @@ def _without_bands() -> Iterator[None]:
     """Let stages run on the whole frame."""
     from gia_cli.nets import blocks
 
-    rows = blocks._BAND_ROWS
-    blocks._BAND_ROWS = 1 << 30
+    band_rows = blocks._band_rows
+    blocks._band_rows = lambda x: 1 << 30
     try:
         yield
     finally:
-        blocks._BAND_ROWS = rows
+        blocks._band_rows = band_rows
 
 
 def _matrix_product_flops() -> float:

@@ -14,7 +14,7 @@ import typer
 from gia_cli._version import __version__
 from gia_cli.cli.app import app, counts, error_report, exposure_request
 from gia_cli.cli.options import (
-    Device,
+    BatchDevices,
     Engine,
     Json,
     MaxMemory,
@@ -40,7 +40,7 @@ from gia_cli.imaging.save_options import (
     SaveOptions,
     Subsampling,
 )
-from gia_cli.runtime import Precision, Quality
+from gia_cli.runtime import DeviceName, Precision, Quality, devices_for_batch, split_devices
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -55,7 +55,10 @@ class Batch:
 
     inputs: list[Path]
     options: BatchOptions
-    make_enhancer: Callable[[], Enhancer]
+    make_enhancer: Callable[..., Enhancer]
+    """Takes another `device` than what was asked for, which may be several."""
+    devices: Callable[[], list[DeviceName]]
+    """Says which ones those are."""
     terminal: Terminal
     as_json: bool
     report: Path | None
@@ -274,7 +277,7 @@ def enhance(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
+    device: BatchDevices = "auto",
     engine: Engine = "auto",
     precision: Annotated[
         Precision,
@@ -388,17 +391,22 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
-    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json, report))
+    is_for_torch = engine in ("auto", "torch") and precision != "int8"
+    # A limit is for one: what several hold beside each other is not planned.
+    takes_all = is_for_torch and max_memory is None
+    devices = partial(devices_for_batch if takes_all else split_devices, device)
+    (finish or _finish)(Batch(inputs, options, make_enhancer, devices, terminal, as_json, report))
 
 
 def _finish(batch: Batch) -> None:
     """Enhance all photos, and report."""
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import plan_jobs, run_jobs
+    from gia_cli.enhance.batch import plan_jobs
+    from gia_cli.enhance.several_devices import run_on_devices
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
     jobs = plan_jobs(batch.inputs, options)
-    enhancer, quiet = batch.make_enhancer(), terminal.quiet
+    enhancers, quiet = make_enhancers(batch, len(jobs)), terminal.quiet
 
     results: list[FileResult] = []
     page = _report_page(batch.report, jobs, options, terminal)
@@ -414,7 +422,7 @@ def _finish(batch: Batch) -> None:
             report_line(result)
 
         with terminal:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+            run_on_devices(jobs, enhancers, options, progress=terminal, on_result=on_result)
 
     try:
         if is_needed():
@@ -432,6 +440,12 @@ def _finish(batch: Batch) -> None:
     if len(jobs) > 1 and not (as_json or quiet):
         _summary(terminal, results)
     _raise_failures(results)
+
+
+def make_enhancers(batch: Batch, photos: int | None = None) -> list[Enhancer]:
+    """Make an enhancer for each device, and for no more than there are photos, if that is known."""
+    most = None if photos is None else max(photos, 1)
+    return [batch.make_enhancer(device=device) for device in batch.devices()[:most]]
 
 
 def _tile_side(text: str) -> int | None:

@@ -22,9 +22,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
 from gia_cli.enhance.showing import Shown
+from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     GiaError,
     Interrupted,

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.inference.engine import GraphEngine, Meter, Split
+from gia_cli.inference.engine import GraphEngine, Meter, Split, require_finite
 from gia_cli.inference.openvino_core import multiplies_in_bf16, the_core
 from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, UNetGraph, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, available_cores
+from gia_cli.runtime import DeviceKind, Runtime, available_cores
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 #: OpenVINO's names of devices.
@@ -116,6 +116,21 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         return f"OpenVINO {version()} on {self.device}, {numbers}"
 
     # ------------------------------------------------------------ what it states
+
+    @property
+    def runtime(self) -> Runtime:
+        """See `Engine`."""
+        if self._is_int8:
+            return Runtime(self.device, "int8")
+        return Runtime(self.device, "bfloat16" if self._in_bf16 else "float32")
+
+    @property
+    def is_in_main_memory(self) -> bool:
+        """See `Engine`; Intel's graphics cards have memory of their own."""
+        if self.device == "cpu":
+            return True
+        kind = the_core().get_property(PLUGINS[self.device], "DEVICE_TYPE")
+        return bool(kind == ov.properties.device.Type.INTEGRATED)
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -239,8 +254,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
                 request.wait()  # it still writes into our arrays
             raise
         _HAS_RUN.set()
-        picture: NDArray[np.float32] = result[0]
-        return picture
+        return require_finite(result[0])
 
     def _compile(self, part: str, sides: tuple[int, ...]) -> ov.CompiledModel:
         if self._compiled is not None and self._compiled[:2] == (part, sides):

@@ -8,14 +8,22 @@ Runtime runs the U-Nets on what it has providers for, where somebody asks for it
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from gia_cli.arguments import one_of
 from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
 from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import DeviceKind, DeviceName, Precision, Runtime, is_oom_error, resolve
+from gia_cli.runtime import (
+    DeviceKind,
+    DeviceName,
+    Precision,
+    Runtime,
+    is_oom_error,
+    resolve,
+    split_device,
+)
 from gia_cli.runtime import EngineName as EngineName
 from gia_cli.weights.storage import WeightsInfo
 
@@ -185,14 +193,15 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
 
     Parameters and errors as for `resolve`.
     """
-    one_of(device, get_args(DeviceName), "device")
+    kind, index = split_device(device)
     one_of(precision, get_args(Precision), "precision")
     one_of(engine, get_args(EngineName), "engine")
-    if engine == "onnx" or device in ONNX_DEVICES:
+    if engine == "onnx" or kind in ONNX_DEVICES:
         _refuse_other(device, engine, "onnx")
         require_onnx_packages()
         _refuse_precision("ONNX Runtime", precision)
-        runtime = Runtime(onnx_devices()[0] if device == "auto" else device, "float32")
+        chosen = onnx_devices()[0] if kind == "auto" else cast(DeviceKind, kind)
+        runtime = Runtime(chosen, "float32", index or 0)
         require_onnx(runtime)
         return runtime
     if device == INTEL_GPU:
@@ -295,7 +304,7 @@ def _open_onnx(
     require_onnx(runtime, info.config)
     from gia_cli.inference.onnx_engine import OnnxEngine
 
-    opened = OnnxEngine.load(info, runtime.device, progress)
+    opened = OnnxEngine.load(info, runtime.device, progress, runtime.index)
     progress.detail(f"engine: {opened}, as asked")
     return opened
 

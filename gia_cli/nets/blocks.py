@@ -15,9 +15,13 @@ from gia_cli.runtime import without_autocast
 LEAKY_SLOPE = 0.2
 
 # Rows of a band: on a CPU a band of the widest level should stay in the cache (measured on 2 cores
-# for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %). Elsewhere taller ones
-# would launch fewer kernels, but the planner counts on what this many rows need.
+# for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %).
 _BAND_ROWS = 32
+# Elsewhere a band should keep a whole card busy and launch few kernels: for 12 megapixels SID-Net
+# takes 176 of them, and 1,118 with 32 rows.
+_TALL_BAND_ROWS = 256
+#: Most pixels of such a band; its memory is counted beside that of a frame.
+TALL_BAND_AREA = _TALL_BAND_ROWS * 2048
 # Bands compute their halo in vain: it shall be no more than a quarter of their own rows.
 _BAND_HALOS = 8
 
@@ -141,7 +145,8 @@ def by_bands(
     Tensor (N, C', units * rows_out, W')
     """
     units = inputs[0].shape[2] // rows_in[0]
-    band = max(_BAND_ROWS // max(rows_in), _BAND_HALOS * halo, 1)
+    finest = max(zip(rows_in, inputs, strict=True), key=lambda each: each[0])[1]
+    band = max(_band_rows(finest) // max(rows_in), _BAND_HALOS * halo, 1)
     if torch.is_grad_enabled() or units <= band:
         return stage(*inputs)
     result: Tensor | None = None
@@ -155,6 +160,12 @@ def by_bands(
         result[:, :, start * rows_out : stop * rows_out] = piece
     assert result is not None  # units > band >= 1
     return result
+
+
+def _band_rows(x: Tensor) -> int:
+    if x.device.type == "cpu":
+        return _BAND_ROWS
+    return min(_TALL_BAND_ROWS, max(TALL_BAND_AREA // x.shape[3], _BAND_ROWS))
 
 
 def _empty_rows(piece: Tensor, rows: int) -> Tensor:

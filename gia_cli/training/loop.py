@@ -104,7 +104,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         Of several processes one has ended, or does not answer.
     UsageError, WeightsError, DeviceError, OutputError
     """
-    device = torch.device(resolve(config.device, "fp32").device)
+    device = torch.device(resolve(config.device, "fp32").place)
     prepare_process()
     alone = ranks_from_environment()
     device = own_device(device, alone)
