@@ -74,6 +74,17 @@ def test_it_trains_and_resumes_to_the_bit(tiny: TrainConfig) -> None:
     assert_equal(weights_of(tiny.run), weights_of(stopped.run))
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiles", [False, True])
+def test_it_trains_on_a_gpu(tiny: TrainConfig, compiles: bool) -> None:
+    listener = StopAt(-1)
+    asked = replace(tiny, device="cuda", simulation="auto", steps=20, compile=compiles)
+    assert np.isfinite(train(asked, listener).validation_psnr)
+    assert read_config(tiny.run)["simulation"] == "torch"
+    assert any("lie there" in line for line in listener.details)
+
+
 @pytest.mark.slow
 def test_what_simulates_belongs_to_a_run(tiny: TrainConfig) -> None:
     """And a run of before there was a choice is NumPy's."""
