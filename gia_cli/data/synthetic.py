@@ -151,6 +151,10 @@ class PhotoScenes:
         whole_periods = int(self._shortest.max()) // period * period
         return whole_periods // PACK_FACTOR[self.camera.kind]
 
+    def holding(self, side: int) -> int:
+        """Count the photographs that hold a crop of `side` packed px; others are passed over."""
+        return int((self._shortest >= side * PACK_FACTOR[self.camera.kind]).sum())
+
     def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
         """Draw a photograph and a scene, and `count` crops of that one exposure.
 

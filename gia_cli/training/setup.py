@@ -204,6 +204,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     recipe = config.full_recipe()
     source, validation_source, scenes = _open_data(config, ranks, progress)
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
+    _note_passed_over(recipe.crops, source, progress)
     recipe = _without_unknown_targets(recipe, config, source, progress)
     steps = _length(config, recipe, scenes, ranks)
     simulation = _simulation(config, device)
@@ -517,6 +518,18 @@ def _fitting(crops: CropOptions, source: Source, kind: CfaKind, progress: Progre
         return held
     late = (min(held.late_sides[0], largest), min(held.late_sides[1], largest))
     return replace(held, late_sides=late)
+
+
+def _note_passed_over(crops: CropOptions, source: Source, progress: Progress) -> None:
+    """Say if most photographs are too small for the largest crops, and so pause meanwhile."""
+    if not isinstance(source, PhotoScenes):
+        return
+    holding = source.holding(crops.largest)
+    if 2 * holding < len(source):
+        progress.note(
+            f"Only {holding} of {len(source)} photographs are large enough for crops of "
+            f"{crops.largest} packed px; smaller --sides use more of them."
+        )
 
 
 def _without_unknown_targets(

@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import DeviceError, Interrupted, RunError, UsageError
 from gia_cli.imaging.packed import pack_photos
 from gia_cli.training import setup
@@ -72,6 +74,17 @@ def test_it_trains_and_resumes_to_the_bit(tiny: TrainConfig) -> None:
     assert_equal(weights_of(tiny.run), weights_of(stopped.run))
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiles", [False, True])
+def test_it_trains_on_a_gpu(tiny: TrainConfig, compiles: bool) -> None:
+    listener = StopAt(-1)
+    asked = replace(tiny, device="cuda", simulation="auto", steps=20, compile=compiles)
+    assert np.isfinite(train(asked, listener).validation_psnr)
+    assert read_config(tiny.run)["simulation"] == "torch"
+    assert any("lie there" in line for line in listener.details)
+
+
 @pytest.mark.slow
 def test_what_simulates_belongs_to_a_run(tiny: TrainConfig) -> None:
     """And a run of before there was a choice is NumPy's."""
@@ -88,6 +101,23 @@ def test_what_simulates_belongs_to_a_run(tiny: TrainConfig) -> None:
     with pytest.raises(RunError, match="its simulation is numpy, not torch"):
         train(replace(first, simulation="torch", workers=None))
     assert train(first).steps == 1
+
+
+def test_that_most_photographs_are_too_small_for_the_largest_crops_is_said(
+    tmp_path: Path,
+) -> None:
+    for size in (64, 64, 64, 192):
+        name = f"{len(list(tmp_path.glob('*.png')))}.png"
+        iio.imwrite(tmp_path / name, np.full((size, size, 3), 99, np.uint8))
+    photos = open_photos([tmp_path], tmp_path / "cache")
+    source = PhotoScenes(photos, photos.keys, "ILCE-7SM2")
+    assert [source.holding(side) for side in (32, 33, 96, 97)] == [4, 1, 1, 0]
+    for sides, notes in (((16, 32), 0), ((16, 48), 1)):
+        listener = StopAt(-1)
+        crops = replace(RECIPES["gpu"].crops, sides=sides, late_sides=None)
+        setup._note_passed_over(crops, source, listener)
+        assert len(listener.notes) == notes
+    assert "Only 1 of 4 photographs" in listener.notes[0]
 
 
 # ---------------------------------------------------------------- on a bare machine
