@@ -57,7 +57,14 @@ FENCES: dict[str, set[str]] = {
     "onnxruntime": {"inference.onnx_engine"},
     "nncf": {"quantization.openvino"},
     "torch": {"nets", "weights", "metrics", "training", "runtime", "inference.torch_engine"}
-    | {"data.batches", "benchmark.flops", "benchmark.speed", "evaluation.diagnose"},
+    | {
+        "simulation.torch_scene",
+        "data.batches",
+        "data.device_batches",
+        "benchmark.flops",
+        "benchmark.speed",
+        "evaluation.diagnose",
+    },
     "tensorboardX": {"training.log"},
     "matplotlib": {"training.log", "benchmark.tables", "evaluation.tables"},
     "skimage": {"evaluation.classical"},

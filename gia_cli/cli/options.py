@@ -92,8 +92,9 @@ Photos = Annotated[
     list[Path] | None,
     typer.Option(
         "--photos",
-        metavar="FOLDER",
-        help="Photographs to simulate exposures from; may be repeated.",
+        metavar="FOLDER|TAR",
+        help="Photographs to simulate exposures from, or a file that 'gia pack' made; may be "
+        "repeated.",
         show_default=False,
     ),
 ]

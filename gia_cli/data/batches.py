@@ -189,9 +189,7 @@ class Batches(Dataset[Batch]):
         of one photo are neighbours. Then what each crop is fused with; nothing where the source
         does not measure.
         """
-        # Ranks share the side, or the one with the small crops would wait for the other.
-        side = self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
-        return self._make(side, step)
+        return self._make(self.side(step), step)
 
     def largest(self) -> Batch:
         """Make a batch of the largest crops that any step may get; none gets this one."""
@@ -208,6 +206,13 @@ class Batches(Dataset[Batch]):
         auxiliary = torch.from_numpy(np.stack([pair.auxiliary for pair in pairs]))
         measured = [pair.measured for pair in pairs if pair.measured is not None]
         return planes, target, auxiliary, measured
+
+    def side(self, step: int) -> int:
+        """Draw the side of a step's crops in packed pixels.
+
+        Ranks share it, or the one with the small crops would wait for the other.
+        """
+        return self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
 
     def _done(self, step: int) -> float:
         if self.steps is not None:

@@ -14,12 +14,12 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,14 @@ class Decoded:
     """Small things to remember; what JSON can hold."""
 
 
-Decode = Callable[[Path], Decoded]
+class Stamped(Protocol):
+    """What is decoded: a file, or something in one."""
+
+    def stat(self) -> os.stat_result:
+        """Say of which size and time the file is."""
+
+
+Origin = TypeVar("Origin", bound=Stamped)
 
 
 class ArrayCache:
@@ -75,8 +82,8 @@ class ArrayCache:
     def build(
         cls,
         folder: Path,
-        sources: dict[str, Path],
-        decode: Decode,
+        sources: Mapping[str, Origin],
+        decode: Callable[[Origin], Decoded],
         *,
         recipe: str,
         check: Check = "files",
@@ -88,8 +95,8 @@ class ArrayCache:
         ----------
         folder : Path
             Made if it is not there; may hold other sources' arrays too.
-        sources : dict
-            Key, which becomes the name of files, to the file to decode.
+        sources : mapping
+            Key, which becomes the name of files, to the file, or the part of one, to decode.
         decode : function
             Raises `GiaError` for a file that it cannot read; runs in several threads.
         recipe : str
@@ -169,7 +176,7 @@ class ArrayCache:
 # ---------------------------------------------------------------- what is there
 
 
-class Stock:
+class Stock(Generic[Origin]):
     """What a cache holds of some sources and what is missing; made by `look`.
 
     Parameters
@@ -186,7 +193,7 @@ class Stock:
     def __init__(
         self,
         folder: Path,
-        sources: dict[str, Path],
+        sources: Mapping[str, Origin],
         recipe: str,
         check: Check,
         records: dict[str, dict[str, Any]],
@@ -201,12 +208,12 @@ class Stock:
     def look(
         cls,
         folder: Path,
-        sources: dict[str, Path],
+        sources: Mapping[str, Origin],
         *,
         recipe: str,
         check: Check = "files",
         progress: Progress = SILENT,
-    ) -> Stock:
+    ) -> Stock[Origin]:
         """Find out what is there; nothing is decoded, and no folder is made.
 
         Parameters
@@ -235,11 +242,13 @@ class Stock:
         return cls(folder, sources, recipe, check, records)
 
     @property
-    def missing(self) -> dict[str, Path]:
+    def missing(self) -> dict[str, Origin]:
         """Sources that are to be decoded, by key."""
         return {key: path for key, path in self._sources.items() if key not in self._records}
 
-    def complete(self, decode: Decode, progress: Progress = SILENT) -> ArrayCache:
+    def complete(
+        self, decode: Callable[[Origin], Decoded], progress: Progress = SILENT
+    ) -> ArrayCache:
         """Decode what is missing, unless another process does so meanwhile; then wait for it.
 
         Parameters, stages and errors as for `ArrayCache.build`.
@@ -293,7 +302,7 @@ def _record_path(folder: Path, key: str) -> Path:
 
 
 def _whole_record(
-    folder: Path, key: str, source: Path, recipe: str, check: Check
+    folder: Path, key: str, source: Stamped, recipe: str, check: Check
 ) -> dict[str, Any] | None:
     """Read a source's record if its arrays are there, of this recipe, and undamaged."""
     try:
@@ -308,7 +317,9 @@ def _whole_record(
     return record
 
 
-def _is_whole(folder: Path, key: str, record: dict[str, Any], source: Path, check: Check) -> bool:
+def _is_whole(
+    folder: Path, key: str, record: dict[str, Any], source: Stamped, check: Check
+) -> bool:
     if record["source"] != _stamp(source):
         return False
     paths = {name: _array_path(folder, key, name) for name in record["checksums"]}
@@ -326,7 +337,7 @@ def _is_whole(folder: Path, key: str, record: dict[str, Any], source: Path, chec
     return True
 
 
-def _stamp(source: Path) -> list[int]:
+def _stamp(source: Stamped) -> list[int]:
     """Size and time of a file: what changes when someone replaces it."""
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
@@ -342,7 +353,11 @@ def _checksum(array: NDArray[Any]) -> int:
 
 
 def _decode_all(
-    folder: Path, sources: dict[str, Path], decode: Decode, recipe: str, progress: Progress
+    folder: Path,
+    sources: Mapping[str, Origin],
+    decode: Callable[[Origin], Decoded],
+    recipe: str,
+    progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     progress.stage("decoding", len(sources))
     records: dict[str, dict[str, Any]] = {}
@@ -378,7 +393,7 @@ def _in_threads(
 
 
 def _decode_one(
-    folder: Path, key: str, source: Path, decode: Decode, recipe: str
+    folder: Path, key: str, source: Origin, decode: Callable[[Origin], Decoded], recipe: str
 ) -> dict[str, Any]:
     # Before it is read: what replaces it meanwhile must not pass for what was read.
     stamp = None

@@ -263,7 +263,7 @@ class SidFrames:
 
     @classmethod
     def _decode(
-        cls, tree: Path, pairs: list[SidPair], stock: Stock, progress: Progress
+        cls, tree: Path, pairs: list[SidPair], stock: Stock[Path], progress: Progress
     ) -> SidFrames:
         arrays = stock.complete(_decoder(pairs), progress)
         frames = cls(tree, pairs, arrays)

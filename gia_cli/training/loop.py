@@ -26,6 +26,7 @@ from gia_cli.data.augment import Pair
 from gia_cli.data.batches import Batch, load
 from gia_cli.errors import (
     DataError,
+    DeviceError,
     DivergedError,
     Interrupted,
     OutOfMemoryError,
@@ -50,6 +51,7 @@ from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
 from gia_cli.training.setup import (
+    SKIPS,
     Job,
     open_job,
     prepare_process,
@@ -57,7 +59,6 @@ from gia_cli.training.setup import (
     true_fp32,
 )
 
-_SKIPS = 4
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
 _SKIP_DROPOUT_STREAM = 2**31
 _TEACHER_STREAM = 2**31 + 1
@@ -141,6 +142,11 @@ def _plain_words(device: torch.device, ranks: Ranks) -> Iterator[None]:
 
 def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
     """Put what a user can do something about into words; anything else is a bug and stays."""
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return DeviceError(
+            f"The network cannot be compiled here: {_reason(error)}.",
+            hint="torch needs a C++ compiler for it; or leave out --compile.",
+        )
     if "DataLoader worker" in str(error):
         if job.ranks.world == 1:
             save_checkpoint(job)  # `load` tells of it between two steps
@@ -151,6 +157,12 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
             hint="Run the same command to resume; --workers 0 needs the least memory.",
         )
     return error
+
+
+def _reason(error: Exception) -> str:
+    """Find in one line what torch's compiler has stumbled over."""
+    inner = getattr(error, "inner_exception", error)
+    return next(iter(str(inner).splitlines()), type(inner).__name__).rstrip(".")
 
 
 # ---------------------------------------------------------------- the loop
@@ -168,7 +180,8 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     if _has_own_memory(job.device) and clock.done(first) < 1:
         _rehearse(job)
     meter = _Meter()
-    made = load(job.batches(), clock.steps_from(first), workers=job.config.workers, pin=job.is_cuda)
+    steps = clock.steps_from(first)
+    made = load(job.batches(), steps, workers=job.workers, pin=job.pins_batches)
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:
             done = clock.done(state.step)
@@ -266,7 +279,10 @@ def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> 
     state.optimizer.zero_grad(set_to_none=True)
     with _autocast(job):
         picture, depth, vector = job.model(
-            planes, recipe.crops.crops, cut, auxiliary if is_teacher_forced else None
+            planes,
+            recipe.crops.crops,
+            job.kept_skips(cut),
+            auxiliary if is_teacher_forced else job.untold(auxiliary),
         )
     shown = picture.float()
     if measured and job.shares is not None:
@@ -354,7 +370,7 @@ def draw_skip_dropout(recipe: Recipe, seed: int, step: int, done: float) -> int:
         1 - done / recipe.skip_dropout_until if recipe.skip_dropout_until else 0.0,
     )
     rng = np.random.default_rng([seed, step, _SKIP_DROPOUT_STREAM])
-    return int(rng.integers(1, _SKIPS + 1)) if rng.random() < share else 0
+    return int(rng.integers(1, SKIPS + 1)) if rng.random() < share else 0
 
 
 def is_teacher_forced(recipe: Recipe, seed: int, step: int, done: float) -> bool:

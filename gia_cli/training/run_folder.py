@@ -66,7 +66,11 @@ def _check_same(
     is not compared, but what its recipe did not know of, it did not do. Data may have moved, but
     must be the same. The precision may change: "auto" does, too, from one machine to another.
     """
-    there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
+    there = {
+        "simulation": "numpy",
+        **there,
+        "recipe": {**_recipe_defaults(), **there.get("recipe", {})},
+    }
     noted = ("steps", "budget_s", "data", "precision")
     free = {"gia", "recipe_name", VECTOR_SUPERVISED, PLANNED_STEPS, *noted}
     for name, old, new in _differences(there, asked):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batches, SidCrops, Source
 from gia_cli.data.cache import Check
 from gia_cli.data.crops import CropOptions
+from gia_cli.data.device_batches import DeviceBatches, PhotoPixels
 from gia_cli.data.sid import open_splits
-from gia_cli.data.synthetic import PLAIN_SCENES, PhotoScenes, open_photos, split_photos
+from gia_cli.data.synthetic import PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, DivergedError, UsageError
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
@@ -33,12 +35,19 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
+from gia_cli.runtime import Precision, available_cores, cache_folder, keep_freed_memory
+from gia_cli.simulation.scene import PLAIN_SCENES
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
 from gia_cli.training.checkpoint import has_checkpoint, write_checkpoint
 from gia_cli.training.clock import Clock
-from gia_cli.training.config import HELP, VECTOR_SUPERVISED, Recipe, TrainConfig
+from gia_cli.training.config import (
+    HELP,
+    VECTOR_SUPERVISED,
+    Recipe,
+    SimulationName,
+    TrainConfig,
+)
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
 from gia_cli.training.losses import make_loss
@@ -47,6 +56,8 @@ from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
 from gia_cli.weights.transfer import transfer
 
+#: Skips of a network with coarse levels that may be dropped, from the top level down.
+SKIPS = 4
 _FIT_SCENES, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
 _FIT_STREAM = 2**31 + 2
 _VALIDATION_CROPS = 8
@@ -122,22 +133,53 @@ class Job:
     clock: Clock
     shares: Shares | None
     """What the pictures are fused by; None where they are not."""
+    pixels: PhotoPixels | None
+    """Photographs that torch simulates exposures of; None where NumPy does, or of SID."""
+    workers: int
+    """Processes that make crops."""
+    skip_factors: Tensor
+    """(SKIPS + 1, SKIPS), on the device; row n leaves out the top n skips."""
 
     @property
     def is_cuda(self) -> bool:
         """Whether it computes on a CUDA device."""
         return self.device.type == "cuda"
 
+    @property
+    def pins_batches(self) -> bool:
+        """Whether batches are to lie in page-locked memory: those that are to be sent to CUDA."""
+        return self.is_cuda and self.pixels is None
+
     def batches(self) -> Batches:
         """Make this process's batches, from the first step on."""
-        return Batches(
+        crops, seed, rank = self.recipe.crops, self.config.seed, self.ranks.rank
+        steps, done = self.clock.steps, self.clock.shared_done
+        if self.pixels is None:
+            return Batches(self.source, crops, seed=seed, rank=rank, steps=steps, done=done)
+        assert isinstance(self.source, PhotoScenes)
+        return DeviceBatches(
             self.source,
-            self.recipe.crops,
-            seed=self.config.seed,
-            rank=self.ranks.rank,
-            steps=self.clock.steps,
-            done=self.clock.shared_done,
+            self.pixels,
+            crops,
+            device=self.device,
+            seed=seed,
+            rank=rank,
+            steps=steps,
+            done=done,
         )
+
+    def kept_skips(self, cut: int) -> Tensor | None:
+        """Factors of the skips where the top `cut` are dropped; None spares the multiplication.
+
+        A compiled network always gets them: one graph then serves all steps.
+        """
+        return self.skip_factors[cut] if cut or self.config.compile else None
+
+    def untold(self, auxiliary: Tensor) -> Tensor | None:
+        """Stand in for auxiliary targets that the decoder is not told, for a compiled network."""
+        if not (self.config.compile and self.recipe.auxiliary_weight):
+            return None
+        return torch.full_like(auxiliary, torch.nan)
 
 
 def prepare_process() -> None:
@@ -164,7 +206,8 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
     recipe = _without_unknown_targets(recipe, config, source, progress)
     steps = _length(config, recipe, scenes, ranks)
-    asked = _identity(config, recipe, source, validation_source, ranks)
+    simulation = _simulation(config, device)
+    asked = _identity(config, recipe, source, validation_source, ranks, simulation)
     asked[PLANNED_STEPS] = steps
     saved = open_run(config.run, asked, progress)
     shares = _shares(config, recipe)
@@ -180,6 +223,10 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         state.load_dict(saved)
         clock.resume(saved["elapsed_s"])
         progress.note(f"Resuming at step {state.step} of {config.run}.")
+    pixels = None
+    if simulation == "torch":
+        pixels = _pixels_on(device, source, progress)
+    _look_for_fast_convolutions(recipe, device)
     # Only now, when nothing can be refused any more: a mistake must not claim the folder.
     claim_run(config.run, asked, ranks)
     model: nn.Module = state.trainee
@@ -187,6 +234,8 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         model = DistributedDataParallel(
             state.trainee, device_ids=[device.index] if device.type == "cuda" else None
         )
+    if config.compile:
+        model = cast(nn.Module, torch.compile(model, dynamic=False))
     return Job(
         config=config,
         recipe=recipe,
@@ -200,6 +249,9 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         state=state,
         clock=clock,
         shares=shares,
+        pixels=pixels,
+        workers=_workers(config, simulation),
+        skip_factors=_skip_factors(device),
     )
 
 
@@ -242,6 +294,12 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def _look_for_fast_convolutions(recipe: Recipe, device: torch.device) -> None:
+    """Let cuDNN try them all once for each side; not where the side changes with every step."""
+    if device.type == "cuda" and recipe.crops.is_fixed:
+        torch.backends.cudnn.benchmark = True
+
+
 def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:
     torch.manual_seed(config.seed)
     network = build(config.net_config())
@@ -259,6 +317,12 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     )
     is_fp16 = _autocast(config.precision, device) == torch.float16
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
+
+
+def _skip_factors(device: torch.device) -> Tensor:
+    """Lay out what the skips are multiplied by: in row n the top n by 0."""
+    levels = torch.arange(SKIPS, device=device)
+    return (levels >= torch.arange(SKIPS + 1, device=device)[:, None]).float()
 
 
 def _start_from(config: TrainConfig, network: Network, progress: Progress) -> None:
@@ -376,6 +440,38 @@ def _open_photos(
     )
 
 
+def _simulation(config: TrainConfig, device: torch.device) -> SimulationName:
+    """Choose what simulates exposures."""
+    if config.simulation != "auto":
+        return config.simulation
+    is_for_it = config.recipe == "gpu" and device.type == "cuda" and config.data is None
+    return "torch" if is_for_it and not config.workers else "numpy"
+
+
+def _pixels_on(device: torch.device, source: Source, progress: Progress) -> PhotoPixels:
+    """Put the photographs on the device, if they fit."""
+    assert isinstance(source, PhotoScenes)
+    pixels = PhotoPixels(source.photos, source.keys, device)
+    where = "lie there" if pixels.is_resident else "stay in the main memory"
+    progress.detail(
+        f"torch simulates exposures on {device}; the photographs ({pixels.bytes / 1e9:.2f} GB) "
+        f"{where}."
+    )
+    return pixels
+
+
+def _workers(config: TrainConfig, simulation: SimulationName) -> int:
+    """Choose how many processes make crops; on a GPU's machine they have the cores but two."""
+    if simulation == "torch":
+        return 0
+    if config.workers is not None:
+        return config.workers
+    if config.recipe != "gpu":
+        return 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(available_cores() // here - 2, 1)
+
+
 def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | None]:
     """Choose the white balance of training and of validation; None for weights that infer it."""
     if config.white_balance == "learned":
@@ -466,7 +562,12 @@ def _validation_pairs(source: Source) -> list[Pair]:
 
 
 def _identity(
-    config: TrainConfig, recipe: Recipe, source: Source, validation: Source, ranks: Ranks
+    config: TrainConfig,
+    recipe: Recipe,
+    source: Source,
+    validation: Source,
+    ranks: Ranks,
+    simulation: SimulationName,
 ) -> dict[str, Any]:
     """Describe a run by all that decides its outcome."""
     data = config.data.resolve() if config.data else [str(p.resolve()) for p in config.photos]
@@ -491,6 +592,8 @@ def _identity(
         "steps": config.steps,
         "budget_s": config.budget_s,
     }
+    if isinstance(source, PhotoScenes):
+        values["simulation"] = simulation
     if balance:
         values["given_balance"] = asdict(balance)
     plain: dict[str, Any] = json.loads(json.dumps(values))

@@ -393,6 +393,9 @@ def job_on(device: torch.device, config: TrainConfig) -> setup.Job:
         state=state,
         clock=Clock(Ranks(), config.steps, config.budget_s, config.checkpoint_every_s),
         shares=None,
+        pixels=None,
+        workers=0,
+        skip_factors=setup._skip_factors(device),
     )
 
 
