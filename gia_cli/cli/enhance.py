@@ -280,7 +280,8 @@ def enhance(
         Precision,
         typer.Option(
             "--precision",
-            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32.",
+            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32. bf16 is for "
+            "CPUs that multiply in it.",
         ),
     ] = "auto",
     tile: Annotated[

@@ -98,6 +98,8 @@ def require_int8(runtime: Runtime, engine: EngineName, config: NetConfig | None 
         obstacle = f"not with {engine}"
     elif runtime.device == INTEL_GPU:
         obstacle = f"not on {INTEL_GPU}"
+    elif runtime.dtype == "bfloat16":
+        obstacle = "not in bfloat16"
     else:
         obstacle = obstacle_to_openvino(runtime, config)
     if obstacle is not None:
@@ -168,7 +170,7 @@ def onnx_devices() -> list[DeviceKind]:
 
 def openvino_devices() -> list[tuple[str, str]]:
     """Name OpenVINO's devices, such as "CPU" and "GPU.0", and what they are."""
-    from gia_cli.inference.openvino_engine import the_core
+    from gia_cli.inference.openvino_core import the_core
 
     core = the_core()
     return [
@@ -233,13 +235,23 @@ def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> s
     """Say in a few words why OpenVINO cannot run this; None if it can."""
     if runtime.device not in ("cpu", INTEL_GPU):
         return f"OpenVINO runs on the CPU here, not on {runtime.device}"
-    if runtime.dtype not in ("float32", "int8"):
-        return f"OpenVINO runs in float32 here, not in {runtime.dtype}"
+    if runtime.dtype not in ("float32", "bfloat16", "int8"):
+        return f"OpenVINO does not run in {runtime.dtype} here"
     if config is not None and config.network not in _GRAPH_NETWORKS:
         return f"{config.network} has no OpenVINO graph"
     if find_spec("openvino") is None:
         return "OpenVINO is not installed"
+    if runtime.dtype == "bfloat16" and not _multiplies_in_bf16():
+        return "this CPU does not multiply in bf16 itself"
     return None
+
+
+def _multiplies_in_bf16() -> bool:
+    try:
+        from gia_cli.inference.openvino_core import multiplies_in_bf16
+    except ImportError:  # a broken OpenVINO is told of where it is used
+        return True
+    return multiplies_in_bf16()
 
 
 def _open_int8(
@@ -269,7 +281,7 @@ def _open_openvino(
 ) -> Engine:
     from gia_cli.inference.openvino_engine import OpenVinoEngine
 
-    opened = OpenVinoEngine.load(info, runtime.device)
+    opened = OpenVinoEngine.load(info, runtime.device, runtime.dtype == "bfloat16" or None)
     is_asked = engine == "openvino" or runtime.device == INTEL_GPU
     why = "as asked" if is_asked else "faster than torch on a CPU"
     progress.detail(f"engine: {opened}, {why}")
