@@ -125,6 +125,15 @@ def test_photographs_lie_on_a_gpu_only_where_there_is_room(
     assert sent == [need]  # with a little more room than that; with less they stay here
 
 
+def test_the_largest_crops_are_made_on_the_device_too(photos: ArrayCache) -> None:
+    """What shows whether they fit must take the memory that simulating them takes."""
+    source = PhotoScenes(photos, photos.keys, "ILCE-7SM2")
+    made = batches(photos).largest()[0]
+    plain = Batches(source, OPTIONS, seed=3, steps=10).largest()[0]
+    assert made.shape == plain.shape == (4, 4, 16, 16)
+    assert not torch.equal(made, plain)
+
+
 def test_they_are_loaded_as_any_batches(photos: ArrayCache) -> None:
     made = batches(photos)
     found = list(load(made, range(2, 4), workers=0))
