@@ -50,6 +50,8 @@ FENCES: dict[str, set[str]] = {
     "typer": {"cli"},
     "platformdirs": {"runtime", "cli.settings"},
     "psutil": {"runtime"},
+    "ray": {"enhance.ray_pool"},
+    "fsspec": {"enhance.storage"},
     "watchdog": {"enhance.watch"},
     "safetensors": {"weights"},
     "openvino": {"inference.quiet_openvino"},

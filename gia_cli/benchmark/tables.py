@@ -70,12 +70,13 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
 
 def batch_table(runs: Sequence[BatchRun]) -> tuple[list[str], list[list[str]]]:
     """Lay out what each round of a batch took."""
-    columns = ["photos", "wall clock", "to the network's", "network", "processor time"]
+    columns = ["photos", "workers", "wall clock", "to the network's", "network", "processor time"]
     stages = list(dict.fromkeys(name for run in runs for name in run.stages))
     columns += ["peak memory", *(f"{name}, median" for name in stages)]
     rows = [
         [
             str(run.photos),
+            "" if run.workers is None else str(run.workers),
             f"{run.seconds:.2f} s",
             f"x{run.seconds / run.network_seconds:.3f}" if run.network_seconds else "",
             f"{run.network_seconds:.2f} s",

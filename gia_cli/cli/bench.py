@@ -73,6 +73,15 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers",
+            metavar="N,...",
+            help="With --batch: time it also on local Ray clusters of so many workers, in turns.",
+            show_default=False,
+        ),
+    ] = None,
     growth: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +166,8 @@ def bench(
         raise UsageError("--weights needs --speed, --batch or --growth.")
     if max_memory is not None and not (batch or growth):
         raise UsageError("--max-memory needs --batch or --growth.")
+    if workers is not None and batch is None:
+        raise UsageError("--workers needs --batch.")
     if (cache is not None or recipe is not None) and training is None:
         raise UsageError("--cache and --recipe need --training.")
     if growth is not None and (device not in ("auto", "cpu") or precision != "auto"):
@@ -173,7 +184,8 @@ def bench(
     precisions = choices(precision, "--precision", get_args(Precision))
     if batch is not None:
         options = _enhance_options(weights, device, precisions[0], max_memory)
-        _bench_batch(batch, options, rounds, terminal, as_json=as_json)
+        clusters = tuple(map(_count, workers.split(","))) if workers else ()
+        _bench_batch(batch, options, rounds, clusters, terminal, as_json=as_json)
         return
     if growth is not None:
         _bench_growth(growth, max_memory, weights, rounds, plot, terminal, as_json=as_json)
@@ -233,15 +245,27 @@ def _enhance_options(
     return (*named, "--device", device, "--precision", precision)
 
 
+def _count(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise UsageError(f"--workers takes numbers of workers, such as 1,2,4, not '{text}'.")
+    return int(text)
+
+
 def _bench_batch(
-    photos: Path, options: tuple[str, ...], rounds: int, terminal: Terminal, *, as_json: bool
+    photos: Path,
+    options: tuple[str, ...],
+    rounds: int,
+    workers: tuple[int, ...],
+    terminal: Terminal,
+    *,
+    as_json: bool,
 ) -> None:
     from gia_cli.benchmark.batch import BatchConfig, measure_batch
     from gia_cli.benchmark.speed import machine_name
     from gia_cli.benchmark.tables import batch_table
 
     with terminal:
-        runs = measure_batch(BatchConfig(photos, options, rounds), terminal)
+        runs = measure_batch(BatchConfig(photos, options, rounds, workers), terminal)
     if as_json:
         _print_json(terminal, batch=runs)
         return

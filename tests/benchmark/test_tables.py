@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,9 @@ def test_a_batch_is_related_to_its_networks_time() -> None:
     assert cells["to the network's"] == "x1.200"
     assert (cells["wall clock"], cells["processor time"]) == ("12.00 s", "20.5 s")
     assert (cells["peak memory"], cells["decode, median"]) == ("1.60 GB", "0.25 s")
+    assert cells["workers"] == ""
+    _, (row,) = batch_table([replace(run, workers=2)])
+    assert row[columns.index("workers")] == "2"
 
 
 POINTS = [

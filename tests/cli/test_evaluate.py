@@ -290,6 +290,8 @@ def test_mistakes_in_bench_are_reported(arguments: list[str], words: str) -> Non
     ("arguments", "words"),
     [
         (["--batch", "x", "--growth", "3"], "exclude each other"),
+        (["--workers", "2"], "--workers needs --batch"),
+        (["--batch", "x", "--workers", "two"], "--workers takes numbers of workers"),
         (["--training", "x", "--speed"], "exclude each other"),
         (["--growth", "3", "--scores", "x"], "exclude each other"),
         (["--batch", "x", "--plot", "x.png"], "--plot and --scores belong"),
@@ -327,6 +329,8 @@ def test_bench_shows_a_batch_and_its_json(tmp_path: Path, monkeypatch: pytest.Mo
     assert "start-up included" in done.output
     options = ("--weights", "own", "--max-memory", "1GB", "--device", "auto", "--precision", "auto")
     assert asked == [BatchConfig(tmp_path, options, 1)]
+    assert gia(*arguments, "--workers", "1,2").exit_code == 0
+    assert asked[-1].workers == (1, 2)
     report = json.loads(gia(*arguments, "--json").stdout)
     assert report["batch"][0]["network_seconds"] == 10
     assert report["machine"]
