@@ -267,6 +267,13 @@ class DivergedError(GiaError):
     )
 
 
+class ProcessLostError(GiaError):
+    """One of several processes that train together has ended, or does not answer."""
+
+    exit_code = 73
+    hint = "Run the same command to resume; torchrun does it by itself with --max-restarts."
+
+
 # ---------------------------------------------------------------- writing
 
 

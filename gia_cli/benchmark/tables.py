@@ -121,17 +121,20 @@ def training_table(speeds: Sequence[TrainingSpeed]) -> tuple[list[str], list[lis
     reference = next((speed.median for speed in speeds if speed.seconds), 0.0)
     for speed in speeds:
         if not speed.seconds:
-            rows.append([str(speed.workers), speed.error or "", "", ""])
+            rows.append([speed.simulation, str(speed.workers), speed.error or "", "", "", ""])
             continue
         rows.append(
             [
+                speed.simulation,
                 str(speed.workers),
                 f"{speed.median:.3f} s",
                 f"{min(speed.seconds):.3f} to {max(speed.seconds):.3f}",
+                f"{1 / speed.median:.1f}",
                 f"x{reference / speed.median:.2f}",
             ]
         )
-    return ["workers", "a step, median", "spread", "faster"], rows
+    columns = ["simulation", "workers", "a step, median", "spread", "steps/s", "faster"]
+    return columns, rows
 
 
 def plot_growth(points: Sequence[Point], path: Path) -> None:

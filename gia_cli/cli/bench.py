@@ -14,6 +14,7 @@ from gia_cli.cameras import CfaKind
 from gia_cli.cli.app import app, choices, numbers
 from gia_cli.cli.options import Device, Json, MeasuredMaxMemory, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.training.config import TimedRecipe
 
 if TYPE_CHECKING:
     from gia_cli.benchmark.flops import Cost
@@ -96,10 +97,16 @@ def bench(
         Path | None,
         typer.Option(
             "--training",
-            metavar="FOLDER",
-            help="Instead, time training on exposures simulated from these photographs, with 0 to "
-            "2 workers.",
+            metavar="FOLDER|TAR",
+            help="Instead, time training on exposures simulated from these photographs: by numpy "
+            "in the training process and beside it, and by torch on the device.",
             show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        TimedRecipe | None,
+        typer.Option(
+            "--recipe", help="With --training: what to train (default: small).", show_default=False
         ),
     ] = None,
     cache: Annotated[
@@ -161,8 +168,8 @@ def bench(
         raise UsageError("--max-memory needs --batch or --growth.")
     if workers is not None and batch is None:
         raise UsageError("--workers needs --batch.")
-    if cache is not None and training is None:
-        raise UsageError("--cache needs --training.")
+    if (cache is not None or recipe is not None) and training is None:
+        raise UsageError("--cache and --recipe need --training.")
     if growth is not None and (device not in ("auto", "cpu") or precision != "auto"):
         raise UsageError(
             "--growth runs on the CPU, in the precision of its weights.",
@@ -185,7 +192,7 @@ def bench(
         return
     if training is not None:
         way = device, precisions[0]
-        _bench_training(training, cache, way, rounds, terminal, as_json=as_json)
+        _bench_training(training, recipe, cache, way, rounds, terminal, as_json=as_json)
         return
 
     from gia_cli.benchmark.flops import measure_cost
@@ -299,6 +306,7 @@ def _bench_growth(
 
 def _bench_training(
     photos: Path,
+    recipe: TimedRecipe | None,
     cache: Path | None,
     way: tuple[DeviceName, Precision],
     rounds: int,
@@ -309,9 +317,18 @@ def _bench_training(
     from gia_cli.benchmark.speed import machine_name
     from gia_cli.benchmark.tables import training_table
     from gia_cli.benchmark.training import TrainingConfig, measure_training
+    from gia_cli.training.config import RECIPES
 
     device, precision = way
-    config = TrainingConfig(photos, cache, device=device, precision=precision, rounds=rounds)
+    config = TrainingConfig(
+        photos,
+        cache,
+        recipe=recipe or "small",
+        device=device,
+        precision=precision,
+        rounds=rounds,
+    )
+    crops = RECIPES[config.recipe].crops
     with terminal:
         speeds = measure_training(config, terminal)
     if as_json:
@@ -319,8 +336,9 @@ def _bench_training(
     else:
         terminal.table(*training_table(speeds))
         terminal.say(
-            f"{machine_name()}; steps 51 to 100 of the recipe 'small', 4 crops of {config.side} "
-            "packed px, one process for each run"
+            f"{machine_name()}; steps 51 to 100 of the recipe '{config.recipe}', "
+            f"{crops.photos * crops.crops} crops of {config.crop_side} packed px, one process for "
+            "each run"
         )
     _require_all([speed.error for speed in speeds])
 

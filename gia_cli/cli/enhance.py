@@ -14,7 +14,7 @@ import typer
 from gia_cli._version import __version__
 from gia_cli.cli.app import app, counts, error_report, exposure_request
 from gia_cli.cli.options import (
-    Device,
+    BatchDevices,
     Engine,
     Json,
     MaxMemory,
@@ -40,7 +40,14 @@ from gia_cli.imaging.save_options import (
     SaveOptions,
     Subsampling,
 )
-from gia_cli.runtime import DeviceName, Precision, Quality
+from gia_cli.runtime import (
+    DeviceName,
+    Precision,
+    Quality,
+    devices_for_batch,
+    split_device,
+    split_devices,
+)
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -57,7 +64,10 @@ class Batch:
 
     inputs: list[Path]
     options: BatchOptions
-    make_enhancer: Callable[[], Enhancer]
+    make_enhancer: Callable[..., Enhancer]
+    """Takes another `device` than what was asked for, which may be several."""
+    devices: Callable[[], list[DeviceName]]
+    """Says which ones those are."""
     terminal: Terminal
     as_json: bool
     report: Path | None
@@ -279,13 +289,14 @@ def enhance(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
+    device: BatchDevices = "auto",
     engine: Engine = "auto",
     precision: Annotated[
         Precision,
         typer.Option(
             "--precision",
-            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32.",
+            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32. bf16 is for "
+            "CPUs that multiply in it.",
         ),
     ] = "auto",
     tile: Annotated[
@@ -422,9 +433,13 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
+    is_for_torch = engine in ("auto", "torch") and precision != "int8"
+    # A limit is for one: what several hold beside each other is not planned.
+    takes_all = is_for_torch and max_memory is None
+    devices = partial(devices_for_batch if takes_all else split_devices, device)
     cluster = _cluster(ray, workers, device, report)
     (finish or _finish)(
-        Batch(inputs, options, make_enhancer, terminal, as_json, report, shard, cluster)
+        Batch(inputs, options, make_enhancer, devices, terminal, as_json, report, shard, cluster)
     )
 
 
@@ -440,6 +455,11 @@ def _cluster(
         raise UsageError(
             "--report does not work with --ray.", hint="--json says what became of each photo."
         )
+    if any(split_device(name)[1] is not None for name in split_devices(device)):
+        raise UsageError(
+            f"--device {device} does not work with --ray, which gives each worker its card.",
+            hint="Use --device cuda.",
+        )
     from gia_cli.enhance.ray_pool import RayOptions
 
     return RayOptions(address, workers, device)
@@ -448,7 +468,8 @@ def _cluster(
 def _finish(batch: Batch) -> None:
     """Enhance all photos, and report."""
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import plan_jobs, run_jobs
+    from gia_cli.enhance.batch import plan_jobs
+    from gia_cli.enhance.several_devices import run_on_devices
     from gia_cli.enhance.shard import jobs_of
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
@@ -456,7 +477,8 @@ def _finish(batch: Batch) -> None:
     shard = _shard(batch, planned)
     jobs = jobs_of(planned, shard)
     cluster, quiet = batch.cluster, terminal.quiet
-    enhancer = batch.make_enhancer() if cluster is None else None  # the workers have theirs
+    # The workers of a cluster have their own.
+    enhancers = make_enhancers(batch, len(jobs)) if cluster is None else []
 
     results: list[FileResult] = []
     page = _report_page(batch.report, jobs, options, terminal)
@@ -472,9 +494,9 @@ def _finish(batch: Batch) -> None:
             report_line(result)
 
         with terminal:
-            if enhancer is not None:
-                run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
-            elif cluster is not None and jobs:
+            if cluster is None:
+                run_on_devices(jobs, enhancers, options, progress=terminal, on_result=on_result)
+            elif jobs:
                 from gia_cli.enhance.cluster import run_on_ray
 
                 run_on_ray(
@@ -518,6 +540,12 @@ def _shard(batch: Batch, planned: Sequence[Job]) -> Shard | None:
     elif batch.shard is None and (note := unnumbered(os.environ)):
         batch.terminal.note(note)
     return shard
+
+
+def make_enhancers(batch: Batch, photos: int | None = None) -> list[Enhancer]:
+    """Make an enhancer for each device, and for no more than there are photos, if that is known."""
+    most = None if photos is None else max(photos, 1)
+    return [batch.make_enhancer(device=device) for device in batch.devices()[:most]]
 
 
 def _tile_side(text: str) -> int | None:

@@ -136,19 +136,19 @@ def watch(
 
 def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import run_jobs
+    from gia_cli.enhance.several_devices import run_on_devices
     from gia_cli.enhance.storage import is_url
     from gia_cli.enhance.watch import watch_folder
 
     if any(path is not None and is_url(path) for path in (folder, batch.options.out_dir)):
         raise UsageError("gia watch needs folders of this machine.", hint="See gia enhance.")
-    terminal, enhancer = batch.terminal, batch.make_enhancer()
+    terminal, enhancers = batch.terminal, enhancing.make_enhancers(batch)
 
     def run(
         jobs: Sequence[Job], options: BatchOptions, report: Callable[[FileResult], None]
     ) -> None:
         def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=report)
+            run_on_devices(jobs, enhancers, options, progress=terminal, on_result=report)
 
         if is_needed():
             run_guarded(jobs, work, report, on_death=lambda _: None)

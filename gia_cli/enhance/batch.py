@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gia_cli.enhance import storage
-from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
 from gia_cli.enhance.showing import Shown
+from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     GiaError,
     Interrupted,
@@ -466,6 +467,7 @@ def run_jobs(
         written.set_result(None)  # nothing to wait for yet
         told: list[Future[None]] = []
         current: tuple[Job, FileResult, float] | None = None
+        ahead: _ReadAhead | None = None
         try:
             ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
             for number, job in enumerate(jobs, start=1):
@@ -507,7 +509,8 @@ def run_jobs(
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
         finally:
             reader.shutdown()
-            for job in jobs:  # of one that was read ahead, too
+            begun = [current[0]] if current is not None else []
+            for job in (*begun, *(ahead.begun if ahead is not None else ())):
                 storage.release(job.source)
     return results
 
@@ -584,6 +587,11 @@ class _ReadAhead:
     def is_reading(self) -> bool:
         """Whether memory is being taken."""
         return self._photo is not None and not self._photo.done()
+
+    @property
+    def begun(self) -> list[Job]:
+        """The photo that has been read, or is being read, and that nobody has taken."""
+        return [self._job] if self._job is not None else []
 
     @property
     def is_ahead(self) -> bool:

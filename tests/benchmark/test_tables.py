@@ -94,12 +94,12 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
 
 def test_training_is_compared_with_the_first_that_ran() -> None:
     speeds = [
-        TrainingSpeed(0, [], "broken"),
-        TrainingSpeed(1, [0.2, 0.4, 0.3]),
-        TrainingSpeed(2, [0.15]),
+        TrainingSpeed("numpy", 0, [], "broken"),
+        TrainingSpeed("numpy", 1, [0.2, 0.4, 0.3]),
+        TrainingSpeed("torch", 0, [0.15]),
     ]
     columns, rows = training_table(speeds)
     assert all(len(row) == len(columns) for row in rows)
-    assert rows[0][:2] == ["0", "broken"]
-    assert rows[1] == ["1", "0.300 s", "0.200 to 0.400", "x1.00"]
-    assert rows[2][3] == "x2.00"
+    assert rows[0][:3] == ["numpy", "0", "broken"]
+    assert rows[1] == ["numpy", "1", "0.300 s", "0.200 to 0.400", "3.3", "x1.00"]
+    assert rows[2][0] == "torch" and rows[2][4:] == ["6.7", "x2.00"]

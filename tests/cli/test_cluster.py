@@ -102,3 +102,11 @@ def test_an_address_that_nobody_answers_is_one_line_with_a_code(card: Path) -> N
     assert refused.exit_code == 53 and len(lines) == 1
     assert lines[0].startswith(f"error: Nobody answers at 127.0.0.1:{port}")
     assert {path.name for path in card.iterdir() if path.suffix == ".tif"} == set()
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda:0,cuda:1"])
+def test_numbered_cards_are_for_one_machine(card: Path, device: str) -> None:
+    run = gia("enhance", card, "--ray", "local", "--device", device)
+    assert run.exit_code == 2
+    assert f"--device {device} does not work with --ray" in run.stderr
+    assert "Use --device cuda." in run.stderr
