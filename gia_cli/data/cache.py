@@ -8,9 +8,11 @@ so is an array whose bytes are no longer those that were written.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +70,7 @@ class ArrayCache:
         decode: Decode,
         *,
         recipe: str,
+        may_move: bool = False,
         progress: Progress = SILENT,
     ) -> ArrayCache:
         """Open the cache of some sources, decoding what is missing, changed or damaged.
@@ -82,8 +85,13 @@ class ArrayCache:
             Raises `GiaError` for a file that it cannot read; runs in several threads.
         recipe : str
             Names the way of decoding: arrays of another recipe are made again.
+        may_move : bool
+            Where there is something to decode and the folder cannot be written to (read-only
+            containers and drives), decode all into a temporary folder, which goes when the process
+            ends, instead of refusing. For folders that nobody has asked for.
         progress : Progress
-            Receives a stage "checking" or "decoding" of as many steps as there are sources.
+            Receives a stage "checking" or "decoding" of as many steps as there are sources, and a
+            note of the temporary folder.
 
         Raises
         ------
@@ -92,7 +100,8 @@ class ArrayCache:
         OutputError
             The folder cannot be written.
         """
-        make_folder(folder, "--cache")
+        if not may_move:
+            make_folder(folder, "--cache")
         records: dict[str, dict[str, Any]] = {}
         progress.stage("checking", len(sources))
         for key, path in sources.items():
@@ -101,6 +110,8 @@ class ArrayCache:
                 records[key] = record
             progress.advance()
         missing = {key: path for key, path in sources.items() if key not in records}
+        if missing and may_move and not _takes_files(folder):
+            folder, missing = _temporary_folder(folder, progress), sources
         if missing:
             records |= _decode_all(folder, missing, decode, recipe, progress)
         return cls(folder, {key: records[key] for key in sources})
@@ -185,6 +196,40 @@ def _checksum(array: NDArray[Any]) -> int:
     """CRC-32 of shape, kind and bytes: it must find accidents, not attacks."""
     head = f"{array.dtype.str}{array.shape}".encode()
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, zlib.crc32(head))
+
+
+# ---------------------------------------------------------------- where to write
+
+
+def _takes_files(folder: Path) -> bool:
+    """Make a folder, and tell whether files can be made in it: permissions do not say so."""
+    if not folder.is_absolute():  # "~" of a user without a home
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _temporary_folder(instead_of: Path, progress: Progress) -> Path:
+    """Make a folder that is removed when the process ends."""
+    try:
+        # Windows removes no file that is mapped; what is left there is the system's to clear.
+        made = tempfile.TemporaryDirectory(prefix="gia-cache-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"Neither {instead_of} nor a temporary folder can be written to: "
+            f"{error.strerror or error}.",
+            hint="Choose another --cache.",
+        ) from error
+    atexit.register(made.cleanup)  # which processes of multiprocessing do not call
+    progress.note(
+        f"{instead_of} cannot be written to: what is decoded lies in {made.name} until the end. "
+        "--cache keeps it."
+    )
+    return Path(made.name)
 
 
 # ---------------------------------------------------------------- decoding

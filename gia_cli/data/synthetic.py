@@ -31,6 +31,7 @@ from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import Turn
+from gia_cli.runtime import cache_folder
 from gia_cli.sensor_table import iso_settings
 from gia_cli.simulation.noise import SensorNoise
 from gia_cli.simulation.sensor import (
@@ -376,15 +377,18 @@ def as_if_read(
     )
 
 
-def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -> ArrayCache:
+def open_photos(
+    folders: list[Path], cache: Path | None = None, progress: Progress = SILENT
+) -> ArrayCache:
     """Decode photographs once into a cache on disk: linear light, shrunk, float16.
 
     Parameters
     ----------
     folders : list of Path
         Photographs, or folders of them.
-    cache : Path
-        Folder; six bytes for each pixel of the shrunk photographs.
+    cache : Path, optional
+        Folder; six bytes for each pixel of the shrunk photographs. By default ``photos`` in gia's
+        own cache, or a temporary one where that cannot be written to.
     progress : Progress
 
     Raises
@@ -393,7 +397,14 @@ def open_photos(folders: list[Path], cache: Path, progress: Progress = SILENT) -
         None found, or some that cannot be read: all are named.
     """
     sources = {_key(path): path for path in find_photos(folders)}
-    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, progress=progress)
+    return ArrayCache.build(
+        cache or cache_folder() / "photos",
+        sources,
+        _decode,
+        recipe=_RECIPE,
+        may_move=cache is None,
+        progress=progress,
+    )
 
 
 def source_of(key: str) -> str:

@@ -33,7 +33,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.runtime import Precision, cache_folder, keep_freed_memory
+from gia_cli.runtime import Precision, keep_freed_memory
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
 from gia_cli.training.checkpoint import write_checkpoint
@@ -318,8 +318,7 @@ def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[S
 
 
 def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
-    cache = config.cache or cache_folder() / "photos"
-    photos = open_photos(list(config.photos), cache, progress)
+    photos = open_photos(list(config.photos), config.cache, progress)
     training, validation = split_photos(photos, config.validation_sources)
     camera = CAMERA_OF[config.camera]
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
