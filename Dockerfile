@@ -3,7 +3,7 @@
 # For Nvidia cards the same file with another build of PyTorch, which brings CUDA along; nothing
 # else differs, so there is no second file:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 -t gia:cuda .
-ARG BASE=docker.io/library/python:3.12-slim-bookworm
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 # What gia stands on. Rebuilt when pyproject.toml changes, and PyTorch only for other pins.
 FROM ${BASE} AS dependencies

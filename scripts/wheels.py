@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORMS = {
     "Linux x86-64": "x86_64-manylinux_2_28",
-    "Linux ARM64": "aarch64-manylinux_2_28",
+    "Linux ARM64": "aarch64-manylinux_2_35",
     "macOS ARM64": "aarch64-apple-darwin",
     "macOS Intel": "x86_64-apple-darwin",
     "Windows x86-64": "x86_64-pc-windows-msvc",
@@ -74,7 +74,7 @@ def main() -> None:
     print("|---|---|" + "---|" * (len(extras) + 1))
     for name, platform in PLATFORMS.items():
         for python in PYTHONS:
-            cells = []
+            cells: list[str] = []
             for extra in (None, *extras):
                 why = (
                     None

@@ -39,6 +39,7 @@ from gia_cli.training.loop import train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = CropOptions(photos=3, crops=2, sides=(8, 40), multiple=8)
+LATE = replace(OPTIONS, late_sides=(16, 24), late_from=0.5)
 
 
 class Numbers:
@@ -119,6 +120,25 @@ def test_workers_make_the_same_batches_in_order(workers: int) -> None:
     made = list(load(batches, range(4, 9), workers=workers))
     assert len(made) == 5
     for step, batch in zip(range(4, 9), made, strict=True):
+        assert same(batch, batches[step])
+
+
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """Start processes as Windows and macOS do: afresh, with what is pickled and nothing else."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawning")
+def test_workers_that_inherit_nothing_make_the_same_batches() -> None:
+    batches = Batches(Numbers(), LATE, seed=3, done=Value("d", 0.5))
+    made = list(load(batches, range(4, 6), workers=1))
+    assert len(made) == 2
+    for step, batch in zip(range(4, 6), made, strict=True):
         assert same(batch, batches[step])
 
 
