@@ -1,4 +1,7 @@
-"""The Dockerfile, read as an engine reads it: what it copies is there, what it installs is ours."""
+"""The Dockerfile, read as an engine reads it: what it copies is there, what it installs is ours.
+
+And where the project says that it can be installed.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from gia_cli import __version__
+from scripts import wheels
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -194,8 +198,22 @@ def test_its_python_is_one_that_gia_takes() -> None:
     match = re.search(r"/python:(3\.\d+)-slim", ARGUMENTS["BASE"])
     assert match is not None
     assert match[1] in SpecifierSet(PROJECT["project"]["requires-python"])
-    stated = f"Programming Language :: Python :: {match[1]}"
-    assert stated in PROJECT["project"]["classifiers"]
+    assert match[1] in _stated_pythons()
+
+
+def _stated_pythons() -> list[str]:
+    stated = PROJECT["project"]["classifiers"]
+    return [name.split()[-1] for name in stated if re.search(r":: Python :: 3\.\d+$", name)]
+
+
+def test_wheels_are_looked_for_where_the_project_says_it_runs() -> None:
+    assert list(wheels.PYTHONS) == _stated_pythons()
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert f"| system | Python {wheels.PYTHONS[0]} to {wheels.PYTHONS[-1]} |" in page
+    assert all(
+        python in SpecifierSet(PROJECT["project"]["requires-python"])
+        for python in _stated_pythons()
+    )
 
 
 def test_the_install_page_names_its_arguments() -> None:
