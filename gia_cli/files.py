@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,9 @@ OutputFormat = Literal["tif", "png", "dng", "jxl", "exr", "jpg"]
 
 _TEMPORARY_LENGTH = 21  # characters
 _TRIES = 100  # to find a temporary name that is free
+# What is new, virus scanners and indexers open for a moment; Windows does not rename it then.
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+_LONGEST_ON_WINDOWS = 259  # characters of a whole path, unless its user has allowed more
 _unfinished: set[Path] = set()  # temporary files of this process
 _mark = ""  # what their names begin with
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.gia\.tmp")
@@ -46,7 +50,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _rename(temporary, path)
     except OSError as error:
         raise OutputError(
             f"Cannot write {path}: {error.strerror or error}.", hint=_hint(path, error)
@@ -64,7 +68,7 @@ def _open_beside(path: Path) -> tuple[Path, BinaryIO]:
     try:
         return _open_new(path, _TEMPORARY_LENGTH)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if not _is_too_long(path.with_name("x" * _TEMPORARY_LENGTH), error):
             raise
     # The system limits the whole path, too: at that limit no name fits that is longer than its own.
     return _open_new(path, len(os.fsencode(path.name)))
@@ -80,6 +84,25 @@ def _open_new(path: Path, length: int) -> tuple[Path, BinaryIO]:
             _unfinished.add(temporary)
             return temporary, file
     raise FileExistsError(errno.EEXIST, "There is no temporary name left")
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    for pause in _PAUSES_S if sys.platform == "win32" else ():
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if is_folder(path):
+                raise
+            time.sleep(pause)
+    temporary.replace(path)
+
+
+def _is_too_long(path: Path, error: OSError) -> bool:
+    """Whether that is why a path was refused; Windows says that it is not there."""
+    if sys.platform == "win32" and error.errno == errno.ENOENT:
+        return len(os.path.abspath(path)) > _LONGEST_ON_WINDOWS  # noqa: PTH100, asks no disk
+    return error.errno == errno.ENAMETOOLONG
 
 
 def append_line(path: Path, line: str, *, sync: bool = False) -> None:
@@ -230,16 +253,17 @@ def sweep(folder: Path, *, mark: str = "", older_than_s: float = 0.0) -> int:
     return removed
 
 
-def identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int | str] | None:
     """Tell which file a path leads to, however it is spelled; None where there is none.
 
-    Links, hard links and, where the system ignores it, the case of letters make no difference.
+    Links, hard links and, where the system ignores it, the case of letters make no difference. Some
+    network drives number no files; hard links count as other files there.
     """
     try:
         found = path.stat()
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino or os.path.normcase(os.path.realpath(path))
 
 
 def is_taken(path: Path) -> bool:
@@ -344,10 +368,12 @@ def _remove(path: Path) -> None:
 
 
 def _hint(path: Path, error: OSError) -> str:
-    if error.errno == errno.ENAMETOOLONG:
+    if _is_too_long(path, error):
         return "Choose a shorter name."
     if identity(path.parent) is None and error.errno == errno.ENOENT:
         return f"Create the folder {path.parent} first."
     if error.errno in (errno.ENOTDIR, errno.ELOOP):
         return "Choose another folder."
+    if sys.platform == "win32" and isinstance(error, PermissionError):
+        return "Close what has the file open, or check the permissions of the folder."
     return "Check the free space and the permissions of the folder."

@@ -5,9 +5,11 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -305,6 +307,129 @@ def test_a_folder_that_goes_away_while_a_file_is_written(tmp_path: Path) -> None
             path.unlink()
         folder.rmdir()
     assert _names(tmp_path) == []
+
+
+# ---------------------------------------------------------------- Windows, played here
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Behave as on Windows; the pauses that are made."""
+    pauses: list[float] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+def _refuse_renames(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """As when a virus scanner has a new file open, or a viewer the old one."""
+    replace, left = Path.replace, [times]
+
+    def rename(self: Path, target: Path) -> Path:
+        if left[0]:
+            left[0] -= 1
+            raise PermissionError(errno.EACCES, "Access is denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", rename)
+
+
+def test_a_file_that_a_scanner_has_open_is_renamed_a_little_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: list[float]
+) -> None:
+    path = tmp_path / "photo.tif"
+    path.write_bytes(b"old")
+    _refuse_renames(monkeypatch, 3)
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and _names(tmp_path) == ["photo.tif"]
+    assert len(windows) == 3 and sorted(windows) == windows
+
+
+def test_a_file_that_stays_open_is_left_and_the_hint_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: list[float]
+) -> None:
+    path = tmp_path / "photo.tif"
+    path.write_bytes(b"old")
+    _refuse_renames(monkeypatch, 1000)
+    with pytest.raises(OutputError, match="Access is denied") as caught, atomic_file(path) as file:
+        file.write(b"new")
+    assert caught.value.hint.startswith("Close what has the file open")
+    assert path.read_bytes() == b"old" and _names(tmp_path) == ["photo.tif"]
+    assert 0 < sum(windows) < 5
+
+
+def test_a_folder_of_that_name_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: list[float]
+) -> None:
+    (tmp_path / "photo.tif").mkdir()
+    _refuse_renames(monkeypatch, 1000)
+    with pytest.raises(OutputError), atomic_file(tmp_path / "photo.tif") as file:
+        file.write(b"new")
+    assert not windows
+
+
+def test_elsewhere_no_rename_is_tried_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+    _refuse_renames(monkeypatch, 1)
+    with pytest.raises(OutputError), atomic_file(tmp_path / "photo.tif") as file:
+        file.write(b"new")
+
+
+@posix
+@pytest.mark.parametrize(("length", "is_written"), [(259, True), (260, False)])
+def test_a_path_too_long_for_windows_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    windows: list[float],
+    length: int,
+    is_written: bool,
+) -> None:
+    """Windows takes 259 characters, and says of more that there is no such file."""
+    folder = tmp_path / ("d" * (250 - len(str(tmp_path))))
+    folder.mkdir()
+    name = "n" * (length - len(str(folder)) - 1)
+    opened = Path.open
+
+    def refusing(self: Path, *arguments: Any, **options: Any) -> Any:
+        if len(str(self)) > 259:
+            raise FileNotFoundError(errno.ENOENT, "The system cannot find the path specified")
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    if is_written:
+        with atomic_file(folder / name) as file:  # though the usual temporary name is longer
+            file.write(b"x")
+        assert _names(folder) == [name]
+    else:
+        with pytest.raises(OutputError, match="Choose a shorter name") as caught:
+            _fail(folder / name, AssertionError())
+        assert "Create the folder" not in caught.value.hint
+        assert _names(folder) == []
+
+
+def test_where_files_have_no_numbers_each_is_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network drives: all are number 0."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "photo").write_bytes(b"")
+    status = Path.stat
+
+    def without_number(self: Path, **options: Any) -> os.stat_result:
+        found = list(status(self, **options))
+        found[stat.ST_INO] = 0
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", without_number)
+    first, second = tmp_path / "a" / "photo", tmp_path / "b" / "photo"
+    assert identity(first) != identity(second)
+    assert identity(first) == identity(tmp_path / "b" / ".." / "a" / "photo")
+    assert identity(tmp_path / "gone") is None
+    assert [folder.name for folder, _ in walk(tmp_path)] == [tmp_path.name, "a", "b"]
 
 
 # ---------------------------------------------------------------- what is there

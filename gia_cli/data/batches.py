@@ -10,8 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.sharedctypes import Synchronized
 from typing import Protocol
 
@@ -220,6 +220,27 @@ class Batches(Dataset[Batch]):
         return 0.0 if self.done is None else float(self.done.value)
 
 
+@contextmanager
+def _held_requests() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait; processes that are started meanwhile keep them waiting.
+
+    Those that start afresh, as on macOS and from Python 3.14 on on Linux too, take seconds until
+    they leave them to their parent.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    if multiprocessing.get_start_method() != "fork":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # when it starts, Python 3.11 lets them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> Generator[Batch]:
     """Make the batches of some steps, in order, in worker processes.
 
@@ -249,7 +270,8 @@ def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> 
     )
     before = signal.getsignal(_CHILD_SIGNAL) if _CHILD_SIGNAL else None
     others = set(multiprocessing.active_children())
-    iterator = iter(loader)
+    with _held_requests():
+        iterator = iter(loader)
     own = set(multiprocessing.active_children()) - others
     if _CHILD_SIGNAL and signal.getsignal(_CHILD_SIGNAL) != before:
         # torch would tell of a worker's death in the midst of whatever this process is doing.

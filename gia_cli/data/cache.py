@@ -9,9 +9,11 @@ only of arrays with another size or time, or where that is asked for: those of S
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,6 +89,7 @@ class ArrayCache:
         *,
         recipe: str,
         check: Check = "files",
+        may_move: bool = False,
         progress: Progress = SILENT,
     ) -> ArrayCache:
         """Open the cache of some sources, decoding what is missing, changed or damaged.
@@ -103,8 +106,13 @@ class ArrayCache:
             Names the way of decoding: arrays of another recipe are made again.
         check : "files", "contents" or "none"
             See `Stock.look`.
+        may_move : bool
+            Where there is something to decode and the folder cannot be written to (read-only
+            containers and drives), decode all into a temporary folder, which goes when the process
+            ends, instead of refusing. For folders that nobody has asked for.
         progress : Progress
-            Receives a stage "checking" or "decoding" of as many steps as there are sources.
+            Receives a stage "checking" or "decoding" of as many steps as there are sources, and a
+            note of the temporary folder.
 
         Raises
         ------
@@ -114,6 +122,9 @@ class ArrayCache:
             The folder cannot be written.
         """
         stock = Stock.look(folder, sources, recipe=recipe, check=check, progress=progress)
+        if stock.missing and may_move and not _takes_files(folder):
+            own = _temporary_folder(folder, progress)
+            stock = Stock.look(own, sources, recipe=recipe, progress=progress)
         return stock.complete(decode, progress)
 
     @property
@@ -347,6 +358,40 @@ def _checksum(array: NDArray[Any]) -> int:
     """CRC-32 of shape, kind and bytes: it must find accidents, not attacks."""
     head = f"{array.dtype.str}{array.shape}".encode()
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, zlib.crc32(head))
+
+
+# ---------------------------------------------------------------- where to write
+
+
+def _takes_files(folder: Path) -> bool:
+    """Make a folder, and tell whether files can be made in it: permissions do not say so."""
+    if not folder.is_absolute():  # "~" of a user without a home
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _temporary_folder(instead_of: Path, progress: Progress) -> Path:
+    """Make a folder that is removed when the process ends."""
+    try:
+        # Windows removes no file that is mapped; what is left there is the system's to clear.
+        made = tempfile.TemporaryDirectory(prefix="gia-cache-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"Neither {instead_of} nor a temporary folder can be written to: "
+            f"{error.strerror or error}.",
+            hint="Choose another --cache.",
+        ) from error
+    atexit.register(made.cleanup)  # which processes of multiprocessing do not call
+    progress.note(
+        f"{instead_of} cannot be written to: what is decoded lies in {made.name} until the end. "
+        "--cache keeps it."
+    )
+    return Path(made.name)
 
 
 # ---------------------------------------------------------------- decoding

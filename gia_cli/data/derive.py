@@ -12,7 +12,6 @@ from gia_cli.data.synthetic import PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, UsageError
 from gia_cli.files import identity, make_folder
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import cache_folder
 from gia_cli.weights.manifest import list_in_manifest
 from gia_cli.weights.storage import WeightsInfo, refuse_to_replace, save_weights, weights_path
 
@@ -99,8 +98,7 @@ def open_scenes(
     DataError
         Photographs that are missing or cannot be read.
     """
-    cache = config.cache or cache_folder() / "photos"
-    photos = open_photos(list(config.photos), cache, progress)
+    photos = open_photos(list(config.photos), config.cache, progress)
     keys = split_photos(photos)[0] if training_only else sorted(photos.keys)
     is_given = info.config.white_balance == "as-shot"
     return PhotoScenes(

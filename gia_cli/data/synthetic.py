@@ -30,6 +30,7 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
+from gia_cli.runtime import cache_folder
 from gia_cli.simulation.noise import SensorNoise
 from gia_cli.simulation.scene import (
     Exposure,
@@ -303,7 +304,11 @@ def as_if_read(
 
 
 def open_photos(
-    folders: list[Path], cache: Path, progress: Progress = SILENT, *, check: Check = "files"
+    folders: list[Path],
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+    *,
+    check: Check = "files",
 ) -> ArrayCache:
     """Decode photographs once into a cache on disk: linear light, shrunk, float16.
 
@@ -311,8 +316,9 @@ def open_photos(
     ----------
     folders : list of Path
         Photographs, folders of them, or packed ones (`imaging.packed`).
-    cache : Path
-        Folder; six bytes for each pixel of the shrunk photographs.
+    cache : Path, optional
+        Folder; six bytes for each pixel of the shrunk photographs. By default ``photos`` in gia's
+        own cache, or a temporary one where that cannot be written to.
     progress : Progress
     check : "files", "contents" or "none"
         What is looked at of what is decoded already; see `Stock.look`.
@@ -327,7 +333,15 @@ def open_photos(
         sources |= {_packed_key(photo): photo for photo in list_packed(packed)}
     if others := [folder for folder in folders if not is_packed(folder)]:
         sources |= {_key(path): path for path in find_photos(others)}
-    return ArrayCache.build(cache, sources, _decode, recipe=_RECIPE, check=check, progress=progress)
+    return ArrayCache.build(
+        cache or cache_folder() / "photos",
+        sources,
+        _decode,
+        recipe=_RECIPE,
+        check=check,
+        may_move=cache is None,
+        progress=progress,
+    )
 
 
 def source_of(key: str) -> str:

@@ -35,7 +35,7 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.runtime import Precision, available_cores, cache_folder, keep_freed_memory
+from gia_cli.runtime import Precision, available_cores, keep_freed_memory
 from gia_cli.simulation.scene import PLAIN_SCENES
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
@@ -420,8 +420,7 @@ def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[S
 def _open_photos(
     config: TrainConfig, check: Check, progress: Progress
 ) -> tuple[Source, Source, int]:
-    cache = config.cache or cache_folder() / "photos"
-    photos = open_photos(list(config.photos), cache, progress, check=check)
+    photos = open_photos(list(config.photos), config.cache, progress, check=check)
     training, validation = split_photos(photos, config.validation_sources)
     camera = CAMERA_OF[config.camera]
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")

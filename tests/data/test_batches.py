@@ -39,6 +39,7 @@ from gia_cli.training.loop import train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = CropOptions(photos=3, crops=2, sides=(8, 40), multiple=8)
+LATE = replace(OPTIONS, late_sides=(16, 24), late_from=0.5)
 
 
 class Numbers:
@@ -122,6 +123,41 @@ def test_workers_make_the_same_batches_in_order(workers: int) -> None:
         assert same(batch, batches[step])
 
 
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """Start processes as Windows and macOS do: afresh, with what is pickled and nothing else."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def _ask_to_end_at_once(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Send a signal to each process as soon as it has been started."""
+    start = multiprocessing.process.BaseProcess.start
+
+    def start_and_ask(self: multiprocessing.process.BaseProcess) -> None:
+        start(self)
+        os.kill(self.pid or 0, number)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_ask)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawning")
+def test_workers_that_inherit_nothing_make_the_same_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor do they end when they are asked to while they load their modules, which takes seconds."""
+    if os.name == "posix":
+        _ask_to_end_at_once(monkeypatch, signal.SIGTERM)
+    batches = Batches(Numbers(), LATE, seed=3, done=Value("d", 0.5))
+    made = list(load(batches, range(4, 6), workers=1))
+    assert len(made) == 2
+    for step, batch in zip(range(4, 6), made, strict=True):
+        assert same(batch, batches[step])
+
+
 class Niceness(Numbers):
     """Photos of the number by which their process gives way to others."""
 
@@ -157,6 +193,19 @@ def test_workers_leave_ctrl_c_and_sigterm_to_their_parent() -> None:
     assert len(batches) == 21
     made.close()
     assert not first.is_alive() and not second.is_alive()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_starting_leave_them_too(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    _ask_to_end_at_once(monkeypatch, number)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batches = Batches(Numbers(), OPTIONS, seed=3)
+    made = list(load(batches, range(4), workers=2))
+    assert [same(batch, batches[step]) for step, batch in enumerate(made)] == [True] * 4
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
 import pickle
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -407,6 +409,84 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(
         ArrayCache.build(tmp_path / "file" / inside, sources, Decoder(), recipe="1")
     assert caught.value.exit_code == 60
     assert "--cache" in caught.value.hint
+
+
+def _read_only(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.fixture(params=["a file is in the way", "makes no folder", "takes no file", "no home"])
+def hopeless(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    sources: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Name a folder for a cache in a place that cannot be written to, of each kind."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "cache"
+    match request.param:
+        case "a file is in the way":
+            folder.write_bytes(b"")
+        case "makes no folder":
+            make = Path.mkdir
+
+            def mkdir(path: Path, *args: Any, **given: Any) -> None:
+                if path == folder:
+                    _read_only()
+                make(path, *args, **given)
+
+            monkeypatch.setattr(Path, "mkdir", mkdir)
+        case "takes no file":
+            folder.mkdir()
+            monkeypatch.setattr(tempfile, "TemporaryFile", _read_only)
+        case "no home":
+            return Path("~", ".cache", "gia")
+    return folder
+
+
+def test_an_own_cache_that_cannot_be_written_is_a_temporary_one(
+    hopeless: Path, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    listener = ProgressSpy()
+    cache = ArrayCache.build(
+        hopeless, sources, Decoder(), recipe="1", may_move=True, progress=listener
+    )
+    assert_holds(cache, sources)
+    assert_holds(pickle.loads(pickle.dumps(cache)), sources)
+    (made,) = (tmp_path / "temporary").iterdir()
+    (note,) = listener.notes
+    assert str(hopeless) in note and str(made) in note and "--cache" in note
+    assert not (tmp_path / "~").exists()
+    (clear,) = at_exit
+    clear()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_an_own_cache_that_cannot_be_written_is_read(
+    build: Build, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build()
+    monkeypatch.setattr(module, "_takes_files", lambda folder: False)
+    decoder, listener = Decoder(), ProgressSpy()
+    cache = ArrayCache.build(
+        tmp_path / "cache", sources, decoder, recipe="1", may_move=True, progress=listener
+    )
+    assert_holds(cache, sources)
+    assert not decoder.asked and not listener.notes
+
+
+def test_without_any_place_to_write_to_the_error_names_the_option(
+    hopeless: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", _read_only)
+    with pytest.raises(OutputError, match=r"Neither .* Read-only file system") as caught:
+        ArrayCache.build(hopeless, sources, Decoder(), recipe="1", may_move=True)
+    assert caught.value.hint == "Choose another --cache."
 
 
 def test_a_file_that_cannot_be_written_ends_the_build(build: Build, tmp_path: Path) -> None:
