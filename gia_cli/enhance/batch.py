@@ -467,6 +467,7 @@ def run_jobs(
         written.set_result(None)  # nothing to wait for yet
         told: list[Future[None]] = []
         current: tuple[Job, FileResult, float] | None = None
+        ahead: _ReadAhead | None = None
         try:
             ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
             for number, job in enumerate(jobs, start=1):
@@ -508,8 +509,11 @@ def run_jobs(
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
         finally:
             reader.shutdown()
-            for job in jobs:  # of one that was read ahead, too
-                storage.release(job.source)
+            # Not of all jobs: to look at those of one of several devices is to take them.
+            if current is not None:
+                storage.release(current[0].source)
+            if ahead is not None:
+                ahead.release()
     return results
 
 
@@ -596,6 +600,11 @@ class _ReadAhead:
         if self._photo is not None:
             wait([self._photo])
         self._photo = None
+
+    def release(self) -> None:
+        """Remove what was fetched of the next photo, which nobody will take."""
+        if self._job is not None:
+            storage.release(self._job.source)
 
 
 def settled(job: Job, options: BatchOptions) -> FileResult | None:
