@@ -433,8 +433,8 @@ class RayPool:
 
     ::
 
-        with connected(options) as ray, RayPool(ray, resources, setup) as pool:
-            run_in_pool(jobs, pool, ...)
+        with connected(options) as ray, RayPool(ray, setup) as pool:
+            ...
 
     Parameters
     ----------
