@@ -507,7 +507,7 @@ def _finish(batch: Batch) -> None:
                 )
 
     try:
-        if cluster is None and is_needed():
+        if cluster is None and is_needed([each.runtime.device for each in enhancers]):
             run_guarded(jobs, work, results.append, on_death=report_line)
         else:
             work(jobs, results.append)

@@ -150,7 +150,7 @@ def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
         def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
             run_on_devices(jobs, enhancers, options, progress=terminal, on_result=report)
 
-        if is_needed():
+        if is_needed([each.runtime.device for each in enhancers]):
             run_guarded(jobs, work, report, on_death=lambda _: None)
         else:
             work(jobs, report)
