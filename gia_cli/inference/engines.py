@@ -136,7 +136,8 @@ class Engines:
     @property
     def has_left_device(self) -> bool:
         """Whether an engine runs elsewhere than was asked for, because it failed there."""
-        return any(each.engine.device != self._runtime.device for each in self._running.values())
+        there = list(self._running.values())  # asked by other threads while one is opened
+        return any(each.engine.device != self._runtime.device for each in there)
 
     # ------------------------------------------------------------ inside
 

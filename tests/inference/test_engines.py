@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_a_network_is_opened_once_and_two_are_held_only_without_a_limit(
     anew = pickle.loads(pickle.dumps(engines))
     anew.running(anew.asked_for("bayer"))
     assert len(opened) == times + 1
+
+
+def test_another_thread_may_ask_for_the_device_while_a_network_is_opened() -> None:
+    own = Engines("gia-sony-lite", CUDA)
+
+    class Opening:
+        """A second network is opened in the midst of a look at the first."""
+
+        @property
+        def engine(self) -> Any:
+            own._running["xtrans"] = own._running["bayer"]
+            return SimpleNamespace(device="cuda")
+
+    own._running["bayer"] = Opening()  # type: ignore[assignment]
+    assert not own.has_left_device
 
 
 def test_a_wrong_name_fails_at_once() -> None:
