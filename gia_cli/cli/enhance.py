@@ -437,7 +437,8 @@ def enhance(
     # A limit is for one: what several hold beside each other is not planned.
     takes_all = is_for_torch and max_memory is None
     devices = partial(devices_for_batch if takes_all else split_devices, device)
-    cluster = _cluster(ray, workers, device, report)
+    is_for_cpu = device == "auto" and (precision == "int8" or engine == "openvino")
+    cluster = _cluster(ray, workers, "cpu" if is_for_cpu else device, report)
     (finish or _finish)(
         Batch(inputs, options, make_enhancer, devices, terminal, as_json, report, shard, cluster)
     )
