@@ -140,8 +140,12 @@ def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
     from gia_cli.enhance.storage import is_url
     from gia_cli.enhance.watch import watch_folder
 
-    if any(path is not None and is_url(path) for path in (folder, batch.options.out_dir)):
-        raise UsageError("gia watch needs folders of this machine.", hint="See gia enhance.")
+    paths = (folder, batch.options.out_dir, options.journal)
+    if any(path is not None and is_url(path) for path in paths):
+        raise UsageError(
+            "gia watch needs folders of this machine, and so does its journal.",
+            hint="For photos in a store run gia enhance with --on-exists skip, as often as needed.",
+        )
     terminal, enhancers = batch.terminal, enhancing.make_enhancers(batch)
 
     def run(

@@ -173,6 +173,21 @@ class Enhancer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=RLock())
 
+    def limit_memory(self, most: int) -> None:
+        """Hold no more than so many bytes from now on, as `max_memory` says from the beginning.
+
+        Parameters
+        ----------
+        most : int
+
+        Raises
+        ------
+        UsageError
+            Not a positive whole number.
+        """
+        self.options = replace(self.options, max_memory=most)
+        self._engines.holds_one = True
+
     @classmethod
     def from_weights(
         cls,
