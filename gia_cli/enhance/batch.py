@@ -510,10 +510,9 @@ def run_jobs(
         finally:
             reader.shutdown()
             # Not of all jobs: to look at those of one of several devices is to take them.
-            if current is not None:
-                storage.release(current[0].source)
-            if ahead is not None:
-                ahead.release()
+            begun = [current[0]] if current is not None else []
+            for job in (*begun, *(ahead.begun if ahead is not None else ())):
+                storage.release(job.source)
     return results
 
 
@@ -591,6 +590,11 @@ class _ReadAhead:
         return self._photo is not None and not self._photo.done()
 
     @property
+    def begun(self) -> list[Job]:
+        """The photo that has been read, or is being read, and that nobody has taken."""
+        return [self._job] if self._job is not None else []
+
+    @property
     def is_ahead(self) -> bool:
         """Whether a photo is in memory, or will be."""
         return self._photo is not None
@@ -600,11 +604,6 @@ class _ReadAhead:
         if self._photo is not None:
             wait([self._photo])
         self._photo = None
-
-    def release(self) -> None:
-        """Remove what was fetched of the next photo, which nobody will take."""
-        if self._job is not None:
-            storage.release(self._job.source)
 
 
 def settled(job: Job, options: BatchOptions) -> FileResult | None:

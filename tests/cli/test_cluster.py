@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,37 @@ def test_what_runs_on_cpus_alone_takes_no_gpus_of_a_cluster(
     monkeypatch.setattr("gia_cli.enhance.cluster.run_on_ray", note)
     assert gia("enhance", card, "--ray", "local", *options).exit_code == 0
     assert [each.device for each in asked] == [device]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--workers", "2"], 2, "--workers needs --ray"),
+        (["--ray", "local", "--workers", "0"], 2, "--workers must be positive"),
+        (["--ray", "local", "--report", "page.html"], 2, "--report does not work with --ray"),
+        (["--ray", "ray://head:10001"], 2, "does not work through Ray's client"),
+        (["--ray", "head"], 2, "takes local, auto or HOST:PORT"),
+        (["--shard", "3"], 2, "--shard takes I/N"),
+        (["--shard", "9/3"], 2, "no shard 9 of 3"),
+    ],
+)
+def test_what_makes_no_cluster_is_refused(
+    card: Path, options: list[str], code: int, words: str
+) -> None:
+    refused = gia("enhance", card, *options)
+    assert refused.exit_code == code and words in refused.stderr
+    assert len(list(card.iterdir())) == 4  # nothing was begun
+
+
+def test_an_address_that_nobody_answers_is_one_line_with_a_code(card: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    refused = gia("enhance", card, "--ray", f"127.0.0.1:{port}", "--on-exists", "skip")
+    lines = [line for line in refused.stderr.splitlines() if "broken" not in line]
+    assert refused.exit_code == 53 and len(lines) == 1
+    assert lines[0].startswith(f"error: Nobody answers at 127.0.0.1:{port}")
+    assert {path.name for path in card.iterdir() if path.suffix == ".tif"} == set()
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "cuda:0,cuda:1"])

@@ -882,3 +882,19 @@ def test_the_memory_of_saving_is_planned(
             on_exists="overwrite")  # fmt: skip
     # The levels, and what writing takes beside them.
     assert told == [6, 6 + 12, 6 + 14, 6 + 6]
+
+
+def test_jobs_that_are_taken_as_they_are_looked_at_are_left_alone_at_the_end(
+    make_arw: MakePhoto, enhancer: Enhancer
+) -> None:
+    """Several devices share a batch so: to look is to take."""
+    looks: list[None] = []
+
+    class Shared(list[Job]):
+        def __iter__(self) -> Iterator[Job]:
+            looks.append(None)
+            return super().__iter__()
+
+    jobs = Shared(plan_jobs([make_arw()], BatchOptions()))
+    assert len(run_jobs(jobs, enhancer, BatchOptions(), progress=SILENT)) == 1
+    assert len(looks) == 2  # to read ahead, and to compute
