@@ -306,9 +306,8 @@ def _onnx_engine(network: Network, runtime: Runtime) -> Engine:
 
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     weights = NamedArrays(arrays, network.config.network)
-    return OnnxEngine(
-        ONNX_GRAPHS[network.config.network](network.config, weights), [runtime.device]
-    )
+    graph = ONNX_GRAPHS[network.config.network](network.config, weights)
+    return OnnxEngine(graph, [runtime.device], index=runtime.index)
 
 
 def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -437,7 +437,8 @@ def enhance(
     # A limit is for one: what several hold beside each other is not planned.
     takes_all = is_for_torch and max_memory is None
     devices = partial(devices_for_batch if takes_all else split_devices, device)
-    cluster = _cluster(ray, workers, device, report)
+    is_for_cpu = device == "auto" and (precision == "int8" or engine == "openvino")
+    cluster = _cluster(ray, workers, "cpu" if is_for_cpu else device, report)
     (finish or _finish)(
         Batch(inputs, options, make_enhancer, devices, terminal, as_json, report, shard, cluster)
     )
@@ -507,7 +508,7 @@ def _finish(batch: Batch) -> None:
                 )
 
     try:
-        if cluster is None and is_needed():
+        if cluster is None and is_needed([each.runtime.device for each in enhancers]):
             run_guarded(jobs, work, results.append, on_death=report_line)
         else:
             work(jobs, results.append)

@@ -14,13 +14,13 @@ import pickle
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
 from gia_cli.enhance.batch import FileResult, Job
 from gia_cli.errors import OutOfMemoryError
-from gia_cli.runtime import address_space_left, is_oom_error, share_arenas
+from gia_cli.runtime import DeviceKind, address_space_left, is_oom_error, share_arenas
 
 #: Receives a photo's result.
 Report = Callable[[FileResult], None]
@@ -30,9 +30,18 @@ Work = Callable[[Sequence[Job], Report], object]
 _SET_PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 
-def is_needed() -> bool:
-    """Tell whether this process's addresses are limited, and a child can be had."""
-    return sys.platform == "linux" and address_space_left() is not None
+def is_needed(devices: Collection[DeviceKind]) -> bool:
+    """Tell whether this process's addresses are limited, and a child can do the work.
+
+    CUDA allows none: it was asked for its cards in this process, and works in no fork of it then.
+
+    Parameters
+    ----------
+    devices : collection of DeviceKind
+        Where the work is done.
+    """
+    can_fork = sys.platform == "linux" and "cuda" not in devices
+    return can_fork and address_space_left() is not None
 
 
 def run_guarded(jobs: Sequence[Job], work: Work, on_result: Report, on_death: Report) -> None:

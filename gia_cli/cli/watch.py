@@ -140,8 +140,12 @@ def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
     from gia_cli.enhance.storage import is_url
     from gia_cli.enhance.watch import watch_folder
 
-    if any(path is not None and is_url(path) for path in (folder, batch.options.out_dir)):
-        raise UsageError("gia watch needs folders of this machine.", hint="See gia enhance.")
+    paths = (folder, batch.options.out_dir, options.journal)
+    if any(path is not None and is_url(path) for path in paths):
+        raise UsageError(
+            "gia watch needs folders of this machine, and so does its journal.",
+            hint="For photos in a store run gia enhance with --on-exists skip, as often as needed.",
+        )
     terminal, enhancers = batch.terminal, enhancing.make_enhancers(batch)
 
     def run(
@@ -150,7 +154,7 @@ def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
         def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
             run_on_devices(jobs, enhancers, options, progress=terminal, on_result=report)
 
-        if is_needed():
+        if is_needed([each.runtime.device for each in enhancers]):
             run_guarded(jobs, work, report, on_death=lambda _: None)
         else:
             work(jobs, report)

@@ -60,7 +60,8 @@ class PhotoPixels:
         sizes = [photos.metadata(key)["size"] for key in keys]
         self.bytes = 2 * 3 * sum(height * width for height, width in sizes)
         if is_resident is None:
-            room = free_bytes("cuda") * _PHOTO_SHARE if device.type == "cuda" else 0
+            is_gpu = device.type == "cuda"
+            room = free_bytes("cuda", device.index or 0) * _PHOTO_SHARE if is_gpu else 0
             is_resident = self.bytes <= room
         self._starts: dict[str, int] = {}
         self._resident: Tensor | None = None

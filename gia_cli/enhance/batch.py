@@ -254,7 +254,7 @@ def _without_clashes(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
             names = Counter(path.name for _, path in uses)
             uses = [(number, path) for number, path in uses if names[path.name] > 1]
         if len(uses) > 1:
-            error = _clash(uses[0][1], [str(jobs[number].source) for number, _ in uses])
+            error = _clash(uses[0][1], [jobs[number].source for number, _ in uses])
             errors |= {number: error for number, _ in uses}
     return [replace(job, error=errors.get(n, job.error)) for n, job in enumerate(jobs)]
 
@@ -264,10 +264,10 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _clash(path: Path, photos: Sequence[str]) -> OutputError:
-    shown = ", ".join(photos[:_SHOWN]) + (", ..." if len(photos) > _SHOWN else "")
+def _clash(path: Path, photos: Sequence[Path]) -> OutputError:
+    named = ", ".join(map(storage.shown, photos[:_SHOWN])) + (", ..." * (len(photos) > _SHOWN))
     return OutputError(
-        f"{len(photos)} photos would be written to {path}: {shown}.",
+        f"{len(photos)} photos would be written to {storage.shown(path)}: {named}.",
         hint="Give each a run of its own with -o or --out-dir, or use --recursive on the folder "
         "above them to keep subfolders.",
     )
@@ -509,6 +509,7 @@ def run_jobs(
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
         finally:
             reader.shutdown()
+            # Not of all jobs: to look at those of one of several devices is to take them.
             begun = [current[0]] if current is not None else []
             for job in (*begun, *(ahead.begun if ahead is not None else ())):
                 storage.release(job.source)
@@ -792,7 +793,7 @@ def _expected(source: Path, error: Exception) -> GiaError:
     if is_oom_error(error):
         return OutOfMemoryError("There is too little memory for this photo.")
     wrapped = GiaError(
-        f"{source}: {type(error).__name__}: {error}.",
+        f"{storage.shown(source)}: {type(error).__name__}: {error}.",
         hint="This is a bug in gia: please report it with the output of 'gia --version -v'.",
     )
     wrapped.__cause__ = error

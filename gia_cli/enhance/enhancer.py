@@ -97,7 +97,7 @@ class Enhancer:
         Tiles and memory.
     white_balance : str, three floats or WhiteBalance, optional
         What to make neutral; see `from_weights`.
-    engine : "auto", "torch" or "openvino"
+    engine : "auto", "torch", "openvino" or "onnx"
         What computes; see `open_engine`.
     prefer_int8 : bool
         Run the int8 weights that ship beside the chosen ones, if these ship too, where that can be;
@@ -173,6 +173,21 @@ class Enhancer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=RLock())
 
+    def limit_memory(self, most: int) -> None:
+        """Hold no more than so many bytes from now on, as `max_memory` says from the beginning.
+
+        Parameters
+        ----------
+        most : int
+
+        Raises
+        ------
+        UsageError
+            Not a positive whole number.
+        """
+        self.options = replace(self.options, max_memory=most)
+        self._engines.holds_one = True
+
     @classmethod
     def from_weights(
         cls,
@@ -218,7 +233,7 @@ class Enhancer:
             gains for red, green and blue ("2.1,1,1.5" or a tuple). These take weights that are
             given the white balance; "learned" takes those that infer the light themselves. By
             default the first weights of the manifest, as shot if they take a balance.
-        engine : "auto", "torch" or "openvino"
+        engine : "auto", "torch", "openvino" or "onnx"
             What computes: by default OpenVINO on a CPU where it can, else torch.
         quality : "normal" or "best"
             best: the mean of eight pictures, of the mosaic turned and mirrored, which takes 8 times

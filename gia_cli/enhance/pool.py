@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job, files_of, settled
-from gia_cli.enhance.storage import exists
+from gia_cli.enhance.storage import exists, shown
 from gia_cli.errors import (
     ClusterError,
     DeviceError,
@@ -340,7 +340,8 @@ class _Batch:
                 self._lost.append(number)
                 continue
             source = self._jobs[number].source
-            error = WorkerError(f"{source}: its worker died of it {LOSSES} times: {reason}")
+            died = f"its worker died of it {LOSSES} times: {reason}"
+            error = WorkerError(f"{shown(source)}: {died}")
             self._finish(number, FileResult(source, "failed", error=error))
 
     def _judge(self, number: int, worker: int, result: FileResult) -> None:

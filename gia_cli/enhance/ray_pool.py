@@ -359,7 +359,7 @@ class Worker:
         enhancer = setup.make_enhancer()
         share = _share_of_memory(resources)
         if share is not None and enhancer.options.max_memory is None:
-            enhancer.options = replace(enhancer.options, max_memory=share)
+            enhancer.limit_memory(share)
         return enhancer
 
 
@@ -433,8 +433,8 @@ class RayPool:
 
     ::
 
-        with connected(options) as ray, RayPool(ray, resources, setup) as pool:
-            run_in_pool(jobs, pool, ...)
+        with connected(options) as ray, RayPool(ray, setup) as pool:
+            ...
 
     Parameters
     ----------

@@ -154,7 +154,11 @@ class _Left:
 
 
 class _Share(Sequence[Job]):
-    """The photos that one device has taken. Going on to the next one takes it."""
+    """The photos that one device has taken. Going on to the next one takes it.
+
+    Once it has got none it gets no more: a batch goes through its photos twice, to read ahead and
+    to compute, and must come to one end, also where the other devices fail in between.
+    """
 
     def __init__(self, left: _Left, enhancer: Enhancer) -> None:
         self.enhancer = enhancer
@@ -162,6 +166,7 @@ class _Share(Sequence[Job]):
         left.join(self)
         self._taken: list[tuple[int, Job]] = []
         self._told = 0
+        self._is_over = False
         self._lock = RLock()
 
     def next_number(self) -> int:
@@ -172,12 +177,13 @@ class _Share(Sequence[Job]):
 
     def _has(self, index: int) -> bool:
         with self._lock:
-            while len(self._taken) <= index:
+            while len(self._taken) <= index and not self._is_over:
                 taken = self._left.take(self)
                 if taken is None:
-                    return False
-                self._taken.append(taken)
-            return True
+                    self._is_over = True
+                else:
+                    self._taken.append(taken)
+            return len(self._taken) > index
 
     def __iter__(self) -> Iterator[Job]:
         index = 0

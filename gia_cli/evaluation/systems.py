@@ -27,7 +27,7 @@ from gia_cli.files import identity, walk
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import read_image, unorient
 from gia_cli.inference.plan import InferOptions
-from gia_cli.inference.select import choose_runtime
+from gia_cli.inference.select import choose_runtime, numbers_of
 from gia_cli.raw.reader import RawFrame
 from gia_cli.weights.manifest import find_quantized, find_weights
 from gia_cli.weights.storage import WeightsInfo
@@ -85,10 +85,12 @@ class NetworkSystem:
         self.info = info
         self._enhancer = enhancer
         digest = info.sha256 or str(info.path.stat().st_mtime_ns)
-        # Engines differ by rounding alone: which one "auto" takes is no reason to score again.
+        # Engines differ by rounding alone: which one "auto" takes is no reason to score again; nor
+        # is another card.
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
+        runtime = f"{enhancer.runtime.device}, {numbers_of(enhancer.runtime)}"
         changes = "".join(f" {part}" for part in (error, best) if part)
-        self.key = f"{__version__} {_STAGES} {digest[:16]} {enhancer.runtime}{engine}{changes}"
+        self.key = f"{__version__} {_STAGES} {digest[:16]} {runtime}{engine}{changes}"
         factor = 1 + balance_error / 100
         self._wrong = np.array([factor, 1, 1 / factor], np.float32)
 

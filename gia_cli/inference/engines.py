@@ -69,7 +69,8 @@ class Engines:
         self._engine = engine
         self._mode = white_balance
         self._prefers_int8 = prefers_int8 and engine not in ("torch", "onnx")
-        self._holds_one = holds_one
+        self.holds_one = holds_one
+        """See above; what is held already goes when the next one is opened."""
         self._found: dict[CfaKind, WeightsInfo] = {}
         self._running: dict[CfaKind, Running] = {}
         # A wrong name or engine should fail before the first photo is read.
@@ -126,7 +127,7 @@ class Engines:
         """
         kind = weights.config.cfa
         if kind not in self._running:
-            if self._holds_one:
+            if self.holds_one:
                 self._running.clear()
             opened = self._open(weights, progress)
             opened.check(progress)
@@ -136,7 +137,8 @@ class Engines:
     @property
     def has_left_device(self) -> bool:
         """Whether an engine runs elsewhere than was asked for, because it failed there."""
-        return any(each.engine.device != self._runtime.device for each in self._running.values())
+        there = list(self._running.values())  # asked by other threads while one is opened
+        return any(each.engine.device != self._runtime.device for each in there)
 
     # ------------------------------------------------------------ inside
 

@@ -42,10 +42,11 @@ def failure_of(error: BaseException, engine: Engine) -> Failure:
     """Put an engine's error into words."""
     numbers = engine.runtime.dtype
     if isinstance(error, NotFiniteError):
+        is_exact = numbers == "float32"
         last = WeightsError(
-            f"The network ({engine.config.network}) makes no finite picture of this photo, on the "
-            "CPU in fp32 either.",
-            hint="Use other weights.",
+            f"The network ({engine.config.network}) makes no finite picture of this photo: on the "
+            f"{engine.runtime.place} in {numbers}.",
+            hint="Use other weights." if is_exact else "Use --precision fp32, or other weights.",
         )
         return Failure(last, f"makes no finite numbers in {numbers}", is_of_numbers=True)
     if engine.is_out_of_memory(error):

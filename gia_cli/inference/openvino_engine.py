@@ -83,8 +83,8 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         )
         self._is_int8 = any(array.dtype == np.int8 for array in arrays.values())
         self._in_bf16 = self._is_int8 and multiplies_in_bf16() if in_bf16 is None else in_bf16
-        weights = Weights(arrays, origin)
-        self._graph = GRAPHS[config.network](config, weights, in_bf16=self._in_bf16)
+        self._weights = Weights(arrays, origin)
+        self._graph = GRAPHS[config.network](config, self._weights, in_bf16=self._in_bf16)
         self._graph.whole()  # wrong weights should fail before the first photo is computed
         self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
 
@@ -206,6 +206,15 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         """See `Engine`; the compiled model stays, without its intermediate results."""
         if self._compiled is not None and self.device == "cpu":
             self._compiled[2].release_memory()
+
+    def in_fp32(self) -> OpenVinoEngine | None:
+        """See `Engine`; int8 weights have no such numbers."""
+        if self._is_int8 or not self._in_bf16:
+            return None
+        other = copy.copy(self)
+        other._in_bf16, other._compiled = False, None
+        other._graph = GRAPHS[self.config.network](self.config, self._weights)
+        return other
 
     def on_cpu(self) -> OpenVinoEngine | None:
         """See `Engine`."""

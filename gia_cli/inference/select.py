@@ -255,6 +255,19 @@ def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> s
     return None
 
 
+def numbers_of(runtime: Runtime) -> str:
+    """Name what a network computes in; for int8 weights also its layers that are not int8.
+
+    Examples
+    --------
+    >>> numbers_of(Runtime("cpu", "bfloat16"))
+    'bfloat16'
+    """
+    if runtime.dtype == "int8" and _multiplies_in_bf16():
+        return "int8 with bfloat16"
+    return runtime.dtype
+
+
 def _multiplies_in_bf16() -> bool:
     try:
         from gia_cli.inference.openvino_core import multiplies_in_bf16

@@ -113,7 +113,7 @@ def own_device(device: torch.device, ranks: Ranks) -> torch.device:
 def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes for the length of the block: NCCL between GPUs, else gloo.
 
-    The device is this process's own, see `own_device`.
+    The device is this process's own, see `own_device`; of several GPUs it becomes the current one.
 
     Raises
     ------
@@ -121,12 +121,12 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         Two processes compute on one GPU, which NCCL cannot.
     """
     ranks = ranks_from_environment()
+    is_cuda = device.type == "cuda"
+    if is_cuda and device.index is not None:
+        torch.cuda.set_device(device)  # by it go NCCL, page-locked memory and whether there is bf16
     if ranks.world == 1:
         yield ranks
         return
-    is_cuda = device.type == "cuda"
-    if is_cuda:
-        torch.cuda.set_device(device)
     _join("nccl" if is_cuda else "gloo")
     try:
         ranks = replace(

@@ -33,7 +33,7 @@ from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE, paper_costs
 from gia_cli.raw.cfa import Alignment, CfaKind
 from gia_cli.raw.packing import PackedMosaic
-from gia_cli.runtime import Precision
+from gia_cli.runtime import Precision, Runtime
 from tests.networks import DEFAULT, UNETS, lively, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -147,6 +147,21 @@ def test_what_onnx_runtime_cannot_run_is_left_out(
     assert bench._can_run(variant) == can_run
     monkeypatch.setattr(select, "find_spec", lambda name: None)
     assert not bench._can_run(variant)
+
+
+def test_onnx_runtime_is_timed_on_the_card_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    onnx_engine = pytest.importorskip("gia_cli.inference.onnx_engine")
+    opened: list[tuple[str, int]] = []
+
+    def open_session(model: bytes, device: str, index: int) -> object:
+        opened.append((device, index))
+        return object()
+
+    monkeypatch.setattr(onnx_engine, "new_session", open_session)
+    bench._onnx_engine(build(small("sid-net")), Runtime("cuda", "float32", 1))
+    assert opened == [("cuda", 1)]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gia_cli.enhance.ray_pool import RayOptions
 from tests.cli.test_cli import gia
 
 MakePhoto = Callable[..., Path]
@@ -71,6 +72,28 @@ def test_a_pod_is_told_that_it_does_all(card: Path, monkeypatch: pytest.MonkeyPa
     run = gia("enhance", card, *QUICK)
     assert "this one does all photos" in run.stderr and len(run.stdout.splitlines()) == 3
     assert gia("enhance", card, "--shard", "auto/3").exit_code == 2  # the fourth of three
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ([], "auto"),
+        (["--precision", "int8"], "cpu"),
+        (["--engine", "openvino"], "cpu"),
+        (["--engine", "openvino", "--device", "cuda"], "cuda"),  # which is refused by who opens it
+    ],
+)
+def test_what_runs_on_cpus_alone_takes_no_gpus_of_a_cluster(
+    card: Path, options: list[str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RayOptions] = []
+
+    def note(jobs: object, make: object, batch: object, cluster: RayOptions, **_: object) -> None:
+        asked.append(cluster)
+
+    monkeypatch.setattr("gia_cli.enhance.cluster.run_on_ray", note)
+    assert gia("enhance", card, "--ray", "local", *options).exit_code == 0
+    assert [each.device for each in asked] == [device]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gia_cli.cli import guarded
 from gia_cli.cli.guarded import Report, is_needed, run_guarded
 from gia_cli.enhance.batch import FileResult, Job
 from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
@@ -129,12 +130,19 @@ def test_without_a_limit_no_child_is_needed() -> None:
     import resource
 
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-        assert not is_needed()
+        assert not is_needed(["cpu"])
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30));"
-        "from gia_cli.cli.guarded import is_needed; raise SystemExit(not is_needed())"
+        "from gia_cli.cli.guarded import is_needed; raise SystemExit(not is_needed(['cpu']))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_cards_are_never_used_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has asked CUDA for them: "Cannot re-initialize CUDA in forked subprocess"."""
+    monkeypatch.setattr(guarded, "address_space_left", lambda: 10**10)
+    assert is_needed(["cpu"])
+    assert not is_needed(["cuda", "cuda"])
 
 
 @pytest.mark.slow

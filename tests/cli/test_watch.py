@@ -127,7 +127,9 @@ def test_it_has_the_options_of_enhance_that_make_sense() -> None:
 
 
 def test_stores_are_not_watched(tmp_path: Path) -> None:
-    for arguments in (["s3://bucket/card"], [tmp_path, "--out-dir", "s3://bucket/out"]):
+    ways: list[list[str | Path]] = [["s3://bucket/card"]]
+    ways += [[tmp_path, f"--{name}", f"s3://bucket/{name}"] for name in ("out-dir", "journal")]
+    for arguments in ways:
         refused = watch(*arguments, "--once")
         assert refused.exit_code == 2 and "needs folders of this machine" in refused.stderr
     assert not list(tmp_path.iterdir())

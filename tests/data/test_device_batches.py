@@ -120,9 +120,13 @@ def test_photographs_lie_on_a_gpu_only_where_there_is_room(
     monkeypatch.setattr(PhotoPixels, "_sent", lambda self, keys: sent.append(self.bytes))
     need = 6 * sum(np.prod(photos.metadata(key)["size"]) for key in photos.keys)
     for free in (int(need / 0.39), int(need / 0.41)):
-        monkeypatch.setattr(module, "free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(module, "free_bytes", lambda device, index, free=free: free)
         PhotoPixels(photos, photos.keys, torch.device("cuda"))
     assert sent == [need]  # with a little more room than that; with less they stay here
+    monkeypatch.setattr(module, "free_bytes", lambda device, index: 10**12 if index == 1 else 0)
+    for card in ("cuda", "cuda:0", "cuda:1"):
+        PhotoPixels(photos, photos.keys, torch.device(card))
+    assert sent == [need, need]  # the card's own room counts
 
 
 def test_the_largest_crops_are_made_on_the_device_too(photos: ArrayCache) -> None:

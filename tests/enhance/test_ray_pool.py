@@ -272,6 +272,9 @@ class Recorder:
     def __init__(self) -> None:
         self.options = InferOptions()
 
+    def limit_memory(self, most: int) -> None:
+        self.options = InferOptions(max_memory=most)
+
 
 @pytest.fixture
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,25 @@ def test_a_device_takes_a_photo_when_it_goes_on_to_it(photos: list[Path], weight
     assert list(other) == [jobs[1]]
 
 
+def test_a_card_that_was_passed_over_gets_no_photo_when_the_other_fails_too(
+    photos: list[Path], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch may look again: what it would take then, nobody would make."""
+    failed = set[int]()
+    monkeypatch.setattr(Enhancer, "has_left_device", property(lambda self: id(self) in failed))
+    jobs = [Job(path, ()) for path in photos]
+    left = _Left(jobs)
+    one, other = (_Share(left, each) for each in enhancers(weights, 2))
+    first, ahead = iter(one), iter(one)
+    assert next(first) is next(ahead) is jobs[0]
+    failed.add(id(one.enhancer))
+    assert next(ahead, None) is None
+    failed.add(id(other.enhancer))
+    assert next(first, None) is None
+    assert list(one) == jobs[:1]
+    assert list(other) == jobs[1:]
+
+
 @pytest.mark.parametrize("broken", [{0}, {0, 1}])
 def test_a_card_that_failed_leaves_the_rest_to_the_others(
     broken: set[int],

@@ -148,6 +148,10 @@ def test_planning_in_a_store(memory: Any, tmp_path: Path) -> None:
         plan("memory://empty")
     with pytest.raises(UsageError, match=r"output memory://card/x\.dng is the input"):
         plan("memory://card/x.dng", output=Path("memory://card/x.dng"), on_exists="overwrite")
+    memory.pipe_file("/other/a.ARW", b"x")
+    twice = [Path("memory://card/a.ARW"), Path("memory://other/a.ARW")]
+    clash = plan_jobs(twice, BatchOptions(out_dir=Path("memory://out")))[0].error
+    assert "written to memory://out/a_gia.tif: memory://card/a.ARW, memory:" in str(clash)
 
 
 def test_without_fsspec_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +199,20 @@ def test_what_killed_processes_left_is_swept_after_a_day(
     storage.fetch(Path("memory://card/a.ARW"))
     storage.release(Path("memory://card/a.ARW"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gia-photo-new", "others"]
+
+
+def test_a_bug_in_gia_names_the_photo_as_its_user_does(
+    memory: Any, make_arw: MakePhoto, enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.pipe_file("/card/a.ARW", make_arw().read_bytes())
+
+    def fail(*_: object, **__: object) -> Any:
+        raise TypeError("odd")
+
+    monkeypatch.setattr(Enhancer, "compute", fail)
+    (result,) = run(enhancer, "memory://card/a.ARW", out_dir=Path("memory://out"))
+    assert result.error is not None
+    assert result.error.message == "memory://card/a.ARW: TypeError: odd."
 
 
 def test_ctrl_c_leaves_nothing_of_what_was_read_ahead(

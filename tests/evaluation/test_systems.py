@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.evaluate import evaluate
 from gia_cli.evaluation.pairs import open_pairs
 from gia_cli.evaluation.report import Failure
-from gia_cli.evaluation.systems import open_systems, split_label
+from gia_cli.evaluation.systems import NetworkSystem, open_systems, split_label
+from gia_cli.inference import select
 from gia_cli.raw.reader import RawFrame, read_raw
+from gia_cli.runtime import Runtime
+from gia_cli.weights.manifest import find_weights
 from tests.networks import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,6 +53,23 @@ def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path
     assert narrower.count == 4
     assert narrower.means["psnr"].mean != own.means["psnr"].mean
     assert narrower.means["psnr"].mean == pytest.approx(own.means["psnr"].mean, abs=1)
+
+
+def test_a_score_is_kept_by_what_made_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = find_weights(DEFAULT)
+
+    def key(runtime: Runtime) -> str:
+        enhancer: Any = SimpleNamespace(quality="normal", engine="auto", runtime=runtime)
+        return NetworkSystem("own", info, "known", enhancer).key
+
+    assert key(Runtime("cpu", "float32")).endswith(" cpu, float32")
+    assert key(Runtime("cuda", "float16", 1)) == key(Runtime("cuda", "float16"))
+    keys = set[str]()
+    for has_bf16 in (False, True):
+        monkeypatch.setattr(select, "_multiplies_in_bf16", lambda has=has_bf16: has)
+        keys.add(key(Runtime("cpu", "int8")))
+    assert len(keys) == 2  # the layers that are not int8 are others
+    assert any(each.endswith(" cpu, int8") for each in keys)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,36 @@ def test_a_network_is_opened_once_and_two_are_held_only_without_a_limit(
     anew = pickle.loads(pickle.dumps(engines))
     anew.running(anew.asked_for("bayer"))
     assert len(opened) == times + 1
+
+
+def test_a_limit_that_comes_later_counts_as_one_from_the_beginning(
+    opened: list[str], tmp_path: Path
+) -> None:
+    """A cluster's worker gets its share of the memory when it has seen the machine."""
+    for cfa in ("bayer", "xtrans"):
+        save_weights(tmp_path / f"{cfa}.safetensors", lively(small("gia-net", cfa)))
+    names = ",".join(str(tmp_path / f"{cfa}.safetensors") for cfa in ("bayer", "xtrans"))
+    enhancer = Enhancer(names, CPU, InferOptions(), engine="torch")
+    enhancer.limit_memory(10**9)
+    assert enhancer.options == InferOptions(max_memory=10**9)
+    for kind in ("bayer", "xtrans", "bayer"):
+        enhancer._engines.running(enhancer._engines.asked_for(kind))
+    assert len(opened) == 3
+
+
+def test_another_thread_may_ask_for_the_device_while_a_network_is_opened() -> None:
+    own = Engines("gia-sony-lite", CUDA)
+
+    class Opening:
+        """A second network is opened in the midst of a look at the first."""
+
+        @property
+        def engine(self) -> Any:
+            own._running["xtrans"] = own._running["bayer"]
+            return SimpleNamespace(device="cuda")
+
+    own._running["bayer"] = Opening()  # type: ignore[assignment]
+    assert not own.has_left_device
 
 
 def test_a_wrong_name_fails_at_once() -> None:

@@ -19,7 +19,7 @@ from gia_cli.inference.run import infer
 from gia_cli.inference.torch_engine import TorchEngine, _to_host
 from gia_cli.nets.base import Network
 from gia_cli.raw.packing import PackedMosaic
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import NumberFormat, Runtime
 from tests.inference.failing import (
     STICKY,
     Card,
@@ -228,6 +228,17 @@ def test_half_precision_on_a_cpu_goes_on_in_fp32(network: Network, mosaic: Packe
     running.fall_back(failure_of(NotFiniteError(), engine), progress)
     assert running.engine.runtime == CPU
     assert progress.notes == ["The cpu makes no finite numbers in bfloat16; continuing in float32."]
+
+
+@pytest.mark.parametrize("number_format", ["int8", "float32"])
+def test_what_was_tried_last_is_what_is_said(
+    number_format: NumberFormat, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = on_openvino(network)
+    monkeypatch.setattr(type(engine), "runtime", Runtime("cpu", number_format))
+    with pytest.raises(WeightsError, match=f"on the cpu in {number_format}") as caught:
+        Running(engine).fall_back(failure_of(NotFiniteError(), engine))
+    assert ("--precision fp32" in caught.value.hint) == (number_format == "int8")
 
 
 def test_what_does_not_fit_on_a_cpu_is_not_tried_in_fp32(network: Network) -> None:

@@ -297,6 +297,16 @@ def test_bf16_takes_less_memory() -> None:
     assert str(engine).endswith("on cpu, bfloat16")
 
 
+def test_from_bf16_there_is_a_way_back_to_fp32(rng: np.random.Generator) -> None:
+    network, mosaic = lively(small("gia-net")), photo(rng, "bayer", 16, 32)
+    engine, other = in_bf16(network), on_openvino(network)
+    back = engine.in_fp32()
+    assert back is not None and back.in_fp32() is None and other.in_fp32() is None
+    assert back.runtime == other.runtime and engine.runtime.dtype == "bfloat16"
+    assert back.bytes_per_pixel == other.bytes_per_pixel
+    assert np.array_equal(infer(back, mosaic), infer(other, mosaic))
+
+
 # ---------------------------------------------------------------- weights
 
 

@@ -46,6 +46,19 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
         refuse_shared_cards(ranks, "card")
 
 
+def test_one_process_on_another_card_makes_it_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether there is bf16 is asked of that one; pinned memory would start the first card, too."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):  # "cuda" is the first, which is current
+        with process_group(torch.device(name)) as ranks:
+            assert ranks.world == 1
+    assert chosen == [torch.device("cuda:1")]
+
+
 def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(VARIABLES, ("3", "4", "1"), strict=True):
         monkeypatch.setenv(name, value)
