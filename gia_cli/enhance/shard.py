@@ -147,10 +147,10 @@ def _numbered(environment: Mapping[str, str], count: int) -> Shard:
     if environment.get(_KUBERNETES) is not None:
         return Shard(_whole(environment, _KUBERNETES) + 1, count, _KUBERNETES)
     if (shard := _from_slurm(environment)) is not None:
-        # Tasks 7 and 12 of an array, done again, are an array of two: shares 7 and 12 are not 1 and 2.
+        # Tasks 7 and 12, done again, are an array of two: not shares 1 and 2.
         if shard.count != count:
             raise UsageError(
-                f"This SLURM array has {shard.count} tasks, but --shard auto/{count} is of {count}.",
+                f"This SLURM array has {shard.count} tasks, not the {count} of auto/{count}.",
                 hint=f'Say which share it is, as --shard "${_SLURM}/{count}" for tasks from 1.',
             )
         return shard
