@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Literal
 
@@ -67,6 +67,23 @@ def end_with_parent() -> None:
     for number in _USUAL:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, for this one to end them.
+
+    What a process does about it itself comes too late: one pressed while it still imports its
+    modules is a traceback on the terminal. Ignoring is inherited; here it lasts for milliseconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what is ignored
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _watch_parent() -> None:

@@ -19,6 +19,7 @@ from gia_cli.errors import GiaError, UsageError
 from gia_cli.inference.plan import InferOptions, plan
 from gia_cli.inference.run import infer
 from gia_cli.inference.select import open_engine
+from gia_cli.interrupts import deaf_children
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import peak_resident_bytes, resolve
 from gia_cli.weights.manifest import find_weights
@@ -114,7 +115,8 @@ def _run(megapixels: float, limit: int | None, weights: str | None) -> _Run | st
     ours, theirs = context.Pipe()
     arguments = (theirs, megapixels, limit, weights)
     process = context.Process(target=_serve, args=arguments, daemon=True)
-    process.start()
+    with deaf_children():
+        process.start()
     theirs.close()
     try:
         answer: _Run | str = ours.recv()

@@ -33,6 +33,7 @@ from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer, pad_to_stride
 from gia_cli.inference.select import obstacle_to_openvino, require_onnx
 from gia_cli.inference.torch_engine import TorchEngine
+from gia_cli.interrupts import deaf_children
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
 from gia_cli.nets.config import NETWORKS
@@ -201,7 +202,8 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, variant), daemon=True)
-        self._process.start()
+        with deaf_children():
+            self._process.start()
         theirs.close()
 
     def run(self, *, keep: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gia_cli.cameras import CameraFamily
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.files import is_file, is_folder
+from gia_cli.interrupts import deaf_children
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, available_cores
 from gia_cli.training.config import RECIPES, SimulationName, TimedRecipe
@@ -117,7 +118,8 @@ def _run(config: TrainingConfig, folder: Path, way: Way, turn: int) -> float | s
     ours, theirs = context.Pipe()
     arguments = (theirs, config, folder, way, turn)
     process = context.Process(target=_serve, args=arguments)  # no daemon: it has children
-    process.start()
+    with deaf_children():
+        process.start()
     theirs.close()
     try:
         answer: float | str = ours.recv()

@@ -485,7 +485,7 @@ class RayPool:
     def wait(self) -> Iterable[Event]:
         """Wait a moment for something to happen."""
         if len(self._names) == 0:
-            self._progress.status(f"waiting for {self.size} workers of the cluster")
+            self._progress.status(f"waiting for the cluster's workers: {self.size}")
         if self._calls:
             references = {call.reference: worker for worker, call in self._calls.items()}
             ready, _ = self._ray.wait(list(references), num_returns=1, timeout=_MOMENT_S)

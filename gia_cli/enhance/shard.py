@@ -147,7 +147,13 @@ def _numbered(environment: Mapping[str, str], count: int) -> Shard:
     if environment.get(_KUBERNETES) is not None:
         return Shard(_whole(environment, _KUBERNETES) + 1, count, _KUBERNETES)
     if (shard := _from_slurm(environment)) is not None:
-        return Shard(shard.number, count, _SLURM)
+        # Tasks 7 and 12, done again, are an array of two: not shares 1 and 2.
+        if shard.count != count:
+            raise UsageError(
+                f"This SLURM array has {shard.count} tasks, not the {count} of auto/{count}.",
+                hint=f'Say which share it is, as --shard "${_SLURM}/{count}" for tasks from 1.',
+            )
+        return shard
     raise UsageError(
         f"--shard auto/{count} needs {_SLURM} or {_KUBERNETES}, and neither is set.",
         hint=f"Say which share it is: --shard 1/{count}.",
@@ -155,10 +161,11 @@ def _numbered(environment: Mapping[str, str], count: int) -> Shard:
 
 
 def _whole(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "")
-    if not re.fullmatch(r"\d{1,9}", text):
+    text = environment.get(name)
+    if text is None or not re.fullmatch(r"\d{1,9}", text):
+        fault = "not set" if text is None else f"'{text}', which is no whole number"
         raise UsageError(
-            f"{name} is '{text}', which is no whole number.",
+            f"{name} is {fault}.",
             hint="Say which share it is: --shard I/N.",
         )
     return int(text)

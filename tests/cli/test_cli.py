@@ -26,6 +26,7 @@ from gia_cli.enhance.white_balance import NAMES
 from gia_cli.errors import Interrupted, Terminated
 from gia_cli.imaging.icc import icc_profile
 from gia_cli.inference import openvino_core
+from gia_cli.interrupts import deaf_children
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
@@ -718,6 +719,15 @@ def test_no_folder_for_temporary_files_is_needed(make_arw: MakePhoto, tmp_path: 
     assert run.returncode == 0, run.stderr
     photo.write_bytes(photo.read_bytes()[:-5000])
     assert pressed("", "enhance", photo, more=more).returncode == 14
+
+
+def test_processes_of_a_benchmark_never_hear_ctrl_c_not_even_while_they_start() -> None:
+    command = [sys.executable, "-c", "import signal; print(int(signal.getsignal(signal.SIGINT)))"]
+    mine = signal.getsignal(signal.SIGINT)
+    with pytest.raises(OSError, match="no process"), deaf_children():
+        assert int(subprocess.check_output(command, timeout=60)) == signal.SIG_IGN
+        raise OSError("no process")
+    assert signal.getsignal(signal.SIGINT) is mine
 
 
 @pytest.mark.parametrize("time", [1, 45, 60, 90, 300, 3600, 0.5])

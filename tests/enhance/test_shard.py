@@ -71,7 +71,7 @@ def test_the_option_and_the_environment() -> None:
     assert parse_shard("3/64", SLURM) == Shard(3, 64)
     for text in (None, "auto"):
         assert parse_shard(text, SLURM) == Shard(3, 4, "SLURM_ARRAY_TASK_ID")
-    assert parse_shard("auto/9", SLURM) == Shard(3, 9, "SLURM_ARRAY_TASK_ID")
+    assert parse_shard("auto/4", SLURM) == Shard(3, 4, "SLURM_ARRAY_TASK_ID")
     pod = {"JOB_COMPLETION_INDEX": "0"}
     assert parse_shard("auto/9", pod) == Shard(1, 9, "JOB_COMPLETION_INDEX")
     assert parse_shard(None, pod) is None and "--shard auto/N" in unnumbered(pod)
@@ -94,9 +94,10 @@ def test_the_option_and_the_environment() -> None:
         ("", {}, "takes I/N"),
         ("auto", {"SLURM_ARRAY_TASK_ID": None}, "which is not set"),
         ("auto/4", {"SLURM_ARRAY_TASK_ID": None}, "neither is set"),
-        ("auto/2", {}, "no shard 3 of 2"),
+        ("auto/2", {}, "has 4 tasks, not the 2 of"),
+        ("auto/9", {}, "has 4 tasks, not the 9 of"),
         ("auto/2", {"JOB_COMPLETION_INDEX": "two"}, "'two', which is no whole number"),
-        (None, {"SLURM_ARRAY_TASK_COUNT": None}, "SLURM_ARRAY_TASK_COUNT is ''"),
+        (None, {"SLURM_ARRAY_TASK_COUNT": None}, "SLURM_ARRAY_TASK_COUNT is not set"),
         (None, {"SLURM_ARRAY_TASK_MAX": "9"}, "from 2 to 9, with gaps"),
         (None, {"SLURM_ARRAY_TASK_MAX": "2"}, "with gaps"),
         (None, {"SLURM_ARRAY_TASK_COUNT": "0"}, "with gaps"),
