@@ -122,9 +122,8 @@ class ArrayCache:
             The folder cannot be written.
         """
         stock = Stock.look(folder, sources, recipe=recipe, check=check, progress=progress)
-        if stock.missing and may_move and not _takes_files(folder):
-            own = _temporary_folder(folder, progress)
-            stock = Stock.look(own, sources, recipe=recipe, progress=progress)
+        if may_move and stock.missing and not _takes_files(folder):
+            stock = Stock(_temporary_folder(folder, progress), sources, recipe, check, {})
         return stock.complete(decode, progress)
 
     @property
