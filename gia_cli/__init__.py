@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from gia_cli._version import __version__
 
 if TYPE_CHECKING:
-    from gia_cli.enhance.enhancer import Enhanced, Enhancer
+    from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
+    from gia_cli.enhance.stages import Enhanced
     from gia_cli.errors import GiaError
     from gia_cli.imaging.save_options import SaveOptions
     from gia_cli.raw.reader import RawFrame, read_raw
 
 _HOMES = {
-    "Enhanced": "enhance.enhancer",
+    "Enhanced": "enhance.stages",
     "Enhancer": "enhance.enhancer",
     "ExposureRequest": "enhance.exposure",
     "GiaError": "errors",

@@ -226,6 +226,20 @@ class OutOfMemoryError(GiaError):
     hint = "Close other programs, or raise what limits it (--max-memory, ulimit -v, a container)."
 
 
+class WorkerError(GiaError):
+    """A photo whose process died of it, on a cluster, each time."""
+
+    exit_code = 52
+    hint = "Try it alone, without --ray; if gia ends there too, please report it."
+
+
+class ClusterError(GiaError):
+    """A cluster that does not answer, or has no worker left."""
+
+    exit_code = 53
+    hint = "Check the address, and that the cluster is up (ray status)."
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -253,6 +267,13 @@ class DivergedError(GiaError):
     )
 
 
+class ProcessLostError(GiaError):
+    """One of several processes that train together has ended, or does not answer."""
+
+    exit_code = 73
+    hint = "Run the same command to resume; torchrun does it by itself with --max-restarts."
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -267,3 +288,10 @@ class OutputExistsError(OutputError):
 
     exit_code = 61
     hint = "Use --on-exists overwrite or skip, or another name with -o."
+
+
+class StorageError(GiaError):
+    """An object store that cannot be used: no such bucket, no credentials, no network."""
+
+    exit_code = 62
+    hint = "Check the bucket's name, the credentials and the address (AWS_ENDPOINT_URL for S3)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -27,6 +28,8 @@ _TRIES = 100  # to find a temporary name that is free
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _LONGEST_ON_WINDOWS = 259  # characters of a whole path, unless its user has allowed more
 _unfinished: set[Path] = set()  # temporary files of this process
+_mark = ""  # what their names begin with
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.gia\.tmp")
 
 
 @contextmanager
@@ -73,7 +76,8 @@ def _open_beside(path: Path) -> tuple[Path, BinaryIO]:
 
 def _open_new(path: Path, length: int) -> tuple[Path, BinaryIO]:
     for _ in range(_TRIES):
-        temporary = path.with_name(f".{secrets.token_hex(6)}.gia.tmp"[: max(length, 2)])
+        name = f"{_mark}{secrets.token_hex(6)}"[:12]
+        temporary = path.with_name(f".{name}.gia.tmp"[: max(length, 2)])
         with suppress(FileExistsError):
             # open() heeds the user's umask; mkstemp's mode 0600 would stay on the output.
             file = temporary.open("x+b")
@@ -213,6 +217,40 @@ def remove_unfinished() -> None:
     """Remove the temporary files of what is being written; for a process that ends at once."""
     for temporary in tuple(_unfinished):
         _remove(temporary)
+
+
+def mark_unfinished(mark: str) -> None:
+    """Let the names of this process's temporary files begin with six hexadecimal digits."""
+    global _mark
+    _mark = mark
+
+
+def sweep(folder: Path, *, mark: str = "", older_than_s: float = 0.0) -> int:
+    """Remove temporary files that processes which were killed have left in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    mark : str
+        Only those of processes with this mark, see `mark_unfinished`.
+    older_than_s : float
+        Only those that have not been written to for so many seconds.
+
+    Returns
+    -------
+    int
+        How many were removed.
+    """
+    removed = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name) or not entry.name.startswith(f".{mark}"):
+                continue
+            with suppress(OSError):  # another one sweeps too
+                if time.time() - entry.stat().st_mtime >= older_than_s:
+                    Path(entry.path).unlink()
+                    removed += 1
+    return removed
 
 
 def identity(path: Path) -> tuple[int, int | str] | None:

@@ -11,9 +11,9 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -27,7 +27,10 @@ Result = TypeVar("Result")
 #: Of OpenVINO and of ONNX Runtime: torch does not know them by these names.
 OtherDevice = Literal["intel-gpu", "directml", "coreml", "migraphx"]
 DeviceKind = Literal["cpu", "cuda", "mps", OtherDevice]
-DeviceName = Literal["auto", DeviceKind]
+#: "auto", a `DeviceKind`, or one of several cards: "cuda:1".
+DeviceName = str
+#: What may be named without a number.
+DEVICES: tuple[str, ...] = ("auto", *get_args(DeviceKind))
 #: Of training.
 FloatPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 Precision = Literal[FloatPrecision, "int8"]
@@ -63,10 +66,12 @@ _OUT_OF_MEMORY_TEXTS = (
     "failed to allocate",
     "failed to map segment",
     "can't start new thread",
+    "resource temporarily unavailable",  # a thread, for C++
     "could not create a primitive",
     "could not create a memory",
     "bad_alloc",
     "status_alloc_failed",
+    "allocation_failed",
     "insufficient memory",
 )
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
@@ -78,6 +83,13 @@ class Runtime:
 
     device: DeviceKind
     dtype: NumberFormat
+    index: int = 0
+    """Which one of several cards."""
+
+    @property
+    def place(self) -> str:
+        """The device as torch names it: "cuda" for the first card, "cuda:1" for the second."""
+        return f"{self.device}:{self.index}" if self.index else self.device
 
     @property
     def number_bytes(self) -> int:
@@ -85,7 +97,71 @@ class Runtime:
         return {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.dtype}"
+        return f"{self.place}, {self.dtype}"
+
+
+def split_device(name: DeviceName) -> tuple[str, int | None]:
+    """Take a device's name apart: its kind or "auto", and which one if the name says so.
+
+    Raises
+    ------
+    UsageError
+        There is no such device, or its kind is not counted.
+
+    Examples
+    --------
+    >>> split_device("cuda:1"), split_device("auto")
+    (('cuda', 1), ('auto', None))
+    """
+    numbered = re.fullmatch(r"cuda:(\d{1,4})", name) if isinstance(name, str) else None
+    if numbered is not None:
+        return "cuda", int(numbered[1])
+    if isinstance(name, str) and "," in name:
+        raise UsageError(f"This takes one device, not '{name}'.", hint="gia enhance takes several.")
+    if isinstance(name, str) and name.startswith("cuda:"):
+        raise UsageError(f"'{name}' is no card.", hint="Write it like cuda:0 or cuda:1.")
+    one_of(name, DEVICES, "device")
+    return name, None
+
+
+def split_devices(names: str) -> list[DeviceName]:
+    """Take a list of cards apart, such as "cuda:0,cuda:1"; any other device stands alone.
+
+    Raises
+    ------
+    UsageError
+        One of them is no device, or is named twice; or not all of several are numbered cards.
+    """
+    if not isinstance(names, str) or "," not in names:
+        split_device(names)
+        return [names]
+    devices = names.split(",")
+    numbers = [split_device(name)[1] for name in devices]
+    if None in numbers:
+        raise UsageError(f"{names} are not all cards.", hint="Write several like cuda:0,cuda:1.")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--device {names} names a card twice.")
+    return devices
+
+
+def devices_for_batch(names: str) -> list[DeviceName]:
+    """Name the devices that a batch runs on: those that are named, or all usable cards.
+
+    Parameters
+    ----------
+    names : str
+        As for `split_devices`. "cuda" means every card that torch has kernels for, and so does
+        "auto" where there are some.
+
+    Raises
+    ------
+    UsageError
+    """
+    devices = split_devices(names)
+    if devices == ["cuda"] or (devices == ["auto"] and _may_have_gpu()):
+        usable = [f"cuda:{card.index}" for card in gpus() if card.has_kernels]
+        return usable if len(usable) > 1 else devices
+    return devices
 
 
 def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runtime:
@@ -93,8 +169,9 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
 
     Parameters
     ----------
-    device : "auto", "cpu", "cuda" or "mps"
-        auto: CUDA, else Apple's MPS, else CPU.
+    device : "auto", "cpu", "cuda", "cuda:N" or "mps"
+        auto: CUDA, else Apple's MPS, else CPU. Of several cards the first that torch has kernels
+        for, or number N.
     precision : "auto", "fp32", "fp16", "bf16" or "int8"
         auto: fp16 on CUDA, fp32 elsewhere. int8 means the CPU.
 
@@ -105,15 +182,15 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
     UsageError
         There is no such device or precision.
     """
-    one_of(device, get_args(DeviceName), "device")
+    kind, index = split_device(device)
     one_of(precision, _PRECISIONS, "precision")
-    if precision == "int8" and device == "auto":
-        device = "cpu"
-    if device in get_args(OtherDevice):
+    if precision == "int8" and kind == "auto":
+        kind = "cpu"
+    if kind in get_args(OtherDevice):
         raise DeviceError(
-            f"torch, which computes this, does not run on {device}.", hint="Leave out --device."
+            f"torch, which computes this, does not run on {kind}.", hint="Leave out --device."
         )
-    chosen = _present_device(device)
+    chosen, index = _present_device(kind, index)
     if precision == "int8" and chosen != "cpu":
         raise DeviceError(
             f"int8 is computed on the CPU, not on {chosen}.", hint="Leave out --device."
@@ -128,26 +205,43 @@ def resolve(device: DeviceName = "auto", precision: Precision = "auto") -> Runti
         "bf16": "bfloat16",
         "int8": "int8",
     }
-    return Runtime(chosen, formats[precision])
+    return Runtime(chosen, formats[precision], index)
 
 
-def _present_device(wanted: DeviceName) -> DeviceKind:
+def _present_device(wanted: str, index: int | None) -> tuple[DeviceKind, int]:
     """Choose or check the device; torch is asked only where it may know of more than the CPU."""
     if wanted == "cpu" or (wanted == "auto" and not _may_have_gpu()):
-        return "cpu"
-    import torch
-
-    found: dict[DeviceKind, bool] = {
-        "cuda": torch.cuda.is_available(),
-        "mps": _has_mps(),
-        "cpu": True,
-    }
+        return "cpu", 0
+    cards = gpus()
+    if wanted == "cuda" and cards:
+        return "cuda", _usable_card(cards, index).index
+    usable = [card for card in cards if card.has_kernels]
+    if wanted == "auto" and usable:
+        return "cuda", usable[0].index
+    if wanted in ("auto", "mps") and _has_mps():
+        return "mps", 0
     if wanted == "auto":
-        return next(name for name, is_there in found.items() if is_there)
-    if not found[wanted]:
-        present = ", ".join(name for name, is_there in found.items() if is_there)
-        raise DeviceError(f"This machine has no {wanted} device that torch can use ({present}).")
-    return wanted
+        return "cpu", 0
+    present = ", ".join([*("cuda" for _ in cards[:1]), *(["mps"] if _has_mps() else []), "cpu"])
+    raise DeviceError(f"This machine has no {wanted} device that torch can use ({present}).")
+
+
+def _usable_card(cards: Sequence[Gpu], index: int | None) -> Gpu:
+    """Find the card that was asked for, or the first that torch has kernels for."""
+    if index is not None and index >= len(cards):
+        known = ", ".join(f"cuda:{card.index} ({card.name})" for card in cards)
+        raise DeviceError(
+            f"There is no cuda:{index}: torch sees {known}.", hint="Use one of these for --device."
+        )
+    asked = list(cards) if index is None else [cards[index]]
+    usable = [card for card in asked if card.has_kernels]
+    if usable:
+        return usable[0]
+    raise DeviceError(
+        f"This build of torch has no kernels for the {asked[0].name} (compute capability "
+        f"{asked[0].capability}).",
+        hint="Use --device cpu, or install a build of torch that has them.",
+    )
 
 
 def _may_have_gpu() -> bool:
@@ -192,6 +286,10 @@ class Gpu:
     """Bytes in all."""
     capability: str
     """Of CUDA, such as "9.0"; of AMD the architecture."""
+    index: int = 0
+    """Its number, as in "cuda:0"."""
+    has_kernels: bool = True
+    """Whether this build of torch has code that runs on it."""
 
 
 def gpus() -> list[Gpu]:
@@ -199,14 +297,54 @@ def gpus() -> list[Gpu]:
     import torch
 
     found = [torch.cuda.get_device_properties(index) for index in range(_cuda_count())]
+    # AMD's are not compared: their names stand for families, and users override them.
+    built_for = torch.cuda.get_arch_list() if found and torch.version.hip is None else []
     return [
         Gpu(
             each.name,
             int(each.total_memory),
             getattr(each, "gcnArchName", None) or f"{each.major}.{each.minor}",
+            index,
+            runs_on((each.major, each.minor), built_for),
         )
-        for each in found
+        for index, each in enumerate(found)
     ]
+
+
+def runs_on(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Tell whether code that was built for some architectures runs on an Nvidia card.
+
+    Parameters
+    ----------
+    capability : (major, minor)
+        The card's.
+    built_for : sequence of str
+        As torch names them: "sm_86" is machine code, for cards of that major
+        version and no lower minor one; "compute_90" is compiled for the card when it is loaded, for
+        any that is not older. A letter behind the number binds it to one card (a) or one major
+        version (f). Empty: not known.
+
+    References
+    ----------
+    CUDA C++ Programming Guide, "Application Compatibility", and its list of compute capabilities.
+
+    Examples
+    --------
+    >>> runs_on((8, 9), ["sm_75", "sm_86"]), runs_on((6, 1), ["sm_75", "compute_90"])
+    (True, False)
+    """
+    known = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in built_for]
+    targets = [each for each in known if each is not None]
+    return not targets or any(_is_for(capability, *target.groups()) for target in targets)
+
+
+def _is_for(capability: tuple[int, int], kind: str, major: str, minor: str, bound: str) -> bool:
+    target = int(major), int(minor)
+    if bound == "a":
+        return capability == target
+    if kind == "compute" and not bound:
+        return capability >= target
+    return capability[0] == target[0] and capability[1] >= target[1]
 
 
 def torch_facts() -> dict[str, object]:
@@ -218,6 +356,15 @@ def torch_facts() -> dict[str, object]:
         "mps": _has_mps(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Let torch compute in the number format of what it is given: autocast would halve fp32."""
+    import torch
+
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # such as "meta", which computes nothing
 
 
 # ---------------------------------------------------------------- cores
@@ -396,22 +543,69 @@ def _set_malloc(*settings: tuple[int, int]) -> bool:
     return all([mallopt(*setting) for setting in settings])
 
 
-def free_bytes(device: DeviceKind = "cpu") -> int:
+def free_bytes(device: DeviceKind = "cpu", index: int = 0) -> int:
     """Memory that this process may still take on a device, container limits included.
 
     Of a GPU that torch cannot ask it is main memory, which most of these GPUs share.
+
+    Parameters
+    ----------
+    device : DeviceKind
+    index : int
+        Which one of several cards.
     """
     if device == "cuda" and _cuda_count():
         import torch
 
         # torch keeps what it freed: still ours to use, but not free to the driver.
-        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int((torch.cuda.mem_get_info()[0] + kept) * _SHARE_OF_FREE)
+        kept = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+        return int((torch.cuda.mem_get_info(index)[0] + kept) * _SHARE_OF_FREE)
     import psutil
 
     free = int(psutil.virtual_memory().available)
     limits = [left for left in (memory_left(), address_space_left()) if left is not None]
+    if device == "mps":
+        import torch
+
+        used = torch.mps.current_allocated_memory()
+        free += torch.mps.driver_allocated_memory() - used  # kept, as on CUDA
+        # Beyond this the system makes the GPU wait for memory.
+        limits.append(max(torch.mps.recommended_max_memory() - used, 0))
     return int(min([free, *limits]) * _SHARE_OF_FREE)
+
+
+def release_gpu_memory(device: str) -> None:
+    """Hand back what torch keeps of a GPU's memory for later; nothing of what is in use.
+
+    After some errors of CUDA every further call fails, this one too: that is no news then.
+    """
+    import torch
+
+    modules = {"cuda": torch.cuda, "mps": torch.mps}
+    if device in modules:
+        with suppress(RuntimeError):
+            modules[device].empty_cache()
+
+
+def is_main_memory(device: DeviceKind, index: int = 0) -> bool:
+    """Tell whether what a device takes is taken of main memory, beside what the process holds.
+
+    So it is on CPUs, Apple's chips and boards whose GPU is built in; not on a graphics card. Of the
+    devices that neither torch nor OpenVINO can ask, `free_bytes` is main memory, and so is this.
+
+    Parameters
+    ----------
+    device : DeviceKind
+    index : int
+        Which one of several cards.
+    """
+    if device != "cuda":
+        return True
+    if not _cuda_count():
+        return False
+    import torch
+
+    return bool(getattr(torch.cuda.get_device_properties(index), "is_integrated", False))
 
 
 def require_addresses() -> None:
@@ -446,8 +640,10 @@ def address_space_left() -> int | None:
 
 
 def is_oom_error(error: BaseException) -> bool:
-    """Tell want of memory by the error's words: most libraries have no class for it."""
+    """Tell want of memory, mostly by the error's words: few libraries have a class for it."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if isinstance(error, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
         return True
     words = str(error).lower()
     return any(text in words for text in _OUT_OF_MEMORY_TEXTS)

@@ -90,7 +90,9 @@ def test_one_black_level_may_be_any_scalar(value: Any) -> None:
             InferOptions(),
             levels=512,  # type: ignore[arg-type]
         ),
-        lambda: resolve("gpu"),  # type: ignore[arg-type]
+        lambda: resolve("gpu"),
+        lambda: resolve("cuda:x"),
+        lambda: resolve("cpu:0"),
         lambda: WhiteBalance("nonsense"),
         lambda: WhiteBalance("gains"),
         lambda: Levels(black=512.0),  # type: ignore[arg-type]

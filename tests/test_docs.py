@@ -44,7 +44,7 @@ def commands_in(text: str) -> list[tuple[str, list[str]]]:
     found = []
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            for part in line.split("&&"):
+            for part in re.split("&&|;", line):
                 words = shlex.split(part, comments=True)
                 if words[:1] == ["torchrun"]:
                     words = ["gia", *words[words.index("gia_cli") + 1 :]]
@@ -70,7 +70,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 
 def test_the_cookbook_was_read() -> None:
     assert {command for command, _ in commands_in(text_of("cookbook.md"))} >= {
-        *("enhance", "watch", "info", "simulate", "train", "eval", "bench"),
+        *("enhance", "watch", "info", "simulate", "pack", "train", "eval", "bench"),
         *("weights export", "weights calibrate", "weights quantize"),
     }
 
@@ -112,7 +112,7 @@ def test_generated_exit_codes_are_those_of_the_errors() -> None:
 def test_generated_commands_are_all_with_all_options() -> None:
     generated = docs_pages.commands()
     sections = re.split(r"^## gia ", generated, flags=re.MULTILINE)[1:]
-    assert len(sections) == 16
+    assert len(sections) == 17
     for section in sections:
         command = section.split("\n")[0]
         options = set(re.findall(r"--[a-z0-9-]+", help_of(command)))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,9 @@ from gia_cli.runtime import (
     available_cores,
     cache_folder,
     device_names,
+    devices_for_batch,
     free_bytes,
+    is_main_memory,
     is_oom_error,
     parse_size,
     resident_bytes,
@@ -100,7 +103,7 @@ def test_cpu_computes_in_fp32_and_bf16(precision: Precision, dtype: NumberFormat
 
 def test_int8_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve("auto", "int8") == resolve("cpu", "int8") == Runtime("cpu", "int8")
-    monkeypatch.setattr(runtime, "_present_device", lambda wanted: wanted)
+    monkeypatch.setattr(runtime, "_present_device", lambda *wanted: wanted)
     with pytest.raises(DeviceError, match="not on cuda") as caught:
         resolve("cuda", "int8")
     assert caught.value.hint == "Leave out --device."
@@ -148,7 +151,7 @@ def test_auto_takes_the_best_device_present(
     dtype: NumberFormat,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    cards(monkeypatch, (8, 6), count=int(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert resolve() == Runtime(expected, dtype)
     assert resolve("cpu") == Runtime("cpu", "float32")
@@ -269,7 +272,45 @@ def share(free: int) -> object:
 def test_without_a_container_the_hosts_memory_counts(host: int) -> None:
     assert 0.5 * host < free_bytes() < host
     assert free_bytes() == share(host)
-    assert free_bytes("mps") == free_bytes("cpu")
+    assert free_bytes("intel-gpu") == free_bytes("cpu")
+
+
+@pytest.mark.parametrize(
+    ("recommended", "used", "kept", "left"),
+    [(12, 1, 0, 10), (12, 1, 2, 11), (12, 3, 0, 9), (2, 3, 0, 0)],
+)
+def test_apples_gpu_takes_main_memory_up_to_what_metal_recommends(
+    recommended: int, used: int, kept: int, left: int, host: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"recommended_max": recommended, "current_allocated": used}
+    for name, value in (held | {"driver_allocated": used + kept}).items():
+        bytes_ = value * GIGABYTE
+        monkeypatch.setattr(torch.mps, f"{name}_memory", lambda bytes_=bytes_: bytes_)
+    assert free_bytes("mps") == share(left * GIGABYTE)
+    assert is_main_memory("mps")
+
+
+@pytest.mark.parametrize("is_integrated", [0, 1])
+def test_a_graphics_card_has_memory_of_its_own_unless_it_is_built_in(
+    is_integrated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[DeviceKind] = ["cpu", "intel-gpu", "coreml", "directml"]
+    assert all(map(is_main_memory, others))
+    assert not is_main_memory("cuda")
+    cards(monkeypatch, (8, 7), is_integrated=is_integrated)
+    assert is_main_memory("cuda") == bool(is_integrated)
+
+
+def test_each_card_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, (8, 6), (8, 6))
+    for name, amounts in {
+        "memory_reserved": (2, 4),
+        "memory_allocated": (1, 1),
+        "mem_get_info": ((5, 8), (20, 24)),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda index, amounts=amounts: amounts[index])
+    monkeypatch.setattr(runtime, "_SHARE_OF_FREE", 1)
+    assert (free_bytes("cuda"), free_bytes("cuda", 1)) == (6, 23)
 
 
 @pytest.mark.parametrize(
@@ -447,14 +488,124 @@ def test_torch_is_not_asked_for_what_others_run_on(device: DeviceName) -> None:
         resolve(device)
 
 
+def cards(
+    monkeypatch: pytest.MonkeyPatch,
+    *capabilities: tuple[int, int],
+    count: int | None = None,
+    built_for: Sequence[str] = (),
+    is_integrated: int = 0,
+) -> None:
+    """Let torch see Nvidia cards of these compute capabilities, and be built for some."""
+    found = [
+        SimpleNamespace(
+            name=f"Card {index}",
+            total_memory=8 * 10**9,
+            major=major,
+            minor=minor,
+            is_integrated=is_integrated,
+        )
+        for index, (major, minor) in enumerate(capabilities)
+    ][:count]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(found))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found[index])
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(built_for))
+
+
 def test_gpus_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    properties = SimpleNamespace(name="Some GPU", total_memory=8 * 10**9, major=9, minor=0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    assert runtime.gpus() == [runtime.Gpu("Some GPU", 8 * 10**9, "9.0")]
+    cards(monkeypatch, (9, 0), (5, 2), built_for=["sm_75", "sm_90"])
+    assert runtime.gpus() == [
+        runtime.Gpu("Card 0", 8 * 10**9, "9.0", 0, True),
+        runtime.Gpu("Card 1", 8 * 10**9, "5.2", 1, False),
+    ]
+    monkeypatch.setattr(torch.version, "hip", "6.4")  # whose names are not compared
+    assert all(gpu.has_kernels for gpu in runtime.gpus())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert runtime.gpus() == []
+
+
+BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "does"),
+    [
+        ((7, 5), BUILT, True),
+        ((8, 9), BUILT, True),  # as sm_86
+        ((6, 1), BUILT, False),  # GTX 10xx with torch for CUDA 13
+        ((7, 0), BUILT, False),
+        ((12, 1), BUILT, True),
+        ((13, 0), BUILT, True),  # compiled for it when it is loaded
+        ((13, 0), BUILT[:-1], False),
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 1), ["sm_90a", "compute_90a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((12, 0), ["sm_100f", "compute_100f"], False),
+        ((6, 1), [], True),  # not known
+    ],
+)
+def test_a_card_needs_kernels_made_for_it(
+    capability: tuple[int, int], built_for: list[str], does: bool
+) -> None:
+    assert runtime.runs_on(capability, built_for) == does
+
+
+def test_a_card_without_kernels_is_passed_over_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, (6, 1), (8, 6), built_for=BUILT)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("auto", "cuda", "cuda:1"):
+        assert resolve(name) == Runtime("cuda", "float16", 1)
+    assert str(resolve()) == "cuda:1, float16"
+    with pytest.raises(DeviceError, match=r"no kernels for the Card 0 .*6\.1") as caught:
+        resolve("cuda:0")
+    assert "--device cpu" in caught.value.hint
+    cards(monkeypatch, (6, 1), built_for=BUILT)
+    assert resolve() == Runtime("cpu", "float32")
+    with pytest.raises(DeviceError, match="no kernels"):
+        resolve("cuda")
+
+
+def test_a_card_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, (8, 6), (8, 6))
+    assert resolve("cuda:1", "fp32") == Runtime("cuda", "float32", 1)
+    assert resolve("cuda:0") == resolve("cuda") == Runtime("cuda", "float16")
+    assert torch.device(resolve("cuda:1").place) == torch.device("cuda", 1)
+    with pytest.raises(DeviceError, match=r"no cuda:2: torch sees cuda:0 \(Card 0\), cuda:1 \("):
+        resolve("cuda:2")
+    cards(monkeypatch)
+    with pytest.raises(DeviceError, match="no cuda device"):
+        resolve("cuda:0")
+
+
+def test_a_batch_takes_all_usable_cards_unless_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, (8, 6), (6, 1), (9, 0), built_for=BUILT)
+    for name in ("cuda", "auto"):
+        assert devices_for_batch(name) == ["cuda:0", "cuda:2"]
+    for name in ("cuda:2", "cpu", "mps", "directml"):
+        assert devices_for_batch(name) == [name]
+    assert devices_for_batch("cuda:1,cuda:0") == ["cuda:1", "cuda:0"]  # refused by `resolve`
+    cards(monkeypatch, (8, 6), (6, 1), built_for=BUILT)
+    assert devices_for_batch("auto") == ["auto"]
+    for wrong in (
+        "cuda:0,cuda:0",
+        "cuda:1,cuda:01",
+        "cuda:0,mps",
+        "cuda,cuda:1",
+        "cuda:0,",
+        ",",
+        "cuda:0, cuda:1",
+    ):
+        with pytest.raises(UsageError):
+            devices_for_batch(wrong)
+    with pytest.raises(UsageError, match="takes one device"):
+        resolve("cuda:0,cuda:1")
+
+
+@pytest.mark.parametrize("name", ["cuda:", "cuda:x", "cuda:-1", "cuda:1 ", "mps:0", "CUDA:1", ""])
+def test_what_names_no_card_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        resolve(name)
 
 
 @pytest.mark.parametrize(
@@ -463,9 +614,31 @@ def test_gpus_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "Internal Error (0000000e:Insufficient Memory)",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1.00 GB)",
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
     ],
 )
 def test_want_of_a_gpus_memory_is_told_by_its_words(words: str) -> None:
     assert is_oom_error(RuntimeError(words))
     assert not is_oom_error(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_torchs_own_error_is_told_by_its_class() -> None:
+    assert is_oom_error(torch.OutOfMemoryError("no words"))
+
+
+@pytest.mark.parametrize(("device", "released"), [("cuda", 1), ("mps", 1), ("cpu", 0)])
+def test_a_gpus_memory_is_handed_back_and_an_error_that_sticks_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, device: str, released: int
+) -> None:
+    calls: list[str] = []
+
+    def broken(name: str) -> None:
+        calls.append(name)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: broken("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: broken("mps"))
+    runtime.release_gpu_memory(device)
+    assert calls == [device] * released

@@ -31,9 +31,13 @@ class BatchConfig:
     options: tuple[str, ...] = ()
     """Further options of ``gia enhance``."""
     rounds: int = 3
+    workers: tuple[int, ...] = ()
+    """Each round also on local Ray clusters of so many workers, in turns."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for what cannot be timed."""
+        if any(count < 1 for count in self.workers):
+            raise UsageError("--workers takes numbers of workers, such as 1,2,4.")
         if self.rounds < 1:
             raise UsageError(f"--rounds must be positive, not {self.rounds}.")
 
@@ -47,13 +51,15 @@ class BatchRun:
     seconds: float
     """Wall-clock time of the process."""
     cpu_seconds: float
-    """Processor time, of all cores."""
+    """Processor time, of all cores; on a cluster not that of its workers."""
     peak_bytes: int
-    """Peak of the resident memory."""
+    """Peak of the resident memory, likewise."""
     network_seconds: float
     """Sum of the photos' time in the network."""
     stages: dict[str, float]
     """Median seconds of each stage of a photo."""
+    workers: int | None = None
+    """Of a cluster; None: one process, without one."""
 
 
 def measure_batch(config: BatchConfig, progress: Progress = SILENT) -> list[BatchRun]:
@@ -63,7 +69,7 @@ def measure_batch(config: BatchConfig, progress: Progress = SILENT) -> list[Batc
     ----------
     config : BatchConfig
     progress : Progress
-        Receives a stage "enhancing" with a step for each round.
+        Receives a stage "enhancing" with a step for each run.
 
     Raises
     ------
@@ -76,18 +82,22 @@ def measure_batch(config: BatchConfig, progress: Progress = SILENT) -> list[Batc
         raise DeviceError(
             "This system does not report what a process used.", hint="Run it on Linux or macOS."
         )
-    progress.stage("enhancing", config.rounds)
+    ways = (None, *config.workers)
+    progress.stage("enhancing", config.rounds * len(ways))
     runs = []
     for _ in range(config.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            runs.append(_run(config, Path(folder)))
-        progress.advance()
+        for workers in ways:
+            with tempfile.TemporaryDirectory() as folder:
+                runs.append(_run(config, workers, Path(folder)))
+            progress.advance()
     return runs
 
 
-def _run(config: BatchConfig, folder: Path) -> BatchRun:
+def _run(config: BatchConfig, workers: int | None, folder: Path) -> BatchRun:
     command = [sys.executable, "-P", "-m", "gia_cli", "enhance", str(config.photos), "--json"]
     command += ["--out-dir", str(folder / "out"), *config.options]
+    if workers is not None:
+        command += ["--ray", "local", "--workers", str(workers)]
     environment = {**os.environ, CONFIG_VARIABLE: ""}  # what is timed is what was asked for
     start = time.perf_counter()
     # Errors go to a file: a pipe that is not read would stop the process once it is full.
@@ -118,6 +128,7 @@ def _run(config: BatchConfig, folder: Path) -> BatchRun:
         peak_bytes=used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         network_seconds=sum(stages.get("network", [])),
         stages={name: statistics.median(values) for name, values in stages.items()},
+        workers=workers,
     )
 
 

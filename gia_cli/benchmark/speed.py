@@ -31,7 +31,7 @@ from gia_cli.errors import GiaError, UsageError
 from gia_cli.inference.engine import FP32_LEVELS, Engine
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer, pad_to_stride
-from gia_cli.inference.select import obstacle_to_openvino
+from gia_cli.inference.select import obstacle_to_openvino, require_onnx
 from gia_cli.inference.torch_engine import TorchEngine
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
@@ -40,7 +40,7 @@ from gia_cli.paper import PAPER_SIZE
 from gia_cli.progress import SILENT, Progress, Silent
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.writer import A_SHOT, write_arw
-from gia_cli.runtime import DeviceName, Precision, peak_resident_bytes, resolve
+from gia_cli.runtime import DeviceName, Precision, Runtime, peak_resident_bytes, resolve
 
 _PEAK_SIDE = 2048  # of the matrices whose product shows what the machine can do
 _TILE = 1024  # photosites; of the tiled variant
@@ -57,6 +57,8 @@ How = Literal[
     "OpenVINO, whole",
     "OpenVINO, in parts",
     "OpenVINO, tiled",
+    "ONNX Runtime, whole",
+    "ONNX Runtime, tiled",
 ]
 
 
@@ -68,7 +70,7 @@ class SpeedConfig:
     size: tuple[int, int] = PAPER_SIZE
     cfa: CfaKind = "bayer"
     how: tuple[How, ...] = get_args(How)
-    """What OpenVINO cannot run is left out."""
+    """What OpenVINO or ONNX Runtime cannot run is left out, and the latter where it is missing."""
     device: DeviceName = "auto"
     precisions: tuple[Precision, ...] = ("auto",)
     rounds: int = 3
@@ -176,10 +178,17 @@ def _take_turns(
 
 
 def _can_run(variant: Variant) -> bool:
-    if not variant.how.startswith("OpenVINO"):
-        return variant.precision != "int8"
     runtime = resolve(variant.device, variant.precision)
-    return obstacle_to_openvino(runtime, NETWORKS[variant.network]) is None
+    config = NETWORKS[variant.network]
+    if variant.how.startswith("OpenVINO"):
+        return obstacle_to_openvino(runtime, config) is None
+    if variant.how.startswith("ONNX"):
+        try:
+            require_onnx(runtime, config)
+        except GiaError:
+            return False
+        return True
+    return variant.precision != "int8"
 
 
 class _Child:
@@ -245,8 +254,12 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     network = build(replace(NETWORKS[variant.network], cfa=variant.cfa)).eval()
     mosaic = random_mosaic(variant.size, variant.cfa)
     options = _cut(variant)
+    engine: Engine
     if variant.how.startswith("OpenVINO"):
         engine = _openvino_engine(network, variant.precision)
+        del network
+    elif variant.how.startswith("ONNX"):
+        engine = _onnx_engine(network, runtime)
         del network
     else:
         engine = TorchEngine(network, runtime)
@@ -254,7 +267,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
     def run() -> float:
         start = time.perf_counter()
         if variant.how == "eager NCHW, whole":
-            _run_eagerly(network, mosaic.planes, torch.device(runtime.device))
+            _run_eagerly(network, mosaic.planes, torch.device(runtime.place))
         else:
             infer(engine, mosaic, options, _Strict())
         seconds = time.perf_counter() - start
@@ -264,7 +277,7 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
 
     def finish() -> tuple[int, str]:
         if runtime.device == "cuda":
-            return torch.cuda.max_memory_allocated(), str(runtime)
+            return torch.cuda.max_memory_allocated(runtime.index), str(runtime)
         return peak_resident_bytes(), str(runtime)
 
     return run, finish
@@ -282,7 +295,20 @@ def _openvino_engine(network: Network, precision: Precision) -> Engine:
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     if precision == "int8":
         arrays = _in_int8(arrays)
-    return OpenVinoEngine(network.config, arrays, network.config.network)
+    in_bf16 = precision == "bf16" or None
+    return OpenVinoEngine(network.config, arrays, network.config.network, in_bf16=in_bf16)
+
+
+def _onnx_engine(network: Network, runtime: Runtime) -> Engine:
+    from gia_cli.inference.named_arrays import NamedArrays
+    from gia_cli.inference.onnx_engine import OnnxEngine
+    from gia_cli.inference.onnx_graph import ONNX_GRAPHS
+
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    weights = NamedArrays(arrays, network.config.network)
+    return OnnxEngine(
+        ONNX_GRAPHS[network.config.network](network.config, weights), [runtime.device]
+    )
 
 
 def _in_int8(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -329,12 +355,12 @@ def _without_bands() -> Iterator[None]:
     """Let stages run on the whole frame."""
     from gia_cli.nets import blocks
 
-    rows = blocks._BAND_ROWS
-    blocks._BAND_ROWS = 1 << 30
+    band_rows = blocks._band_rows
+    blocks._band_rows = lambda x: 1 << 30
     try:
         yield
     finally:
-        blocks._BAND_ROWS = rows
+        blocks._band_rows = band_rows
 
 
 def _matrix_product_flops() -> float:

@@ -70,12 +70,13 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
 
 def batch_table(runs: Sequence[BatchRun]) -> tuple[list[str], list[list[str]]]:
     """Lay out what each round of a batch took."""
-    columns = ["photos", "wall clock", "to the network's", "network", "processor time"]
+    columns = ["photos", "workers", "wall clock", "to the network's", "network", "processor time"]
     stages = list(dict.fromkeys(name for run in runs for name in run.stages))
     columns += ["peak memory", *(f"{name}, median" for name in stages)]
     rows = [
         [
             str(run.photos),
+            "" if run.workers is None else str(run.workers),
             f"{run.seconds:.2f} s",
             f"x{run.seconds / run.network_seconds:.3f}" if run.network_seconds else "",
             f"{run.network_seconds:.2f} s",
@@ -120,17 +121,20 @@ def training_table(speeds: Sequence[TrainingSpeed]) -> tuple[list[str], list[lis
     reference = next((speed.median for speed in speeds if speed.seconds), 0.0)
     for speed in speeds:
         if not speed.seconds:
-            rows.append([str(speed.workers), speed.error or "", "", ""])
+            rows.append([speed.simulation, str(speed.workers), speed.error or "", "", "", ""])
             continue
         rows.append(
             [
+                speed.simulation,
                 str(speed.workers),
                 f"{speed.median:.3f} s",
                 f"{min(speed.seconds):.3f} to {max(speed.seconds):.3f}",
+                f"{1 / speed.median:.1f}",
                 f"x{reference / speed.median:.2f}",
             ]
         )
-    return ["workers", "a step, median", "spread", "faster"], rows
+    columns = ["simulation", "workers", "a step, median", "spread", "steps/s", "faster"]
+    return columns, rows
 
 
 def plot_growth(points: Sequence[Point], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How fast this machine trains, with crops made beside the training process or in it."""
+"""How fast this machine trains, by what simulates its crops, and where."""
 
 from __future__ import annotations
 
@@ -14,24 +14,35 @@ from gia_cli.cameras import CameraFamily
 from gia_cli.errors import GiaError, UsageError
 from gia_cli.files import is_file, is_folder
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import DeviceName, Precision
+from gia_cli.runtime import DeviceName, Precision, available_cores
+from gia_cli.training.config import RECIPES, SimulationName, TimedRecipe
 
 _STEPS = 100
 _TIMED = 50  # the last ones: `gia train` writes its log every 50 steps
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """What simulates crops, and in how many processes beside the training; 0: in that itself."""
+
+    simulation: SimulationName
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """What to train, and with how many processes that make crops."""
+    """What to train, and in which ways its crops are made."""
 
     photos: Path
-    """Photographs to simulate exposures of, or a folder of them."""
+    """Photographs to simulate exposures of, a folder of them, or a packed file."""
     cache: Path | None = None
     """Where decoded photographs are kept; None: nowhere."""
     camera: CameraFamily = "sony"
-    side: int = 96
-    """Packed pixels of the four crops of a step."""
-    workers: tuple[int, ...] = (0, 1, 2)
+    recipe: TimedRecipe = "small"
+    side: int | None = None
+    """Packed pixels of the crops of a step; None: 96 for "small", for "gpu" its own."""
+    ways: tuple[Way, ...] = ()
+    """None: NumPy in this process and beside it, and torch on the device."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     rounds: int = 3
@@ -43,11 +54,25 @@ class TrainingConfig:
         if not (is_file(self.photos) or is_folder(self.photos)):
             raise UsageError(f"There is no folder {self.photos}.")
 
+    @property
+    def crop_side(self) -> int:
+        """Packed pixels of the crops of a step."""
+        fixed = RECIPES[self.recipe].crops.sides[1]
+        return fixed if self.side is None else self.side
+
+    @property
+    def chosen_ways(self) -> tuple[Way, ...]:
+        """The ways, or those of the recipe: few workers for few cores, on a GPU's machine many."""
+        beside = (1, 2) if self.recipe == "small" else (max(available_cores() - 2, 1),)
+        numpy = [Way("numpy", workers) for workers in (0, *beside)]
+        return self.ways or (*numpy, Way("torch", 0))
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpeed:
-    """How fast the recipe "small" trains with so many workers."""
+    """How fast a recipe trains in one way."""
 
+    simulation: SimulationName
     workers: int
     seconds: list[float] = field(repr=False)
     """For a step, of each round."""
@@ -60,7 +85,7 @@ class TrainingSpeed:
 
 
 def measure_training(config: TrainingConfig, progress: Progress = SILENT) -> list[TrainingSpeed]:
-    """Train 100 steps of the recipe "small" for each number of workers, in turns; time the last 50.
+    """Train 100 steps of the recipe in each way, in turns; time the last 50.
 
     Parameters
     ----------
@@ -68,26 +93,29 @@ def measure_training(config: TrainingConfig, progress: Progress = SILENT) -> lis
     progress : Progress
         Receives a stage "training" with a step for each run, which is a process of its own.
     """
-    seconds: dict[int, list[float]] = {workers: [] for workers in config.workers}
-    errors: dict[int, str] = {}
-    progress.stage("training", config.rounds * len(config.workers))
+    ways = config.chosen_ways
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    errors: dict[Way, str] = {}
+    progress.stage("training", config.rounds * len(ways))
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(config.rounds):
-            for workers in config.workers:
-                progress.status(f"{workers} workers")
-                answer = _run(config, Path(folder), workers, turn)
+            for way in ways:
+                progress.status(f"{way.simulation}, {way.workers} workers")
+                answer = _run(config, Path(folder), way, turn)
                 if isinstance(answer, float):
-                    seconds[workers].append(answer)
+                    seconds[way].append(answer)
                 else:
-                    errors[workers] = answer
+                    errors[way] = answer
                 progress.advance()
-    return [TrainingSpeed(n, seconds[n], errors.get(n)) for n in config.workers]
+    return [
+        TrainingSpeed(way.simulation, way.workers, seconds[way], errors.get(way)) for way in ways
+    ]
 
 
-def _run(config: TrainingConfig, folder: Path, workers: int, turn: int) -> float | str:
+def _run(config: TrainingConfig, folder: Path, way: Way, turn: int) -> float | str:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, config, folder, workers, turn)
+    arguments = (theirs, config, folder, way, turn)
     process = context.Process(target=_serve, args=arguments)  # no daemon: it has children
     process.start()
     theirs.close()
@@ -103,15 +131,15 @@ def _run(config: TrainingConfig, folder: Path, workers: int, turn: int) -> float
     return answer
 
 
-def _serve(pipe: Connection, config: TrainingConfig, folder: Path, workers: int, turn: int) -> None:
+def _serve(pipe: Connection, config: TrainingConfig, folder: Path, way: Way, turn: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     try:
-        pipe.send(seconds_a_step(config, folder, workers, turn))
+        pipe.send(seconds_a_step(config, folder, way, turn))
     except (GiaError, RuntimeError, MemoryError) as error:
         pipe.send(str(error) or type(error).__name__)
 
 
-def seconds_a_step(config: TrainingConfig, folder: Path, workers: int, turn: int = 0) -> float:
+def seconds_a_step(config: TrainingConfig, folder: Path, way: Way, turn: int = 0) -> float:
     """Train in this process; the run lies in the folder.
 
     Raises
@@ -125,7 +153,7 @@ def seconds_a_step(config: TrainingConfig, folder: Path, workers: int, turn: int
     from gia_cli.training.log import read_log
     from gia_cli.training.loop import train
 
-    run = folder / f"{turn}-{workers}"
+    run = folder / f"{turn}-{way.simulation}-{way.workers}"
     train(
         TrainConfig(
             run=run,
@@ -133,8 +161,10 @@ def seconds_a_step(config: TrainingConfig, folder: Path, workers: int, turn: int
             photos=(config.photos,),
             cache=config.cache or folder / "cache",
             steps=_STEPS,
-            sides=(config.side, config.side),
-            workers=workers,
+            recipe=config.recipe,
+            sides=(config.crop_side, config.crop_side),
+            simulation=way.simulation,
+            workers=way.workers,
             validate_every_s=1e9,
             checkpoint_every_s=1e9,
             device=config.device,

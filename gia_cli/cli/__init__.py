@@ -14,7 +14,18 @@ import typer
 
 from gia_cli import interrupts
 from gia_cli._version import __version__
-from gia_cli.cli import bench, config, enhance, evaluate, info, simulate, train, watch, weights
+from gia_cli.cli import (
+    bench,
+    config,
+    enhance,
+    evaluate,
+    info,
+    pack,
+    simulate,
+    train,
+    watch,
+    weights,
+)
 from gia_cli.cli.app import app, refused, tell
 from gia_cli.cli.options import Verbose
 from gia_cli.errors import UsageError
@@ -27,6 +38,7 @@ __all__ = [
     "evaluate",
     "info",
     "main",
+    "pack",
     "simulate",
     "train",
     "watch",

@@ -14,6 +14,7 @@ from gia_cli.cameras import CfaKind
 from gia_cli.cli.app import app, choices, numbers
 from gia_cli.cli.options import Device, Json, MeasuredMaxMemory, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
+from gia_cli.training.config import TimedRecipe
 
 if TYPE_CHECKING:
     from gia_cli.benchmark.flops import Cost
@@ -72,6 +73,15 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers",
+            metavar="N,...",
+            help="With --batch: time it also on local Ray clusters of so many workers, in turns.",
+            show_default=False,
+        ),
+    ] = None,
     growth: Annotated[
         str | None,
         typer.Option(
@@ -87,10 +97,16 @@ def bench(
         Path | None,
         typer.Option(
             "--training",
-            metavar="FOLDER",
-            help="Instead, time training on exposures simulated from these photographs, with 0 to "
-            "2 workers.",
+            metavar="FOLDER|TAR",
+            help="Instead, time training on exposures simulated from these photographs: by numpy "
+            "in the training process and beside it, and by torch on the device.",
             show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        TimedRecipe | None,
+        typer.Option(
+            "--recipe", help="With --training: what to train (default: small).", show_default=False
         ),
     ] = None,
     cache: Annotated[
@@ -150,8 +166,10 @@ def bench(
         raise UsageError("--weights needs --speed, --batch or --growth.")
     if max_memory is not None and not (batch or growth):
         raise UsageError("--max-memory needs --batch or --growth.")
-    if cache is not None and training is None:
-        raise UsageError("--cache needs --training.")
+    if workers is not None and batch is None:
+        raise UsageError("--workers needs --batch.")
+    if (cache is not None or recipe is not None) and training is None:
+        raise UsageError("--cache and --recipe need --training.")
     if growth is not None and (device not in ("auto", "cpu") or precision != "auto"):
         raise UsageError(
             "--growth runs on the CPU, in the precision of its weights.",
@@ -166,14 +184,15 @@ def bench(
     precisions = choices(precision, "--precision", get_args(Precision))
     if batch is not None:
         options = _enhance_options(weights, device, precisions[0], max_memory)
-        _bench_batch(batch, options, rounds, terminal, as_json=as_json)
+        clusters = tuple(map(_count, workers.split(","))) if workers else ()
+        _bench_batch(batch, options, rounds, clusters, terminal, as_json=as_json)
         return
     if growth is not None:
         _bench_growth(growth, max_memory, weights, rounds, plot, terminal, as_json=as_json)
         return
     if training is not None:
         way = device, precisions[0]
-        _bench_training(training, cache, way, rounds, terminal, as_json=as_json)
+        _bench_training(training, recipe, cache, way, rounds, terminal, as_json=as_json)
         return
 
     from gia_cli.benchmark.flops import measure_cost
@@ -226,15 +245,27 @@ def _enhance_options(
     return (*named, "--device", device, "--precision", precision)
 
 
+def _count(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise UsageError(f"--workers takes numbers of workers, such as 1,2,4, not '{text}'.")
+    return int(text)
+
+
 def _bench_batch(
-    photos: Path, options: tuple[str, ...], rounds: int, terminal: Terminal, *, as_json: bool
+    photos: Path,
+    options: tuple[str, ...],
+    rounds: int,
+    workers: tuple[int, ...],
+    terminal: Terminal,
+    *,
+    as_json: bool,
 ) -> None:
     from gia_cli.benchmark.batch import BatchConfig, measure_batch
     from gia_cli.benchmark.speed import machine_name
     from gia_cli.benchmark.tables import batch_table
 
     with terminal:
-        runs = measure_batch(BatchConfig(photos, options, rounds), terminal)
+        runs = measure_batch(BatchConfig(photos, options, rounds, workers), terminal)
     if as_json:
         _print_json(terminal, batch=runs)
         return
@@ -275,6 +306,7 @@ def _bench_growth(
 
 def _bench_training(
     photos: Path,
+    recipe: TimedRecipe | None,
     cache: Path | None,
     way: tuple[DeviceName, Precision],
     rounds: int,
@@ -285,9 +317,18 @@ def _bench_training(
     from gia_cli.benchmark.speed import machine_name
     from gia_cli.benchmark.tables import training_table
     from gia_cli.benchmark.training import TrainingConfig, measure_training
+    from gia_cli.training.config import RECIPES
 
     device, precision = way
-    config = TrainingConfig(photos, cache, device=device, precision=precision, rounds=rounds)
+    config = TrainingConfig(
+        photos,
+        cache,
+        recipe=recipe or "small",
+        device=device,
+        precision=precision,
+        rounds=rounds,
+    )
+    crops = RECIPES[config.recipe].crops
     with terminal:
         speeds = measure_training(config, terminal)
     if as_json:
@@ -295,8 +336,9 @@ def _bench_training(
     else:
         terminal.table(*training_table(speeds))
         terminal.say(
-            f"{machine_name()}; steps 51 to 100 of the recipe 'small', 4 crops of {config.side} "
-            "packed px, one process for each run"
+            f"{machine_name()}; steps 51 to 100 of the recipe '{config.recipe}', "
+            f"{crops.photos * crops.crops} crops of {config.crop_side} packed px, one process for "
+            "each run"
         )
     _require_all([speed.error for speed in speeds])
 

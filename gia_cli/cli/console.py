@@ -190,7 +190,7 @@ class Terminal:
         """Print a JSON document on stdout; numbers that JSON has not, such as NaN, are null."""
         self._exactly(json.dumps(_finite(value), indent=2, allow_nan=False))
 
-    def error(self, error: GiaError, about: Path | None = None) -> None:
+    def error(self, error: GiaError, about: Path | str | None = None) -> None:
         """Print the one line of an error on stderr; it names the file it is about."""
         text = str(error)
         if about is not None and str(about) not in text:

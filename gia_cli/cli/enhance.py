@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 from gia_cli._version import __version__
 from gia_cli.cli.app import app, counts, error_report, exposure_request
 from gia_cli.cli.options import (
-    Device,
+    BatchDevices,
     Engine,
     Json,
     MaxMemory,
@@ -40,13 +40,22 @@ from gia_cli.imaging.save_options import (
     SaveOptions,
     Subsampling,
 )
-from gia_cli.runtime import Precision, Quality
+from gia_cli.runtime import (
+    DeviceName,
+    Precision,
+    Quality,
+    devices_for_batch,
+    split_device,
+    split_devices,
+)
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.batch import BatchOptions, FileResult, Job, Product
     from gia_cli.enhance.enhancer import Enhancer
+    from gia_cli.enhance.ray_pool import RayOptions
     from gia_cli.enhance.report import BatchPage
+    from gia_cli.enhance.shard import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +64,16 @@ class Batch:
 
     inputs: list[Path]
     options: BatchOptions
-    make_enhancer: Callable[[], Enhancer]
+    make_enhancer: Callable[..., Enhancer]
+    """Takes another `device` than what was asked for, which may be several."""
+    devices: Callable[[], list[DeviceName]]
+    """Says which ones those are."""
     terminal: Terminal
     as_json: bool
     report: Path | None
+    shard: str | None = None
+    """As typed."""
+    cluster: RayOptions | None = None
 
 
 #: What is to be done with it.
@@ -274,13 +289,14 @@ def enhance(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
+    device: BatchDevices = "auto",
     engine: Engine = "auto",
     precision: Annotated[
         Precision,
         typer.Option(
             "--precision",
-            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32.",
+            help="auto: fp16 on CUDA; on CPUs int8 if gia has such weights; else fp32. bf16 is for "
+            "CPUs that multiply in it.",
         ),
     ] = "auto",
     tile: Annotated[
@@ -322,6 +338,36 @@ def enhance(
             "--report",
             metavar="FILE.html",
             help="Also write a page of all photos: before and after, the ratio and why, times.",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N|auto",
+            help="Do only the I-th of N shares of the photos; the same command on other machines "
+            "does the others. auto/N: I is the task's of SLURM or Kubernetes (default: in a SLURM "
+            "array, its task's share).",
+            show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS|auto|local",
+            help="Share the photos out to the workers of a Ray cluster: HOST:PORT of its head, "
+            "auto for the one that this machine is part of, local for one of its own.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="With --ray: how many (default: one for each GPU, else one for each machine).",
             show_default=False,
         ),
     ] = None,
@@ -387,17 +433,52 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
-    (finish or _finish)(Batch(inputs, options, make_enhancer, terminal, as_json, report))
+    is_for_torch = engine in ("auto", "torch") and precision != "int8"
+    # A limit is for one: what several hold beside each other is not planned.
+    takes_all = is_for_torch and max_memory is None
+    devices = partial(devices_for_batch if takes_all else split_devices, device)
+    cluster = _cluster(ray, workers, device, report)
+    (finish or _finish)(
+        Batch(inputs, options, make_enhancer, devices, terminal, as_json, report, shard, cluster)
+    )
+
+
+def _cluster(
+    address: str | None, workers: int | None, device: DeviceName, report: Path | None
+) -> RayOptions | None:
+    """Describe the cluster that is asked for."""
+    if address is None:
+        if workers is not None:
+            raise UsageError("--workers needs --ray.", hint="On this machine: --ray local.")
+        return None
+    if report is not None:
+        raise UsageError(
+            "--report does not work with --ray.", hint="--json says what became of each photo."
+        )
+    if any(split_device(name)[1] is not None for name in split_devices(device)):
+        raise UsageError(
+            f"--device {device} does not work with --ray, which gives each worker its card.",
+            hint="Use --device cuda.",
+        )
+    from gia_cli.enhance.ray_pool import RayOptions
+
+    return RayOptions(address, workers, device)
 
 
 def _finish(batch: Batch) -> None:
     """Enhance all photos, and report."""
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import plan_jobs, run_jobs
+    from gia_cli.enhance.batch import plan_jobs
+    from gia_cli.enhance.several_devices import run_on_devices
+    from gia_cli.enhance.shard import jobs_of
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
-    jobs = plan_jobs(batch.inputs, options)
-    enhancer, quiet = batch.make_enhancer(), terminal.quiet
+    planned = plan_jobs(batch.inputs, options)
+    shard = _shard(batch, planned)
+    jobs = jobs_of(planned, shard)
+    cluster, quiet = batch.cluster, terminal.quiet
+    # The workers of a cluster have their own.
+    enhancers = make_enhancers(batch, len(jobs)) if cluster is None else []
 
     results: list[FileResult] = []
     page = _report_page(batch.report, jobs, options, terminal)
@@ -413,24 +494,58 @@ def _finish(batch: Batch) -> None:
             report_line(result)
 
         with terminal:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=on_result)
+            if cluster is None:
+                run_on_devices(jobs, enhancers, options, progress=terminal, on_result=on_result)
+            elif jobs:
+                from gia_cli.enhance.cluster import run_on_ray
+
+                run_on_ray(
+                    *(jobs, batch.make_enhancer, options, cluster),
+                    shard=shard,
+                    progress=terminal,
+                    on_result=on_result,
+                )
 
     try:
-        if is_needed():
+        if cluster is None and is_needed():
             run_guarded(jobs, work, results.append, on_death=report_line)
         else:
             work(jobs, results.append)
     finally:  # also after Ctrl-C: what is written is reported
+        places = {job.source: place for place, job in enumerate(jobs)}
+        results.sort(key=lambda result: places[result.source])  # a cluster's come as they come
         if page is not None:
             with page:
                 page.write(results)
             if not as_json:
                 terminal.line(str(batch.report))
         if as_json:
-            terminal.json(_report(results))
+            terminal.json(_report(results, shard, len(planned)))
     if len(jobs) > 1 and not (as_json or quiet):
         _summary(terminal, results)
-    _raise_failures(results)
+    _raise_failures(results, is_batch=len(planned) > 1)
+
+
+def _shard(batch: Batch, planned: Sequence[Job]) -> Shard | None:
+    """Find out which share of the photos is to be done, and say so."""
+    from gia_cli.enhance.shard import jobs_of, parse_shard, unnumbered
+
+    if batch.shard is None and [job.source for job in planned] == batch.inputs[:1]:
+        return None  # one photo, named: an array's task that has its own is no share of others'
+    shard = parse_shard(batch.shard, os.environ)
+    if shard is not None:
+        share = len(jobs_of(planned, shard))
+        source = "" if shard.source == "--shard" else f" ({shard.source}; --shard says otherwise)"
+        batch.terminal.say(f"shard {shard}{source}: {share} of {len(planned)} photos")
+    elif batch.shard is None and (note := unnumbered(os.environ)):
+        batch.terminal.note(note)
+    return shard
+
+
+def make_enhancers(batch: Batch, photos: int | None = None) -> list[Enhancer]:
+    """Make an enhancer for each device, and for no more than there are photos, if that is known."""
+    most = None if photos is None else max(photos, 1)
+    return [batch.make_enhancer(device=device) for device in batch.devices()[:most]]
 
 
 def _tile_side(text: str) -> int | None:
@@ -464,8 +579,10 @@ def _report_page(
 
 def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
     """Say what became of one photo: paths on stdout, why on stderr."""
+    from gia_cli.enhance.storage import shown
+
     if result.error is not None:
-        terminal.error(explained(result.error), about=result.source)
+        terminal.error(explained(result.error), about=shown(result.source))
     for choice in result.choices:
         terminal.say(f"{result.source.name}: ratio {choice.ratio:.4g} ({choice.reason})")
     if result.weights is not None:
@@ -475,21 +592,24 @@ def announce(terminal: Terminal, result: FileResult, *, as_json: bool) -> None:
         terminal.note(f"{result.source.name}: skipped, its output is already there.")
     elif not as_json:  # of a photo that failed, too: some of its brackets may be there
         for path in result.outputs:
-            terminal.line(str(path))
+            terminal.line(shown(path))
 
 
-def _report(results: list[FileResult]) -> dict[str, Any]:
+def _report(results: list[FileResult], shard: Shard | None, planned: int) -> dict[str, Any]:
     """Describe a run as the JSON report does."""
     files = [_file_report(result) for result in results]
-    return {"gia": __version__, **counts(results), "files": files}
+    share = None if shard is None else {**asdict(shard), "planned": planned}
+    return {"gia": __version__, **counts(results), "shard": share, "files": files}
 
 
 def _file_report(result: FileResult) -> dict[str, Any]:
+    from gia_cli.enhance.storage import shown
+
     error = result.error
     return {
-        "input": str(result.source),
+        "input": shown(result.source),
         "status": result.status,
-        "outputs": [str(path) for path in result.outputs],
+        "outputs": [shown(path) for path in result.outputs],
         "ratios": [
             {"ratio": choice.ratio, "rule": choice.rule, "reason": choice.reason}
             for choice in result.choices
@@ -504,6 +624,8 @@ def _file_report(result: FileResult) -> dict[str, Any]:
 
 
 def _summary(terminal: Terminal, results: list[FileResult]) -> None:
+    from gia_cli.enhance.storage import shown
+
     folders = [os.path.abspath(result.source.parent) for result in results]  # noqa: PTH100
     root = (
         Path(os.path.commonpath(folders)) if len({Path(f).anchor for f in folders}) == 1 else None
@@ -514,7 +636,7 @@ def _summary(terminal: Terminal, results: list[FileResult]) -> None:
             result.status,
             ", ".join(f"{choice.ratio:.4g}" for choice in result.choices),
             f"{result.seconds:.1f}",
-            result.error.message if result.error else ", ".join(map(str, result.outputs)),
+            result.error.message if result.error else ", ".join(map(shown, result.outputs)),
         ]
         for result in results
     ]
@@ -527,11 +649,11 @@ def _shown_path(path: Path, root: Path | None) -> str:
     return str(whole.relative_to(root)) if root is not None else str(path)
 
 
-def _raise_failures(results: list[FileResult]) -> None:
+def _raise_failures(results: list[FileResult], *, is_batch: bool) -> None:
     """Leave with the error of the only photo, or with a batch's."""
     failed = [result for result in results if result.error is not None]
     if not failed:
         return
-    if len(results) == 1 and failed[0].error is not None:
+    if not is_batch and failed[0].error is not None:
         raise typer.Exit(failed[0].error.exit_code)  # its line is printed already
     raise BatchError(f"{len(failed)} of {len(results)} photos failed.")

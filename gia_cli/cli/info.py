@@ -91,7 +91,8 @@ def _show_devices(terminal: Terminal, *, as_json: bool) -> None:
         return
     cpu, torch, choices = known["cpu"], known["torch"], known["auto"]
     gpus = [
-        f"{gpu['name']}, {gpu['memory_bytes'] / 1e9:.1f} GB, {gpu['capability']}"
+        f"{gpu['device']} {gpu['name']}, {gpu['memory_bytes'] / 1e9:.1f} GB, {gpu['capability']}"
+        + ("" if gpu["has_kernels"] else ", which this build of torch has no kernels for")
         for gpu in torch["gpus"]
     ]
     rows = [

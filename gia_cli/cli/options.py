@@ -13,6 +13,7 @@ import typer
 
 from gia_cli import files, runtime
 from gia_cli.cameras import AnyCameraName
+from gia_cli.errors import UsageError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -26,10 +27,54 @@ def weights_names(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def device_names(incomplete: str) -> list[str]:
+    """List the devices whose names begin with what is typed."""
+    return [name for name in runtime.DEVICES if name.startswith(incomplete)]
+
+
+def known_device(name: str) -> str:
+    """Return what may be given as ``--device``, and refuse anything else."""
+    try:
+        runtime.split_device(name)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    return name
+
+
+def known_devices(names: str) -> str:
+    """Return what may be given as ``--device`` for a batch, and refuse anything else."""
+    try:
+        runtime.split_devices(names)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    return names
+
+
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON report on stdout.")]
-Device = Annotated[runtime.DeviceName, typer.Option("--device", help="Where to compute.")]
+_DEVICES = "|".join([*runtime.DEVICES[:3], "cuda:N", *runtime.DEVICES[3:]])
+Device = Annotated[
+    runtime.DeviceName,
+    typer.Option(
+        "--device",
+        metavar=_DEVICES,
+        help="Where to compute; cuda:1 is the second card (gia info --devices lists them).",
+        callback=known_device,
+        autocompletion=device_names,
+    ),
+]
+BatchDevices = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar=_DEVICES,
+        help="Where to compute. A batch takes all cards; cuda:1 takes the second, cuda:0,cuda:1 "
+        "two of more (gia info --devices lists them).",
+        callback=known_devices,
+        autocompletion=device_names,
+    ),
+]
 Engine = Annotated[
     runtime.EngineName,
     typer.Option(
@@ -92,8 +137,9 @@ Photos = Annotated[
     list[Path] | None,
     typer.Option(
         "--photos",
-        metavar="FOLDER",
-        help="Photographs to simulate exposures from; may be repeated.",
+        metavar="FOLDER|TAR",
+        help="Photographs to simulate exposures from, or a file that 'gia pack' made; may be "
+        "repeated.",
         show_default=False,
     ),
 ]

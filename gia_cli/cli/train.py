@@ -26,7 +26,7 @@ from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS, WhiteBalanceMode
 from gia_cli.paper import TableName
 from gia_cli.runtime import FloatPrecision
-from gia_cli.training.config import LossName, RecipeName, TrainConfig
+from gia_cli.training.config import LossName, RecipeName, SimulationName, TrainConfig
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -76,8 +76,8 @@ def train(
         RecipeName,
         typer.Option(
             "--recipe",
-            help="small: for a few cores. finetune: the same, starting from --init-from. paper: "
-            "the published one.",
+            help="small: for a few cores. finetune: the same, starting from --init-from. gpu: for "
+            "a GPU. paper: the published one.",
         ),
     ] = _DEFAULT.recipe,
     network: Annotated[
@@ -226,6 +226,14 @@ def train(
         ),
     ] = None,
     cache: Cache = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read all decoded data again and compare their checksums; else only sizes and "
+            "times are looked at.",
+        ),
+    ] = _DEFAULT.verify,
     device: Device = _DEFAULT.device,
     precision: Annotated[
         FloatPrecision,
@@ -234,8 +242,30 @@ def train(
             help="auto: bf16 if the device supports it; else fp16 on CUDA, fp32 elsewhere.",
         ),
     ] = _DEFAULT.precision,
+    compile_network: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Whether torch compiles the network: minutes at the start for faster steps.",
+        ),
+    ] = _DEFAULT.compile,
+    simulation: Annotated[
+        SimulationName,
+        typer.Option(
+            "--simulation",
+            help="What simulates exposures: numpy in other processes, torch on the device; auto: "
+            "torch with --recipe gpu on CUDA.",
+        ),
+    ] = _DEFAULT.simulation,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Processes that make crops.")
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Processes that make crops (default: 1; with --recipe gpu the cores but two, or "
+            "none where torch simulates).",
+            show_default=False,
+        ),
     ] = _DEFAULT.workers,
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", metavar="TIME", help="How often to save.")
@@ -290,9 +320,12 @@ def train(
         crops_per_photo=crops_per_photo,
         vgg=vgg,
         cache=cache,
+        verify=verify,
         device=device,
         precision=precision,
         workers=workers,
+        simulation=simulation,
+        compile=compile_network,
         checkpoint_every_s=seconds(checkpoint_every, "--checkpoint-every"),
         validate_every_s=seconds(validate_every, "--validate-every"),
     )

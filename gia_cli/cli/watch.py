@@ -14,7 +14,7 @@ from gia_cli.cli.app import app, seconds
 from gia_cli.cli.options import defaults, time_text, with_options_of
 from gia_cli.cli.settings import Command
 from gia_cli.enhance.watch_options import WatchOptions
-from gia_cli.errors import BatchError, Interrupted
+from gia_cli.errors import BatchError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from gia_cli.cli.enhance import Batch
@@ -37,7 +37,7 @@ class _WatchCommand(Command):
 @app.command(cls=_WatchCommand)
 @with_options_of(
     enhancing.enhance,
-    leave_out=("inputs", "output", "as_json", "report"),
+    leave_out=("inputs", "output", "as_json", "report", "shard", "ray", "workers"),
     changed={"on_exists": "skip"},
 )
 def watch(
@@ -136,16 +136,19 @@ def watch(
 
 def _watch(folder: Path, batch: Batch, options: WatchOptions) -> Tally:
     from gia_cli.cli.guarded import is_needed, run_guarded
-    from gia_cli.enhance.batch import run_jobs
+    from gia_cli.enhance.several_devices import run_on_devices
+    from gia_cli.enhance.storage import is_url
     from gia_cli.enhance.watch import watch_folder
 
-    terminal, enhancer = batch.terminal, batch.make_enhancer()
+    if any(path is not None and is_url(path) for path in (folder, batch.options.out_dir)):
+        raise UsageError("gia watch needs folders of this machine.", hint="See gia enhance.")
+    terminal, enhancers = batch.terminal, enhancing.make_enhancers(batch)
 
     def run(
         jobs: Sequence[Job], options: BatchOptions, report: Callable[[FileResult], None]
     ) -> None:
         def work(jobs: Sequence[Job], report: Callable[[FileResult], None]) -> None:
-            run_jobs(jobs, enhancer, options, progress=terminal, on_result=report)
+            run_on_devices(jobs, enhancers, options, progress=terminal, on_result=report)
 
         if is_needed():
             run_guarded(jobs, work, report, on_death=lambda _: None)

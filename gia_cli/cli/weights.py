@@ -30,7 +30,7 @@ Photos = Annotated[
     list[Path],
     typer.Option(
         "--photos",
-        metavar="FOLDER",
+        metavar="FOLDER|TAR",
         help="Photographs to simulate scenes from; may be repeated.",
         show_default=False,
     ),

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.data.auxiliary import unknown_targets
-from gia_cli.imaging.color import XYZ_FROM_SRGB
 from gia_cli.imaging.fusion import Measurement
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind, cell_from
 from gia_cli.raw.packing import usable_gains
@@ -60,32 +59,6 @@ class GivenBalance:
             red, blue = np.exp(rng.normal(0, self.changed_sigma, 2))
             gains = gains * (red, 1, blue)
         return usable_gains(gains)
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a photograph was developed, varied: a collection has its tastes, the world has not."""
-
-    saturation: float = 1.0
-    contrast: float = 1.0
-    """Exponent in linear light."""
-
-    @classmethod
-    def draw(
-        cls, saturation_sigma: float, contrast_sigma: float, rng: np.random.Generator
-    ) -> Style:
-        """Draw both around 1, spread by so much in natural logarithms; nothing for no spread."""
-        if not (saturation_sigma or contrast_sigma):
-            return cls()
-        saturation, contrast = np.exp(rng.normal(0, (saturation_sigma, contrast_sigma))).tolist()
-        return cls(saturation, contrast)
-
-    def apply(self, linear: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Develop (H, W, 3) linear sRGB so; grey stays grey, white white, nothing gets negative."""
-        luminance = (linear @ XYZ_FROM_SRGB[1].astype(np.float32))[..., None]
-        vivid = np.maximum(luminance + np.float32(self.saturation) * (linear - luminance), 0)
-        styled: NDArray[np.float32] = vivid ** np.float32(self.contrast)
-        return styled
 
 
 def window(kind: CfaKind, side: int) -> int:

@@ -34,6 +34,7 @@ from gia_cli.raw.packing import prepare, usable_gains
 
 _WORKER_NICENESS = 5
 _CHILD_SIGNAL = getattr(signal, "SIGCHLD", None)  # not on Windows
+_LARGEST_STREAM = 2**31 + 3  # beyond all steps
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
 #: Planes, pictures and auxiliary targets of N crops, and what each is fused with, if anything.
@@ -188,8 +189,14 @@ class Batches(Dataset[Batch]):
         of one photo are neighbours. Then what each crop is fused with; nothing where the source
         does not measure.
         """
-        # Ranks share the side, or the one with the small crops would wait for the other.
-        side = self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
+        return self._make(self.side(step), step)
+
+    def largest(self) -> Batch:
+        """Make a batch of the largest crops that any step may get; none gets this one."""
+        multiple = self.options.multiple
+        return self._make(self.options.largest // multiple * multiple, _LARGEST_STREAM)
+
+    def _make(self, side: int, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step, self.rank + 1])
         pairs: list[Pair] = []
         for _ in range(self.options.photos):
@@ -199,6 +206,13 @@ class Batches(Dataset[Batch]):
         auxiliary = torch.from_numpy(np.stack([pair.auxiliary for pair in pairs]))
         measured = [pair.measured for pair in pairs if pair.measured is not None]
         return planes, target, auxiliary, measured
+
+    def side(self, step: int) -> int:
+        """Draw the side of a step's crops in packed pixels.
+
+        Ranks share it, or the one with the small crops would wait for the other.
+        """
+        return self.options.draw_side(np.random.default_rng([self.seed, step]), self._done(step))
 
     def _done(self, step: int) -> float:
         if self.steps is not None:

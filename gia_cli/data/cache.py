@@ -1,9 +1,10 @@
 """Decoded data on disk, mapped into memory: training needs no more RAM than it looks at.
 
 One ``.npy`` file for each array, and beside them for each source a ``.json`` that is written last
-and says what it was made of: size and time of the source, the recipe, shapes, checksums. So a
-build that was cut short continues where it stopped, a source that has changed is decoded again, and
-so is an array whose bytes are no longer those that were written.
+and says what it was made of: size and time of the source and of the arrays, the recipe, checksums.
+So a build that was cut short continues where it stopped, a source that has changed is decoded
+again, and so is an array whose bytes are no longer those that were written. Bytes are read again
+only of arrays with another size or time, or where that is asked for: those of SID are 57 GB.
 """
 
 from __future__ import annotations
@@ -13,21 +14,31 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import DataError, GiaError, OutputError
-from gia_cli.files import atomic_file, make_folder
+from gia_cli.files import atomic_file, lock, make_folder
 from gia_cli.progress import SILENT, Progress
 
+#: Held in the folder by the process that decodes into it.
+LOCK = ".lock"
+Check = Literal["files", "contents", "none"]
+Result = TypeVar("Result")
+_POLL_S = 0.5
+_DAMAGED_HINT = (
+    "Run the command again: it decodes what has changed. 'gia train --verify' compares all "
+    "checksums."
+)
 _MOST_NAMED = 20  # sources in an error message; all are named in notes
 # Each map holds a file descriptor, of which a process often has 1024; SID's list has 2026 files.
 _MOST_MAPPED = 256
@@ -42,7 +53,14 @@ class Decoded:
     """Small things to remember; what JSON can hold."""
 
 
-Decode = Callable[[Path], Decoded]
+class Stamped(Protocol):
+    """What is decoded: a file, or something in one."""
+
+    def stat(self) -> os.stat_result:
+        """Say of which size and time the file is."""
+
+
+Origin = TypeVar("Origin", bound=Stamped)
 
 
 class ArrayCache:
@@ -66,10 +84,11 @@ class ArrayCache:
     def build(
         cls,
         folder: Path,
-        sources: dict[str, Path],
-        decode: Decode,
+        sources: Mapping[str, Origin],
+        decode: Callable[[Origin], Decoded],
         *,
         recipe: str,
+        check: Check = "files",
         may_move: bool = False,
         progress: Progress = SILENT,
     ) -> ArrayCache:
@@ -79,12 +98,14 @@ class ArrayCache:
         ----------
         folder : Path
             Made if it is not there; may hold other sources' arrays too.
-        sources : dict
-            Key, which becomes the name of files, to the file to decode.
+        sources : mapping
+            Key, which becomes the name of files, to the file, or the part of one, to decode.
         decode : function
             Raises `GiaError` for a file that it cannot read; runs in several threads.
         recipe : str
             Names the way of decoding: arrays of another recipe are made again.
+        check : "files", "contents" or "none"
+            See `Stock.look`.
         may_move : bool
             Where there is something to decode and the folder cannot be written to (read-only
             containers and drives), decode all into a temporary folder, which goes when the process
@@ -100,21 +121,10 @@ class ArrayCache:
         OutputError
             The folder cannot be written.
         """
-        if not may_move:
-            make_folder(folder, "--cache")
-        records: dict[str, dict[str, Any]] = {}
-        progress.stage("checking", len(sources))
-        for key, path in sources.items():
-            record = _whole_record(folder, key, path, recipe)
-            if record is not None:
-                records[key] = record
-            progress.advance()
-        missing = {key: path for key, path in sources.items() if key not in records}
-        if missing and may_move and not _takes_files(folder):
-            folder, missing = _temporary_folder(folder, progress), sources
-        if missing:
-            records |= _decode_all(folder, missing, decode, recipe, progress)
-        return cls(folder, {key: records[key] for key in sources})
+        stock = Stock.look(folder, sources, recipe=recipe, check=check, progress=progress)
+        if may_move and stock.missing and not _takes_files(folder):
+            stock = Stock(_temporary_folder(folder, progress), sources, recipe, check, {})
+        return stock.complete(decode, progress)
 
     @property
     def keys(self) -> list[str]:
@@ -141,12 +151,25 @@ class ArrayCache:
         return metadata
 
     def array(self, key: str, name: str) -> NDArray[Any]:
-        """Return an array of a source, mapped from the disk and read-only."""
+        """Return an array of a source, mapped from the disk and read-only.
+
+        Raises
+        ------
+        DataError
+            Its file is no longer what it was.
+        """
         mapped = self._mapped.get((key, name))
         if mapped is None:
             if len(self._mapped) >= _MOST_MAPPED:
                 self._mapped.pop(next(iter(self._mapped)))
-            mapped = np.load(_array_path(self._folder, key, name), mmap_mode="r")
+            path = _array_path(self._folder, key, name)
+            try:
+                mapped = np.load(path, mmap_mode="r")
+            except (OSError, EOFError, ValueError) as error:
+                raise DataError(
+                    f"{path} is missing or damaged.",
+                    hint=_DAMAGED_HINT,
+                ) from error
             self._mapped[key, name] = mapped
         return mapped
 
@@ -163,6 +186,123 @@ class ArrayCache:
 # ---------------------------------------------------------------- what is there
 
 
+class Stock(Generic[Origin]):
+    """What a cache holds of some sources and what is missing; made by `look`.
+
+    Parameters
+    ----------
+    folder : Path
+    sources : mapping
+        As for `ArrayCache.build`.
+    recipe : str
+    check : "files", "contents" or "none"
+    records : dict
+        What each source's ``.json`` says, of those that are there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: Mapping[str, Origin],
+        recipe: str,
+        check: Check,
+        records: dict[str, dict[str, Any]],
+    ) -> None:
+        self._folder = folder
+        self._sources = sources
+        self._recipe = recipe
+        self._check = check
+        self._records = records
+
+    @classmethod
+    def look(
+        cls,
+        folder: Path,
+        sources: Mapping[str, Origin],
+        *,
+        recipe: str,
+        check: Check = "files",
+        progress: Progress = SILENT,
+    ) -> Stock[Origin]:
+        """Find out what is there; nothing is decoded, and no folder is made.
+
+        Parameters
+        ----------
+        folder, sources, recipe
+            As for `ArrayCache.build`.
+        check : "files", "contents" or "none"
+            "files": whether sources and arrays have the size and the time that they had; the bytes
+            of arrays that have not are compared by their checksums, and if nothing has changed that
+            is remembered. "contents": the bytes of all arrays. "none": only what is recorded, for a
+            process that knows that another has just looked.
+        progress : Progress
+            Receives a stage "checking" of as many steps as there are sources.
+        """
+
+        def found(key: str) -> dict[str, Any] | None:
+            return _whole_record(folder, key, sources[key], recipe, check)
+
+        records: dict[str, dict[str, Any]] = {}
+        progress.stage("checking", len(sources))
+        for key, result in _in_threads(list(sources), found):
+            record = result.result()
+            if record is not None:
+                records[key] = record
+            progress.advance()
+        return cls(folder, sources, recipe, check, records)
+
+    @property
+    def missing(self) -> dict[str, Origin]:
+        """Sources that are to be decoded, by key."""
+        return {key: path for key, path in self._sources.items() if key not in self._records}
+
+    def complete(
+        self, decode: Callable[[Origin], Decoded], progress: Progress = SILENT
+    ) -> ArrayCache:
+        """Decode what is missing, unless another process does so meanwhile; then wait for it.
+
+        Parameters, stages and errors as for `ArrayCache.build`.
+        """
+        if self.missing:
+            make_folder(self._folder, "--cache")
+            with _turn(self._folder, progress):
+                for key, path in self.missing.items():
+                    record = _whole_record(self._folder, key, path, self._recipe, self._check)
+                    if record is not None:
+                        self._records[key] = record
+                if self.missing:
+                    made = _decode_all(self._folder, self.missing, decode, self._recipe, progress)
+                    self._records |= made
+        return ArrayCache(self._folder, {key: self._records[key] for key in self._sources})
+
+
+@contextmanager
+def _turn(folder: Path, progress: Progress) -> Iterator[None]:
+    """Wait until no other process decodes into a folder.
+
+    Raises
+    ------
+    OutputError
+        It may not be written to.
+    """
+    try:
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write in {folder}: {error.strerror or error}.", hint="Choose another --cache."
+        ) from error
+    is_told = False
+    while True:
+        with lock(folder / LOCK) as is_ours:
+            if is_ours:
+                yield
+                return
+        if not is_told:
+            progress.note(f"Another process decodes into {folder}; waiting for it.")
+            is_told = True
+        time.sleep(_POLL_S)
+
+
 def _array_path(folder: Path, key: str, name: str) -> Path:
     return folder / f"{key}.{name}.npy"
 
@@ -171,23 +311,44 @@ def _record_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
-def _whole_record(folder: Path, key: str, source: Path, recipe: str) -> dict[str, Any] | None:
+def _whole_record(
+    folder: Path, key: str, source: Stamped, recipe: str, check: Check
+) -> dict[str, Any] | None:
     """Read a source's record if its arrays are there, of this recipe, and undamaged."""
     try:
         record: dict[str, Any] = json.loads(_record_path(folder, key).read_text("utf-8"))
-        if record["recipe"] != recipe or record["source"] != _stamp(source):
-            return None
-        for name, digest in record["checksums"].items():
-            if _checksum(np.load(_array_path(folder, key, name), mmap_mode="r")) != digest:
-                return None
         record["facts"]
+        if record["recipe"] != recipe:
+            return None
+        if check != "none" and not _is_whole(folder, key, record, source, check):
+            return None
     except (OSError, EOFError, ValueError, KeyError, TypeError):  # NumPy: EOF of an empty file
         return None
     return record
 
 
-def _stamp(source: Path) -> list[int]:
-    """Size and time of a source: what changes when someone replaces it."""
+def _is_whole(
+    folder: Path, key: str, record: dict[str, Any], source: Stamped, check: Check
+) -> bool:
+    if record["source"] != _stamp(source):
+        return False
+    paths = {name: _array_path(folder, key, name) for name in record["checksums"]}
+    stamps = {name: _stamp(path) for name, path in paths.items()}
+    is_known = record.get("files") == stamps
+    if is_known and check == "files":
+        return True
+    for name, digest in record["checksums"].items():
+        if _checksum(np.load(paths[name], mmap_mode="r")) != digest:
+            return False
+    if not is_known:  # copied, or of an older gia
+        record["files"] = stamps
+        with suppress(OutputError):  # somebody else's folder, perhaps
+            _write_record(folder, key, record)
+    return True
+
+
+def _stamp(source: Stamped) -> list[int]:
+    """Size and time of a file: what changes when someone replaces it."""
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
 
@@ -236,7 +397,11 @@ def _temporary_folder(instead_of: Path, progress: Progress) -> Path:
 
 
 def _decode_all(
-    folder: Path, sources: dict[str, Path], decode: Decode, recipe: str, progress: Progress
+    folder: Path,
+    sources: Mapping[str, Origin],
+    decode: Callable[[Origin], Decoded],
+    recipe: str,
+    progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     progress.stage("decoding", len(sources))
     records: dict[str, dict[str, Any]] = {}
@@ -257,8 +422,8 @@ def _decode_all(
 
 
 def _in_threads(
-    keys: Sequence[str], work: Callable[[str], dict[str, Any]]
-) -> Iterator[tuple[str, Future[dict[str, Any]]]]:
+    keys: Sequence[str], work: Callable[[str], Result]
+) -> Iterator[tuple[str, Future[Result]]]:
     """Run in as many threads as there are cores, at most four: each holds a whole photo."""
     count = min(os.cpu_count() or 1, 4)
     with ThreadPoolExecutor(count) as pool:
@@ -272,27 +437,35 @@ def _in_threads(
 
 
 def _decode_one(
-    folder: Path, key: str, source: Path, decode: Decode, recipe: str
+    folder: Path, key: str, source: Origin, decode: Callable[[Origin], Decoded], recipe: str
 ) -> dict[str, Any]:
     # Before it is read: what replaces it meanwhile must not pass for what was read.
     stamp = None
     with suppress(OSError):  # the decoder has words for a source that is missing
         stamp = _stamp(source)
     decoded = decode(source)
+    files = {}
     for name, array in decoded.arrays.items():
-        with atomic_file(_array_path(folder, key, name)) as file:
+        path = _array_path(folder, key, name)
+        with atomic_file(path) as file:
             np.save(file, array, allow_pickle=False)
+        files[name] = _stamp(path)
     record = {
         "recipe": recipe,
         "source": stamp,
         "checksums": {name: _checksum(array) for name, array in decoded.arrays.items()},
+        "files": files,
         "facts": decoded.metadata,
     }
+    plain: dict[str, Any] = json.loads(_write_record(folder, key, record))
+    return plain
+
+
+def _write_record(folder: Path, key: str, record: dict[str, Any]) -> str:
     text = json.dumps(record)
     with atomic_file(_record_path(folder, key)) as file:
         file.write(text.encode())
-    plain: dict[str, Any] = json.loads(text)
-    return plain
+    return text
 
 
 def unusable(

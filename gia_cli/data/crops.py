@@ -35,6 +35,12 @@ class CropOptions:
         )
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the side changes once at most."""
+        ranges = [self.sides, self.late_sides or self.sides]
+        return all(lowest == highest for lowest, highest in ranges)
+
+    @property
     def largest(self) -> int:
         """The largest side that may be drawn."""
         return max(self.sides[1], self.late_sides[1] if self.late_sides else 0)

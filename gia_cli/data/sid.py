@@ -18,13 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cameras import KINDS, CameraFamily
-from gia_cli.data.cache import ArrayCache, Decoded, unusable
-from gia_cli.errors import DataError, FileMissingError, GiaError
+from gia_cli.data.cache import ArrayCache, Check, Decoded, Stock, unusable
+from gia_cli.errors import DataError, FileMissingError, GiaError, UnreadableFileError
 from gia_cli.files import read_plain
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.exif import ShotInfo
+from gia_cli.raw.extent import looks_cut_short
+from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RawFrame, read_exposure, read_raw, render_truth
+from gia_cli.runtime import in_threads
 from gia_cli.sid_layout import (
     EXPOSURE_FILE,
     HIGHEST_RATIO,
@@ -47,6 +50,7 @@ _HINT = (
     "pictures with 'gia simulate --sid'."
 )
 _MISSING_HINT = "Get the missing files, or remove their lines from the list."
+_BROKEN_HINT = "Copy these files again, or remove their lines from the list."
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,45 @@ def require_files(pairs: list[SidPair], progress: Progress = SILENT) -> None:
         raise unusable(errors, progress, hint=_MISSING_HINT)
 
 
+def require_whole(paths: Sequence[Path], progress: Progress = SILENT) -> None:
+    """Refuse RAW files that cannot be read or are cut short, by a look at the head of each.
+
+    Only those that seem to be cut short are decoded.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    progress : Progress
+        Receives a stage "checking files" of as many steps, if there are any.
+
+    Raises
+    ------
+    DataError
+        All of them are named.
+    """
+    if not paths:
+        return
+    progress.stage("checking files", len(paths))
+    errors = []
+    for error in in_threads(_fault, paths):
+        errors += [] if error is None else [error]
+        progress.advance()
+    if errors:
+        raise unusable(errors, progress, hint=_BROKEN_HINT)
+
+
+def _fault(path: Path) -> GiaError | None:
+    try:
+        refuse_hopeless(path)
+        if looks_cut_short(path):
+            read_raw(path)
+    except GiaError as error:
+        return error
+    except OSError as error:
+        return UnreadableFileError(f"{path} cannot be read: {error.strerror or error}.")
+    return None
+
+
 def with_exif_times(pair: SidPair, short: ShotInfo, long: ShotInfo) -> SidPair:
     """Replace the exposure times of the files' names by those of their EXIF, where it has them.
 
@@ -220,12 +263,9 @@ class SidFrames:
 
     @classmethod
     def _decode(
-        cls, tree: Path, pairs: list[SidPair], cache: Path | None, progress: Progress
+        cls, tree: Path, pairs: list[SidPair], stock: Stock[Path], progress: Progress
     ) -> SidFrames:
-        sources = {_key(tree, path): path for pair in pairs for path in (pair.short, pair.long)}
-        arrays = ArrayCache.build(
-            _cache_folder(tree, cache), sources, _decoder(pairs), recipe=_RECIPE, progress=progress
-        )
+        arrays = stock.complete(_decoder(pairs), progress)
         frames = cls(tree, pairs, arrays)
         frames._check_sizes(progress)
         frames.pairs = [frames._with_exif_times(pair) for pair in pairs]
@@ -301,17 +341,21 @@ def open_splits(
     *,
     protocol: Protocol = "all",
     cache: Path | None = None,
+    check: Check = "files",
     progress: Progress = SILENT,
 ) -> list[SidFrames]:
     """Open several lists, as `SidFrames.open` does; before any photo is decoded, all are checked.
 
-    Decoding takes hours: a missing photo of the second list should be reported before that.
+    Decoding takes hours: a missing photo of the second list, or one that was not copied to its end,
+    should be reported before that.
 
     Parameters
     ----------
     tree, camera, protocol, cache, progress
         As for `SidFrames.open`.
     splits : sequence of "train", "val" or "test"
+    check : "files", "contents" or "none"
+        What is looked at of what is decoded already; see `Stock.look`.
 
     Returns
     -------
@@ -321,11 +365,21 @@ def open_splits(
     Raises
     ------
     DataError, OutputError
-        As `SidFrames.open` does; files that are missing are named for all lists at once.
+        As `SidFrames.open` does; files that are missing or cut short are named for all lists at
+        once.
     """
     lists = [_pairs(tree, camera, split, protocol) for split in splits]
     require_files([pair for pairs in lists for pair in pairs], progress)
-    return [SidFrames._decode(tree, pairs, cache, progress) for pairs in lists]
+    folder = _cache_folder(tree, cache)
+    stocks = [
+        Stock.look(folder, _sources(tree, pairs), recipe=_RECIPE, check=check, progress=progress)
+        for pairs in lists
+    ]
+    require_whole([path for stock in stocks for path in stock.missing.values()], progress)
+    return [
+        SidFrames._decode(tree, pairs, stock, progress)
+        for pairs, stock in zip(lists, stocks, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- lists
@@ -401,6 +455,10 @@ def _is_there(path: Path) -> bool:
 def _key(tree: Path, path: Path) -> str:
     """Name a file of the tree: ``Sony_short_00001_00_0.04s.ARW``."""
     return "_".join(path.relative_to(tree).parts)
+
+
+def _sources(tree: Path, pairs: list[SidPair]) -> dict[str, Path]:
+    return {_key(tree, path): path for pair in pairs for path in (pair.short, pair.long)}
 
 
 def _decoder(pairs: list[SidPair]) -> Callable[[Path], Decoded]:

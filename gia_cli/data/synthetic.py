@@ -16,89 +16,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.cameras import CameraName, WhiteBalance
-from gia_cli.data.augment import GivenBalance, Pair, Style, draw_corner, draw_turn
+from gia_cli.cameras import CameraName
+from gia_cli.data.augment import GivenBalance, Pair, draw_corner, draw_turn
 from gia_cli.data.auxiliary import auxiliary_targets
-from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.data.cache import ArrayCache, Check, Decoded
 from gia_cli.errors import DataError
-from gia_cli.imaging.color import bt709_encode, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement, measure
-from gia_cli.imaging.photos import find_photos, read_photo, shrink
+from gia_cli.imaging.packed import PackedPhoto, is_packed, list_packed, read_packed
+from gia_cli.imaging.photos import LONGEST_SIDE, find_photos, read_photo, training_size
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import RawFrame
-from gia_cli.raw.turns import Turn
 from gia_cli.runtime import cache_folder
-from gia_cli.sensor_table import iso_settings
 from gia_cli.simulation.noise import SensorNoise
-from gia_cli.simulation.sensor import (
-    CAMERAS,
-    CameraModel,
-    daylight_gains,
-    draw_scene,
-    expose,
-    median_gains,
-    mosaic_from_linear,
+from gia_cli.simulation.scene import (
+    Exposure,
+    Place,
+    SceneOptions,
+    SceneParameters,
+    draw_parameters,
+    render,
 )
+from gia_cli.simulation.sensor import CAMERAS, CameraModel, median_gains
 
-#: Photographs with a longer side than this are shrunk until they are no longer.
-LONGEST_SIDE = 1500
 #: One photograph in this many is kept for validation.
 VALIDATION_SHARE = 16
 
 # Bytes of a folder's and a file's name in a key: file systems hold 255, and more is put behind it.
 _NAME_BYTES = 80
-# Linear light above which a photograph counts as overexposed, more and more.
-_BLOWN_FROM = np.float32(0.9)
 _RECIPE = f"linear sRGB float16, shrunk to {LONGEST_SIDE}, 1"
 
 
 @dataclass(frozen=True, slots=True)
-class SceneOptions:
-    """How far the scenes of training stray from SID's own."""
+class DrawnScene:
+    """A photograph's key, the places of its crops, and the scene that they are to be."""
 
-    free_ratio_share: float = 0.5
-    """Share of scenes whose ratio is drawn between `lowest_ratio` and 300 instead of SID's."""
-    lowest_ratio: float = 1.0
-    free_iso_share: float = 0.3
-    """Share of scenes whose ISO setting is any of the camera's instead of the scene's."""
-    gain_stops: tuple[float, float] = (-1.0, 0.5)
-    """How much darker and brighter than the photograph a scene may be."""
-    wb_sigma: float = 0.06
-    """Spread of the light's red and blue around SID's scenes, in natural logarithms."""
-    daylight_share: float = 0.1
-    """Share of scenes whose light lies anywhere between that and daylight: dusk and moonlight, of
-    which SID's scenes have none."""
-    saturation_sigma: float = 0.15
-    """Spread of the photograph's saturation around its own, in natural logarithms."""
-    contrast_sigma: float = 0.1
-    """Spread of its contrast: of the logarithm of an exponent in linear light, white staying."""
-    highlight_stops: float = 3.0
-    """How much brighter than the photograph says its blown places may have been: what is white
-    there saturated some camera, and should be white whatever the white balance."""
-    unknown_black_share: float = 0.25
-    """Share of scenes whose black level nobody has calibrated, as it is with other cameras."""
-    source_power: float = 0.5
-    """A source (folder) of n photographs is drawn as often as n to this power: 1 draws each
-    photograph alike, 0 each source."""
-
-
-#: SID's own scenes, without what makes training harder than use.
-PLAIN_SCENES = SceneOptions(
-    free_ratio_share=0,
-    free_iso_share=0,
-    gain_stops=(0, 0),
-    wb_sigma=0,
-    daylight_share=0,
-    saturation_sigma=0,
-    contrast_sigma=0,
-    highlight_stops=0,
-    unknown_black_share=0,
-    source_power=1,
-)
+    key: str
+    places: list[Place]
+    parameters: SceneParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +113,8 @@ class PhotoScenes:
         self.camera = CAMERAS[camera]
         self.options = options or SceneOptions()
         self._balance = balance
-        self._floor = floor
-        self._measures = measures
+        self.floor = floor
+        self.measures = measures
         self._shortest = np.array([min(photos.metadata(key)["size"]) for key in keys])
         sources = [source_of(key) for key in keys]
         sizes = Counter(sources)
@@ -182,8 +140,8 @@ class PhotoScenes:
                 self.camera_name,
                 self.options,
                 self._balance,
-                self._floor,
-                measures=self._measures,
+                self.floor,
+                measures=self.measures,
             )
             for source, own in sorted(keys.items())
         }
@@ -193,6 +151,10 @@ class PhotoScenes:
         period: int = CANONICAL[self.camera.kind].shape[0]
         whole_periods = int(self._shortest.max()) // period * period
         return whole_periods // PACK_FACTOR[self.camera.kind]
+
+    def holding(self, side: int) -> int:
+        """Count the photographs that hold a crop of `side` packed px; others are passed over."""
+        return int((self._shortest >= side * PACK_FACTOR[self.camera.kind]).sum())
 
     def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
         """Draw a photograph and a scene, and `count` crops of that one exposure.
@@ -217,6 +179,15 @@ class PhotoScenes:
 
         Parameters and errors as for `pairs`.
         """
+        drawn = self.draw(rng, count=count, side=side)
+        photo = self.photos.array(drawn.key, "linear")
+        return self._render(photo, drawn.places, drawn.parameters, rng, side=side)
+
+    def draw(self, rng: np.random.Generator, *, count: int, side: int) -> DrawnScene:
+        """Draw as `pairs` does, but render nothing.
+
+        Parameters and errors as for `pairs`.
+        """
         size = side * PACK_FACTOR[self.camera.kind]
         fitting = np.flatnonzero(self._shortest >= size)
         if not len(fitting):
@@ -226,25 +197,25 @@ class PhotoScenes:
         odds = None  # all alike, which is drawn otherwise
         if self.options.source_power != 1:
             odds = self._odds[fitting] / self._odds[fitting].sum()
-        photo = self.photos.array(self.keys[int(rng.choice(fitting, p=odds))], "linear")
-        return self.record(
-            photo,
-            rng,
-            [(draw_corner(photo.shape, size, rng), draw_turn(rng)) for _ in range(count)],
-            side=side,
-        )
+        key = self.keys[int(rng.choice(fitting, p=odds))]
+        shape = self.photos.metadata(key)["size"]
+        places = [(draw_corner(shape, size, rng), draw_turn(rng)) for _ in range(count)]
+        return DrawnScene(key, places, self._draw_parameters(rng))
+
+    def _draw_parameters(self, rng: np.random.Generator) -> SceneParameters:
+        return draw_parameters(self.camera_name, self.options, rng, self._balance)
 
     def _pair(self, scene: RecordedScene) -> Pair:
-        packed = prepare(scene.frame, scene.ratio, scene.gains, self._floor)
-        return Pair(packed.planes, scene.target, scene.auxiliary, self._measured(scene))
+        packed = prepare(scene.frame, scene.ratio, scene.gains, self.floor)
+        return Pair(packed.planes, scene.target, scene.auxiliary, self.measured(scene))
 
-    def _measured(self, scene: RecordedScene) -> Measurement | None:
+    def measured(self, scene: RecordedScene) -> Measurement | None:
         """Describe what a scene is fused with, by what its simulation knows.
 
         The black level's error can be estimated from a whole photo, but not from a crop: so it is
         given.
         """
-        if not self._measures or scene.gains is None:
+        if not self.measures or scene.gains is None:
             return None
         noise = scene.noise
         return measure(
@@ -260,88 +231,43 @@ class PhotoScenes:
         self,
         photo: NDArray[np.float16],
         rng: np.random.Generator,
-        places: list[tuple[tuple[int, int], Turn]],
+        places: list[Place],
         *,
         side: int,
     ) -> list[RecordedScene]:
         """Photograph some places of a scene in an exposure: one light, ratio, ISO and gain."""
-        drawn = draw_scene(self.camera_name, rng)
-        options = self.options
-        ratio = drawn.ratio
-        if rng.random() < options.free_ratio_share:
-            ratio = float(np.exp(rng.uniform(np.log(options.lowest_ratio), np.log(300))))
-        iso = drawn.iso
-        if options.free_iso_share and rng.random() < options.free_iso_share:
-            iso = int(rng.choice(iso_settings(self.camera_name)))
-        gain = np.float32(2 ** rng.uniform(*options.gain_stops))
-        blown = np.float32(1)
-        if options.highlight_stops:
-            blown = np.float32(2 ** rng.uniform(0, options.highlight_stops))
-        red, blue = self._draw_light(drawn.wb, rng)
-        style = Style.draw(options.saturation_sigma, options.contrast_sigma, rng)
-        noise = self.camera.noise(iso, rng)
-        light = np.array([red, 1, blue])
-        amplification = ratio / (self.camera.white - self.camera.black)
-        gains = rebalance = None
-        unusual = None
-        if self._balance is None:
-            unusual = light / median_gains(self.camera_name)
-        else:
-            gains = self._balance.draw(light, rng)
-            rebalance = _matrix(self.camera, gains / light)
-        stated_iso: int | None = iso  # what is known of a black level is known by it
-        if options.unknown_black_share and rng.random() < options.unknown_black_share:
-            stated_iso = None
-        size = side * PACK_FACTOR[self.camera.kind]
-        recorded = []
-        for (top, left), turn in places:
-            linear = turn.apply(photo[top : top + size, left : left + size]).astype(np.float32)
-            linear = gain * style.apply(_unclipped(linear, blown))
-            mosaic = mosaic_from_linear(linear, self.camera, (red, 1.0, blue))
-            dn = expose(mosaic, self.camera, ratio=ratio, iso=iso, rng=rng, noise=noise)
-            shown = linear if rebalance is None else linear @ rebalance
-            target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
-            frame = as_if_read(dn, self.camera, iso=stated_iso)
-            known = 0.0 if self._floor == 0 else _known_black(frame)
-            auxiliary = auxiliary_targets(noise, amplification, unusual, known)
-            recorded.append(
-                RecordedScene(frame, ratio, gains, np.ascontiguousarray(target), auxiliary, noise)
-            )
-        return recorded
+        return self._render(photo, places, self._draw_parameters(rng), rng, side=side)
 
-    def _draw_light(self, usual: WhiteBalance, rng: np.random.Generator) -> tuple[float, float]:
-        """Draw the gains of red and blue: around a scene's own or between those and daylight's."""
-        options = self.options
-        light = np.log((usual[0], usual[2]))
-        if options.daylight_share and rng.random() < options.daylight_share:
-            daylight = daylight_gains(self.camera_name)
-            light += rng.random() * (np.log((daylight[0], daylight[2])) - light)
-        red, blue = np.exp(light + rng.normal(0, options.wb_sigma, 2)).tolist()
-        return red, blue
+    def _render(
+        self,
+        photo: NDArray[np.float16],
+        places: list[Place],
+        parameters: SceneParameters,
+        rng: np.random.Generator,
+        *,
+        side: int,
+    ) -> list[RecordedScene]:
+        size = side * PACK_FACTOR[self.camera.kind]
+        exposures = render(photo, places, parameters, size=size, rng=rng)
+        return [self.recorded(exposure, parameters) for exposure in exposures]
+
+    def recorded(self, exposure: Exposure, parameters: SceneParameters) -> RecordedScene:
+        """Say of a rendered exposure what is known of it."""
+        frame = as_if_read(exposure.dn, self.camera, iso=parameters.stated_iso)
+        unusual = None
+        if parameters.gains is None:
+            unusual = np.array(parameters.light) / median_gains(self.camera_name)
+        amplification = parameters.ratio / (self.camera.white - self.camera.black)
+        known = 0.0 if self.floor == 0 else _known_black(frame)
+        auxiliary = auxiliary_targets(parameters.noise, amplification, unusual, known)
+        return RecordedScene(
+            frame, parameters.ratio, parameters.gains, exposure.target, auxiliary, parameters.noise
+        )
 
 
 def _known_black(frame: RawFrame) -> float:
     """Tell how much of a frame's black level error is known and subtracted, DN."""
     return float((likely_black(frame) - frame.black).mean())
-
-
-def _matrix(camera: CameraModel, change: NDArray[np.floating]) -> NDArray[np.float32] | None:
-    """Matrix, for rows of linear sRGB, of another white balance; None where it is the light's."""
-    if np.abs(change - 1).max() < 1e-6:
-        return None
-    matrix: NDArray[np.float32] = rebalance_matrix(np.array(camera.matrix), change).astype(
-        np.float32
-    )
-    return matrix.T
-
-
-def _unclipped(linear: NDArray[np.float32], factor: np.float32) -> NDArray[np.float32]:
-    """Brighten the blown places of a photograph, (H, W, 3), by up to a factor; the rest stays."""
-    if factor <= 1:
-        return linear
-    blown = np.clip((linear.min(axis=2, keepdims=True) - _BLOWN_FROM) / (1 - _BLOWN_FROM), 0, 1)
-    brightened: NDArray[np.float32] = linear * (1 + blown * (factor - 1))
-    return brightened
 
 
 def as_if_read(
@@ -378,30 +304,41 @@ def as_if_read(
 
 
 def open_photos(
-    folders: list[Path], cache: Path | None = None, progress: Progress = SILENT
+    folders: list[Path],
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+    *,
+    check: Check = "files",
 ) -> ArrayCache:
     """Decode photographs once into a cache on disk: linear light, shrunk, float16.
 
     Parameters
     ----------
     folders : list of Path
-        Photographs, or folders of them.
+        Photographs, folders of them, or packed ones (`imaging.packed`).
     cache : Path, optional
         Folder; six bytes for each pixel of the shrunk photographs. By default ``photos`` in gia's
         own cache, or a temporary one where that cannot be written to.
     progress : Progress
+    check : "files", "contents" or "none"
+        What is looked at of what is decoded already; see `Stock.look`.
 
     Raises
     ------
     DataError
         None found, or some that cannot be read: all are named.
     """
-    sources = {_key(path): path for path in find_photos(folders)}
+    sources: dict[str, Path | PackedPhoto] = {}
+    for packed in filter(is_packed, folders):
+        sources |= {_packed_key(photo): photo for photo in list_packed(packed)}
+    if others := [folder for folder in folders if not is_packed(folder)]:
+        sources |= {_key(path): path for path in find_photos(others)}
     return ArrayCache.build(
         cache or cache_folder() / "photos",
         sources,
         _decode,
         recipe=_RECIPE,
+        check=check,
         may_move=cache is None,
         progress=progress,
     )
@@ -460,14 +397,18 @@ def _key(path: Path) -> str:
     return f"{_shortened(path.parent.name)}__{_shortened(path.stem)}-{digest.hexdigest()}"
 
 
+def _packed_key(photo: PackedPhoto) -> str:
+    """Name a packed photograph by its source, name and content, wherever its file lies."""
+    return f"{_shortened(photo.source)}__{_shortened(photo.stem)}-{photo.digest[:8]}"
+
+
 def _shortened(name: str) -> str:
     """Cut a name that is too long, between two characters; the digest makes it unique."""
     data = name.encode("utf-8", "surrogateescape")
     return name if len(data) <= _NAME_BYTES else data[:_NAME_BYTES].decode("utf-8", "ignore")
 
 
-def _decode(path: Path) -> Decoded:
-    photo = read_photo(path)
-    factor = -(-max(photo.shape[:2]) // LONGEST_SIDE)
-    linear: NDArray[Any] = shrink(photo, factor).astype(np.float16)
+def _decode(source: Path | PackedPhoto) -> Decoded:
+    photo = read_photo(source) if isinstance(source, Path) else read_packed(source)
+    linear: NDArray[Any] = training_size(photo).astype(np.float16)
     return Decoded(arrays={"linear": linear}, metadata={"size": linear.shape[:2]})

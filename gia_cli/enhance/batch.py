@@ -22,9 +22,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
+from gia_cli.enhance import storage
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
 from gia_cli.enhance.showing import Shown
+from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     GiaError,
     Interrupted,
@@ -40,7 +42,6 @@ from gia_cli.files import (
     ignores_case,
     is_taken,
     make_folder,
-    refuse_hopeless_output,
     walk,
 )
 from gia_cli.imaging.save import require_format
@@ -75,7 +76,11 @@ class Product:
     """How it is saved."""
 
 
-PICTURE = Product(name=lambda target: target, write=Enhanced.save)
+def _itself(target: Path) -> Path:
+    return target
+
+
+PICTURE = Product(name=_itself, write=Enhanced.save)
 
 
 def picture_saved(options: SaveOptions) -> Product:
@@ -113,6 +118,8 @@ class Job:
     targets: tuple[Path, ...]
     error: GiaError | None = None
     """Why it cannot be done, known before any work."""
+    key: str = field(default="", compare=False)
+    """Its path below the folder it was found in, with slashes: one wherever that is mounted."""
 
 
 @dataclass(slots=True)
@@ -169,14 +176,15 @@ def plan_jobs(inputs: Sequence[Path], options: BatchOptions) -> list[Job]:
     _refuse_impossible(suffix, options.products)
     jobs: list[Job] = []
     for source, root, error in _find_sources(inputs, options.recursive):
+        key = source.relative_to(root).as_posix()
         if error is not None:
-            jobs.append(Job(source, (), error))
+            jobs.append(Job(source, (), error, key))
             continue
         target = options.output
         if target is None:
             mark = f"{_NAME_SUFFIX}_crop" if options.is_crop else _NAME_SUFFIX
             target = _target(source, root, options.out_dir, mark + suffix)
-        jobs.append(Job(source, _bracketed(target, options.request)))
+        jobs.append(Job(source, _bracketed(target, options.request), key=key))
     jobs = _without_repeats(jobs)
     photos = sum(job.error is None for job in jobs)
     if options.output is not None and photos > 1:
@@ -207,22 +215,23 @@ def _place(path: Path) -> tuple[object, str]:
     return identity(path.parent) or Path(os.path.abspath(path.parent)), path.name  # noqa: PTH100
 
 
-def _files(job: Job, options: BatchOptions) -> list[Path]:
+def files_of(job: Job, options: BatchOptions) -> list[Path]:
     """List all files that are to be made of a photo."""
     return [product.name(target) for target in job.targets for product in options.products]
 
 
 def _without_replaced_inputs(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
     """Let the jobs fail whose output is an input; with ``-o``, refuse."""
-    inputs = {identity(job.source): job.source for job in jobs}
-    inputs |= {identity(path): path for path in options.also_read}
+    inputs = {storage.identity_of(job.source): job.source for job in jobs}
+    inputs |= {storage.identity_of(path): path for path in options.also_read}
     inputs.pop(None, None)
     checked: list[Job] = []
     for job in jobs:
-        replaced = [path for path in _files(job, options) if identity(path) in inputs]
+        replaced = [path for path in files_of(job, options) if storage.identity_of(path) in inputs]
         if job.error is None and replaced:
+            photo = inputs[storage.identity_of(replaced[0])]
             error = UsageError(
-                f"The output {replaced[0]} is the input {inputs[identity(replaced[0])]}.",
+                f"The output {storage.shown(replaced[0])} is the input {storage.shown(photo)}.",
                 hint="gia never replaces what it reads: give another name with -o, or --out-dir.",
             )
             if options.output is not None:
@@ -236,7 +245,7 @@ def _without_clashes(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
     """Let the jobs fail that would be written to one file."""
     users: dict[object, list[tuple[int, Path]]] = {}
     for number, job in enumerate(jobs):
-        for path in _files(job, options) if job.error is None else ():
+        for path in files_of(job, options) if job.error is None else ():
             folder, name = _place(path)
             users.setdefault((folder, _folded(name)), []).append((number, path))
     errors: dict[int, GiaError] = {}
@@ -293,7 +302,9 @@ def _find_sources(inputs: Sequence[Path], recursive: bool) -> Iterator[Found]:
     A folder that may not be read comes with its error.
     """
     for path in inputs:
-        if _is(Path.is_dir, path):
+        if storage.is_url(path):
+            yield from _photos_in_store(path, recursive)
+        elif _is(Path.is_dir, path):
             yield from _photos_in(path, recursive)
         elif glob.has_magic(str(path)) and not is_taken(path):
             matches = sorted(set(_matches(path)))
@@ -329,6 +340,27 @@ def _matches(pattern: Path) -> Iterator[Path]:
                 yield from (path for path in paths if not path.name.startswith("."))
 
 
+def _photos_in_store(url: Path, recursive: bool) -> Iterator[Found]:
+    """Yield the photos that a URL stands for: one that is named, or those of a folder."""
+    found = storage.find(url, recursive=recursive)
+    if found == [(url, url.parent)]:
+        yield url, url.parent, None
+        return
+    there = {path for path, _ in found}
+    photos = [(path, root) for path, root in found if _is_photos_name(path)]
+    if not photos:
+        raise _no_photos(storage.shown(url), recursive)
+    for path, root in photos:
+        short = _short_of(path)
+        if short is None or path.with_name(short) not in there:
+            yield path, root, None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; a link that leads nowhere is none."""
+    return storage.exists(path) if storage.is_url(path) else path.exists()
+
+
 def _is(question: Callable[[Path], bool], path: Path) -> bool:
     """Ask about a path; a name that the system refuses is nothing, and fails as a photo later."""
     try:
@@ -354,9 +386,13 @@ def photos_in(folder: Path, *, recursive: bool = False) -> list[Found]:
 def _photos_in(folder: Path, recursive: bool) -> list[Found]:
     found = photos_in(folder, recursive=recursive)
     if not found:
-        hint = "" if recursive else "--recursive looks into its subfolders too."
-        raise UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
+        raise _no_photos(folder, recursive)
     return found
+
+
+def _no_photos(folder: Path | str, recursive: bool) -> UsageError:
+    hint = "" if recursive else "--recursive looks into its subfolders too."
+    return UsageError(f"The folder {folder} holds no RAW photos.", hint=hint)
 
 
 def _short_of(path: Path) -> str | None:
@@ -367,12 +403,15 @@ def _short_of(path: Path) -> str | None:
 
 
 def _is_photo(path: Path) -> bool:
+    return _is_photos_name(path) and _is(Path.is_file, path)
+
+
+def _is_photos_name(path: Path) -> bool:
     # Hidden files are the droppings of macOS ("._DSC0001.ARW") and of interrupted writes.
     return (
         path.suffix.lower() in RAW_SUFFIXES
         and not path.name.startswith(".")
         and not _OWN_DNG.search(path.name)
-        and _is(Path.is_file, path)
     )
 
 
@@ -418,6 +457,7 @@ def run_jobs(
     results: list[FileResult] = []
 
     def finish(result: FileResult, started: float) -> None:
+        storage.release(result.source)
         result.seconds = time.perf_counter() - started
         results.append(result)
         on_result(result)
@@ -448,7 +488,7 @@ def run_jobs(
                         break  # the photo's other brackets would fare no better
                     written.result()  # one picture is behind the network, never two
                     developed = writer.submit(computed.develop, keep_picture=keeps)
-                    written = writer.submit(_write, developed, files, result, options.show)
+                    written = writer.submit(_write, developed, files, result, options)
                     del computed, developed  # the writer's, and gone when it is done
                 del photo
                 # Behind the photo's own files in the writer's queue.
@@ -466,6 +506,10 @@ def run_jobs(
                 finish(*current[1:])  # interrupted before it was told of
             done = len(results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
+        finally:
+            reader.shutdown()
+            for job in jobs:  # of one that was read ahead, too
+                storage.release(job.source)
     return results
 
 
@@ -475,9 +519,9 @@ def _is_made(
     """Whether a photo's last file was written, but nobody was told."""
     if not result.outputs or any(each is result for each in told):
         return False
-    missing = set(_files(job, options)) - set(result.outputs)
+    missing = set(files_of(job, options)) - set(result.outputs)
     if options.on_exists == "skip":
-        missing = {path for path in missing if not _is(Path.exists, path)}
+        missing = {path for path in missing if not _is(_is_there, path)}
     return not missing
 
 
@@ -554,6 +598,35 @@ class _ReadAhead:
         self._photo = None
 
 
+def settled(job: Job, options: BatchOptions) -> FileResult | None:
+    """Tell what becomes of a photo that needs no work; None if it needs some.
+
+    It has failed if it cannot be done, or its output is in the way, and is skipped if that is there
+    already. Of the photo itself nothing is read unless its output is in the way.
+    """
+    result = FileResult(job.source)
+    with _failures_into(result):
+        if job.error is not None:
+            raise job.error
+        _, plans = _missing(job, options)
+        if not plans:
+            result.status, result.outputs = "skipped", list(job.targets)
+            return result
+        if options.on_exists == "error" and any(map(storage.exists, files_of(job, options))):
+            if not storage.is_url(job.source):
+                refuse_hopeless(job.source)  # what is wrong with the photo comes first
+            _refuse_hopeless_outputs(job, plans, options)
+    return None if result.error is None else result
+
+
+def _refuse_hopeless_outputs(job: Job, plans: Sequence[Files], options: BatchOptions) -> None:
+    _prepare_folder(job.targets[0].parent, options)
+    for files in plans:
+        for _, path in files:
+            # Where outputs are skipped, only a link that leads nowhere is left here.
+            storage.refuse_taken_output(path, replace=options.on_exists == "overwrite")
+
+
 def _read(
     job: Job, enhancer: Enhancer, options: BatchOptions, progress: Progress
 ) -> Iterator[tuple[Prepared, Files]] | None:
@@ -563,13 +636,10 @@ def _read(
     request, plans = _missing(job, options)
     if not plans:
         return None
-    refuse_hopeless(job.source)  # what is wrong with the photo comes before what is with its output
-    _prepare_folder(job.targets[0].parent, options)
-    for files in plans:
-        for _, path in files:
-            # Where outputs are skipped, only a link that leads nowhere is left here.
-            refuse_hopeless_output(path, replace=options.on_exists == "overwrite")
-    pictures = zip(enhancer.prepare(job.source, request, progress=progress), plans, strict=True)
+    photo = storage.fetch(job.source)
+    refuse_hopeless(photo)  # what is wrong with the photo comes before what is with its output
+    _refuse_hopeless_outputs(job, plans, options)
+    pictures = zip(enhancer.prepare(photo, request, progress=progress), plans, strict=True)
     return chain([next(pictures)], pictures)
 
 
@@ -627,8 +697,15 @@ def _compute(
         result.choices.append(computed.choice)
         result.weights = computed.weights.name
         result.white_balance = computed.white_balance
-        result.sidecar = computed.metadata.report()
+        result.sidecar = _in_words_of(result.source, computed.metadata.report())
     return computed
+
+
+def _in_words_of(source: Path, sidecar: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Let what is said of a photo's sidecars name those in the store."""
+    if sidecar is None:
+        return None
+    return sidecar | {"files": [storage.in_words_of(source, file) for file in sidecar["files"]]}
 
 
 def _missing(job: Job, options: BatchOptions) -> tuple[ExposureRequest, list[Files]]:
@@ -647,7 +724,7 @@ def _to_write(target: Path, options: BatchOptions) -> Files:
     return [
         (product, path)
         for product, path in files
-        if options.on_exists != "skip" or not _is(Path.exists, path)
+        if options.on_exists != "skip" or not _is(_is_there, path)
     ]
 
 
@@ -668,18 +745,19 @@ def _write(
     developed: Future[Enhanced],
     files: Files,
     result: FileResult,
-    show: Callable[[Enhanced], Shown] | None,
+    options: BatchOptions,
 ) -> None:
     """Write what is made of one picture; in the writing thread."""
     with _failures_into(result):
         picture, start = developed.result(), time.perf_counter()
         for product, path in files:
-            product.write(picture, path)
+            with storage.written(path, replace=options.on_exists == "overwrite") as file:
+                product.write(picture, file)
             result.outputs.append(path)
         for stage, seconds in (*picture.seconds.items(), ("write", time.perf_counter() - start)):
             result.stages[stage] = result.stages.get(stage, 0.0) + seconds
-        if show is not None:
-            result.shown.append(show(picture))
+        if options.show is not None:
+            result.shown.append(options.show(picture))
 
 
 @contextmanager
@@ -689,7 +767,8 @@ def _failures_into(result: FileResult) -> Iterator[None]:
         yield
     except Exception as error:
         _let_go(error)  # of the photo: results are kept
-        result.status, result.error = "failed", _expected(result.source, error)
+        result.status = "failed"
+        result.error = storage.error_in_words_of(result.source, _expected(result.source, error))
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -715,6 +794,8 @@ def _expected(source: Path, error: Exception) -> GiaError:
 
 def _prepare_folder(folder: Path, options: BatchOptions) -> None:
     """Make the folder that --out-dir asked for, and refuse a hopeless one before the work."""
+    if storage.is_url(folder):
+        return  # stores have none
     if options.out_dir is not None:
         make_folder(folder, "--out-dir")
     if not _is(Path.is_dir, folder):

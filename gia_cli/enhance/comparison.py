@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.enhance.enhancer import Enhanced
+from gia_cli.enhance.stages import Enhanced
 from gia_cli.files import atomic_file
 from gia_cli.imaging.color import levels8
 from gia_cli.imaging.sheet import side_by_side

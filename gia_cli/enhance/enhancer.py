@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -21,52 +19,45 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli._version import __version__
-from gia_cli.arguments import instance_of, one_of, path_of, unit_number, whole_number
-from gia_cli.cameras import CAMERA_MATRICES
+from gia_cli.arguments import instance_of, one_of, path_of, whole_number
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
-from gia_cli.enhance.crop import Crop, Part, Window, cut, part_of
+from gia_cli.enhance.crop import Crop, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
-from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
-from gia_cli.enhance.sidecar import NO_METADATA, DevelopSettings, PhotoMetadata, read_metadata
+from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
+from gia_cli.enhance.measured import fuse_measured, is_fused, training_matrix
+from gia_cli.enhance.sidecar import DevelopSettings, PhotoMetadata, read_metadata
+from gia_cli.enhance.stages import (
+    ALL_THE_NOISE,
+    AS_THE_NETWORK_HAS_THEM,
+    Computed,
+    Enhanced,
+    Prepared,
+    Strength,
+    timed,
+)
 from gia_cli.enhance.white_balance import WhiteBalance
-from gia_cli.errors import DeviceError, UsageError, WeightsError
-from gia_cli.files import OutputFormat, is_file
-from gia_cli.imaging.color import levels8
-from gia_cli.imaging.color_space import SPACES
-from gia_cli.imaging.dng import write_linear_dng
+from gia_cli.errors import UsageError
+from gia_cli.files import is_file
 from gia_cli.imaging.fusion import (
-    NO_SHARES,
-    Grain,
     Residual,
     frame_noise,
-    fuse,
     fusion_bytes,
     measure,
     whiten,
 )
-from gia_cli.imaging.highlights import Highlights, Shoulder, brightest_light, restore_highlights
-from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
-from gia_cli.imaging.save import save_pixels, saving_bytes
-from gia_cli.imaging.save_options import DEFAULT_SAVE, SaveOptions
-from gia_cli.imaging.writer import Pixels, develop, develop_linear, output_format
+from gia_cli.imaging.highlights import Highlights, brightest_light, restore_highlights
 from gia_cli.inference.engine import Engine, Term
+from gia_cli.inference.engines import Engines
+from gia_cli.inference.fallback import Running
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import claim_process, infer, photo_terms
-from gia_cli.inference.select import (
-    choose_runtime,
-    obstacle_to_openvino,
-    open_engine,
-    require_int8,
-    require_onnx,
-    require_openvino,
-)
+from gia_cli.inference.select import choose_runtime
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
-from gia_cli.raw.packing import PackedMosaic, prepare, usable_gains
+from gia_cli.raw.packing import prepare, usable_gains
 from gia_cli.raw.reader import FLIP_OF_ORIENTATION, RawFrame, read_raw
-from gia_cli.raw.turns import Turn, turn_frame
+from gia_cli.raw.turns import Turn
 from gia_cli.runtime import (
     DeviceName,
     EngineName,
@@ -79,330 +70,10 @@ from gia_cli.runtime import (
     return_large_blocks,
 )
 from gia_cli.runtime import Quality as Quality
-from gia_cli.weights.manifest import choose_weights, find_quantized, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
-# Reading a photo holds its mosaic, and LibRaw's copy of it or planes of twice its size.
-_READING_MOSAICS = 4
-_SHOWN_SIDE = 1024  # pixels, in a notebook
-# Of a picture, for each photosite: float32 of three channels, and the levels that come of them.
-_PICTURE_BYTES, _LEVEL_BYTES = 12, 6
-# Stretching pixels that are not square holds this many pictures more, of the wider size.
-_STRETCHED_PICTURES = 3
 # What the first photos leave behind that is none of theirs: tables, threads, late imports.
 _LEFTOVERS = 15_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Strength:
-    """How much of the fine noise goes, of brightness and of colour: 0 none, 1 all of it.
-
-    Raises
-    ------
-    UsageError
-        Not from 0 to 1.
-    """
-
-    luminance: float = 1.0
-    chroma: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("--strength", self.luminance), ("--strength-chroma", self.chroma)):
-            unit_number(value, name, hint="1 takes all noise away, 0 none.")
-
-    @property
-    def grain(self) -> Grain | None:
-        """What stays of the noise; None for nothing."""
-        if self.luminance == self.chroma == 1:
-            return None
-        return Grain(1 - self.luminance, 1 - self.chroma)
-
-    @property
-    def comment(self) -> str:
-        """What a picture's metadata say of it."""
-        if self.luminance == self.chroma:
-            return "" if self.luminance == 1 else f"; strength {self.luminance:g}"
-        return f"; strength {self.luminance:g}, of colour {self.chroma:g}"
-
-
-ALL_THE_NOISE = Strength()
-AS_THE_NETWORK_HAS_THEM = Highlights()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A photo read and packed, ready for the network at one ratio."""
-
-    frame: RawFrame
-    mosaic: PackedMosaic
-    choice: RatioChoice
-    weights: WeightsInfo
-    gains: NDArray[np.float32] | None
-    """(3,) float32; factors for R, G and B that `mosaic` has, as `camera_gains` found them."""
-    white_balance: str
-    """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
-    seconds: dict[str, float]
-    """Wall-clock time of each stage; what a photo takes once is its first picture's."""
-    part: Part | None = None
-    """Where only a part is made: `frame` is that part with a margin."""
-    metadata: PhotoMetadata = NO_METADATA
-    """What sidecars and the photo's own XMP say."""
-
-    def packed(self, turn: Turn, frame: RawFrame | None = None) -> PackedMosaic:
-        """Pack the photo or, as it would be, another frame of it, turned."""
-        if turn == Turn() and frame is None:
-            return self.mosaic
-        turned = turn_frame(frame or self.frame, turn)
-        return prepare(turned, self.choice.ratio, self.gains, self.weights.config.input_floor)
-
-    @property
-    def reading_bytes(self) -> int:
-        """Most memory that reading and packing another photo of this size takes."""
-        whole = self.frame.mosaic.nbytes if self.part is None else self.part.whole_bytes
-        return _READING_MOSAICS * whole
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory that this photo takes until it is computed."""
-        return self.frame.mosaic.nbytes + self.mosaic.planes.nbytes
-
-    @property
-    def picture_bytes(self) -> int:
-        """Memory that the network's picture takes."""
-        return _PICTURE_BYTES * self.frame.mosaic.size
-
-    @property
-    def developing_bytes(self) -> int:
-        """Memory that the levels of another picture of this size take."""
-        levels = _LEVEL_BYTES * self.frame.mosaic.size
-        aspect = self.frame.pixel_aspect
-        if aspect == 1:
-            return levels
-        wider = max(aspect, 1 / aspect)
-        return round(wider * (levels + _STRETCHED_PICTURES * self.picture_bytes))
-
-    def saving_bytes(self, kind: OutputFormat, options: SaveOptions) -> int:
-        """Most memory that saving a picture of this size takes beside its levels and itself."""
-        if kind == "dng":  # its pixels
-            return self.developing_bytes
-        aspect = self.frame.pixel_aspect
-        pixels = round(self.frame.mosaic.size * max(aspect, 1 / aspect))
-        needed = saving_bytes(kind, options, pixels)
-        if aspect != 1 and options.needs_picture(kind):
-            needed += _STRETCHED_PICTURES * _PICTURE_BYTES * pixels
-        return needed
-
-    @property
-    def finishing_bytes(self) -> int:
-        """Most memory that this photo takes beside its picture once the network is done."""
-        sites = self.frame.mosaic.size
-        fusing = fusion_bytes(self.frame.kind, sites) if _is_fused(self.gains, self.weights) else 0
-        return max(fusing, self.developing_bytes)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Computed:
-    """What the network made of a photo, as the sensor lay."""
-
-    picture: NDArray[np.float32] = field(repr=False)
-    """(3, H, W) float32, BT.709-encoded, not clipped."""
-    frame: RawFrame
-    choice: RatioChoice
-    weights: WeightsInfo
-    white_balance: str
-    """As in `Prepared`."""
-    quality: Quality
-    seconds: dict[str, float]
-    strength: Strength = ALL_THE_NOISE
-    gains: NDArray[np.float32] | None = None
-    """(3,) float32; the gains that it was balanced with; None where the network found its own."""
-    highlights: Highlights = AS_THE_NETWORK_HAS_THEM
-    peak: float = 1.0
-    """Linear light of the brightest place, white or above."""
-    window: Window | None = None
-    """Where only a part is made: its place in the whole, upright picture."""
-    metadata: PhotoMetadata = NO_METADATA
-
-    def develop(self, *, keep_picture: bool = True) -> Enhanced:
-        """Bring the picture to sRGB levels, upright.
-
-        Parameters
-        ----------
-        keep_picture : bool
-            Whether the network's own picture is kept too, for a DNG, for linear light and for
-            colour spaces other than sRGB.
-        """
-        seconds = dict(self.seconds)
-        with memory_errors(), _timed(seconds, "colour"):
-            tone = _tone(self.highlights, self.peak)
-            image = develop(self.picture, self.frame.flip, self.frame.pixel_aspect, tone=tone)
-        return Enhanced(
-            image,
-            self.frame,
-            self.choice,
-            self.weights,
-            self.white_balance,
-            self.quality,
-            seconds,
-            strength=self.strength,
-            picture=self.picture if keep_picture else None,
-            gains=self.gains,
-            highlights=self.highlights,
-            peak=self.peak,
-            window=self.window,
-            metadata=self.metadata,
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Enhanced:
-    """One enhanced picture and how it came about.
-
-    In a notebook it shows itself, shrunk.
-    """
-
-    image: NDArray[np.uint16] = field(repr=False)
-    """(H, W, 3) uint16, sRGB, upright."""
-    frame: RawFrame
-    choice: RatioChoice
-    """The amplification ratio and the rule that chose it."""
-    weights: WeightsInfo
-    white_balance: str
-    """The balance in words that follow "white balance", such as "3200 K, tint +5"."""
-    quality: Quality
-    seconds: dict[str, float]
-    """Wall-clock time of each stage."""
-    strength: Strength = ALL_THE_NOISE
-    picture: NDArray[np.float32] | None = None
-    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay: what a DNG is made of,
-    and what is linear or of another colour space than sRGB."""
-    gains: NDArray[np.float32] | None = None
-    """(3,) float32; as in `Computed`."""
-    highlights: Highlights = AS_THE_NETWORK_HAS_THEM
-    peak: float = 1.0
-    """As in `Computed`."""
-    window: Window | None = None
-    """As in `Computed`."""
-    metadata: PhotoMetadata = NO_METADATA
-    """What sidecars and the photo's own XMP say, and what of it was used."""
-
-    def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
-        return (
-            f"<Enhanced {self.frame.path.name}: {width} x {height}, "
-            f"ratio {self.choice.ratio:.4g}, {self.weights.name}>"
-        )
-
-    def _repr_png_(self) -> bytes:
-        """Return what a notebook shows: a PNG of at most 1024 pixels a side."""
-        return encoded(shrunk(self.to_pil(), _SHOWN_SIDE), "PNG")
-
-    def to_srgb8(self) -> NDArray[np.uint8]:
-        """Round the picture to 8 bits: (H, W, 3) uint8, sRGB, upright."""
-        return levels8(self.image)
-
-    def to_pil(self) -> PilImage:
-        """Make an 8-bit Pillow image, with the sRGB profile in its info.
-
-        Pillow has no RGB of 16 bits; `image` has them.
-        """
-        return pil_image(self.to_srgb8())
-
-    @property
-    def comment(self) -> str:
-        """What goes into the output's metadata."""
-        digest = (self.weights.sha256 or "unverified")[:12]
-        return (
-            f"gia {__version__}; weights {self.weights.name} ({digest}); "
-            f"ratio {self.choice.ratio:.4g} ({self.choice.rule}); "
-            f"white balance {self.white_balance}"
-            + ("; quality best" if self.quality == "best" else "")
-            + self.strength.comment
-            + self.highlights.comment
-            + ("" if self.window is None else f"; crop {self.window}")
-        )
-
-    @property
-    def xmp(self) -> bytes:
-        """The XMP packet that goes into the output; empty where there is nothing to carry over."""
-        return self.metadata.packet(f"gia {__version__}")
-
-    def save(self, path: str | Path, options: SaveOptions = DEFAULT_SAVE) -> None:
-        """Write the picture with colour profile, EXIF and XMP.
-
-        Parameters
-        ----------
-        path : str or Path
-            The ending decides: .tif, .png, .dng (linear camera RGB), .jpg, .jxl or .exr (linear).
-        options : SaveOptions
-            Colour space, bits for each channel, compression. What is made in sRGB has the very
-            levels of `image`; all else is made of `picture`.
-
-        Raises
-        ------
-        UsageError
-            Another ending, an option that is another format's, a package that is missing, an
-            `image` that is not as described, or no `picture` where it is needed.
-        OutputError
-            The file cannot be written.
-        """
-        image = self.image
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint16:
-            raise UsageError("What is saved is an array of uint16.")
-        if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UsageError("What is saved is an array of shape (H, W, 3).")
-        instance_of(options, SaveOptions, "options")
-        path, software = path_of(path, "path"), f"gia {__version__}"
-        kind = output_format(path)
-        options.check(kind)
-        with memory_errors():
-            if kind == "dng":
-                self._save_dng(path, software)
-            else:
-                save_pixels(
-                    path,
-                    self._pixels(kind, options),
-                    options,
-                    shot=self.frame.shot,
-                    software=software,
-                    comment=self.comment,
-                    xmp=self.xmp,
-                )
-
-    def _pixels(self, kind: OutputFormat, options: SaveOptions) -> Pixels:
-        """Bring the picture to what a format's writer takes."""
-        levels, space, frame = self.image, SPACES[options.color_space], self.frame
-        if options.is_linear(kind):
-            picture = self._kept_picture("Linear light")
-            return develop_linear(picture, frame.flip, frame.pixel_aspect, space)
-        if options.needs_picture(kind):
-            picture = self._kept_picture(space.title)
-            tone = _tone(self.highlights, self.peak)
-            levels = develop(picture, frame.flip, frame.pixel_aspect, space, tone)
-        return levels8(levels) if options.depth(kind) == 8 else levels
-
-    def _kept_picture(self, what: str) -> NDArray[np.float32]:
-        if self.picture is None:
-            raise UsageError(f"{what} is made of the network's own picture, which was not kept.")
-        return self.picture
-
-    def _save_dng(self, path: Path, software: str) -> None:
-        frame = self.frame
-        write_linear_dng(
-            path,
-            self._kept_picture("A DNG"),
-            gains=frame.as_shot_wb if self.gains is None else self.gains,
-            xyz_to_camera=frame.xyz_to_camera,
-            shot=frame.shot,
-            flip=frame.flip,
-            pixel_aspect=frame.pixel_aspect,
-            software=software,
-            comment=self.comment,
-            original=frame.path.name,
-            noise_reduction=self.strength.luminance,
-            xmp=self.metadata.packet(software, for_raw=True),
-            lens_corrections=frame.lens_corrections,
-        )
 
 
 class Enhancer:
@@ -470,6 +141,16 @@ class Enhancer:
         instance_of(highlights, Highlights, "highlights")
         if weights is not None:
             path_of(weights, "weights")
+        # A wrong word or name should fail before the first photo is read.
+        self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
+        self._engines = Engines(
+            weights,
+            runtime,
+            engine,
+            None if self._white_balance is None else self._white_balance.mode,
+            prefers_int8=prefer_int8,
+            holds_one=options.max_memory is not None,  # the plans count on it
+        )
         self.quality = quality
         self.strength = strength
         self.highlights = highlights
@@ -480,33 +161,14 @@ class Enhancer:
         self.runtime = runtime
         self.options = options
         self.engine = engine
-        self._weights = weights
         self._levels = levels
-        # A wrong word should fail before the first photo is read,
-        self._white_balance = None if white_balance is None else WhiteBalance.parse(white_balance)
-        self._mode = None if self._white_balance is None else self._white_balance.mode
-        self._prefers_int8 = prefer_int8 and runtime.dtype == "float32"
-        self._prefers_int8 &= runtime.device == "cpu" and engine not in ("torch", "onnx")
-        self._found: dict[CfaKind, WeightsInfo] = {}
-        self._engines: dict[CfaKind, tuple[Engine, WeightsInfo]] = {}
         self._lock = RLock()
         # Under a limit: what the process holds beside photos, and beside what the engine takes.
         self._base: int | None = None
-        # and so should a wrong name, and an engine.
-        info = None if weights is None else choose_weights(weights, white_balance=self._mode)
-        config = None if info is None else info.config
-        if engine == "openvino":
-            require_openvino(runtime, config)
-        if engine == "onnx":
-            require_onnx(runtime, config)
-        if runtime.dtype == "int8" and info is not None:
-            info = find_quantized(info)
-        if runtime.dtype == "int8" or (info is not None and info.quantized_from is not None):
-            require_int8(runtime, engine, config)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is of this process: engines and lock."""
-        return {**self.__dict__, "_engines": {}, "_base": None, "_lock": None}
+        """Leave out what is of this process."""
+        return {**self.__dict__, "_base": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=RLock())
@@ -540,7 +202,8 @@ class Enhancer:
             between ("gia-sony-lite,gia-fuji") of which each photo takes those for its sensor, or
             "lite": the smaller weights where a sensor has some. By default ``GIA_WEIGHTS``, else
             what ships for each photo's colour filter array.
-        device : "auto", "cpu", "cuda" or "mps"
+        device : "auto", "cpu", "cuda", "cuda:N", "mps" or another of `runtime.DEVICES`
+            cuda:1 is the second of several cards.
         precision : "auto", "fp32", "fp16", "bf16" or "int8"
             int8 runs the int8 weights that were made from the chosen ones, on the CPU. auto: fp16
             on CUDA; on a CPU int8 for weights that ship, if theirs ship and OpenVINO is there and
@@ -702,13 +365,13 @@ class Enhancer:
             photo.check()
         file = _file_of(photo)
         if not isinstance(photo, RawFrame):
-            with memory_errors(), _timed(seconds, "decode"):
+            with memory_errors(), timed(seconds, "decode"):
                 limit = self.options.max_memory
                 photo = read_raw(photo, levels=self._levels, max_memory=limit)
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
-        with memory_errors(), _timed(seconds, "exposure"):
-            weights = self._chosen_for(photo.kind)
+        with memory_errors(), timed(seconds, "exposure"):
+            weights = self._engines.asked_for(photo.kind)
             metadata = self._read_metadata(photo, file, request, weights, progress)
             used = metadata.used
             if (shot := metadata.shot(photo.shot)) is not photo.shot:
@@ -726,7 +389,7 @@ class Enhancer:
             part = None if self.crop is None else part_of(photo, self.crop)
             photo = photo if part is None else part.frame
         for choice in choices:
-            with memory_errors(), _timed(seconds, "pack"):
+            with memory_errors(), timed(seconds, "pack"):
                 mosaic = prepare(photo, choice.ratio, gains, weights.config.input_floor)
             yield Prepared(photo, mosaic, choice, weights, gains, words, seconds, part, metadata)
             seconds = {}
@@ -785,9 +448,9 @@ class Enhancer:
         """
         instance_of(prepared, Prepared, "prepared photo")
         claim_process()  # before the lock, which another thread may have held in a process forked
-        with self._lock, memory_errors(), _timed(prepared.seconds, "load"):
-            engine, _ = self._engine(prepared.weights, progress)
-            self._measure_base(engine, prepared)
+        with self._lock, memory_errors(), timed(prepared.seconds, "load"):
+            running = self._engines.running(prepared.weights, progress)
+            self._measure_base(running.engine, prepared)
 
     def compute(
         self,
@@ -827,19 +490,17 @@ class Enhancer:
 
     def _compute(self, prepared: Prepared, progress: Progress, options: InferOptions) -> Computed:
         seconds = dict(prepared.seconds)
-        engine, weights = self._engine(prepared.weights, progress)
-        with _timed(seconds, "network"):
-            try:
-                picture = self._infer(engine, prepared, options, progress)
-            except RuntimeError as error:  # OpenVINO has no narrower ones
-                if weights is prepared.weights:
-                    raise
-                engine, weights = self._go_on_in_fp32(prepared.weights, error, progress)
-                picture = self._infer(engine, prepared, options, progress)
+        running = self._engines.running(prepared.weights, progress)
+        engine = running.engine
+        with timed(seconds, "network"):
+            picture = self._infer(running, prepared, options, progress)
+        if running.engine is not engine:
+            self._base = None  # another engine holds other memory
+        weights = running.weights or prepared.weights
         takes_balance = weights.config.white_balance == "as-shot"
         noise = None if prepared.part is None else prepared.part.noise
         if takes_balance or self.strength.grain is not None:
-            with _timed(seconds, "fusion"):
+            with timed(seconds, "fusion"):
                 ratio, gains = prepared.choice.ratio, prepared.gains
                 grain = self.strength.grain
                 if noise is None and self.highlights:  # which take it, too
@@ -852,17 +513,17 @@ class Enhancer:
                     prepared.weights,
                     grain,
                     noise=noise,
-                    black_error=_black_error(engine, prepared, options),
+                    black_error=_black_error(running, prepared, options),
                 )
                 if takes_balance:
                     whiten(picture, prepared.frame)
         matrix = camera_colors(prepared.frame, weights)
         if matrix is not None:
-            with _timed(seconds, "colour"):
+            with timed(seconds, "colour"):
                 recolor(picture, matrix)
         peak = 1.0
         if self.highlights:
-            with _timed(seconds, "highlights"):
+            with timed(seconds, "highlights"):
                 peak = _restored(picture, prepared, noise, is_recolored=matrix is not None)
         frame, window = prepared.frame, None
         if prepared.part is not None:
@@ -886,15 +547,15 @@ class Enhancer:
         )
 
     def _infer(
-        self, engine: Engine, prepared: Prepared, options: InferOptions, progress: Progress
+        self, running: Running, prepared: Prepared, options: InferOptions, progress: Progress
     ) -> NDArray[np.float32]:
-        options = self._with_memory(engine, prepared, options)
+        options = self._with_memory(running.engine, prepared, options)
         terms = None if prepared.part is None else partial(_terms, prepared, options)
         if self.quality == "normal":
             of_photo = None if terms is None else terms(Turn())
-            return infer(engine, prepared.mosaic, options, progress, of_photo)
+            return infer(running, prepared.mosaic, options, progress, of_photo)
         height, width = prepared.frame.mosaic.shape
-        return infer_turned(engine, prepared.packed, (height, width), options, progress, terms)
+        return infer_turned(running, prepared.packed, (height, width), options, progress, terms)
 
     def _with_memory(
         self, engine: Engine, prepared: Prepared, options: InferOptions
@@ -907,7 +568,7 @@ class Enhancer:
             bands = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain)
             afterwards = max(afterwards, bands)
         options = replace(options, afterwards=afterwards)
-        if options.max_memory is None or engine.device != "cpu":
+        if options.max_memory is None or not engine.is_in_main_memory:
             return options
         self._measure_base(engine, prepared)
         assert self._base is not None
@@ -927,6 +588,11 @@ class Enhancer:
         if self._base is None:
             self._base = resident_bytes() - engine.held_bytes - prepared.held_bytes
 
+    @property
+    def has_left_device(self) -> bool:
+        """Whether the device that was asked for has failed, and the CPU does its work."""
+        return self._engines.has_left_device
+
     def weights_for(self, kind: CfaKind) -> WeightsInfo:
         """Say which weights enhance the photos of a kind, without opening them.
 
@@ -945,60 +611,7 @@ class Enhancer:
         WeightsError, UsageError
         """
         one_of(kind, get_args(CfaKind), "kind")
-        weights = self._chosen_for(kind)
-        return self._preferred(weights) or weights
-
-    def _chosen_for(self, kind: CfaKind) -> WeightsInfo:
-        """Find what was asked for; in int8 only if that was, too."""
-        if kind not in self._found:
-            info = choose_weights(self._weights, kind, self._mode)
-            self._found[kind] = find_quantized(info) if self.runtime.dtype == "int8" else info
-        return self._found[kind]
-
-    def _engine(
-        self, weights: WeightsInfo, progress: Progress = SILENT
-    ) -> tuple[Engine, WeightsInfo]:
-        """Open the engine, once; and say which weights it runs."""
-        kind = weights.config.cfa
-        if kind not in self._engines:
-            if self.options.max_memory is not None:
-                self._engines.clear()  # one at a time: the plans count on it
-            preferred = self._open_preferred(weights, progress)
-            self._engines[kind] = preferred or self._open(weights, progress)
-        return self._engines[kind]
-
-    def _open(self, weights: WeightsInfo, progress: Progress) -> tuple[Engine, WeightsInfo]:
-        return open_engine(weights, self.runtime, self.engine, progress), weights
-
-    def _open_preferred(
-        self, weights: WeightsInfo, progress: Progress
-    ) -> tuple[Engine, WeightsInfo] | None:
-        """Open the int8 weights made from these; None where that cannot be."""
-        rounded = self._preferred(weights)
-        if rounded is None:
-            return None
-        try:
-            return self._open(rounded, progress)
-        except (DeviceError, WeightsError) as error:
-            progress.note(f"{rounded.name} cannot be used; continuing in fp32. {error.message}")
-            return None
-
-    def _preferred(self, weights: WeightsInfo) -> WeightsInfo | None:
-        """Find the int8 weights that are run in place of these; None if these are."""
-        if not self._prefers_int8 or obstacle_to_openvino(self.runtime, weights.config):
-            return None
-        return shipped_quantized(weights)
-
-    def _go_on_in_fp32(
-        self, weights: WeightsInfo, error: RuntimeError, progress: Progress
-    ) -> tuple[Engine, WeightsInfo]:
-        """Give up the int8 weights for good: they were gia's choice, not the user's."""
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        progress.note(f"OpenVINO failed in int8; continuing in fp32. {words}")
-        opened = self._open(weights, progress)
-        self._engines[weights.config.cfa] = opened
-        self._base = None  # another engine holds other memory
-        return opened
+        return self._engines.weights_for(kind)
 
 
 def _file_of(photo: object) -> Path | None:
@@ -1039,46 +652,6 @@ def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -
         )
 
 
-def fuse_measured(
-    picture: NDArray[np.float32],
-    frame: RawFrame,
-    ratio: float,
-    gains: NDArray[np.float32] | None,
-    weights: WeightsInfo,
-    grain: Grain | None = None,
-    *,
-    noise: tuple[float, float] | None = None,
-    black_error: NDArray[np.floating] | None = None,
-) -> None:
-    """Fuse a network's picture with what the sensor measured; in its place.
-
-    For weights that come without shares, or that infer the light, only grain is left: without gains
-    a measurement has no colours to compare.
-
-    Parameters
-    ----------
-    picture : (3, H, W) float32
-        BT.709-encoded.
-    frame, ratio, gains
-        As `prepare` got them.
-    weights : WeightsInfo
-    grain : Grain, optional
-    noise : (gain, variance), optional
-        As `frame_noise` returns them; by default this frame's.
-    black_error : (3,), optional
-        As `Residual.offset`; by default this frame's.
-    """
-    if not _is_fused(gains, weights) and grain is None:
-        return
-    shares = weights.fusion if _is_fused(gains, weights) else None
-    if gains is None:
-        gains = usable_gains(frame.as_shot_wb)
-    measured = measure(frame, ratio, gains, _training_matrix(weights), noise)
-    if black_error is not None:
-        measured = replace(measured, black_error=np.asarray(black_error, np.float64))
-    fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
-
-
 def _restored(
     picture: NDArray[np.float32],
     prepared: Prepared,
@@ -1090,7 +663,7 @@ def _restored(
     frame, ratio, gains = prepared.frame, prepared.choice.ratio, prepared.gains
     if prepared.weights.config.white_balance != "as-shot" or gains is None:
         gains = usable_gains(frame.as_shot_wb)  # the nearest to what the network finds
-    matrix: NDArray[np.floating] = _training_matrix(prepared.weights)
+    matrix: NDArray[np.floating] = training_matrix(prepared.weights)
     if is_recolored and frame.xyz_to_camera is not None:
         matrix = frame.xyz_to_camera
     saturation, part = ratio * float(gains.min()), prepared.part
@@ -1111,34 +684,12 @@ def _terms(
 
 
 def _black_error(
-    engine: Engine, prepared: Prepared, options: InferOptions
+    running: Running, prepared: Prepared, options: InferOptions
 ) -> NDArray[np.float32] | None:
     """Find the black level's error of the photo that a part belongs to; None to estimate it."""
     part, gains, weights = prepared.part, prepared.gains, prepared.weights
-    if part is None or gains is None or not _is_fused(gains, weights):
+    if part is None or gains is None or not is_fused(gains, weights):
         return None
-    picture = infer(engine, prepared.packed(Turn(), part.thinned), options)
-    ratio, matrix = prepared.choice.ratio, _training_matrix(weights)
+    picture = infer(running, prepared.packed(Turn(), part.thinned), options)
+    ratio, matrix = prepared.choice.ratio, training_matrix(weights)
     return Residual(picture, measure(part.thinned, ratio, gains, matrix, part.noise)).offset
-
-
-def _training_matrix(weights: WeightsInfo) -> NDArray[np.float64]:
-    """Return the colour matrix of the camera that a network was trained for, (3, 3)."""
-    return np.array(CAMERA_MATRICES.get(weights.camera or "", CAMERA_MATRICES["ILCE-7SM2"]))
-
-
-def _tone(highlights: Highlights, peak: float) -> Shoulder | None:
-    """Return the curve that makes room below white, for files that end there."""
-    return Shoulder.of(highlights, peak) if highlights else None
-
-
-def _is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:
-    is_known = (weights.camera or "") in CAMERA_MATRICES
-    return weights.fusion is not None and gains is not None and is_known
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0) + time.perf_counter() - start

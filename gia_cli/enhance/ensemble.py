@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.inference.engine import Engine, Term
+from gia_cli.inference.fallback import Running
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer
 from gia_cli.progress import SILENT, Progress
@@ -25,7 +26,7 @@ _STEPS = 100  # of each turn, on the bar
 
 
 def infer_turned(
-    engine: Engine,
+    engine: Engine | Running,
     packed: Callable[[Turn], PackedMosaic],
     shape: tuple[int, int],
     options: InferOptions | None = None,
@@ -36,7 +37,7 @@ def infer_turned(
 
     Parameters
     ----------
-    engine : Engine
+    engine : Engine or Running
     packed : function
         Packs the photo, turned.
     shape : (H, W)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job
-from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.enhance.exposure import describe_shot
 from gia_cli.enhance.showing import Shown, keep_picture
+from gia_cli.enhance.stages import Enhanced
 from gia_cli.errors import UsageError
 from gia_cli.files import identity, make_folder, refuse_hopeless_output
 from gia_cli.pages.page import Entry, Facts, Page, Table, Timings, write_page

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.enhance.comparison import amplified
-from gia_cli.enhance.enhancer import Enhanced
 from gia_cli.enhance.exposure import RatioChoice
+from gia_cli.enhance.stages import Enhanced
 from gia_cli.errors import RawError
 from gia_cli.imaging.preview import PilImage, encoded, pil_image, shrunk
 from gia_cli.pages.page import Layer, Tile, View

@@ -21,11 +21,12 @@ XYZ_FROM_SRGB: NDArray[np.float64] = np.array(
 )
 
 
-# BT.709 in the continuous form that LibRaw solves for from gamma 1/0.45 and slope 4.5.
-_BT709_POWER = 0.45
-_BT709_SLOPE = 4.5
-_BT709_ALPHA = 1.09929682680944
-_BT709_BETA = 0.018053968510807
+#: BT.709 in the continuous form that LibRaw solves for from gamma 1/0.45 and slope 4.5: up to BETA
+#: ``SLOPE * x``, then ``ALPHA * x ** POWER - (ALPHA - 1)``.
+BT709_POWER = 0.45
+BT709_SLOPE = 4.5
+BT709_ALPHA = 1.09929682680944
+BT709_BETA = 0.018053968510807
 
 
 def bt709_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -42,17 +43,17 @@ def bt709_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:
     [0.0, 0.461, 1.0]
     """
     linear = np.asarray(linear, np.float32)
-    power = _BT709_ALPHA * np.power(np.maximum(linear, _BT709_BETA), _BT709_POWER)
-    encoded = np.where(linear < _BT709_BETA, _BT709_SLOPE * linear, power - (_BT709_ALPHA - 1))
+    power = BT709_ALPHA * np.power(np.maximum(linear, BT709_BETA), BT709_POWER)
+    encoded = np.where(linear < BT709_BETA, BT709_SLOPE * linear, power - (BT709_ALPHA - 1))
     return encoded.astype(np.float32)
 
 
 def bt709_decode(encoded: NDArray[np.floating]) -> NDArray[np.float32]:
     """BT.709 code values to linear light, both [0, 1] float; undoes `bt709_encode`."""
     encoded = np.asarray(encoded, np.float32)
-    base = np.maximum(encoded + (_BT709_ALPHA - 1), 0) / _BT709_ALPHA
-    knee = _BT709_SLOPE * _BT709_BETA
-    linear = np.where(encoded < knee, encoded / _BT709_SLOPE, np.power(base, 1 / _BT709_POWER))
+    base = np.maximum(encoded + (BT709_ALPHA - 1), 0) / BT709_ALPHA
+    knee = BT709_SLOPE * BT709_BETA
+    linear = np.where(encoded < knee, encoded / BT709_SLOPE, np.power(base, 1 / BT709_POWER))
     return linear.astype(np.float32)
 
 

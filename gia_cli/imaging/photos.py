@@ -24,6 +24,9 @@ _LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 _BAND = 64  # rows of blocks that are worked on at once
 
+#: Photographs with a longer side than this are shrunk for training until they are no longer.
+LONGEST_SIDE = 1500
+
 #: File name endings that count as photographs, in lower case.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -97,25 +100,64 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         reason = "there is no such file" if identity(path) is None else error.strerror or error
         raise DataError(f"{path} cannot be read: {reason}.") from error
+    return _decoded(path, str(path), size)
+
+
+def decode_photo(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode the bytes of a photograph's file; as `read_photo`.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        What an error is to call it.
+    """
+    return _decoded(data, name, len(data))
+
+
+def encode_webp(photo: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode a photograph as WebP, without metadata.
+
+    Parameters
+    ----------
+    photo : (H, W, 3) uint8
+        sRGB.
+    quality : int
+        0...100; lossy also at 100.
+    """
+    encoded = iio.imwrite("<bytes>", photo, plugin="pillow", extension=".webp", quality=quality)
+    assert isinstance(encoded, bytes)
+    return encoded
+
+
+def _decoded(source: Path | bytes, name: str, size: int) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             # Nobody who trains on photographs of his own needs to be warned of large ones.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            mode = str(iio.immeta(path, plugin="pillow", index=0).get("mode", ""))
+            mode = str(iio.immeta(source, plugin="pillow", index=0).get("mode", ""))
             if mode.startswith(("I", "F")):  # Pillow would clip these to 255 without a word
                 raise DataError(
-                    f"{path} cannot be read: it is grey with more than 8 bits.",
+                    f"{name} cannot be read: it is grey with more than 8 bits.",
                     hint="Save it with 8 bits.",
                 )
-            photo = iio.imread(path, mode="RGB", rotate=True, plugin="pillow", index=0)
+            photo = iio.imread(source, mode="RGB", rotate=True, plugin="pillow", index=0)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's broken PNGs are SyntaxErrors
         reason = (
             "it is empty"
             if size == 0
             else f"it is not a picture, is damaged, or has more than {_LARGEST // 10**6} MP"
         )
-        raise DataError(f"{path} cannot be read: {reason}.") from error
+        raise DataError(f"{name} cannot be read: {reason}.") from error
     return np.asarray(photo, np.uint8)
+
+
+def training_size(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Shrink a photograph by a whole factor until no side is longer than `LONGEST_SIDE`.
+
+    As for `shrink`.
+    """
+    return shrink(photo, -(-max(photo.shape[:2]) // LONGEST_SIDE))
 
 
 def shrink(photo: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:

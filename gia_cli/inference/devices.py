@@ -46,7 +46,13 @@ def describe_machine() -> dict[str, Any]:
     """
     name, instructions = _cpu()
     found = [
-        {"name": gpu.name, "memory_bytes": gpu.memory, "capability": gpu.capability}
+        {
+            "device": f"cuda:{gpu.index}",
+            "name": gpu.name,
+            "memory_bytes": gpu.memory,
+            "capability": gpu.capability,
+            "has_kernels": gpu.has_kernels,
+        }
         for gpu in gpus()
     ]
     return {
@@ -91,7 +97,7 @@ def _on_openvino(runtime: Runtime, info: WeightsInfo) -> dict[str, str]:
 def _choice(engine: str, runtime: Runtime, info: WeightsInfo, reason: str) -> dict[str, str]:
     return {
         "engine": engine,
-        "device": str(runtime.device),
+        "device": runtime.place,
         "precision": str(runtime.dtype),
         "weights": info.name,
         "reason": reason,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, is_oom_error
+from gia_cli.runtime import DeviceKind, Runtime, is_oom_error
 
 #: Outer levels that stay in fp32 in int8 weights if nothing else is asked for.
 FP32_LEVELS = 2
@@ -21,6 +21,27 @@ Features = Any
 Term = Any
 #: Called with how much of a whole frame is done, from 0 to 1.
 Meter = Callable[[float], None]
+
+
+class NotFiniteError(RuntimeError):
+    """A network's output holds NaN or infinity: its number format overflowed, or the card is wrong.
+
+    Engines raise it, so that no black picture is written. See `fallback` for what follows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the network's output is not finite")
+
+
+def require_finite(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what an engine has computed, if all of it is finite; else raise `NotFiniteError`.
+
+    One sum tells: whatever is added to NaN or infinity stays so.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        if not np.isfinite(array.sum(dtype=np.float32)):
+            raise NotFiniteError
+    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,8 @@ class Engine(Protocol):
 
     A whole frame takes one call of `run`. Tiles take a pass for each vector, `encode` and
     `measure`, and one for the picture, `encode` and `render`. Planes are (C, h, w) float32 in
-    [0, 1], h and w multiples of `stride`; pictures (3, s*h, s*w) float32, not clipped.
+    [0, 1], h and w multiples of `stride`; pictures (3, s*h, s*w) float32, not clipped. What is
+    computed is finite, or a `NotFiniteError` is raised.
     """
 
     @property
@@ -66,7 +88,15 @@ class Engine(Protocol):
 
     @property
     def device(self) -> DeviceKind:
-        """Say whose memory it takes."""
+        """Say what kind of device it runs on."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """Say which device that is, and in which number format it computes."""
+
+    @property
+    def is_in_main_memory(self) -> bool:
+        """Say whether it takes main memory, beside what the process holds there."""
 
     @property
     def stride(self) -> int:
@@ -124,8 +154,11 @@ class Engine(Protocol):
     def end_photo(self) -> None:
         """Hand back what should not be held until the next photo."""
 
+    def in_fp32(self) -> Engine | None:
+        """Find the same engine on the same device, but in fp32; None if it is that already."""
+
     def on_cpu(self) -> Engine | None:
-        """Find the engine to use where this one fails; None if it is on the CPU already."""
+        """Find the same engine on the CPU, in fp32; None if it is there already."""
 
 
 class StatedGraph(Protocol):
@@ -177,3 +210,6 @@ class GraphEngine(Generic[Graph]):
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`."""
         return is_oom_error(error)
+
+    def in_fp32(self) -> None:
+        """See `Engine`: what graphs run on elsewhere than on the CPU is fp32."""

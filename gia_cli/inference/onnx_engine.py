@@ -13,12 +13,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from gia_cli.errors import DeviceError, WeightsMismatchError
-from gia_cli.inference.engine import GraphEngine, Meter
+from gia_cli.inference.engine import GraphEngine, Meter, require_finite
 from gia_cli.inference.named_arrays import NamedArrays
 from gia_cli.inference.onnx_graph import ONNX_GRAPHS, Sides, UNetOnnx
+from gia_cli.inference.self_check import SAMPLE_SIDES
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import DeviceKind, available_cores
+from gia_cli.runtime import DeviceKind, Runtime, available_cores, is_main_memory
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 #: Devices and their providers, the first one first where nobody asks for one.
@@ -67,6 +68,8 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
         To try, one after the other; the CPU last.
     progress : Progress
         Receives a note of each device that fails.
+    index : int
+        Which one of several cards of CUDA.
 
     Raises
     ------
@@ -79,9 +82,14 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
     split = None  # large frames take tiles of the whole network
 
     def __init__(
-        self, graph: UNetOnnx, devices: Sequence[DeviceKind], progress: Progress = SILENT
+        self,
+        graph: UNetOnnx,
+        devices: Sequence[DeviceKind],
+        progress: Progress = SILENT,
+        index: int = 0,
     ) -> None:
         self._graph = graph
+        self.index = index
         self.config: NetConfig = graph.config
         self._weight_bytes = 0
         self._session: tuple[str, Sides, Any] | None = None
@@ -90,7 +98,11 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
 
     @classmethod
     def load(
-        cls, info: WeightsInfo, device: DeviceKind = "cpu", progress: Progress = SILENT
+        cls,
+        info: WeightsInfo,
+        device: DeviceKind = "cpu",
+        progress: Progress = SILENT,
+        index: int = 0,
     ) -> OnnxEngine:
         """Load verified weights, for a device or else for those after it.
 
@@ -102,13 +114,23 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
         """
         there = available()
         first = there.index(device) if device in there else len(there) - 1
-        return cls(load_graph(info), there[first:], progress)
+        return cls(load_graph(info), there[first:], progress, index)
 
     def __str__(self) -> str:
         provider = PROVIDERS[self.device].removesuffix("ExecutionProvider")
-        return f"ONNX Runtime {version()} ({provider}) on {self.device}, float32"
+        return f"ONNX Runtime {version()} ({provider}) on {self.runtime}"
 
     # ------------------------------------------------------------ what it states
+
+    @property
+    def runtime(self) -> Runtime:
+        """See `Engine`."""
+        return Runtime(self.device, "float32", self.index if self.device == "cuda" else 0)
+
+    @property
+    def is_in_main_memory(self) -> bool:
+        """See `Engine`."""
+        return is_main_memory(self.device, self.runtime.index)
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -179,7 +201,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
             if failed:
                 progress.note(f"{failed}; continuing on {self.device}.")
             try:
-                self._open("whole", (self.stride, self.stride))
+                self._open("whole", SAMPLE_SIDES)  # what the self-check wants, compiled once
                 return
             except WeightsMismatchError:
                 raise
@@ -199,7 +221,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
         model = (build() if part == "term" else build(sides)).SerializeToString()
         if part == "whole":
             self._weight_bytes = len(model)
-        session = new_session(model, self.device)
+        session = new_session(model, self.device, self.index)
         self._session = part, sides, session
         return session
 
@@ -209,7 +231,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
         feed = {name: np.ascontiguousarray(array[None]) for name, array in inputs.items()}
         result: NDArray[np.float32] = run_session(session, feed)[0]
         _HAS_RUN.set()
-        return result
+        return require_finite(result)
 
 
 def load_graph(info: WeightsInfo) -> UNetOnnx:
@@ -226,8 +248,8 @@ def load_graph(info: WeightsInfo) -> UNetOnnx:
     return ONNX_GRAPHS[config.network](config, NamedArrays(load_arrays(info), origin))
 
 
-def new_session(model: bytes, device: DeviceKind = "cpu") -> Any:
-    """Open a model on a device.
+def new_session(model: bytes, device: DeviceKind = "cpu", index: int = 0) -> Any:
+    """Open a model on a device; of several cards of CUDA, on number `index`.
 
     Raises
     ------
@@ -247,7 +269,7 @@ def new_session(model: bytes, device: DeviceKind = "cpu") -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options: dict[str, str] = {}
     if device == "cuda":  # fp32 stays fp32
-        options = {"use_tf32": "0"}
+        options = {"use_tf32": "0", "device_id": str(index)}
     session = ort.InferenceSession(model, settings, providers=[(PROVIDERS[device], options)])
     if session.get_providers()[0] != PROVIDERS[device]:
         raise RuntimeError(f"{PROVIDERS[device]} did not start")

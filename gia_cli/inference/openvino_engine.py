@@ -1,11 +1,13 @@
-"""The U-Nets on OpenVINO: CPU in fp32 or int8, Intel's GPUs in fp32. Never imports torch."""
+"""The U-Nets on OpenVINO, without torch: CPU in fp32, bf16 or int8, Intel's GPUs in fp32.
+
+In int8 the layers that are not int8 are computed in bf16, where the CPU multiplies in that.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from threading import Event
 from typing import Any
 
@@ -13,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.inference.engine import GraphEngine, Meter, Split
+from gia_cli.inference.engine import GraphEngine, Meter, Split, require_finite
+from gia_cli.inference.openvino_core import multiplies_in_bf16, the_core
 from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, UNetGraph, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, available_cores
+from gia_cli.runtime import DeviceKind, Runtime, available_cores
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 #: OpenVINO's names of devices.
@@ -34,15 +37,6 @@ _WITH_ALL_WEIGHTS = ("whole", "render")
 _LIBRARY_BYTES = 45_000_000
 # Set once some model has run in this process.
 _HAS_RUN = Event()
-
-
-@lru_cache(maxsize=1)
-def the_core() -> ov.Core:
-    """Return the one OpenVINO core of this process.
-
-    Never another: segmentation faults with several are reported of OpenVINO 2026.0 and later.
-    """
-    return ov.Core()
 
 
 def version() -> str:
@@ -68,6 +62,9 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
     origin : str
         For error messages: what the weights are.
     device : "cpu" or "intel-gpu"
+    in_bf16 : bool, optional
+        Whether layers that are not int8 compute in bf16, but for `FP32_LAYERS`. By default int8
+        weights' do where the CPU has it.
     """
 
     def __init__(
@@ -76,6 +73,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         arrays: dict[str, NDArray[np.generic]],
         origin: str,
         device: DeviceKind = "cpu",
+        in_bf16: bool | None = None,
     ) -> None:
         self.config = config
         self.device = device
@@ -84,12 +82,16 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
             for array in arrays.values()
         )
         self._is_int8 = any(array.dtype == np.int8 for array in arrays.values())
-        self._graph = GRAPHS[config.network](config, Weights(arrays, origin))
+        self._in_bf16 = self._is_int8 and multiplies_in_bf16() if in_bf16 is None else in_bf16
+        weights = Weights(arrays, origin)
+        self._graph = GRAPHS[config.network](config, weights, in_bf16=self._in_bf16)
         self._graph.whole()  # wrong weights should fail before the first photo is computed
         self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
 
     @classmethod
-    def load(cls, info: WeightsInfo, device: DeviceKind = "cpu") -> OpenVinoEngine:
+    def load(
+        cls, info: WeightsInfo, device: DeviceKind = "cpu", in_bf16: bool | None = None
+    ) -> OpenVinoEngine:
         """Load verified weights, for the CPU or for Intel's GPU.
 
         Raises
@@ -106,13 +108,29 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
             raise WeightsMismatchError(
                 f"The manifest says that {info.path} is {said}; its tensors say otherwise."
             )
-        return cls(config, arrays, origin, device)
+        return cls(config, arrays, origin, device, in_bf16)
 
     def __str__(self) -> str:
-        numbers = "int8" if self._is_int8 else "float32"
+        others = "bfloat16" if self._in_bf16 else "float32"
+        numbers = f"int8 with {others}" if self._is_int8 else others
         return f"OpenVINO {version()} on {self.device}, {numbers}"
 
     # ------------------------------------------------------------ what it states
+
+    @property
+    def runtime(self) -> Runtime:
+        """See `Engine`."""
+        if self._is_int8:
+            return Runtime(self.device, "int8")
+        return Runtime(self.device, "bfloat16" if self._in_bf16 else "float32")
+
+    @property
+    def is_in_main_memory(self) -> bool:
+        """See `Engine`; Intel's graphics cards have memory of their own."""
+        if self.device == "cpu":
+            return True
+        kind = the_core().get_property(PLUGINS[self.device], "DEVICE_TYPE")
+        return bool(kind == ov.properties.device.Type.INTEGRATED)
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -236,8 +254,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
                 request.wait()  # it still writes into our arrays
             raise
         _HAS_RUN.set()
-        picture: NDArray[np.float32] = result[0]
-        return picture
+        return require_finite(result[0])
 
     def _compile(self, part: str, sides: tuple[int, ...]) -> ov.CompiledModel:
         if self._compiled is not None and self._compiled[:2] == (part, sides):
@@ -247,7 +264,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Otherwise a CPU that has bf16 computes "fp32" in bf16, and a GPU in fp16.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self._in_bf16 else "f32",
         }
         if self.device == "cpu":
             settings["INFERENCE_NUM_THREADS"] = available_cores()

@@ -6,15 +6,16 @@ makes the same picture up to rounding; the tests hold them against each other.
 A layer whose weight is int8 computes in int8. Beside ``NAME.weight`` it has ``NAME.scale``, what
 one step of the weight is worth for each output channel, and ``NAME.ranges``, the least and greatest
 number of the map that it reads, which is rounded to 256 steps between them. All other layers
-compute in fp32. OpenVINO computes in int8 best in a form of its own, the integer form:
+compute in fp32 or, where that is asked for, in bf16; `FP32_LAYERS` stay in fp32 even then. OpenVINO
+computes in int8 best in a form of its own, the integer form:
 
 - maps that stand for their concatenation are really joined: their sum would be made in fp32;
 - a transposed convolution is a plain one to the four sub-pixels of each cell, which are then
   shuffled into place; its int8 weight is that of the plain one, (4 * outputs, inputs, 1, 1).
 
 A difference of 1e-7 before a rounding can become a whole step, which spreads; so with every level
-in int8 tiles and parts make the whole frame's picture not up to 1e-6, but up to less than int8
-loses against fp32.
+in int8, or with any in bf16, tiles and parts make the whole frame's picture not up to 1e-6, but up
+to less than the rounding itself loses against fp32.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.inference.named_arrays import NamedArrays
+from gia_cli.inference.openvino_core import fp32_convolution
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
 from gia_cli.nets.config import LEVELS, NetConfig
@@ -39,14 +41,14 @@ Shape = Sequence[int]
 #: Where a frame that is computed in parts is cut: the levels above are computed in tiles, this one
 #: and all below for the whole frame at once.
 SPLIT_LEVEL = 2
-#: Layers that stay in fp32 beside int8 ones: the first, which reads the linear planes, whose dark
-#: end 256 steps would destroy; the last, which writes the 16-bit picture; and the vector's own,
-#: which cost nothing, so that the mean over tiles stays that of the whole frame.
+#: Layers that stay in fp32 beside others in int8 or bf16: the first, which reads the linear planes,
+#: whose dark end 256 steps would destroy; the last, which writes the 16-bit picture; and the
+#: vector's own, which cost nothing, so that the mean over tiles stays that of the whole frame.
 FP32_LAYERS = ("encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse", "se.squeeze", "se.excite")
 _SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
 # Measured. In int8, GIA-Net takes 5 or 6 where all who read a map round it alike, as NNCF has it.
-_MAPS_FP32, _MAPS_INT8 = 13, 10
+_MAPS_FP32, _MAPS_BF16, _MAPS_INT8 = 13, 7, 10
 # Those with the largest maps, but for the first and the last, which are always in fp32.
 _TOP_LAYERS = ("encoder.0.2", "upsample.3", "decoder.3.0", "decoder.3.2")
 _STEPS = 256  # of what int8 layers read
@@ -140,15 +142,34 @@ class UNetGraph:
     #: How far a 3x3 convolution sees, in pixels of its level.
     reach: ClassVar[int] = 1
 
-    def __init__(self, config: NetConfig, weights: Weights, *, integer_form: bool = False) -> None:
-        """Take weights; the integer form for layers in fp32, too, is for quantization."""
+    def __init__(
+        self,
+        config: NetConfig,
+        weights: Weights,
+        *,
+        integer_form: bool = False,
+        in_bf16: bool = False,
+    ) -> None:
+        """Take weights.
+
+        Parameters
+        ----------
+        config : NetConfig
+        weights : Weights
+        integer_form : bool
+            For layers in fp32, too; for quantization.
+        in_bf16 : bool
+            The model will be compiled for bf16.
+        """
         self.config = config
         self._integer_form = integer_form
+        self._in_bf16 = in_bf16
         self.widths = [config.width << level for level in range(LEVELS)]
         self._weights = weights
         is_int8 = all(map(weights.computes_in_int8, _TOP_LAYERS))
+        otherwise = _MAPS_BF16 if in_bf16 else _MAPS_FP32
         #: Peak memory for each packed pixel, in bytes for each channel of the top level.
-        self.maps_at_once = _MAPS_INT8 if is_int8 else _MAPS_FP32
+        self.maps_at_once = _MAPS_INT8 if is_int8 else otherwise
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -306,11 +327,12 @@ class UNetGraph:
         kernel = self._weights.kernel(name, outputs, inputs, side, side)
         bias = self._weights.take(f"{name}.bias", outputs)
         if kernel.ranges is not None or self._integer_form:
-            return _biased(_convolved(_joined(parts, kernel, name), kernel, dilation, name), bias)
+            joined = _joined(parts, kernel, name)
+            return _biased(self._convolved(joined, kernel, dilation, name=name), bias)
         first, *others = (
-            _convolved(part, Kernel(of_part), dilation)
-            for part, of_part in zip(
-                parts, np.split(kernel.weight, len(parts), axis=1), strict=True
+            self._convolved(part, Kernel(of_part), dilation, name=f"{name}/part {index}")
+            for index, (part, of_part) in enumerate(
+                zip(parts, np.split(kernel.weight, len(parts), axis=1), strict=True)
             )
         )
         total = _biased(first, bias)
@@ -327,9 +349,22 @@ class UNetGraph:
                 up = ops.convolution_backprop_data(x, _constant(weight), [2, 2])
                 return self._upsample_biased(name, up, outputs)
             kernel = Kernel(weight.transpose(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1))
-        subpixels = _convolved(_joined([x], kernel, name), kernel, name=name)
+        subpixels = self._convolved(_joined([x], kernel, name), kernel, name=name)
         subpixels = self._upsample_biased(name, subpixels, outputs, repeats=4)
         return ops.depth_to_space(subpixels, "depth_first", 2).output(0)
+
+    def _convolved(self, x: Node, kernel: Kernel, dilation: int = 1, *, name: str) -> Node:
+        """Convolve for a layer, in fp32 if it is one of those that keep it.
+
+        The node's name is the layer's, or begins with that and a slash.
+        """
+        pad = dilation * (kernel.weight.shape[2] // 2)
+        if self._in_bf16 and kernel.ranges is None and is_within(layer_of(name), FP32_LAYERS):
+            made = fp32_convolution(x, kernel.constant(), pad, dilation)
+        else:
+            pads, dilations = [pad] * 2, [dilation] * 2
+            made = ops.convolution(x, kernel.constant(), [1, 1], pads, pads, dilations)
+        return _named(made, name)
 
     def _upsample_biased(self, name: str, x: Node, outputs: int, repeats: int = 1) -> Node:
         if not self.config.upsample_bias:
@@ -376,10 +411,9 @@ def _halved(x: Node) -> Node:
     return ops.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
 
 
-def _convolved(x: Node, kernel: Kernel, dilation: int = 1, name: str = "") -> Node:
-    pad = [dilation * (kernel.weight.shape[2] // 2)] * 2
-    made = ops.convolution(x, kernel.constant(), [1, 1], pad, pad, [dilation] * 2)
-    return _named(made, name) if name else made
+def layer_of(name: str) -> str:
+    """Name the layer that a node's name begins with."""
+    return name.partition("/")[0]
 
 
 def _biased(x: Node, bias: NDArray[np.float32]) -> Node:
@@ -400,10 +434,10 @@ class GiaGraph(UNetGraph):
         spread = self._fuse()[:, channels:]
         bias = self._weights.take("gia.fuse.bias", channels)
         shrunk = self._conv("gia.shrink", [mean], channels, vector, side=1)
-        return _biased(_convolved(shrunk, Kernel(spread), name="gia.fuse/spread"), bias)
+        return _biased(self._convolved(shrunk, Kernel(spread), name="gia.fuse/spread"), bias)
 
     def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        own = _convolved(x, Kernel(self._fuse()[:, : self.widths[-1]]), name="gia.fuse/own")
+        own = self._convolved(x, Kernel(self._fuse()[:, : self.widths[-1]]), name="gia.fuse/own")
         return _named(ops.add(own, term), "gia.fuse/sum")
 
     def _fuse(self) -> NDArray[np.float32]:

@@ -135,13 +135,15 @@ class _Need:
     @property
     def picture(self) -> int:
         """The picture beside tiles. A whole frame's is counted by the pixel."""
+        if not self.is_here:  # it is in main memory
+            return 0
         return int(np.prod(picture_shape(self.mosaic))) * _PICTURE_NUMBER_BYTES
 
     @property
     def padded(self) -> int:
         """A copy of the planes, where they are not a whole number of strides."""
         is_whole = self.mosaic.planes.shape[1:] == self.frame
-        return 0 if is_whole else self.mosaic.planes.nbytes
+        return 0 if is_whole or not self.is_here else self.mosaic.planes.nbytes
 
     @property
     def beside_tiles(self) -> int:
@@ -156,7 +158,7 @@ class _Need:
     @property
     def is_here(self) -> bool:
         """Whether the network takes the memory that the caller takes."""
-        return self.engine.device == "cpu"
+        return self.engine.is_in_main_memory
 
     @property
     def whole(self) -> float:
@@ -226,7 +228,7 @@ def _split_plan(need: _Need, room: float) -> Plan | None:
 
 def _room(engine: Engine, options: InferOptions) -> float:
     """Bytes for a photo and its engine: what is free, or what the user's limit leaves."""
-    free = free_bytes(engine.device) + engine.held_bytes
+    free = free_bytes(engine.device, engine.runtime.index) + engine.held_bytes
     if options.max_memory is None:
         return free
     return min(options.max_memory - _held(engine, options), free)
@@ -234,7 +236,7 @@ def _room(engine: Engine, options: InferOptions) -> float:
 
 def _held(engine: Engine, options: InferOptions) -> int:
     """Bytes of the limit that are spoken for before the engine takes any."""
-    if engine.device != "cpu":
+    if not engine.is_in_main_memory:
         return 0
     return _held_now(engine) if options.held is None else options.held
 
@@ -246,7 +248,7 @@ def _held_now(engine: Engine) -> int:
 def _refuse_crowd(need: _Need, chosen: Plan, options: InferOptions) -> None:
     """Refuse a plan that does not fit beside what others hold, and what they will take."""
     engine = need.engine
-    if engine.device != "cpu":
+    if not engine.is_in_main_memory:
         return
     room = _room(engine, replace(options, held=_held_now(engine)))
     if need.of(chosen) > room - options.reserved:

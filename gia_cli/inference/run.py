@@ -18,8 +18,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gia_cli.errors import DeviceError, OutOfMemoryError
+from gia_cli.errors import DeviceError
 from gia_cli.inference.engine import Engine, Split, Term
+from gia_cli.inference.fallback import Failure, Running, failure_of
 from gia_cli.inference.plan import InferOptions, Plan, plan
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import PackedMosaic, picture_shape
@@ -53,7 +54,7 @@ def claim_process() -> None:
 
 
 def infer(
-    engine: Engine,
+    engine: Engine | Running,
     mosaic: PackedMosaic,
     options: InferOptions | None = None,
     progress: Progress = SILENT,
@@ -63,7 +64,9 @@ def infer(
 
     Parameters
     ----------
-    engine : Engine
+    engine : Engine or Running
+        A `Running` keeps what is found out for the next photo: the engine that this one ended on,
+        and the tile that fitted.
     mosaic : PackedMosaic
     options : InferOptions, optional
     progress : Progress
@@ -82,27 +85,35 @@ def infer(
     ------
     OutOfMemoryError
         Even the smallest tile does not fit on the CPU.
+    WeightsError
+        What the network computes is not finite, on the CPU in fp32 either.
     DeviceError
         See `claim_process`.
     """
     claim_process()
+    running = engine if isinstance(engine, Running) else Running(engine)
     options = options or InferOptions()
     if options.max_memory is not None:
         return_large_blocks()
         return_freed_memory()  # it would count as held
     current: Plan | None = None
     while True:
+        engine, is_smaller = running.engine, current is not None
         try:
-            current = current or plan(engine, mosaic, options)
+            current = current or running.limited(plan(engine, mosaic, options))
             if terms is not None:  # the levels below the outer ones would take the vector of theirs
                 current = replace(current, split=None)
             progress.detail(f"network: {current}")
             known = None if terms is None else terms(engine)
-            return mosaic.crop(_run(engine, mosaic, current, progress, known))
+            picture = mosaic.crop(_run(engine, mosaic, current, progress, known))
         except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
-            failure = _failure(error, engine)
+            failure = _failure(error, running)
+        else:
+            if is_smaller:
+                running.remember(current)
+            return picture
         # Outside the handler: the error's traceback would keep the failed run's tensors alive.
-        current, engine = _fallback(failure, current, engine, progress)
+        current = _retreat(failure, current, running, progress)
 
 
 def photo_terms(
@@ -130,34 +141,33 @@ def photo_terms(
         engine.end_photo()
 
 
-def _failure(error: BaseException, engine: Engine) -> str | None:
-    """Say what a GPU could not do; None for want of memory. A CPU's other errors are bugs."""
-    if engine.is_out_of_memory(error):
-        return None
-    if engine.device == "cpu":
+def _failure(error: BaseException, running: Running) -> Failure:
+    """Say what an engine could not do. A CPU's other errors, if they are its last, are bugs."""
+    failure = failure_of(error, running.engine)
+    is_known = failure.is_of_memory or failure.is_of_numbers or running.has_another
+    if running.engine.device == "cpu" and not is_known:
         raise error
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return failure
 
 
-def _fallback(
-    failure: str | None, failed: Plan | None, engine: Engine, progress: Progress
-) -> tuple[Plan | None, Engine]:
-    """Halve the tile; from the smallest one, go from GPU to CPU; on the CPU, give up.
+def _retreat(
+    failure: Failure, failed: Plan | None, running: Running, progress: Progress
+) -> Plan | None:
+    """Halve the tile; from the smallest one, or after another failure, go to the next engine.
 
     No plan means: plan again. The host has room for larger tiles than the GPU's last try.
     """
+    engine = running.engine
     engine.release()
-    side = 0 if failed is None or failure else min(max(failed.core), max(failed.frame))
-    if failed is not None and side > _SMALLEST_CORE:
-        half = round_up(side // 2, engine.stride)
-        progress.note(f"Out of memory on the {engine.device}; continuing with smaller tiles.")
-        return replace(failed, core=(half, half), split=None), engine
-    next_engine = engine.on_cpu()
-    if next_engine is None:
-        raise OutOfMemoryError("Not even the smallest tile fits into memory.")
-    why = f"failed ({failure})" if failure else "has too little memory"
-    progress.note(f"The {engine.device} {why}; continuing on the CPU.")
-    return None, next_engine
+    if failed is not None and failure.is_of_memory:
+        side = min(max(failed.core), max(failed.frame))
+        if side > _SMALLEST_CORE:
+            half = round_up(side // 2, engine.stride)
+            place = engine.runtime.place
+            progress.note(f"Out of memory on the {place}; continuing with smaller tiles.")
+            return replace(failed, core=(half, half), split=None)
+    running.fall_back(failure, progress)
+    return None
 
 
 # ---------------------------------------------------------------- running

@@ -8,14 +8,22 @@ Runtime runs the U-Nets on what it has providers for, where somebody asks for it
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from gia_cli.arguments import one_of
 from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
 from gia_cli.nets.config import NetConfig, NetName
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import DeviceKind, DeviceName, Precision, Runtime, is_oom_error, resolve
+from gia_cli.runtime import (
+    DeviceKind,
+    DeviceName,
+    Precision,
+    Runtime,
+    is_oom_error,
+    resolve,
+    split_device,
+)
 from gia_cli.runtime import EngineName as EngineName
 from gia_cli.weights.storage import WeightsInfo
 
@@ -98,6 +106,8 @@ def require_int8(runtime: Runtime, engine: EngineName, config: NetConfig | None 
         obstacle = f"not with {engine}"
     elif runtime.device == INTEL_GPU:
         obstacle = f"not on {INTEL_GPU}"
+    elif runtime.dtype == "bfloat16":
+        obstacle = "not in bfloat16"
     else:
         obstacle = obstacle_to_openvino(runtime, config)
     if obstacle is not None:
@@ -168,7 +178,7 @@ def onnx_devices() -> list[DeviceKind]:
 
 def openvino_devices() -> list[tuple[str, str]]:
     """Name OpenVINO's devices, such as "CPU" and "GPU.0", and what they are."""
-    from gia_cli.inference.openvino_engine import the_core
+    from gia_cli.inference.openvino_core import the_core
 
     core = the_core()
     return [
@@ -183,14 +193,15 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
 
     Parameters and errors as for `resolve`.
     """
-    one_of(device, get_args(DeviceName), "device")
+    kind, index = split_device(device)
     one_of(precision, get_args(Precision), "precision")
     one_of(engine, get_args(EngineName), "engine")
-    if engine == "onnx" or device in ONNX_DEVICES:
+    if engine == "onnx" or kind in ONNX_DEVICES:
         _refuse_other(device, engine, "onnx")
         require_onnx_packages()
         _refuse_precision("ONNX Runtime", precision)
-        runtime = Runtime(onnx_devices()[0] if device == "auto" else device, "float32")
+        chosen = onnx_devices()[0] if kind == "auto" else cast(DeviceKind, kind)
+        runtime = Runtime(chosen, "float32", index or 0)
         require_onnx(runtime)
         return runtime
     if device == INTEL_GPU:
@@ -233,13 +244,23 @@ def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> s
     """Say in a few words why OpenVINO cannot run this; None if it can."""
     if runtime.device not in ("cpu", INTEL_GPU):
         return f"OpenVINO runs on the CPU here, not on {runtime.device}"
-    if runtime.dtype not in ("float32", "int8"):
-        return f"OpenVINO runs in float32 here, not in {runtime.dtype}"
+    if runtime.dtype not in ("float32", "bfloat16", "int8"):
+        return f"OpenVINO does not run in {runtime.dtype} here"
     if config is not None and config.network not in _GRAPH_NETWORKS:
         return f"{config.network} has no OpenVINO graph"
     if find_spec("openvino") is None:
         return "OpenVINO is not installed"
+    if runtime.dtype == "bfloat16" and not _multiplies_in_bf16():
+        return "this CPU does not multiply in bf16 itself"
     return None
+
+
+def _multiplies_in_bf16() -> bool:
+    try:
+        from gia_cli.inference.openvino_core import multiplies_in_bf16
+    except ImportError:  # a broken OpenVINO is told of where it is used
+        return True
+    return multiplies_in_bf16()
 
 
 def _open_int8(
@@ -269,7 +290,7 @@ def _open_openvino(
 ) -> Engine:
     from gia_cli.inference.openvino_engine import OpenVinoEngine
 
-    opened = OpenVinoEngine.load(info, runtime.device)
+    opened = OpenVinoEngine.load(info, runtime.device, runtime.dtype == "bfloat16" or None)
     is_asked = engine == "openvino" or runtime.device == INTEL_GPU
     why = "as asked" if is_asked else "faster than torch on a CPU"
     progress.detail(f"engine: {opened}, {why}")
@@ -283,7 +304,7 @@ def _open_onnx(
     require_onnx(runtime, info.config)
     from gia_cli.inference.onnx_engine import OnnxEngine
 
-    opened = OnnxEngine.load(info, runtime.device, progress)
+    opened = OnnxEngine.load(info, runtime.device, progress, runtime.index)
     progress.detail(f"engine: {opened}, as asked")
     return opened
 

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from threading import Event
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from threading import Event, Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gia_cli.inference.engine import Meter
+from gia_cli.inference.engine import Meter, NotFiniteError
 from gia_cli.nets.base import Network
+from gia_cli.nets.blocks import TALL_BAND_AREA
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import DeviceKind, Runtime, is_oom_error
+from gia_cli.runtime import (
+    DeviceKind,
+    Runtime,
+    is_main_memory,
+    is_oom_error,
+    release_gpu_memory,
+)
 from gia_cli.weights.storage import WeightsInfo, load_network
 
-# What networks state their memory for.
+# What networks state their memory for, and what a picture is made in.
 _BYTES_FP32 = 4
+# What a band holds elsewhere than on a CPU, for each pixel: so many numbers for each channel of the
+# network's width, its input in fp32 where the rest is half precision, and its piece of the picture
+# on the way through the last layer. Measured with tensors that hold nothing ("meta"), over all
+# networks and frames of 0.5 to 15 million packed pixels: 3.4 numbers at most.
+_BAND_NUMBERS, _BAND_PICTURES = 3.5, 3
 # What torch and oneDNN take on the CPU, whatever the size. Measured: 13 to 21 MB once they have run
 # (code, kernels made for it, threads), and up to 15 MB while they do (reordered weights).
 _LIBRARY_BYTES, _LIBRARY_KEEPS = 40_000_000, 15_000_000
@@ -66,6 +79,16 @@ class TorchEngine:
         return self._runtime.device
 
     @property
+    def runtime(self) -> Runtime:
+        """See `Engine`."""
+        return self._runtime
+
+    @property
+    def is_in_main_memory(self) -> bool:
+        """See `Engine`."""
+        return is_main_memory(self.device, self._runtime.index)
+
+    @property
     def stride(self) -> int:
         """See `Engine`."""
         return self._network.stride
@@ -82,13 +105,27 @@ class TorchEngine:
 
     @property
     def bytes_per_pixel(self) -> float:
-        """See `Engine`; fp32 peaks scale with the number format."""
-        return self._network.bytes_per_pixel * self._runtime.number_bytes / _BYTES_FP32
+        """See `Engine`; fp32 peaks scale with the number format, but for the picture's part."""
+        features = self._network.bytes_per_pixel - self._picture_bytes
+        share = self._runtime.number_bytes / _BYTES_FP32
+        return features * share + self._picture_bytes * max(share, 1)
+
+    @property
+    def _picture_bytes(self) -> int:
+        """Bytes of the picture in fp32 for each packed pixel."""
+        return _BYTES_FP32 * 3 * self.config.scale**2
 
     @property
     def fixed_bytes(self) -> int:
-        """See `Engine`; what a GPU's libraries take of main memory is not planned."""
-        return _LIBRARY_BYTES - self.held_bytes if self.device == "cpu" else 0
+        """See `Engine`: on a CPU the libraries', elsewhere that of tall bands.
+
+        What a GPU's libraries take of main memory is not planned.
+        """
+        if self.device == "cpu":
+            return _LIBRARY_BYTES - self.held_bytes
+        numbers = _BAND_NUMBERS * self._runtime.number_bytes + _BYTES_FP32
+        band = numbers * self.config.width + _BAND_PICTURES * self._picture_bytes
+        return round(TALL_BAND_AREA * band)
 
     @property
     def held_bytes(self) -> int:
@@ -118,7 +155,7 @@ class TorchEngine:
             wide = torch.from_numpy(mean)[None]
             dtype = _dtype(self._runtime)
             # Rounded on the host: MPS has no doubles.
-            return network.global_term(index, wide.to(dtype).to(self.device))
+            return network.global_term(index, wide.to(dtype).to(self._runtime.place))
 
     def render(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
         """See `Engine`."""
@@ -129,16 +166,20 @@ class TorchEngine:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`. The CPU's allocator, MPS and oneDNN raise a bare RuntimeError."""
-        return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
+        return is_oom_error(error)
 
     def release(self) -> None:
-        """See `Engine`. After some errors of CUDA every further call fails, this one too."""
-        if self.device == "cuda":
-            with suppress(RuntimeError):
-                torch.cuda.empty_cache()
+        """See `Engine`."""
+        release_gpu_memory(self.device)
 
     def end_photo(self) -> None:
         """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""
+
+    def in_fp32(self) -> TorchEngine | None:
+        """See `Engine`."""
+        if self._runtime.dtype not in ("float16", "bfloat16"):
+            return None
+        return TorchEngine(self._network, replace(self._runtime, dtype="float32"))
 
     def on_cpu(self) -> TorchEngine | None:
         """See `Engine`."""
@@ -160,7 +201,7 @@ class TorchEngine:
 
     def _to_device(self, planes: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
-        tensor = tensor.to(self.device, _dtype(self._runtime))
+        tensor = tensor.to(self._runtime.place, _dtype(self._runtime))
         return tensor.to(memory_format=torch.channels_last)
 
 
@@ -170,6 +211,9 @@ def _dtype(runtime: Runtime) -> torch.dtype:
 
 
 def _to_host(tensor: Tensor) -> NDArray[np.float32]:
+    """Bring a result to main memory, checked on its device; see `require_finite`."""
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)).item():
+        raise NotFiniteError
     array: NDArray[np.float32] = tensor[0].to("cpu", torch.float32).numpy()
     return array
 
@@ -177,8 +221,9 @@ def _to_host(tensor: Tensor) -> NDArray[np.float32]:
 def _brought_to(network: Network, runtime: Runtime) -> Network:
     """Bring a network to a device and number format, without rounding the caller's weights."""
     weight = next(network.parameters())
-    if (weight.device.type, weight.dtype) != (runtime.device, _dtype(runtime)):
-        network = copy.deepcopy(network).to(runtime.device, _dtype(runtime))
+    there = weight.device.type, weight.device.index or 0, weight.dtype
+    if there != (runtime.device, runtime.index, _dtype(runtime)):
+        network = copy.deepcopy(network).to(runtime.place, _dtype(runtime))
     # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
@@ -190,10 +235,35 @@ def _true_fp32(runtime: Runtime) -> Iterator[None]:
     if runtime.device != "cuda" or runtime.dtype != "float32":
         yield
         return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-    ):
+    with _EXACT:
         yield
+
+
+class _Exact:
+    """The setting is the process's: the first thread of several makes it, the last undoes it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._setting = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                flags = torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+                )
+                self._setting.enter_context(flags)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._setting.close()
+
+
+_EXACT = _Exact()
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gia_cli.runtime import without_autocast
+
 #: Exponents of Wang et al., finest scale first; their number is the number of scales.
 STANDARD_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 #: Side in pixels and standard deviation of SSIM's Gaussian window (Wang et al.).
@@ -154,8 +156,8 @@ def _similarities(
     if scales < 1 or window < 1 or min(height, width) >> (scales - 1) < window:
         raise ValueError(f"{height}x{width} px are too few for {scales} scales of {window} px")
     means: list[Tensor] = []
-    with torch.autocast(picture.device.type, enabled=False):
-        kernel = gaussian(window, sigma).to(picture)
+    with without_autocast(picture.device.type):
+        kernel = gaussian(window, sigma).to(picture, non_blocking=True)  # waits for no GPU
         # All planes as channels of one image: torch's depthwise convolution is several times
         # faster on that than on a batch of three channels, on a CPU most of all in channels_last.
         # (On CUDA that layout would go to cuDNN, which computes "fp32" with 10 bits by default.)

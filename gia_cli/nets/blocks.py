@@ -9,14 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
+from gia_cli.runtime import without_autocast
 
 #: Slope of every leaky ReLU (SID's published network).
 LEAKY_SLOPE = 0.2
 
 # Rows of a band: on a CPU a band of the widest level should stay in the cache (measured on 2 cores
-# for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %). Elsewhere taller ones
-# would launch fewer kernels, but the planner counts on what this many rows need.
+# for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %).
 _BAND_ROWS = 32
+# Elsewhere a band should keep a whole card busy and launch few kernels: for 12 megapixels SID-Net
+# takes 176 of them, and 1,118 with 32 rows.
+_TALL_BAND_ROWS = 256
+#: Most pixels of such a band; its memory is counted beside that of a frame.
+TALL_BAND_AREA = _TALL_BAND_ROWS * 2048
 # Bands compute their halo in vain: it shall be no more than a quarter of their own rows.
 _BAND_HALOS = 8
 
@@ -64,12 +69,13 @@ def scale_channels(x: Tensor, gate: Tensor | None) -> Tensor:
 def shuffled_picture(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
     """Apply a network's last convolution and shuffle: (N, C, H, W) to (N, 3, scale*H, scale*W).
 
-    At least in fp32 whatever the rest computes in: half precision holds 10 bits or fewer near
-    white, and the picture is to have 16.
+    At least in fp32 whatever the rest computes in, under autocast too: half precision holds 10 bits
+    or fewer near white, and the picture is to have 16.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     bias = None if conv.bias is None else conv.bias.to(wide)
-    rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
+    with without_autocast(x.device.type):
+        rgb = F.conv2d(x.to(wide), conv.weight.to(wide), bias, padding=conv.padding)
     return F.pixel_shuffle(rgb, scale)
 
 
@@ -139,7 +145,8 @@ def by_bands(
     Tensor (N, C', units * rows_out, W')
     """
     units = inputs[0].shape[2] // rows_in[0]
-    band = max(_BAND_ROWS // max(rows_in), _BAND_HALOS * halo, 1)
+    finest = max(zip(rows_in, inputs, strict=True), key=lambda each: each[0])[1]
+    band = max(_band_rows(finest) // max(rows_in), _BAND_HALOS * halo, 1)
     if torch.is_grad_enabled() or units <= band:
         return stage(*inputs)
     result: Tensor | None = None
@@ -153,6 +160,12 @@ def by_bands(
         result[:, :, start * rows_out : stop * rows_out] = piece
     assert result is not None  # units > band >= 1
     return result
+
+
+def _band_rows(x: Tensor) -> int:
+    if x.device.type == "cpu":
+        return _BAND_ROWS
+    return min(_TALL_BAND_ROWS, max(TALL_BAND_AREA // x.shape[3], _BAND_ROWS))
 
 
 def _empty_rows(piece: Tensor, rows: int) -> Tensor:

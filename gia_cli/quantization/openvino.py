@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import GiaError
-from gia_cli.inference.openvino_engine import the_core
-from gia_cli.inference.openvino_graph import FP32_LAYERS, GRAPHS, Weights, is_within
+from gia_cli.inference.openvino_core import the_core
+from gia_cli.inference.openvino_graph import FP32_LAYERS, GRAPHS, Weights, is_within, layer_of
 from gia_cli.inference.quiet_openvino import hidden
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
@@ -99,7 +99,7 @@ def _ignored(model: ov.Model, fp32_layers: Collection[str]) -> list[str]:
     nodes = model.get_ordered_ops()
     means = {node.get_friendly_name() for node in nodes if _type(node) == "ReduceMean"}
     names = {node.get_friendly_name() for node in nodes}
-    kept = {name for name in names if is_within(name.partition("/")[0], fp32_layers)}
+    kept = {name for name in names if is_within(layer_of(name), fp32_layers)}
     return sorted(means | kept | (names & set(_VECTOR_NODES)))
 
 

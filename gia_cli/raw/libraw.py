@@ -52,7 +52,7 @@ _RAW_MAGICS = {b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", RAF_MAGIC[:4]}
 # TIFF compression numbers of integer DNGs that LibRaw decodes: none, lossless and lossy JPEG. With
 # others it sometimes fails while decoding, as on damaged data.
 _DNG_COMPRESSIONS = {1, 7, 34892}
-_TIFF_MAGICS = (b"II*\0", b"MM\0*")
+TIFF_MAGICS = (b"II*\0", b"MM\0*")
 _LARGEST_WITHOUT_HEADER = 1 << 25  # bytes; such cameras are old
 # Bits of a photosite, at the least, in the tightest compression: noise does not compress further.
 _LEAST_BITS = 0.5
@@ -97,7 +97,7 @@ def refuse_hopeless(path: Path) -> None:
         raise UnsupportedCfaError(f"{path} comes from a Fujifilm Super CCD, whose grid is rotated.")
     if head[6:14] == _CIFF_MAGIC and path.stat().st_size < _LEAST_CRW:
         raise DamagedFileError(f"{path} is cut short: it ends before its RAW image.")
-    if head[:4] in _TIFF_MAGICS and head[8:10] == b"CR" and _is_cut_cr2(path):
+    if head[:4] in TIFF_MAGICS and head[8:10] == b"CR" and _is_cut_cr2(path):
         raise DamagedFileError(f"{path} is cut short: it ends before its RAW image is described.")
 
 
@@ -218,7 +218,7 @@ def is_known_by_size_only(path: Path, raw: rawpy.RawPy) -> bool:
     length = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(4)
-    if head in _TIFF_MAGICS or head in _RAW_MAGICS or length > _LARGEST_WITHOUT_HEADER:
+    if head in TIFF_MAGICS or head in _RAW_MAGICS or length > _LARGEST_WITHOUT_HEADER:
         return False
     import rawpy
 
@@ -281,7 +281,7 @@ def _looks_raw(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_TINY)
     directories = directories_of(path)
-    if len(head) < _TINY and head[:4] in _TIFF_MAGICS:
+    if len(head) < _TINY and head[:4] in TIFF_MAGICS:
         # Cut off before it could say what its pixels are?
         return not any(0x0106 in directory.tags for directory in directories)
     if head[:4] in _RAW_MAGICS or head[6:14] == _CIFF_MAGIC or head[4:12] == b"ftypcrx ":

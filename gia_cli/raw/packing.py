@@ -65,16 +65,33 @@ def prepare(
     """
     aligned, alignment = align(frame.mosaic, frame.phase, frame.kind)
     planes = pack(aligned, frame.kind, np.float32)
-    level = frame.black if floor == 0 else likely_black(frame)
-    black, white = (plane_values(of, frame.kind, frame.phase) for of in (level, frame.white))
-    color_gains = np.ones(3, np.float32) if gains is None else gains
-    scale = ratio * color_gains[list(PLANE_COLORS[frame.kind])] / (white - black)
+    black, scale = plane_levels(frame, ratio, gains, floor)
     for plane, plane_black, plane_scale in zip(planes, black, scale, strict=True):
         plane -= plane_black
         plane *= plane_scale
         np.clip(plane, floor, 1, out=plane)
     height, width = frame.mosaic.shape
     return PackedMosaic(planes, frame.kind, height, width, alignment)
+
+
+def plane_levels(
+    frame: RawFrame,
+    ratio: float,
+    gains: NDArray[np.float32] | None = None,
+    floor: int | None = 0,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Find what `prepare` subtracts from each plane, and what it multiplies it by then.
+
+    Parameters as for `prepare`; of the frame the levels and what is known of the camera count.
+
+    Returns
+    -------
+    black, scale : (C,) float32
+    """
+    level = frame.black if floor == 0 else likely_black(frame)
+    black, white = (plane_values(of, frame.kind, frame.phase) for of in (level, frame.white))
+    color_gains = np.ones(3, np.float32) if gains is None else gains
+    return black, ratio * color_gains[list(PLANE_COLORS[frame.kind])] / (white - black)
 
 
 def picture_shape(mosaic: PackedMosaic) -> tuple[int, int, int]:

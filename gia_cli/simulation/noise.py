@@ -39,8 +39,8 @@ _XT2_BLACK_ERROR_SIGMA = 1.6
 _XT2_GAIN_JITTER = 0.3
 _XT2_READ_JITTER = 0.5
 _XT2_ROW_SHARE = 1 / 6
-# Nearer to 0 than this, lambda's power law loses more digits than the logistic law is away from it.
-_LOGISTIC_BELOW = 1e-4
+#: Nearer to 0 than this, lambda's power law loses more digits than it differs from the logistic.
+LOGISTIC_BELOW = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _tukey_lambda_draws(
     p *= np.float32(2**-32)
     size: NDArray[np.float32] = np.log(np.float32(1) - p)
     np.log(p, out=p)
-    if abs(read_lambda) < _LOGISTIC_BELOW:
+    if abs(read_lambda) < LOGISTIC_BELOW:
         size -= p
     else:
         p *= np.float32(read_lambda)
@@ -259,7 +259,7 @@ def tukey_lambda_variance(shape: float) -> float:
     shape : float
         Lambda, above -1/2, where the variance ends.
     """
-    if abs(shape) < _LOGISTIC_BELOW:
+    if abs(shape) < LOGISTIC_BELOW:
         return pi**2 / 3
     a = shape
     return 2 / a**2 * (1 / (1 + 2 * a) - gamma(a + 1) ** 2 / gamma(2 * a + 2))

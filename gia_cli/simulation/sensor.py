@@ -59,13 +59,12 @@ def mosaic_from_linear(
     (H, W) float32
         Share of saturation, in the canonical phase from the first photosite on.
     """
-    to_camera = camera_from_srgb(np.array(camera.matrix)) / np.array(wb)[:, None]
-    pattern = CANONICAL[camera.kind]
     height, width, _ = linear.shape
-    period = pattern.shape[0]
+    cell = filter_weights(camera, wb)
+    period = len(cell)
     # Only the colour that a photosite records is worked out, a third of a matrix product. Whole
     # rows of one phase at a time: loops over single places of the cell would be short and slow.
-    weights = to_camera.astype(np.float32)[pattern[:, np.arange(width) % period]]  # (p, W, 3)
+    weights = cell[:, np.arange(width) % period]  # (p, W, 3)
     mosaic = np.empty((height, width), np.float32)
     for phase in range(min(period, height)):
         light, sites = linear[phase::period], mosaic[phase::period]
@@ -73,6 +72,25 @@ def mosaic_from_linear(
         sites += light[..., 1] * weights[phase, :, 1]
         sites += light[..., 2] * weights[phase, :, 2]
     return np.maximum(mosaic, 0, out=mosaic)
+
+
+def filter_weights(camera: CameraModel, wb: WhiteBalance) -> NDArray[np.float32]:
+    """How much of linear sRGB each photosite of the cell records under a light.
+
+    Parameters
+    ----------
+    camera : CameraModel
+    wb : (r, g, b)
+        White balance gains of the light.
+
+    Returns
+    -------
+    (p, p, 3) float32
+        Of the canonical phase; 1 / wb in all for white.
+    """
+    to_camera = camera_from_srgb(np.array(camera.matrix)) / np.array(wb)[:, None]
+    weights: NDArray[np.float32] = to_camera.astype(np.float32)[CANONICAL[camera.kind]]
+    return weights
 
 
 def expose(
@@ -108,7 +126,7 @@ def expose(
         noise = camera.noise(iso, rng)
     signal = np.multiply(mosaic, (camera.white - camera.black) / ratio, dtype=np.float32)
     recorded = add_noise(signal, noise, rng)
-    levels = camera.black + _black_errors(camera.kind, noise)
+    levels = camera.black + black_errors(camera.kind, noise)
     period = levels.shape[0]
     row = levels[:, np.arange(mosaic.shape[1]) % period]
     for phase in range(min(period, mosaic.shape[0])):
@@ -118,8 +136,8 @@ def expose(
     return recorded.astype(np.uint16)
 
 
-def _black_errors(kind: CfaKind, noise: SensorNoise) -> NDArray[np.float32]:
-    """Black level error of each place of the cell: (p, p), or (1, 1) where there is none."""
+def black_errors(kind: CfaKind, noise: SensorNoise) -> NDArray[np.float32]:
+    """Return the black level error of each place of the cell, DN: (p, p), or (1, 1) for none."""
     errors = np.array(noise.black_error or (0,), np.float32)
     if len(errors) == 1:
         return errors[:, None]

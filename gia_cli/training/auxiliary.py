@@ -70,7 +70,7 @@ def checkerboard_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
 def _with_targets(vector: Tensor, auxiliary: Tensor) -> Tensor:
     """Put known targets, (N, AUXILIARY), in the place of the vector's first numbers."""
     count = auxiliary.shape[1]
-    truth = ((auxiliary - 0.5) / VECTOR_GAIN).to(vector)
+    truth = ((auxiliary - 0.5) / VECTOR_GAIN).to(vector.dtype)
     numbers = torch.where(truth.isnan(), vector[:, :count], truth)
     return torch.cat([numbers, vector[:, count:]], dim=1)
 
@@ -106,18 +106,24 @@ class Trainee(nn.Module):
         self.heads = DeepSupervisionHeads(network.deep_widths) if has_heads else None
 
     def forward(
-        self, planes: Tensor, group: int, cut: int = 0, auxiliary: Tensor | None = None
+        self,
+        planes: Tensor,
+        group: int,
+        kept: Tensor | None = None,
+        auxiliary: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
 
-        A network with coarse levels goes without its top `cut` skips (skip-connection dropout).
+        A network with coarse levels has its top skips multiplied by the factors `kept`, (S,): 0
+        drops one (skip-connection dropout). A tensor, so that one compiled graph serves all steps.
         Where the true auxiliary targets, (N, AUXILIARY), are passed and known, the decoder gets
         them instead of the vector's own estimates (teacher forcing).
         """
         levels: list[Tensor] | None = [] if self.heads is not None else None
         features = self.network.encode(planes)
-        for level in range(cut if self.network.deep_widths else 0):
-            features[level] = features[level] * 0  # not left out: every parameter has a gradient
+        factors = () if kept is None or not self.network.deep_widths else kept.unbind()
+        for level, factor in enumerate(factors):  # not left out: every parameter has a gradient
+            features[level] = features[level] * factor
         vector = None
         if isinstance(self.network, GiaNet):
             vector = self.network.gia.vector(group_mean(features[-1], group))

@@ -17,7 +17,11 @@ from gia_cli.nets.config import NETWORKS, NetConfig, WhiteBalanceMode
 from gia_cli.runtime import DeviceName, Precision
 
 LossName = Literal["l1", "l2", "joint", "zamir"]
-RecipeName = Literal["small", "finetune", "paper", "paper-as-printed"]
+RecipeName = Literal["small", "finetune", "gpu", "paper", "paper-as-printed"]
+#: Recipes whose steps `gia bench` times.
+TimedRecipe = Literal["small", "gpu"]
+#: What simulates exposures; auto: torch for the recipe "gpu" on CUDA, else NumPy.
+SimulationName = Literal["auto", "numpy", "torch"]
 
 #: Key, of a run's configuration and of the weights' training, of whether the vector does.
 VECTOR_SUPERVISED = "vector_supervised"
@@ -35,7 +39,8 @@ class Recipe:
     """Learning rate at the end (cosine), or in the second half (halves)."""
     schedule: Literal["cosine", "halves"]
     epochs: int | None = None
-    """Passes over the scenes, one photo each; None: the number of steps must be given."""
+    """Passes over the scenes, one photo each, of all processes together; None: the number of steps
+    must be given."""
     warmup: int = 0
     """Steps over which the learning rate rises from zero."""
     adam_eps: float = 1e-8
@@ -115,6 +120,14 @@ RECIPES: dict[RecipeName, Recipe] = {
         teacher_forcing_until=0.5,
         checkerboard_weight=1.0,
     ),
+    # Large crops of many photos, of one side at a time: so that the fastest convolutions are looked
+    # for once, and one compiled graph serves all steps.
+    "gpu": replace(
+        _SMALL_RECIPE,
+        crops=CropOptions(
+            photos=16, crops=2, sides=(256, 256), multiple=16, late_sides=(384, 384), late_from=0.7
+        ),
+    ),
 }
 
 
@@ -127,7 +140,7 @@ class TrainConfig:
     data: Path | None = None
     """A tree with SID's names and lists; either this or `photos`."""
     photos: tuple[Path, ...] = ()
-    """Photographs, or folders of them."""
+    """Photographs, folders of them, or packed ones."""
     recipe: RecipeName = "small"
     network: str = "gia-net"
     width: int | None = None
@@ -156,9 +169,17 @@ class TrainConfig:
     """Features for the loss "zamir"."""
     cache: Path | None = None
     """Folder for decoded data."""
+    verify: bool = False
+    """Whether the bytes of decoded data are read again and compared with their checksums."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
-    workers: int = 1
+    workers: int | None = None
+    """Processes that make crops; None: 1, with the recipe "gpu" all cores but two, and none where
+    torch simulates."""
+    simulation: SimulationName = "auto"
+    """What simulates exposures of photographs: NumPy in the workers, or torch on the device."""
+    compile: bool = False
+    """Whether torch compiles the network; needs a compiler, and minutes at the start."""
     checkpoint_every_s: float = 300
     validate_every_s: float = 600
 
@@ -187,7 +208,7 @@ class TrainConfig:
             if not 0 <= weight < math.inf:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} must be 0 or more, not {weight:g}.", hint=HELP)
-        if self.workers < 0:
+        if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers must be 0 or more, not {self.workers}.", hint=HELP)
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be between 0 and 2^63, not {self.seed}.", hint=HELP)
@@ -195,6 +216,12 @@ class TrainConfig:
             raise UsageError(
                 "--validate-on is for photographs; a data set has its own validation list.",
                 hint=HELP,
+            )
+        if self.simulation != "auto" and self.data is not None:
+            raise UsageError("--simulation is for photographs.", hint=HELP)
+        if self.simulation == "torch" and self.workers:
+            raise UsageError(
+                "--workers is for --simulation numpy: torch needs no other processes.", hint=HELP
             )
         if self.sides is not None:
             self._check_sides(*self.sides)

@@ -5,15 +5,36 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
+
+from gia_cli.errors import DeviceError, ProcessLostError
+
+#: How long a process waits for the others in a step: a rendering of validation or a checkpoint on
+#: slow storage may lie between. What has died is noticed by torchrun long before.
+STEP_PATIENCE = timedelta(minutes=30)
+#: And how long while the first process decodes, for hours where it is all of SID.
+DATA_PATIENCE = timedelta(hours=12)
+
+_POLL_S = 0.05
+# Of gloo; NCCL raises a DistError, or ends the process.
+_LOST_WORDS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Timed out waiting",
+    "Application timeout",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,41 +44,37 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local: int = 0
-    """Number on this machine; also the number of its GPU."""
+    """Number on this machine."""
+    messages: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """For numbers of the host's: gloo, so that no GPU waits for them."""
+    patient: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """The same, where the others may take hours."""
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that speaks and writes."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Wait until all have come here."""
+    def wait(self, *, patiently: bool = False) -> None:
+        """Wait until all have come here; patiently, where one of them prepares data."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.patient if patiently else self.messages)
 
-    def mean(self, value: float) -> float:
-        """Average a number over all processes."""
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Add numbers up over all processes, each for itself, in one message."""
         if self.world == 1:
-            return value
-        total = self._tensor(value)
-        dist.all_reduce(total)
-        return float(total) / self.world
+            return list(values)
+        numbers = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(numbers, group=self.messages)
+        return [float(number) for number in numbers]
 
-    def from_first(self, value: float) -> float:
-        """Take a number from the first process: time, say, passes differently for each."""
+    def gather(self, word: str) -> list[str]:
+        """Collect a word of each process, in their order."""
         if self.world == 1:
-            return value
-        shared = self._tensor(value)
-        dist.broadcast(shared, 0)
-        return float(shared)
-
-    def any(self, flag: bool) -> bool:
-        """Tell whether it holds in any process."""
-        return (self.world > 1 and self.mean(float(flag)) > 0) or flag
-
-    def _tensor(self, value: float) -> torch.Tensor:
-        device = f"cuda:{self.local}" if dist.get_backend() == "nccl" else "cpu"
-        return torch.tensor(value, dtype=torch.float64, device=device)
+            return [word]
+        words = [""] * self.world
+        dist.all_gather_object(words, word, group=self.messages)
+        return words
 
 
 def ranks_from_environment() -> Ranks:
@@ -69,39 +86,118 @@ def ranks_from_environment() -> Ranks:
     return Ranks(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"])
 
 
+def own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """Give each of several processes on CUDA its own GPU.
+
+    Where a process sees only one, the scheduler has chosen (SLURM's ``--gpus-per-task=1``): it is
+    number 0 to each of them.
+
+    Raises
+    ------
+    DeviceError
+        There are fewer GPUs than processes on this machine.
+    """
+    if ranks.world == 1 or device.type != "cuda":
+        return device
+    visible = torch.cuda.device_count()
+    if visible > 1 and ranks.local >= visible:
+        raise DeviceError(
+            f"Process {ranks.local + 1} of this machine has no GPU: there are {visible}.",
+            hint="Start as many processes as there are GPUs (torchrun --nproc-per-node), or use "
+            "--device cpu.",
+        )
+    return torch.device("cuda", 0 if visible == 1 else ranks.local)
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes for the length of the block: NCCL between GPUs, else gloo."""
+    """Join the other processes for the length of the block: NCCL between GPUs, else gloo.
+
+    The device is this process's own, see `own_device`.
+
+    Raises
+    ------
+    DeviceError
+        Two processes compute on one GPU, which NCCL cannot.
+    """
     ranks = ranks_from_environment()
     if ranks.world == 1:
         yield ranks
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(ranks.local)
-    _join("nccl" if device.type == "cuda" else "gloo")
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.set_device(device)
+    _join("nccl" if is_cuda else "gloo")
     try:
+        ranks = replace(
+            ranks,
+            messages=dist.new_group(timeout=STEP_PATIENCE, backend="gloo"),
+            patient=dist.new_group(timeout=DATA_PATIENCE, backend="gloo"),
+        )
+        if is_cuda:
+            refuse_shared_cards(ranks, str(torch.cuda.get_device_properties(device).uuid))
         yield ranks
     finally:
         dist.destroy_process_group()
 
 
-# The others wait while the first process decodes, for hours where it is all of SID. One that has
-# died is noticed by torchrun long before.
-_PATIENCE = timedelta(hours=12)
-_meetings = itertools.count()
+def refuse_shared_cards(ranks: Ranks, card: str) -> None:
+    """Raise `DeviceError` if two processes compute on one GPU; `card` is its unique name."""
+    cards = ranks.gather(card)
+    users = [rank for rank, other in enumerate(cards) if cards.count(other) > 1]
+    if users:
+        raise DeviceError(
+            f"Processes {', '.join(map(str, users))} share a GPU; each needs its own.",
+            hint="Start as many processes as there are GPUs (torchrun --nproc-per-node).",
+        )
 
 
 def _join(backend: str) -> None:
-    """Meet the other processes, those of the same attempt and the same meeting only.
-
-    A process may train several runs, one after another: each is a meeting of its own. And with
-    ``--standalone`` all attempts of torchrun share one store (torch 2.13): after a restart a
-    process could find the address of one that was killed there, and give up.
-    """
-    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    prefix = f"attempt {attempt}, meeting {next(_meetings)}"
-    own_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    """Meet the other processes, those of the same attempt and the same meeting only."""
+    store, rank, world = next(dist.rendezvous("env://", timeout=STEP_PATIENCE))  # type: ignore[attr-defined]
+    own_store = dist.PrefixStore(common_name(store, rank, world), store)  # type: ignore[attr-defined]
     dist.init_process_group(
-        backend, store=own_store, rank=rank, world_size=world, timeout=_PATIENCE
+        backend, store=own_store, rank=rank, world_size=world, timeout=STEP_PATIENCE
     )
+
+
+def common_name(store: Any, rank: int, world: int) -> str:
+    """Find a name that these processes share, and that none shared before.
+
+    A process may train several runs, one after another: each is a meeting of its own. And all
+    attempts of torchrun share one store (torch 2.13), where a process could find the address of one
+    that was killed. By TORCHELASTIC_RESTART_COUNT they cannot be told apart: each machine counts
+    for itself, and only what failed there. So everyone asks under a name that nobody else has, and
+    the first process answers whoever asks, until all have thanked it.
+
+    Raises
+    ------
+    ProcessLostError
+        Not all come.
+    """
+    own = uuid4().hex
+    if rank:
+        store.set(f"asks {rank}", own)
+        try:
+            name = str(store.get(f"answer to {own}"), "ascii")
+        except dist.DistError as error:
+            raise ProcessLostError("The first training process does not answer.") from error
+        store.set(f"thanks {name} {rank}", "")
+        return name
+    missing = set(range(1, world))
+    last = time.monotonic() + STEP_PATIENCE.total_seconds()
+    while missing:
+        if time.monotonic() > last:
+            raise ProcessLostError(f"Only {world - len(missing)} of {world} processes have come.")
+        for other in sorted(missing):
+            if store.check([f"thanks {own} {other}"]):
+                missing.remove(other)
+            elif store.check([f"asks {other}"]):  # of an earlier attempt, perhaps
+                store.set(f"answer to {str(store.get(f'asks {other}'), 'ascii')}", own)
+        time.sleep(_POLL_S)
+    return own
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Tell by its words whether another process has ended: gloo has no class for it."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in _LOST_WORDS)

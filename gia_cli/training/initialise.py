@@ -113,15 +113,16 @@ def fit_vector(network: GiaNet, means: Tensor, targets: Tensor) -> None:
     means : (K, C)
         Mean over the bottleneck of each of K scenes.
     targets : (K, AUXILIARY)
-        Scenes of which one is unknown, NaN, are left out.
+        Scenes of which one is unknown, NaN, are left out. A target that no scene has, as the light
+        where the network gets a white balance, is not asked for: its number stays as it is.
     """
-    is_known = ~targets.isnan().any(dim=1)
-    weights, intercept = ridge(means[is_known], targets[is_known], _RIDGE)
-    count = targets.shape[1]
+    asked = (~targets.isnan()).any(dim=0).nonzero()[:, 0]
+    is_known = ~targets[:, asked].isnan().any(dim=1)
+    weights, intercept = ridge(means[is_known], targets[is_known][:, asked], _RIDGE)
     shrink = network.gia.shrink
-    shrink.weight[:count, :, 0, 0] = (weights / VECTOR_GAIN).to(shrink.weight)
+    shrink.weight[asked, :, 0, 0] = (weights / VECTOR_GAIN).to(shrink.weight)
     assert shrink.bias is not None
-    shrink.bias[:count] = ((intercept - 0.5) / VECTOR_GAIN).to(shrink.bias)
+    shrink.bias[asked] = ((intercept - 0.5) / VECTOR_GAIN).to(shrink.bias)
 
 
 def ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:

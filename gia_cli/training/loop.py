@@ -12,8 +12,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -24,33 +24,45 @@ from torch import Tensor, nn
 
 from gia_cli.data.augment import Pair
 from gia_cli.data.batches import Batch, load
-from gia_cli.errors import DataError, DivergedError, Interrupted, OutOfMemoryError, OutputError
+from gia_cli.errors import (
+    DataError,
+    DeviceError,
+    DivergedError,
+    Interrupted,
+    OutOfMemoryError,
+    OutputError,
+    ProcessLostError,
+)
 from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import resolve
+from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
 from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
-from gia_cli.training.distributed import process_group
+from gia_cli.training.distributed import (
+    Ranks,
+    is_lost_peer,
+    own_device,
+    process_group,
+    ranks_from_environment,
+)
 from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
 from gia_cli.training.run_folder import only_run_in
 from gia_cli.training.setup import (
-    Clock,
+    SKIPS,
     Job,
     open_job,
-    own_device,
     prepare_process,
     save_checkpoint,
+    true_fp32,
 )
 
-_SKIPS = 4
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
 _SKIP_DROPOUT_STREAM = 2**31
 _TEACHER_STREAM = 2**31 + 1
 _LOG_EVERY = 50  # steps
-_AGREE_EVERY_S = 5.0  # on whether to stop
 _PANEL_ROWS = 4
 
 
@@ -88,27 +100,52 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         By Ctrl-C or SIGTERM; a checkpoint has been written.
     OutOfMemoryError
         The GPU is too small for the crops.
+    ProcessLostError
+        Of several processes one has ended, or does not answer.
     UsageError, WeightsError, DeviceError, OutputError
     """
-    device = torch.device(resolve(config.device, "fp32").device)
+    device = torch.device(resolve(config.device, "fp32").place)
     prepare_process()
-    with process_group(device) as ranks:
-        device = own_device(device, ranks)
-        with only_run_in(config.run, ranks):
-            job = open_job(config, device, ranks, progress)
-            with _stop_flag() as stop:
-                try:
-                    return _loop(job, stop, progress)
-                except RuntimeError as error:  # torch has no narrower ones
-                    raise _explained(error, job, stop) from error
+    alone = ranks_from_environment()
+    device = own_device(device, alone)
+    with (
+        _plain_words(device, alone),
+        process_group(device) as ranks,
+        only_run_in(config.run, ranks),
+    ):
+        job = open_job(config, device, ranks, progress)
+        with _stop_flag() as stop, true_fp32():
+            try:
+                return _loop(job, stop, progress)
+            except RuntimeError as error:  # torch has no narrower ones
+                raise _explained(error, job, stop) from error
+
+
+@contextmanager
+def _plain_words(device: torch.device, ranks: Ranks) -> Iterator[None]:
+    """Tell want of memory and lost processes as such: torch has bare RuntimeErrors for them."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_oom_error(error):
+            release_gpu_memory(device.type)  # for who tries again, with smaller crops
+            raise OutOfMemoryError(
+                f"The {device} has too little memory for these crops.",
+                hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
+            ) from error
+        if ranks.world > 1 and is_lost_peer(error):
+            raise ProcessLostError(
+                "Another process of this training has ended, or does not answer."
+            ) from error
+        raise
 
 
 def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
     """Put what a user can do something about into words; anything else is a bug and stays."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return OutOfMemoryError(
-            f"The {job.device} has too little memory for these crops.",
-            hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return DeviceError(
+            f"The network cannot be compiled here: {_reason(error)}.",
+            hint="torch needs a C++ compiler for it; or leave out --compile.",
         )
     if "DataLoader worker" in str(error):
         if job.ranks.world == 1:
@@ -122,6 +159,12 @@ def _explained(error: RuntimeError, job: Job, stop: _Stop) -> Exception:
     return error
 
 
+def _reason(error: Exception) -> str:
+    """Find in one line what torch's compiler has stumbled over."""
+    inner = getattr(error, "inner_exception", error)
+    return next(iter(str(inner).splitlines()), type(inner).__name__).rstrip(".")
+
+
 # ---------------------------------------------------------------- the loop
 
 
@@ -133,9 +176,12 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
         progress.note(f"Not written, because it is not installed: {log.missing}.")
     progress.stage("training", clock.total)
     progress.advance(clock.position(state.step))
-    meter = _Meter()
     first = state.step
-    made = load(job.batches(), clock.steps_from(first), workers=job.config.workers, pin=job.is_cuda)
+    if _has_own_memory(job.device) and clock.done(first) < 1:
+        _rehearse(job)
+    meter = _Meter()
+    steps = clock.steps_from(first)
+    made = load(job.batches(), steps, workers=job.workers, pin=job.pins_batches)
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:
             done = clock.done(state.step)
@@ -151,13 +197,13 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
             progress.advance(clock.position(state.step) - before)
             if state.step % _LOG_EVERY == 0 or state.step == 1:
                 _report(job, meter, lr, log, progress)
-            stopped = stop.is_set(clock)
-            if stopped or clock.is_due("checkpoint", job.config.checkpoint_every_s):
+            agreed = clock.agree(asked=bool(stop.asked))
+            if agreed.stops or agreed.saves:
                 save_checkpoint(job)
-            if clock.is_due("validation", job.config.validate_every_s) and not stopped:
-                _validate(job, log, progress)
-            if stopped:
+            if agreed.stops:
                 raise _stopped(job, stop)
+            if clock.is_due("validation", job.config.validate_every_s):
+                _validate(job, log, progress)
     if meter.losses:
         _report(job, meter, lr, log, progress)
     if state.step > first:
@@ -197,7 +243,9 @@ class _Meter:
 def _report(job: Job, meter: _Meter, lr: float, log: TrainLog | None, progress: Progress) -> None:
     """Log and show how it goes; stop a run that has gone wrong."""
     own, speed = meter.read()
-    losses, step = {name: job.ranks.mean(value) for name, value in own.items()}, job.state.step
+    totals = job.ranks.total(list(own.values()))
+    losses = {name: total / job.ranks.world for name, total in zip(own, totals, strict=True)}
+    step = job.state.step
     loss = losses["loss"]
     if not math.isfinite(loss):
         raise DivergedError(f"The loss is {loss} at step {step}.")
@@ -212,15 +260,29 @@ def _step(
 ) -> dict[str, Tensor]:
     """Take one step; returns the loss, and what else is worth a log, still on the device."""
     state, recipe = job.state, job.recipe
-    planes, target, auxiliary, measured = batch
-    planes = planes.to(job.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    target = target.to(job.device, non_blocking=True)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
+    losses = _gradients(job, batch, cut, is_teacher_forced=is_teacher_forced)
+    if recipe.clip is not None:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(job.model.parameters(), recipe.clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.update_ema(recipe.ema)
+    return losses
+
+
+def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> dict[str, Tensor]:
+    """Run a batch forward and backward; leaves gradients, and returns what `_step` does."""
+    state, recipe = job.state, job.recipe
+    planes, target, auxiliary, measured = _moved(batch, job.device)
     state.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(job.device.type, job.autocast, enabled=job.autocast is not None):
+    with _autocast(job):
         picture, depth, vector = job.model(
-            planes, recipe.crops.crops, cut, auxiliary if is_teacher_forced else None
+            planes,
+            recipe.crops.crops,
+            job.kept_skips(cut),
+            auxiliary if is_teacher_forced else job.untold(auxiliary),
         )
     shown = picture.float()
     if measured and job.shares is not None:
@@ -233,7 +295,7 @@ def _step(
         else loss
     )
     if recipe.auxiliary_weight and vector is not None:
-        error = auxiliary_loss(vector, auxiliary.to(job.device))
+        error = auxiliary_loss(vector, auxiliary)
         losses["auxiliary"] = error.detach()
         total = total + recipe.auxiliary_weight * error
     if recipe.checkerboard_weight:
@@ -241,13 +303,41 @@ def _step(
         losses["checkerboard"] = checkerboard.detach()
         total = total + recipe.checkerboard_weight * checkerboard
     state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    if recipe.clip is not None:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(job.model.parameters(), recipe.clip)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.update_ema(recipe.ema)
     return losses
+
+
+def _has_own_memory(device: torch.device) -> bool:
+    """Tell whether memory ends suddenly: that of the CPU is larger, and is shared with others."""
+    return device.type != "cpu"
+
+
+def _rehearse(job: Job) -> None:
+    """Run the largest crops of the recipe forward and backward once; nothing of it stays.
+
+    They may come late in a run: whether they fit should not turn out then. And the memory that
+    torch keeps from now on has room for all steps. Neither torch's random numbers nor, with several
+    processes, the others are asked.
+    """
+    state = job.state
+    before = [buffer.clone() for buffer in state.trainee.buffers()]
+    alone = replace(job, model=state.trainee)
+    _gradients(alone, job.batches().largest(), 0, is_teacher_forced=False)
+    state.optimizer.zero_grad(set_to_none=True)
+    for buffer, value in zip(state.trainee.buffers(), before, strict=True):
+        buffer.copy_(value)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """Start to copy a batch to the device, all at once: a copy in mid-forward would wait for it."""
+    *tensors, measured = batch
+    planes, target, auxiliary = (x.to(device, non_blocking=True) for x in tensors)
+    return planes.contiguous(memory_format=torch.channels_last), target, auxiliary, measured
+
+
+def _autocast(job: Job) -> AbstractContextManager[object]:
+    if job.autocast is None:
+        return without_autocast(job.device.type)
+    return torch.autocast(job.device.type, job.autocast)
 
 
 def learning_rate(recipe: Recipe, step: int, done: float) -> float:
@@ -280,7 +370,7 @@ def draw_skip_dropout(recipe: Recipe, seed: int, step: int, done: float) -> int:
         1 - done / recipe.skip_dropout_until if recipe.skip_dropout_until else 0.0,
     )
     rng = np.random.default_rng([seed, step, _SKIP_DROPOUT_STREAM])
-    return int(rng.integers(1, _SKIPS + 1)) if rng.random() < share else 0
+    return int(rng.integers(1, SKIPS + 1)) if rng.random() < share else 0
 
 
 def is_teacher_forced(recipe: Recipe, seed: int, step: int, done: float) -> bool:
@@ -371,15 +461,6 @@ class _Stop:
         if self.asked and number == signal.SIGINT:  # Ctrl-C again: at once
             raise KeyboardInterrupt
         self.asked = self.asked or number
-
-    def is_set(self, clock: Clock) -> bool:
-        """Agree with the other processes, now and then: each exchange costs a round trip.
-
-        By time, not by steps: torchrun gives a process half a minute to stop.
-        """
-        if clock.ranks.world == 1:
-            return bool(self.asked)
-        return clock.is_due("stop", _AGREE_EVERY_S) and clock.ranks.any(bool(self.asked))
 
 
 def _stopped(job: Job, stop: _Stop) -> Interrupted:

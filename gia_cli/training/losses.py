@@ -109,7 +109,7 @@ def zamir_loss(
     ----------
     picture, target : (N, 3, H, W) float, BT.709-encoded, nominally [0, 1]
     features : VggFeatures
-        Moved to the picture's device if it is elsewhere.
+        On the pictures' device.
     weights : three floats
         Of L1, 1 - MS-SSIM and the perceptual term.
 
@@ -127,7 +127,9 @@ def zamir_loss(
     return loss + of_features * F.mse_loss(features(picture), features(target))
 
 
-def make_loss(name: LossName, *, vgg: Path | None = None) -> Loss:
+def make_loss(
+    name: LossName, *, vgg: Path | None = None, device: torch.device | None = None
+) -> Loss:
     """Build a loss by name.
 
     Parameters
@@ -135,6 +137,8 @@ def make_loss(name: LossName, *, vgg: Path | None = None) -> Loss:
     name : "l1", "l2", "joint" or "zamir"
     vgg : Path, optional
         File of VGG weights, which "zamir" needs and the others refuse; see `load_vgg`.
+    device : torch.device, optional
+        Where the pictures are; by default the CPU.
 
     Returns
     -------
@@ -162,7 +166,7 @@ def make_loss(name: LossName, *, vgg: Path | None = None) -> Loss:
             "The loss 'zamir' compares features of a VGG network and needs --vgg FILE.",
             hint=f"Download https://download.pytorch.org/models/{_VGG_FILE} (528 MB).",
         )
-    return partial(zamir_loss, features=load_vgg(vgg))
+    return partial(zamir_loss, features=load_vgg(vgg).to(device))
 
 
 # ---------------------------------------------------------------- perceptual features
@@ -205,8 +209,6 @@ class VggFeatures(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         """(N, 3, H, W) nominally [0, 1] to (N, 128, H // 2, W // 2), fp32 or wider."""
-        if self.mean.device != picture.device:
-            self.to(picture.device)
         x: Tensor = self.features((picture.to(self.mean.dtype) - self.mean) / self.std)
         return x.to(torch.promote_types(x.dtype, torch.float32))
 

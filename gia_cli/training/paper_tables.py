@@ -102,7 +102,7 @@ def row_config(row: PaperRow, base: TrainConfig) -> TrainConfig:
         raise UsageError("--table needs a length for each row: --budget or --steps.", hint=_HELP)
     if "loss" in base.changes or base.sides is not None:
         raise UsageError("--table sets losses and crops: leave out --loss and --sides.", hint=_HELP)
-    if base.recipe == "finetune":
+    if base.recipe in ("finetune", "gpu"):
         raise UsageError("--table trains from scratch: use --recipe small or paper.", hint=_HELP)
     assert row.network is not None
     return replace(

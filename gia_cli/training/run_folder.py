@@ -24,6 +24,8 @@ from gia_cli.weights.manifest import current_names, list_in_manifest
 from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_path
 
 CONFIG, LOCK = "config.json", ".lock"
+#: Key, of a run's configuration, of its length in steps; null for one by the clock.
+PLANNED_STEPS = "planned_steps"
 
 
 def open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
@@ -62,16 +64,21 @@ def _check_same(
 
     The version may differ, for a run of many hours outlives it; what an older one did not know of
     is not compared, but what its recipe did not know of, it did not do. Data may have moved, but
-    must be the same.
+    must be the same. The precision may change: "auto" does, too, from one machine to another.
     """
-    there = {**there, "recipe": {**_recipe_defaults(), **there.get("recipe", {})}}
-    free = {"gia", "steps", "budget_s", "data", "recipe_name", VECTOR_SUPERVISED}
+    there = {
+        "simulation": "numpy",
+        **there,
+        "recipe": {**_recipe_defaults(), **there.get("recipe", {})},
+    }
+    noted = ("steps", "budget_s", "data", "precision")
+    free = {"gia", "recipe_name", VECTOR_SUPERVISED, PLANNED_STEPS, *noted}
     for name, old, new in _differences(there, asked):
         if name.split(".")[0] not in free:
             raise RunError(f"{run} holds another run: its {name} is {old}, not {new}.")
-    for name in ("steps", "budget_s", "data"):
-        if there.get(name) != asked[name]:
-            progress.note(f"{run}: {name} was {there.get(name)}, now {asked[name]}.")
+    for name in noted:
+        if there.get(name, asked[name]) != asked[name]:
+            progress.note(f"{run}: {name} was {there[name]}, now {asked[name]}.")
 
 
 def _recipe_defaults() -> dict[str, Any]:

@@ -6,12 +6,12 @@ Data, network, optimizer and clock are opened here, the checkpoint is read and w
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import Value
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from gia_cli.cameras import CAMERA_OF, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batches, SidCrops, Source
+from gia_cli.data.cache import Check
 from gia_cli.data.crops import CropOptions
+from gia_cli.data.device_batches import DeviceBatches, PhotoPixels
 from gia_cli.data.sid import open_splits
-from gia_cli.data.synthetic import PLAIN_SCENES, PhotoScenes, open_photos, split_photos
+from gia_cli.data.synthetic import PhotoScenes, open_photos, split_photos
 from gia_cli.errors import DataError, DivergedError, UsageError
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
@@ -33,19 +35,29 @@ from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.runtime import Precision, keep_freed_memory
+from gia_cli.runtime import Precision, available_cores, keep_freed_memory
+from gia_cli.simulation.scene import PLAIN_SCENES
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training.auxiliary import Trainee
-from gia_cli.training.checkpoint import write_checkpoint
-from gia_cli.training.config import HELP, VECTOR_SUPERVISED, Recipe, TrainConfig
+from gia_cli.training.checkpoint import has_checkpoint, write_checkpoint
+from gia_cli.training.clock import Clock
+from gia_cli.training.config import (
+    HELP,
+    VECTOR_SUPERVISED,
+    Recipe,
+    SimulationName,
+    TrainConfig,
+)
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
 from gia_cli.training.losses import make_loss
-from gia_cli.training.run_folder import claim_run, open_run
+from gia_cli.training.run_folder import PLANNED_STEPS, claim_run, open_run, read_config
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
 from gia_cli.weights.transfer import transfer
 
+#: Skips of a network with coarse levels that may be dropped, from the top level down.
+SKIPS = 4
 _FIT_SCENES, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
 _FIT_STREAM = 2**31 + 2
 _VALIDATION_CROPS = 8
@@ -87,12 +99,19 @@ class TrainState:
         }
 
     def load_dict(self, saved: dict[str, Any]) -> None:
-        """Take over what `to_dict` returned."""
+        """Take over what `to_dict` returned, perhaps on another device or in another precision."""
         self.step = saved["step"]
         self.trainee.load_state_dict(saved["trainee"])
         self.ema.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        theirs = saved["optimizer"]
+        own = self.optimizer.param_groups
+        groups = [
+            {**group, "fused": mine["fused"]}  # of the device, not of the run
+            for group, mine in zip(theirs["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict({**theirs, "param_groups": groups})
+        if saved["scaler"]:  # only fp16 has a scale; who comes from elsewhere finds one anew
+            self.scaler.load_state_dict(saved["scaler"])
 
 
 @dataclass(slots=True)
@@ -114,28 +133,53 @@ class Job:
     clock: Clock
     shares: Shares | None
     """What the pictures are fused by; None where they are not."""
+    pixels: PhotoPixels | None
+    """Photographs that torch simulates exposures of; None where NumPy does, or of SID."""
+    workers: int
+    """Processes that make crops."""
+    skip_factors: Tensor
+    """(SKIPS + 1, SKIPS), on the device; row n leaves out the top n skips."""
 
     @property
     def is_cuda(self) -> bool:
         """Whether it computes on a CUDA device."""
         return self.device.type == "cuda"
 
+    @property
+    def pins_batches(self) -> bool:
+        """Whether batches are to lie in page-locked memory: those that are to be sent to CUDA."""
+        return self.is_cuda and self.pixels is None
+
     def batches(self) -> Batches:
         """Make this process's batches, from the first step on."""
-        return Batches(
+        crops, seed, rank = self.recipe.crops, self.config.seed, self.ranks.rank
+        steps, done = self.clock.steps, self.clock.shared_done
+        if self.pixels is None:
+            return Batches(self.source, crops, seed=seed, rank=rank, steps=steps, done=done)
+        assert isinstance(self.source, PhotoScenes)
+        return DeviceBatches(
             self.source,
-            self.recipe.crops,
-            seed=self.config.seed,
-            rank=self.ranks.rank,
-            steps=self.clock.steps,
-            done=self.clock.shared_done,
+            self.pixels,
+            crops,
+            device=self.device,
+            seed=seed,
+            rank=rank,
+            steps=steps,
+            done=done,
         )
 
+    def kept_skips(self, cut: int) -> Tensor | None:
+        """Factors of the skips where the top `cut` are dropped; None spares the multiplication.
 
-def own_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """Give each of several processes on CUDA its own GPU."""
-    is_shared = ranks.world > 1 and device.type == "cuda"
-    return torch.device("cuda", ranks.local) if is_shared else device
+        A compiled network always gets them: one graph then serves all steps.
+        """
+        return self.skip_factors[cut] if cut or self.config.compile else None
+
+    def untold(self, auxiliary: Tensor) -> Tensor | None:
+        """Stand in for auxiliary targets that the decoder is not told, for a compiled network."""
+        if not (self.config.compile and self.recipe.auxiliary_weight):
+            return None
+        return torch.full_like(auxiliary, torch.nan)
 
 
 def prepare_process() -> None:
@@ -144,23 +188,33 @@ def prepare_process() -> None:
     keep_freed_memory()
 
 
+@contextmanager
+def true_fp32() -> Iterator[None]:
+    """Keep cuDNN from computing "fp32" with TF32's 10 bits: the last layer, MS-SSIM's variances."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: Progress) -> Job:
     """Open data, network and run folder; resume if there is a checkpoint."""
     recipe = config.full_recipe()
     source, validation_source, scenes = _open_data(config, ranks, progress)
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
+    _note_passed_over(recipe.crops, source, progress)
     recipe = _without_unknown_targets(recipe, config, source, progress)
-    steps = config.steps
-    if steps is None and config.budget_s is None:
-        if recipe.epochs is None:
-            raise UsageError("The run has no length: give --steps N or --budget TIME.", hint=HELP)
-        steps = recipe.epochs * scenes
-    asked = _identity(config, recipe, source, validation_source, ranks)
+    steps = _length(config, recipe, scenes, ranks)
+    simulation = _simulation(config, device)
+    asked = _identity(config, recipe, source, validation_source, ranks, simulation)
+    asked[PLANNED_STEPS] = steps
     saved = open_run(config.run, asked, progress)
     shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
-    clock = Clock(ranks, steps, config.budget_s)
-    loss = make_loss(recipe.loss, vgg=config.vgg)
+    clock = Clock(ranks, steps, config.budget_s, config.checkpoint_every_s)
+    loss = make_loss(recipe.loss, vgg=config.vgg, device=device)
     if saved is None:
         _start_from(config, state.trainee.network, progress)
         if recipe.auxiliary_weight and not _starts_supervised(config):
@@ -168,15 +222,21 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         state.ema.load_state_dict(state.trainee.network.state_dict())
     else:
         state.load_dict(saved)
-        clock.earlier_s = saved["elapsed_s"]
+        clock.resume(saved["elapsed_s"])
         progress.note(f"Resuming at step {state.step} of {config.run}.")
+    pixels = None
+    if simulation == "torch":
+        pixels = _pixels_on(device, source, progress)
+    _look_for_fast_convolutions(recipe, device)
     # Only now, when nothing can be refused any more: a mistake must not claim the folder.
     claim_run(config.run, asked, ranks)
     model: nn.Module = state.trainee
     if ranks.world > 1:
         model = DistributedDataParallel(
-            state.trainee, device_ids=[ranks.local] if device.type == "cuda" else None
+            state.trainee, device_ids=[device.index] if device.type == "cuda" else None
         )
+    if config.compile:
+        model = cast(nn.Module, torch.compile(model, dynamic=False))
     return Job(
         config=config,
         recipe=recipe,
@@ -190,7 +250,28 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         state=state,
         clock=clock,
         shares=shares,
+        pixels=pixels,
+        workers=_workers(config, simulation),
+        skip_factors=_skip_factors(device),
     )
+
+
+def _length(config: TrainConfig, recipe: Recipe, scenes: int, ranks: Ranks) -> int | None:
+    """Count the steps of a run; None for one by the clock.
+
+    An epoch takes as many photos as there are scenes, over all processes. A run that has begun
+    keeps its length: before it was recorded, a step counted as one scene whatever it took.
+    """
+    if config.steps is not None or config.budget_s is not None:
+        return config.steps
+    if recipe.epochs is None:
+        raise UsageError("The run has no length: give --steps N or --budget TIME.", hint=HELP)
+    photos = recipe.epochs * scenes
+    there = read_config(config.run) if has_checkpoint(config.run) else {}
+    if there and there.get("steps") is None and there.get("budget_s") is None:
+        recorded: int = there.get(PLANNED_STEPS, photos)
+        return recorded
+    return math.ceil(photos / (ranks.world * recipe.crops.photos))
 
 
 # ---------------------------------------------------------------- network
@@ -214,6 +295,12 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def _look_for_fast_convolutions(recipe: Recipe, device: torch.device) -> None:
+    """Let cuDNN try them all once for each side; not where the side changes with every step."""
+    if device.type == "cuda" and recipe.crops.is_fixed:
+        torch.backends.cudnn.benchmark = True
+
+
 def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:
     torch.manual_seed(config.seed)
     network = build(config.net_config())
@@ -224,10 +311,19 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     ema = build(config.net_config()).to(device).eval().requires_grad_(False)
     ema.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(
-        trainee.parameters(), lr=recipe.lr, eps=recipe.adam_eps, fused=device.type != "mps"
+        trainee.parameters(),
+        lr=recipe.lr,
+        eps=recipe.adam_eps,
+        fused=device.type in ("cpu", "cuda"),
     )
     is_fp16 = _autocast(config.precision, device) == torch.float16
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
+
+
+def _skip_factors(device: torch.device) -> Tensor:
+    """Lay out what the skips are multiplied by: in row n the top n by 0."""
+    levels = torch.arange(SKIPS, device=device)
+    return (levels >= torch.arange(SKIPS + 1, device=device)[:, None]).float()
 
 
 def _start_from(config: TrainConfig, network: Network, progress: Progress) -> None:
@@ -305,20 +401,26 @@ def _usual_gains(config: TrainConfig, donor: WeightsInfo) -> WhiteBalance:
 def _open_data(config: TrainConfig, ranks: Ranks, progress: Progress) -> tuple[Source, Source, int]:
     """Open what to train on, what to validate on, and count the scenes.
 
-    The first process decodes; the others wait, then find all done.
+    One process of each machine looks at what is decoded and decodes what is missing; where machines
+    share the folder, the first to come decodes, and the others wait. The rest trust it.
     """
-    if not ranks.is_first:
-        ranks.wait()
+    leads = ranks.local == 0
+    check: Check = "contents" if config.verify else "files"
+    if not leads:
+        ranks.wait(patiently=True)
+        check = "none"
+    opening = _open_sid if config.data else _open_photos
     try:
-        opened = _open_sid(config, progress) if config.data else _open_photos(config, progress)
+        return opening(config, check, progress)
     finally:
-        if ranks.is_first:
-            ranks.wait()
-    return opened
+        if leads:
+            ranks.wait(patiently=True)
 
 
-def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
-    photos = open_photos(list(config.photos), config.cache, progress)
+def _open_photos(
+    config: TrainConfig, check: Check, progress: Progress
+) -> tuple[Source, Source, int]:
+    photos = open_photos(list(config.photos), config.cache, progress, check=check)
     training, validation = split_photos(photos, config.validation_sources)
     camera = CAMERA_OF[config.camera]
     progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
@@ -338,6 +440,38 @@ def _open_photos(config: TrainConfig, progress: Progress) -> tuple[Source, Sourc
     )
 
 
+def _simulation(config: TrainConfig, device: torch.device) -> SimulationName:
+    """Choose what simulates exposures."""
+    if config.simulation != "auto":
+        return config.simulation
+    is_for_it = config.recipe == "gpu" and device.type == "cuda" and config.data is None
+    return "torch" if is_for_it and not config.workers else "numpy"
+
+
+def _pixels_on(device: torch.device, source: Source, progress: Progress) -> PhotoPixels:
+    """Put the photographs on the device, if they fit."""
+    assert isinstance(source, PhotoScenes)
+    pixels = PhotoPixels(source.photos, source.keys, device)
+    where = "lie there" if pixels.is_resident else "stay in the main memory"
+    progress.detail(
+        f"torch simulates exposures on {device}; the photographs ({pixels.bytes / 1e9:.2f} GB) "
+        f"{where}."
+    )
+    return pixels
+
+
+def _workers(config: TrainConfig, simulation: SimulationName) -> int:
+    """Choose how many processes make crops; on a GPU's machine they have the cores but two."""
+    if simulation == "torch":
+        return 0
+    if config.workers is not None:
+        return config.workers
+    if config.recipe != "gpu":
+        return 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(available_cores() // here - 2, 1)
+
+
 def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | None]:
     """Choose the white balance of training and of validation; None for weights that infer it."""
     if config.white_balance == "learned":
@@ -345,10 +479,15 @@ def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | 
     return GivenBalance(), GivenBalance(changed_share=0)
 
 
-def _open_sid(config: TrainConfig, progress: Progress) -> tuple[Source, Source, int]:
+def _open_sid(config: TrainConfig, check: Check, progress: Progress) -> tuple[Source, Source, int]:
     assert config.data is not None
     opened = open_splits(
-        config.data, config.camera, ("train", "val"), cache=config.cache, progress=progress
+        config.data,
+        config.camera,
+        ("train", "val"),
+        cache=config.cache,
+        check=check,
+        progress=progress,
     )
     floor = config.net_config().input_floor
     training, validation = (
@@ -378,6 +517,18 @@ def _fitting(crops: CropOptions, source: Source, kind: CfaKind, progress: Progre
         return held
     late = (min(held.late_sides[0], largest), min(held.late_sides[1], largest))
     return replace(held, late_sides=late)
+
+
+def _note_passed_over(crops: CropOptions, source: Source, progress: Progress) -> None:
+    """Say if most photographs are too small for the largest crops, and so pause meanwhile."""
+    if not isinstance(source, PhotoScenes):
+        return
+    holding = source.holding(crops.largest)
+    if 2 * holding < len(source):
+        progress.note(
+            f"Only {holding} of {len(source)} photographs are large enough for crops of "
+            f"{crops.largest} packed px; smaller --sides use more of them."
+        )
 
 
 def _without_unknown_targets(
@@ -423,7 +574,12 @@ def _validation_pairs(source: Source) -> list[Pair]:
 
 
 def _identity(
-    config: TrainConfig, recipe: Recipe, source: Source, validation: Source, ranks: Ranks
+    config: TrainConfig,
+    recipe: Recipe,
+    source: Source,
+    validation: Source,
+    ranks: Ranks,
+    simulation: SimulationName,
 ) -> dict[str, Any]:
     """Describe a run by all that decides its outcome."""
     data = config.data.resolve() if config.data else [str(p.resolve()) for p in config.photos]
@@ -448,6 +604,8 @@ def _identity(
         "steps": config.steps,
         "budget_s": config.budget_s,
     }
+    if isinstance(source, PhotoScenes):
+        values["simulation"] = simulation
     if balance:
         values["given_balance"] = asdict(balance)
     plain: dict[str, Any] = json.loads(json.dumps(values))
@@ -477,68 +635,3 @@ def save_checkpoint(job: Job) -> None:
     if job.ranks.is_first:
         write_checkpoint(job.config.run, job.state.to_dict(job.clock.elapsed()))
     job.ranks.wait()
-
-
-# ---------------------------------------------------------------- time
-
-
-class Clock:
-    """How much of the run is behind, by steps or by seconds; the same for all processes."""
-
-    def __init__(self, ranks: Ranks, steps: int | None, budget_s: float | None) -> None:
-        self.ranks = ranks
-        self.steps = steps
-        self.budget_s = budget_s
-        self.earlier_s = 0.0
-        # Workers, which run ahead, read here how far a run by the clock has come.
-        self.shared_done = None if steps is not None else Value("d", 0.0)
-        self._start = time.monotonic()
-        self._last_due: dict[str, float] = {}
-        self._step_seconds: tuple[int, float] | None = None
-
-    @property
-    def total(self) -> int:
-        """Length of the bar: steps or seconds."""
-        return self.steps if self.steps is not None else int(self.budget_s or 0)
-
-    def elapsed(self) -> float:
-        """Seconds of training, those before a resume included."""
-        return self.earlier_s + time.monotonic() - self._start
-
-    def position(self, step: int) -> int:
-        """Place on the bar."""
-        return step if self.steps is not None else min(int(self.elapsed()), self.total)
-
-    def done(self, step: int) -> float:
-        """Share of the run that is behind, 0...1 and beyond."""
-        if self.steps is not None:
-            return step / self.steps
-        assert self.budget_s is not None and self.shared_done is not None
-        share = self.ranks.from_first(self.elapsed() / self.budget_s)
-        self.shared_done.value = share
-        return share
-
-    def steps_from(self, step: int) -> range:
-        """List the steps that may be left."""
-        return range(step, sys.maxsize if self.steps is None else self.steps)
-
-    def seconds_left(self, step: int) -> str:
-        """Say how long it will take, by the speed since the start or resume."""
-        if self._step_seconds is None:
-            self._step_seconds = (step, self.elapsed())
-            return ""
-        if self.steps is None:
-            left = max((self.budget_s or 0) - self.elapsed(), 0)
-        else:
-            first, then = self._step_seconds
-            left = (self.elapsed() - then) / (step - first) * (self.steps - step)
-        minutes = int(left // 60)
-        return f"{minutes // 60} h {minutes % 60:02d} min left"
-
-    def is_due(self, what: str, every_s: float) -> bool:
-        """Tell whether `every_s` seconds have passed since this was last true (or the start)."""
-        now = self.ranks.from_first(time.monotonic() - self._start)
-        if now - self._last_due.get(what, 0.0) < every_s:
-            return False
-        self._last_due[what] = now
-        return True

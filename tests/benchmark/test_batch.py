@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gia_cli.benchmark.batch import BatchConfig, _written, measure_batch
+from gia_cli.benchmark.batch import BatchConfig, BatchRun, _written, measure_batch
 from gia_cli.errors import DataError, UsageError
 from gia_cli.runtime import CONFIG_VARIABLE
+from tests.progress_spy import ProgressSpy
 
 
 @pytest.mark.usefixtures("alone")
@@ -38,6 +39,22 @@ def test_what_enhance_refuses_is_reported(tmp_path: Path) -> None:
         measure_batch(BatchConfig(tmp_path / "nothing", rounds=1))
     with pytest.raises(UsageError, match="--rounds"):
         BatchConfig(tmp_path, rounds=0)
+    with pytest.raises(UsageError, match="--workers"):
+        BatchConfig(tmp_path, workers=(2, 0))
+
+
+def test_clusters_take_turns_with_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: BatchConfig, workers: int | None, folder: Path) -> BatchRun:
+        assert folder.is_dir()
+        return BatchRun(1, 1.0, 1.0, 1, 1.0, {}, workers)
+
+    monkeypatch.setattr("gia_cli.benchmark.batch._run", run)
+    spy = ProgressSpy()
+    runs = measure_batch(BatchConfig(tmp_path, rounds=2, workers=(1, 2)), spy)
+    assert [run.workers for run in runs] == [None, 1, 2, None, 1, 2]
+    assert spy.announced == sum(spy.done) == 6
 
 
 def test_photos_that_failed_do_not_count() -> None:

@@ -27,6 +27,7 @@ from gia_cli.benchmark.speed import (
 )
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
+from gia_cli.inference import openvino_core, select
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE, paper_costs
@@ -122,11 +123,30 @@ def test_unknown_networks_and_sizes_are_refused() -> None:
     ],
 )
 def test_what_openvino_cannot_run_is_left_out(
-    network: str, precision: Precision, can_run: bool
+    network: str, precision: Precision, can_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(openvino_core, "multiplies_in_bf16", lambda: False)
     variant = Variant(network, "OpenVINO, whole", (64, 64), "bayer", "cpu", precision)
     assert bench._can_run(variant) == can_run
     assert bench._can_run(replace(variant, how="tiled")) == (precision != "int8")
+
+
+@pytest.mark.parametrize(
+    ("network", "precision", "can_run"),
+    [
+        ("gia-net", "auto", True),
+        ("gia-net", "int8", False),
+        ("gia-net", "bf16", False),
+        ("dncnn", "auto", False),
+    ],
+)
+def test_what_onnx_runtime_cannot_run_is_left_out(
+    network: str, precision: Precision, can_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = Variant(network, "ONNX Runtime, whole", (64, 64), "bayer", "cpu", precision)
+    assert bench._can_run(variant) == can_run
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
+    assert not bench._can_run(variant)
 
 
 @pytest.mark.slow
@@ -207,7 +227,8 @@ def test_a_retreat_is_a_failure_and_no_time() -> None:
         bench._Strict().note("Out of memory on the cpu; going on with smaller tiles.")
 
 
-def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
+def test_the_public_ports_way_is_fp32_and_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_core, "multiplies_in_bf16", lambda: True)
     config = SpeedConfig(precisions=("fp32", "bf16"), device="cpu")
     ways = [(x.how, x.precision) for x in bench._variants(config, "gia-net")]
     assert ways == [
@@ -217,8 +238,13 @@ def test_the_public_ports_way_is_fp32_and_runs_once() -> None:
         ("tiled", "fp32"),
         ("tiled", "bf16"),
         ("OpenVINO, whole", "fp32"),
+        ("OpenVINO, whole", "bf16"),
         ("OpenVINO, in parts", "fp32"),
+        ("OpenVINO, in parts", "bf16"),
         ("OpenVINO, tiled", "fp32"),
+        ("OpenVINO, tiled", "bf16"),
+        ("ONNX Runtime, whole", "fp32"),
+        ("ONNX Runtime, tiled", "fp32"),
     ]
 
 

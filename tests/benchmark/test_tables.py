@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,9 @@ def test_a_batch_is_related_to_its_networks_time() -> None:
     assert cells["to the network's"] == "x1.200"
     assert (cells["wall clock"], cells["processor time"]) == ("12.00 s", "20.5 s")
     assert (cells["peak memory"], cells["decode, median"]) == ("1.60 GB", "0.25 s")
+    assert cells["workers"] == ""
+    _, (row,) = batch_table([replace(run, workers=2)])
+    assert row[columns.index("workers")] == "2"
 
 
 POINTS = [
@@ -90,12 +94,12 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
 
 def test_training_is_compared_with_the_first_that_ran() -> None:
     speeds = [
-        TrainingSpeed(0, [], "broken"),
-        TrainingSpeed(1, [0.2, 0.4, 0.3]),
-        TrainingSpeed(2, [0.15]),
+        TrainingSpeed("numpy", 0, [], "broken"),
+        TrainingSpeed("numpy", 1, [0.2, 0.4, 0.3]),
+        TrainingSpeed("torch", 0, [0.15]),
     ]
     columns, rows = training_table(speeds)
     assert all(len(row) == len(columns) for row in rows)
-    assert rows[0][:2] == ["0", "broken"]
-    assert rows[1] == ["1", "0.300 s", "0.200 to 0.400", "x1.00"]
-    assert rows[2][3] == "x2.00"
+    assert rows[0][:3] == ["numpy", "0", "broken"]
+    assert rows[1] == ["numpy", "1", "0.300 s", "0.200 to 0.400", "3.3", "x1.00"]
+    assert rows[2][0] == "torch" and rows[2][4:] == ["6.7", "x2.00"]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gia_cli.benchmark import training as bench
-from gia_cli.benchmark.training import TrainingConfig, measure_training
+from gia_cli.benchmark.training import TrainingConfig, Way, measure_training
 from gia_cli.errors import UsageError
 from gia_cli.training import loop
 from gia_cli.training.config import TrainConfig
 from tests.data.test_synthetic import write_photos
+
+BOTH = (Way("numpy", 0), Way("torch", 0))
 
 
 def test_the_last_fifty_steps_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,8 +35,21 @@ def test_the_last_fifty_steps_are_timed(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("gia_cli.training.loop.train", train)
     config = TrainingConfig(tmp_path, device="cpu", side=64)
-    assert bench.seconds_a_step(config, tmp_path, 2) == pytest.approx(0.1)
+    assert bench.seconds_a_step(config, tmp_path, Way("numpy", 2)) == pytest.approx(0.1)
     assert (asked[0].workers, asked[0].steps, asked[0].sides) == (2, 100, (64, 64))
+    assert (asked[0].simulation, asked[0].recipe) == ("numpy", "small")
+    large = replace(config, recipe="gpu", side=None)
+    bench.seconds_a_step(large, tmp_path, Way("torch", 0), 1)
+    assert (asked[1].simulation, asked[1].recipe) == ("torch", "gpu")
+    assert asked[1].sides == (256, 256)
+
+
+def test_each_recipe_is_timed_in_its_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "available_cores", lambda: 16)
+    small = TrainingConfig(tmp_path)
+    assert [way.workers for way in small.chosen_ways] == [0, 1, 2, 0]
+    assert [way.workers for way in replace(small, recipe="gpu").chosen_ways] == [0, 14, 0]
+    assert [way.simulation for way in small.chosen_ways[-2:]] == ["numpy", "torch"]
 
 
 def test_a_run_that_was_stopped_has_no_speed(
@@ -41,17 +57,17 @@ def test_a_run_that_was_stopped_has_no_speed(
 ) -> None:
     monkeypatch.setattr("gia_cli.training.loop.train", lambda config: None)  # no log at all
     with pytest.raises(RuntimeError, match="stopped"):
-        bench.seconds_a_step(TrainingConfig(tmp_path, device="cpu"), tmp_path, 0)
+        bench.seconds_a_step(TrainingConfig(tmp_path, device="cpu"), tmp_path, Way("numpy", 0))
 
 
 def test_failures_are_reported_and_stop_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(config: Any, folder: Path, workers: int, turn: int) -> float | str:
-        return "no room" if workers == 1 else 0.25 + turn
+    def run(config: Any, folder: Path, way: Way, turn: int) -> float | str:
+        return "no room" if way.simulation == "torch" else 0.25 + turn
 
     monkeypatch.setattr(bench, "_run", run)
-    none, one = measure_training(TrainingConfig(tmp_path, workers=(0, 1), rounds=2))
+    none, one = measure_training(TrainingConfig(tmp_path, ways=BOTH, rounds=2))
     assert (none.seconds, none.median, none.error) == ([0.25, 1.25], 0.75, None)
     assert (one.seconds, one.error) == ([], "no room")
 
@@ -67,14 +83,14 @@ def test_a_process_trains_and_answers_how_fast(
     write_photos(tmp_path / "photos", 2, (70, 80))
     config = TrainingConfig(tmp_path / "photos", side=16, device="cpu")
     ours, theirs = multiprocessing.Pipe()
-    bench._serve(theirs, config, tmp_path, 0, 0)
+    bench._serve(theirs, config, tmp_path, Way("torch", 0), 0)
     assert 0 < ours.recv() < 10
 
 
 @pytest.mark.slow
 def test_each_run_is_a_process_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    config = TrainingConfig(tmp_path / "photos", workers=(0,), device="cpu", rounds=1)
+    config = TrainingConfig(tmp_path / "photos", ways=BOTH[:1], device="cpu", rounds=1)
     (speed,) = measure_training(config)
     assert speed.error is not None and "no photograph in" in speed.error
 

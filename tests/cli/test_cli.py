@@ -25,6 +25,7 @@ from gia_cli.cli.options import time_text
 from gia_cli.enhance.white_balance import NAMES
 from gia_cli.errors import Interrupted, Terminated
 from gia_cli.imaging.icc import icc_profile
+from gia_cli.inference import openvino_core
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
@@ -86,7 +87,10 @@ def test_the_engine_can_be_chosen(make_arw: MakePhoto, engine: str, words: str) 
     assert "as asked" in result.stderr
 
 
-def test_an_engine_that_cannot_run_this_is_refused(make_arw: MakePhoto) -> None:
+def test_an_engine_that_cannot_run_this_is_refused(
+    make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_core, "multiplies_in_bf16", lambda: False)
     result = gia("enhance", make_arw(), "--engine", "openvino", "--precision", "bf16")
     assert result.exit_code == 50
     assert "openvino cannot run this" in result.stderr

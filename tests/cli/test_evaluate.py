@@ -290,13 +290,16 @@ def test_mistakes_in_bench_are_reported(arguments: list[str], words: str) -> Non
     ("arguments", "words"),
     [
         (["--batch", "x", "--growth", "3"], "exclude each other"),
+        (["--workers", "2"], "--workers needs --batch"),
+        (["--batch", "x", "--workers", "two"], "--workers takes numbers of workers"),
         (["--training", "x", "--speed"], "exclude each other"),
         (["--growth", "3", "--scores", "x"], "exclude each other"),
         (["--batch", "x", "--plot", "x.png"], "--plot and --scores belong"),
         (["--photo", "x"], "--photo needs --speed"),
         (["--weights", "x"], "--weights needs"),
         (["--max-memory", "3GB"], "--max-memory needs"),
-        (["--cache", "x"], "--cache needs --training"),
+        (["--cache", "x"], "--cache and --recipe need --training"),
+        (["--recipe", "gpu"], "--cache and --recipe need --training"),
         (["--growth", "3", "--device", "cuda"], "--growth runs on the CPU"),
         (["--growth", "3", "--precision", "int8"], "name int8 weights"),
         (["--growth", "many"], "--growth takes numbers"),
@@ -326,6 +329,8 @@ def test_bench_shows_a_batch_and_its_json(tmp_path: Path, monkeypatch: pytest.Mo
     assert "start-up included" in done.output
     options = ("--weights", "own", "--max-memory", "1GB", "--device", "auto", "--precision", "auto")
     assert asked == [BatchConfig(tmp_path, options, 1)]
+    assert gia(*arguments, "--workers", "1,2").exit_code == 0
+    assert asked[-1].workers == (1, 2)
     report = json.loads(gia(*arguments, "--json").stdout)
     assert report["batch"][0]["network_seconds"] == 10
     assert report["machine"]
@@ -349,9 +354,9 @@ def test_bench_measures_and_draws_growth(tmp_path: Path) -> None:
 def test_bench_shows_training_and_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speeds = [TrainingSpeed(0, [0.25]), TrainingSpeed(1, [], "no room")]
+    speeds = [TrainingSpeed("numpy", 0, [0.25]), TrainingSpeed("torch", 0, [], "no room")]
     monkeypatch.setattr("gia_cli.benchmark.training.measure_training", lambda *_: speeds)
     done = gia("bench", "--training", tmp_path)
     assert done.exit_code == 3
-    assert "0.250 s" in done.stdout and "no room" in done.stdout
+    assert "0.250 s" in done.stdout and "no room" in done.stdout and "torch" in done.stdout
     assert "1 of 2 measurements failed" in done.output

@@ -119,11 +119,18 @@ def test_a_folder_that_is_not_there_and_one_that_is_watched(tmp_path: Path) -> N
 def test_it_has_the_options_of_enhance_that_make_sense() -> None:
     known = dict(leaves(typer.main.get_command(app)))
     enhance, own = options_of(known[("enhance",)]), options_of(known[("watch",)])
-    assert enhance.keys() - own.keys() == {"output", "json", "report"}
+    assert enhance.keys() - own.keys() == {"output", "json", "report", "shard", "ray", "workers"}
     assert {"settle", "patience", "poll", "journal"} <= own.keys() - enhance.keys()
     assert own["on-exists"].default == "skip"
     same = enhance.keys() & own.keys() - {"on-exists"}
     assert all(enhance[key].default == own[key].default for key in same)
+
+
+def test_stores_are_not_watched(tmp_path: Path) -> None:
+    for arguments in (["s3://bucket/card"], [tmp_path, "--out-dir", "s3://bucket/out"]):
+        refused = watch(*arguments, "--once")
+        assert refused.exit_code == 2 and "needs folders of this machine" in refused.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @contextmanager

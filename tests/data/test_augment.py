@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from gia_cli.data.augment import (
     GivenBalance,
-    Style,
     crop,
     draw_corner,
     draw_turn,
@@ -137,37 +136,3 @@ def test_no_gain_is_less_than_one() -> None:
     drawn = np.array([GivenBalance(1.0, 0.3).draw(light, rng) for _ in range(500)])
     assert drawn.min() == 1
     assert (drawn[:, 1] > 1).any()
-
-
-# ---------------------------------------------------------------- style
-
-
-@pytest.mark.parametrize("style", [Style(), Style(0.5, 1.3), Style(1.6, 0.8), Style(0, 1)], ids=str)
-def test_a_style_keeps_greys_grey_and_white_white(style: Style) -> None:
-    greys = np.repeat(np.linspace(0, 1, 33, dtype=np.float32)[:, None, None], 3, axis=2)
-    styled = style.apply(greys)
-    assert np.abs(styled - styled[..., :1]).max() < 1e-5
-    assert np.allclose(styled[-1], 1, atol=1e-5)
-    assert np.all(np.diff(styled[:, 0, 0]) > 0)
-
-
-def test_a_style_changes_saturation_and_contrast(rng: np.random.Generator) -> None:
-    colors = rng.uniform(0, 1, (40, 40, 3)).astype(np.float32)
-
-    def spread(linear: NDArray[np.float32]) -> float:
-        return float(np.ptp(linear, axis=-1).mean())
-
-    assert np.allclose(Style().apply(colors), colors, atol=1e-6)
-    vivid = Style(saturation=1.5).apply(colors)
-    assert vivid.min() >= 0
-    assert spread(vivid) > 1.2 * spread(colors)
-    assert spread(Style(saturation=0).apply(colors)) < 1e-6
-    assert np.allclose(Style(contrast=2).apply(colors), colors**2, atol=1e-5)
-
-
-def test_styles_are_drawn_around_the_photographs_own(rng: np.random.Generator) -> None:
-    drawn = [Style.draw(0.2, 0.1, rng) for _ in range(400)]
-    logs = np.log([(style.saturation, style.contrast) for style in drawn])
-    assert np.abs(logs.mean(axis=0)).max() < 0.03
-    assert np.allclose(logs.std(axis=0), (0.2, 0.1), rtol=0.15)
-    assert Style.draw(0, 0, rng) == Style()

@@ -8,16 +8,20 @@ import json
 import os
 import pickle
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from gia_cli.data import cache as module
-from gia_cli.data.cache import ArrayCache, Decoded
+from gia_cli.data.cache import LOCK, ArrayCache, Decoded
 from gia_cli.errors import DataError, GiaError, OutputError
+from gia_cli.files import lock
 from tests.progress_spy import ProgressSpy
 
 COUNT = 5
@@ -58,9 +62,9 @@ def sources(tmp_path: Path) -> dict[str, Path]:
 def build(tmp_path: Path, sources: dict[str, Path]) -> Callable[..., tuple[ArrayCache, list[str]]]:
     """Open the cache; also tell what was decoded for it."""
 
-    def build(recipe: str = "1") -> tuple[ArrayCache, list[str]]:
+    def build(recipe: str = "1", **options: Any) -> tuple[ArrayCache, list[str]]:
         decoder = Decoder()
-        cache = ArrayCache.build(tmp_path / "cache", sources, decoder, recipe=recipe)
+        cache = ArrayCache.build(tmp_path / "cache", sources, decoder, recipe=recipe, **options)
         return cache, sorted(decoder.asked)
 
     return build
@@ -105,8 +109,8 @@ def test_arrays_are_mapped_and_read_only(build: Build) -> None:
 def test_nothing_else_stays_in_the_folder(build: Build, tmp_path: Path) -> None:
     build()
     names = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert len(names) == 3 * COUNT
-    assert names[:3] == ["key 0.json", "key 0.numbers.npy", "key 0.square.npy"]
+    assert len(names) == 1 + 3 * COUNT
+    assert names[:4] == [LOCK, "key 0.json", "key 0.numbers.npy", "key 0.square.npy"]
 
 
 def test_a_cache_may_hold_other_sources_too(
@@ -220,6 +224,116 @@ def test_a_record_without_metadata_is_none(build: Build, tmp_path: Path) -> None
     assert build()[1] == ["2"]
 
 
+# ---------------------------------------------------------------- what is looked at
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the arrays whose bytes are read for their checksum."""
+    sizes: list[int] = []
+    checksum = module._checksum
+
+    def spy(array: NDArray[Any]) -> int:
+        sizes.append(array.size)
+        return checksum(array)
+
+    monkeypatch.setattr(module, "_checksum", spy)
+    return sizes
+
+
+def flip_unseen(path: Path) -> None:
+    """As a disk does: size and time stay."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_bytes_of_what_has_not_changed_are_not_read(build: Build, read: list[int]) -> None:
+    """Those of SID are 57 GB."""
+    build()
+    read.clear()
+    assert build()[1] == []
+    assert read == []
+    assert build(check="contents")[1] == []
+    assert len(read) == 2 * COUNT
+
+
+def test_what_a_disk_has_forgotten_is_found_when_asked_for(
+    build: Build, tmp_path: Path, sources: dict[str, Path]
+) -> None:
+    build()
+    flip_unseen(tmp_path / "cache" / "key 2.numbers.npy")
+    assert build()[1] == []
+    cache, decoded = build(check="contents")
+    assert decoded == ["2"]
+    assert_holds(cache, sources)
+
+
+@pytest.mark.parametrize("how", ["copied", "older", "read-only"])
+def test_arrays_of_another_time_are_compared_once(
+    build: Build, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A copied cache, and that of an older version, which knew no times."""
+    build()
+    for path in (tmp_path / "cache").iterdir():
+        if how != "older" and path.suffix == ".npy":
+            os.utime(path, ns=(0, 10**9))
+        elif path.suffix == ".json" and how == "older":
+            record = json.loads(path.read_text())
+            del record["files"]
+            path.write_text(json.dumps(record))
+    if how == "read-only":
+
+        def refuse(*_: Any) -> None:
+            raise OutputError("Permission denied.")
+
+        monkeypatch.setattr(module, "_write_record", refuse)
+    read.clear()
+    assert build()[1] == []
+    assert len(read) == 2 * COUNT
+    assert build()[1] == []
+    assert len(read) == (4 if how == "read-only" else 2) * COUNT
+
+
+def test_a_process_that_trusts_another_looks_at_nothing(
+    build: Build, tmp_path: Path, sources: dict[str, Path], read: list[int]
+) -> None:
+    whole, _ = build()
+    read.clear()
+    sources["key 1"].unlink()
+    flip_unseen(tmp_path / "cache" / "key 2.numbers.npy")
+    (tmp_path / "cache" / "key 3.square.npy").unlink()
+    cache, decoded = build(check="none")
+    assert decoded == []
+    assert read == []
+    assert cache.digest() == whole.digest()
+    with pytest.raises(DataError, match=r"key 3\.square\.npy is missing or damaged") as caught:
+        cache.array("key 3", "square")
+    assert "--verify" in caught.value.hint
+
+
+def test_what_another_process_decodes_is_waited_for(
+    build: Build, tmp_path: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    spy, folder = ProgressSpy(), tmp_path / "cache"
+    folder.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with lock(folder / LOCK):
+            waiting = pool.submit(build, progress=spy)
+            while not spy.notes:
+                time.sleep(0.01)
+            for key, path in sources.items():
+                module._decode_one(folder, key, path, Decoder(), "1")
+        cache, decoded = waiting.result(20)
+    assert decoded == []
+    assert spy.notes == [f"Another process decodes into {folder}; waiting for it."]
+    assert spy.stage_names == ["checking"]
+    assert_holds(cache, sources)
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -317,7 +431,12 @@ def hopeless(
         case "a file is in the way":
             folder.write_bytes(b"")
         case "makes no folder":
-            monkeypatch.setattr(Path, "mkdir", _read_only)
+            mkdir = Path.mkdir
+
+            def refusing(self: Path, *arguments: Any, **options: Any) -> None:
+                (_read_only if self == folder else mkdir)(self, *arguments, **options)
+
+            monkeypatch.setattr(Path, "mkdir", refusing)
         case "takes no file":
             folder.mkdir()
             monkeypatch.setattr(tempfile, "TemporaryFile", _read_only)
@@ -374,6 +493,18 @@ def test_a_file_that_cannot_be_written_ends_the_build(build: Build, tmp_path: Pa
     with pytest.raises(OutputError, match=r"key 2\.numbers\.npy") as caught:
         build()
     assert caught.value.exit_code == 60
+
+
+def test_a_folder_that_may_not_be_written_to_is_an_output_error(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match=r"Cannot write in .*cache: Permission denied") as caught:
+        build()
+    assert "--cache" in caught.value.hint
 
 
 # ---------------------------------------------------------------- processes

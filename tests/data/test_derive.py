@@ -75,10 +75,10 @@ def test_scenes_are_what_the_network_gets(tmp_path: Path) -> None:
     info = saved(tmp_path, follows)
     scenes = open_scenes(settings, info)
     assert scenes.camera_name == "X-T2"
-    assert scenes._balance is not None and scenes._floor is None
+    assert scenes._balance is not None and scenes.floor is None
     learned = open_scenes(settings, saved(tmp_path))
     assert learned.camera_name == "ILCE-7SM2"
-    assert learned._balance is None and learned._floor == 0
+    assert learned._balance is None and learned.floor == 0
 
 
 def test_validation_photographs_are_left_out_if_asked(tmp_path: Path) -> None:

@@ -434,9 +434,8 @@ def test_all_broken_files_are_named_and_the_others_kept(tree: Path, sony_tree: P
     pairs = read_list(tree, "sony", "train")
     broken = [pairs[0].short, pairs[7].short, pairs[11].long]
     whole = [path.read_bytes() for path in broken]
-    broken[0].write_bytes(whole[0][:-5000])
-    broken[1].write_bytes(b"")
-    broken[2].write_bytes(b"\xff\xd8\xff" + bytes(9000))
+    for path, other in zip(broken, (pairs[11], pairs[0], pairs[0]), strict=True):
+        path.write_bytes(other.short.read_bytes())  # of another time than the name says
     message = refused(tree).message
     assert message.startswith("3 files")
     assert all(str(path) in message for path in broken)
@@ -446,6 +445,43 @@ def test_all_broken_files_are_named_and_the_others_kept(tree: Path, sony_tree: P
         path.write_bytes(data)
     assert len(SidFrames.open(tree, "sony", "train")) == 12
     assert all(path.stat().st_mtime_ns == time for path, time in records.items())
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_files_that_are_cut_short_are_named_before_anything_is_decoded(
+    tree: Path, split: Split
+) -> None:
+    """Whichever list they are in: decoding takes hours."""
+    lines = (tree / "Sony_train_list.txt").read_text().splitlines(keepends=True)
+    write_list(tree, "".join(lines[:6]))
+    write_list(tree, "".join(lines[6:]), "Sony_val_list.txt")
+    pairs = read_list(tree, "sony", split)
+    broken = [pairs[0].short, pairs[1].short, pairs[2].short, pairs[0].long]
+    broken[0].write_bytes(broken[0].read_bytes()[:-5000])
+    broken[1].write_bytes(b"")
+    broken[2].write_bytes(b"\xff\xd8\xff" + bytes(9000))
+    broken[3].write_bytes(broken[3].read_bytes()[:300])
+    listener = ProgressSpy()
+    with pytest.raises(DataError, match=r"^4 files cannot be used") as caught:
+        open_splits(tree, "sony", ["train", "val"], progress=listener)
+    assert all(str(path) in caught.value.message for path in broken)
+    assert "Copy these files again" in caught.value.hint
+    assert listener.stage_names == ["checking", "checking", "checking files"]
+    assert not (tree / ".gia-cache").exists()
+
+
+def test_a_suspicion_is_no_refusal(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some cameras state lengths that are wrong."""
+    monkeypatch.setattr(sid, "looks_cut_short", lambda _: True)
+    assert len(SidFrames.open(tree, "sony", "train")) == 12
+
+
+def test_of_what_is_decoded_no_photo_is_opened(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SidFrames.open(tree, "sony", "train")
+    monkeypatch.setattr(sid, "refuse_hopeless", lambda path: pytest.fail(f"opened {path}"))
+    listener = ProgressSpy()
+    SidFrames.open(tree, "sony", "train", progress=listener)
+    assert listener.stage_names == ["checking"]
 
 
 def test_a_file_whose_exif_contradicts_its_name_is_named(tree: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraName
-from gia_cli.data import synthetic
 from gia_cli.data.augment import GivenBalance, Pair
+from gia_cli.data.batches import Batches
 from gia_cli.data.cache import ArrayCache
-from gia_cli.data.synthetic import PLAIN_SCENES as PLAIN
-from gia_cli.data.synthetic import PhotoScenes, SceneOptions, open_photos, source_of, split_photos
+from gia_cli.data.crops import CropOptions
+from gia_cli.data.synthetic import PhotoScenes, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
 from gia_cli.raw.calibrated_black import UNKNOWN_SIGMA, known_black_error
@@ -27,6 +27,9 @@ from gia_cli.raw.reader import read_raw
 from gia_cli.raw.turns import TURNS, Turn
 from gia_cli.raw.writer import write_arw, write_raf
 from gia_cli.sensor_table import iso_settings, nearest_row
+from gia_cli.simulation import scene as scene_module
+from gia_cli.simulation.scene import PLAIN_SCENES as PLAIN
+from gia_cli.simulation.scene import SceneOptions
 from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
 #: What three plain scenes of the seeds 0 to 2 tell, on which weights have been validated so far.
@@ -35,6 +38,18 @@ PLAIN_FACTS = [
     [0.50848, 0.54, 0.33931, 0.22321],
     [0.70629, 0.51727, 0.23506, 0.55469],
 ]
+#: Camera, whether balanced, floor: the sums of planes and pictures, and two auxiliary targets each
+#: of two scenes, of a batch as gia made it before drawing and rendering were two steps.
+RECORDED: dict[tuple[CameraName, bool, int | None], tuple[float, float, list[float]]] = {
+    ("ILCE-7SM2", False, 0): (433.438340, 2612.89298, [0.364994, 0.099041, 0.862566, 0.635204]),
+    ("ILCE-7SM2", False, None): (376.722305, 2612.89298, [0.423566, 0.099041, 0.495409, 0.635204]),
+    ("ILCE-7SM2", True, 0): (502.081923, 2651.48112, [0.364994, 0.099041, 0.495115, 0.0]),
+    ("ILCE-7SM2", True, None): (515.297669, 2651.48112, [0.423566, 0.099041, 0.498113, 0.0]),
+    ("X-T2", False, 0): (1421.351764, 7083.97084, [0.532932, 0.0, 0.491141, 0.0]),
+    ("X-T2", False, None): (1421.346753, 7083.97084, [0.532932, 0.0, 0.491141, 0.0]),
+    ("X-T2", True, 0): (1887.692130, 7355.02992, [0.532932, 0.0, 0.491141, 0.0]),
+    ("X-T2", True, None): (1887.690219, 7355.02992, [0.532932, 0.0, 0.491141, 0.0]),
+}
 CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
 cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
 
@@ -79,8 +94,8 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.results: list[Any] = []
-        self._plain = getattr(synthetic, name)
-        monkeypatch.setattr(synthetic, name, self)
+        self._plain = getattr(scene_module, name)
+        monkeypatch.setattr(scene_module, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.calls.append((args, kwargs))
@@ -109,6 +124,27 @@ def test_a_scene_is_what_its_file_would_be(
         (write_arw if camera == "ILCE-7SM2" else write_raf)(path, dn, shot=shot)
         planes = prepare(read_raw(path), options["ratio"]).planes
         assert np.array_equal(planes, pair.planes)
+
+
+@pytest.mark.parametrize(("camera", "is_balanced", "floor"), RECORDED)
+def test_batches_stay_those_of_runs_that_have_begun(
+    tmp_path: Path, camera: CameraName, is_balanced: bool, floor: int | None
+) -> None:
+    """A number drawn more, less or elsewhere would make others of all that follow."""
+    folders = [
+        write_photos(tmp_path / "a", 3),
+        write_photos(tmp_path / "b", 2, (60, 72)),
+    ]
+    photos = open_photos(folders, tmp_path / "cache")
+    keys = sorted(photos.keys, key=lambda key: key.split("-")[0])  # without the paths' digests
+    balance = GivenBalance() if is_balanced else None
+    source = PhotoScenes(photos, keys, camera, None, balance, floor)
+    crops = CropOptions(photos=2, crops=2, sides=(8, 16), multiple=4)
+    planes, target, auxiliary, _ = Batches(source, crops, seed=3, rank=1, steps=10)[7]
+    planes_sum, target_sum, told = RECORDED[camera, is_balanced, floor]
+    assert float(planes.double().sum()) == pytest.approx(planes_sum, rel=1e-6)
+    assert float(target.double().sum()) == pytest.approx(target_sum, rel=1e-6)
+    assert auxiliary[::2, [0, 3]].flatten().tolist() == pytest.approx(told, abs=1e-5)
 
 
 @cameras

@@ -24,8 +24,9 @@ from gia_cli.enhance.batch import (
     plan_jobs,
     run_jobs,
 )
-from gia_cli.enhance.enhancer import Computed, Enhanced, Enhancer, Prepared
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
+from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     EmptyFileError,
     FileMissingError,

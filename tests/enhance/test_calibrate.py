@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gia_cli.enhance.calibrate import CalibrateConfig, calibrate
-from gia_cli.enhance.enhancer import Enhancer, fuse_measured
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.measured import fuse_measured
 from gia_cli.errors import OutputExistsError, UsageError, WeightsError
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig

@@ -21,10 +21,8 @@ from PIL import Image
 import gia_cli
 from gia_cli import ExposureRequest
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
-from gia_cli.enhance.enhancer import (
-    Enhancer,
-    fuse_measured,
-)
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.measured import fuse_measured
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.imaging.color_space import DISPLAY_P3, REC2020, SPACES, matrix_from_srgb
@@ -55,7 +53,7 @@ def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhan
     result = enhancer.enhance(path, ratio=100)
     frame = gia_cli.read_raw(path)
     weights = find_weights(None, "bayer")
-    engine = enhancer._engine(weights)[0]
+    engine = enhancer._engines.running(weights)
     gains = camera_gains(frame, weights)
     picture = infer(engine, prepare(frame, 100, gains, weights.config.input_floor))
     fuse_measured(picture, frame, 100, gains, weights)
@@ -125,7 +123,7 @@ def test_every_stage_is_timed(make_arw: MakePhoto, enhancer: Enhancer) -> None:
 def test_networks_are_loaded_once(make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = Enhancer.from_weights(device="cpu")
     first = fresh.enhance(make_arw("a.ARW"), ratio=10)
-    monkeypatch.setattr("gia_cli.enhance.enhancer.open_engine", None)
+    monkeypatch.setattr("gia_cli.inference.engines.open_engine", None)
     second = fresh.enhance(make_arw("b.ARW"), ratio=10)
     assert first.weights == second.weights
 
@@ -311,7 +309,7 @@ def test_weights_that_take_a_balance_get_the_photos_own(
     result = fresh.enhance(make_arw(), ratio=100)
     frame = gia_cli.read_raw(make_arw())
     assert frame.as_shot_wb[0] > 1.5
-    engine = fresh._engine(result.weights)[0]
+    engine = fresh._engines.running(result.weights)
     picture = infer(engine, prepare(frame, 100, frame.as_shot_wb))
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 

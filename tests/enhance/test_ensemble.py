@@ -122,7 +122,7 @@ def test_normal_is_one_picture(tmp_path: Path) -> None:
     frame, weights = frame_of("bayer"), weights_of(tmp_path, "bayer")
     default = Enhancer.from_weights(weights, device="cpu", engine="torch")
     (prepared,) = default.prepare(frame, ExposureRequest(ratio=4))
-    engine, _ = default._engine(prepared.weights)
+    engine = default._engines.running(prepared.weights)
     computed = default.compute(prepared)
     assert np.array_equal(computed.picture, infer(engine, prepare(frame, 4)))
     assert computed.quality == "normal"

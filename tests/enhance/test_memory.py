@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from gia_cli import ExposureRequest, RawFrame
 from gia_cli.enhance import enhancer as enhancer_module
+from gia_cli.enhance import stages as stages_module
 from gia_cli.enhance.batch import BatchOptions, plan_jobs, run_jobs
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import OutOfMemoryError
+from gia_cli.inference import engines as engines_module
 from gia_cli.inference import plan as plan_module
 from gia_cli.inference.engine import Engine
+from gia_cli.inference.fallback import Running
 from gia_cli.inference.plan import InferOptions, plan
 from gia_cli.inference.select import open_engine
 from gia_cli.progress import SILENT
@@ -98,7 +101,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     held = [300_000_000]
 
     def fake(
-        engine: Engine,
+        running: Running,
         mosaic: PackedMosaic,
         options: InferOptions,
         progress: object,
@@ -106,7 +109,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     ) -> NDArray[np.float32]:
         name = f"{mosaic.height}x{mosaic.width}"
         try:
-            plans.append((name, str(plan(engine, mosaic, options))))
+            plans.append((name, str(plan(running.engine, mosaic, options))))
         except OutOfMemoryError as error:
             if "other photos" not in error.message:
                 plans.append((name, str(error)))
@@ -127,9 +130,9 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     # What the process is said to hold has no photos in it, nor OpenVINO's own.
     monkeypatch.setattr("gia_cli.inference.openvino_engine._HAS_RUN", Event())
-    monkeypatch.setattr(enhancer_module.Prepared, "held_bytes", 0)
+    monkeypatch.setattr(stages_module.Prepared, "held_bytes", 0)
     monkeypatch.setattr(enhancer_module, "infer", fake)
-    monkeypatch.setattr(enhancer_module, "open_engine", open_once)
+    monkeypatch.setattr(engines_module, "open_engine", open_once)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 10**12)
     return plans
 
@@ -228,7 +231,9 @@ def test_want_of_memory_at_any_step_is_exit_51(
     def fail(*_: Any, **__: Any) -> None:
         raise next(raised)
 
-    monkeypatch.setattr(enhancer_module, step, fail)
+    places = {"open_engine": engines_module, "develop": stages_module, "save_pixels": stages_module}
+    module = places.get(step, enhancer_module)
+    monkeypatch.setattr(module, step, fail)
     for want in WANTS:
         raised = iter([want] * 9)
         enhancer = Enhancer.from_weights(device="cpu")

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gia_cli.cli.app import app
-from gia_cli.enhance.enhancer import Enhanced, Enhancer
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
 from gia_cli.enhance.sidecar import (
     MOST_BYTES,
@@ -21,6 +21,7 @@ from gia_cli.enhance.sidecar import (
     find_sidecars,
     read_metadata,
 )
+from gia_cli.enhance.stages import Enhanced
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import SidecarError
 from gia_cli.imaging.temperature import Light

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from gia_cli.enhance.enhancer import Enhanced, Enhancer
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.stages import Enhanced
 from gia_cli.errors import DataError, UsageError
 from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.evaluate import evaluate

@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import gia_cli
@@ -47,6 +49,7 @@ from gia_cli.imaging.dng import write_linear_dng
 from gia_cli.imaging.exr import write_exr
 from gia_cli.imaging.jpeg import write_jpeg
 from gia_cli.imaging.jpegxl import write_jpegxl
+from gia_cli.imaging.packed import PackOptions, pack_photos
 from gia_cli.imaging.photos import find_photos
 from gia_cli.imaging.writer import write_image
 from gia_cli.nets import build
@@ -131,6 +134,13 @@ def _panel(folder: Path, version: int) -> None:
     write_panel(folder / "panel.png", [_pair()], [picture], "bayer")
 
 
+def _packed(folder: Path, version: int) -> None:
+    with TemporaryDirectory() as photos:
+        photo = Path(photos, f"{version}.png")
+        Image.fromarray(np.full((16, 16, 3), version, np.uint8)).save(photo)
+        pack_photos([photo], folder / "photos.tar", PackOptions(overwrite=True))
+
+
 def _sheet(folder: Path, version: int) -> None:
     image = _image(version)
     result: Any = SimpleNamespace(
@@ -205,6 +215,7 @@ WRITERS: dict[str, Writer] = {
     "imaging.exr": _exr,
     "imaging.jpeg": lambda f, v: write_jpeg(f / "o.jpg", (_image(v) // 257).astype(np.uint8)),
     "imaging.jpegxl": _jxl,
+    "imaging.packed": _packed,
     "raw.writer: ARW": lambda f, v: write_arw(f / "o.ARW", _mosaic(v)),
     "raw.writer: RAF": lambda f, v: write_raf(f / "o.RAF", _mosaic(v)),
     "raw.writer: DNG": lambda f, v: write_dng(f / "o.dng", _mosaic(v)),

@@ -15,7 +15,7 @@ from gia_cli.inference import devices, select
 from gia_cli.inference.devices import auto_choice, describe_machine
 from gia_cli.inference.openvino_engine import OpenVinoEngine
 from gia_cli.nets.config import NetConfig
-from gia_cli.runtime import Runtime, available_cores
+from gia_cli.runtime import Gpu, Runtime, available_cores
 from gia_cli.weights.manifest import find_weights
 from tests.inference.test_openvino_engine import arrays_of
 from tests.networks import lively
@@ -39,6 +39,19 @@ def test_the_command_prints_it_without_a_photo() -> None:
     assert json.loads(done.stdout) == describe_machine()
     assert CliRunner().invoke(app, ["info"]).exit_code == 2
     assert CliRunner().invoke(app, ["info", "--devices", "night.ARW"]).exit_code == 2
+
+
+def test_each_card_is_listed_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [Gpu("Old", 4 * 10**9, "5.2", 0, False), Gpu("New", 24 * 10**9, "8.9", 1)]
+    monkeypatch.setattr(devices, "gpus", lambda: cards)
+    monkeypatch.setattr(select, "resolve", lambda *_: Runtime("cuda", "float16", 1))
+    known = describe_machine()
+    assert [card["device"] for card in known["torch"]["gpus"]] == ["cuda:0", "cuda:1"]
+    assert known["auto"]["bayer"]["device"] == "cuda:1"
+    done = CliRunner().invoke(app, ["info", "--devices"], env={"COLUMNS": "300"})
+    (line,) = (row for row in done.stdout.splitlines() if row.startswith("GPUs of torch"))
+    assert "cuda:0 Old, 4.0 GB, 5.2, which this build of torch has no kernels for; " in line
+    assert line.endswith("cuda:1 New, 24.0 GB, 8.9")
 
 
 def test_onnx_runtime_is_named_or_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from gia_cli.runtime import is_oom_error
         (RuntimeError("Check 'ptr' failed\nFailed to allocate 387903664 bytes of memory"), True),
         (RuntimeError("Exception from plugin.cpp:54:\ncan't alloc\n"), True),
         (RuntimeError("can't start new thread"), True),
+        (RuntimeError("Exception from plugin.cpp:54:\nResource temporarily unavailable\n"), True),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (OSError(errno.ENOSPC, "No space left on device"), False),

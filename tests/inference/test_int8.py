@@ -18,8 +18,8 @@ from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.systems import open_systems
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import unorient
+from gia_cli.inference import openvino_engine, select
 from gia_cli.inference import run as infer_module
-from gia_cli.inference import select
 from gia_cli.inference.openvino_engine import OpenVinoEngine
 from gia_cli.inference.openvino_graph import GRAPHS
 from gia_cli.inference.plan import InferOptions, plan
@@ -84,10 +84,10 @@ def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
     assert 2 * halo + max(plan(engine, mosaic, options).core) < 4 * halo
     tiled = infer(engine, mosaic, options)
     parts = infer_module._run(engine, mosaic, split_plan(engine, mosaic, 32), Silent())
-    # Here they are equal; but a number between two steps may fall to either side, and of that
-    # everything behind it differs, though by less than the rounding itself.
-    assert off(tiled, whole) < 0.7 * rounding
-    assert off(parts, whole) < 0.7 * rounding
+    # A number between two steps may fall to either side, and of that everything behind it differs,
+    # though by less than the rounding itself.
+    assert off(tiled, whole) < rounding
+    assert off(parts, whole) < rounding
 
 
 def test_the_layers_really_are_int8(rng: np.random.Generator) -> None:
@@ -114,8 +114,13 @@ def test_it_plans_with_less_memory(name: NetName, rng: np.random.Generator) -> N
     assert engine.split.kept_bytes == other.split.kept_bytes  # between the parts all is fp32
 
 
-def test_it_says_that_it_is_int8(rng: np.random.Generator) -> None:
-    assert str(on_int8("sid-net", photo(rng, "bayer", 32, 32).planes)).endswith("on cpu, int8")
+@pytest.mark.parametrize(("has_bf16", "others"), [(True, "bfloat16"), (False, "float32")])
+def test_it_says_that_it_is_int8_and_what_the_other_layers_are(
+    has_bf16: bool, others: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_engine, "multiplies_in_bf16", lambda: has_bf16)
+    engine = on_int8("sid-net", photo(rng, "bayer", 32, 32).planes)
+    assert str(engine).endswith(f"on cpu, int8 with {others}")
 
 
 # ---------------------------------------------------------------- strict loading
@@ -198,7 +203,7 @@ def test_int8_weights_run_on_openvino_alone(
 ) -> None:
     own, rounded = pair
     for runtime in (CPU, INT8):
-        assert str(open_engine(rounded, runtime)).endswith("int8")
+        assert "on cpu, int8 with " in str(open_engine(rounded, runtime))
     with pytest.raises(DeviceError, match="not with torch"):
         open_engine(rounded, CPU, "torch")
     with pytest.raises(DeviceError, match="not on cuda") as caught:

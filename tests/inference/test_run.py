@@ -25,8 +25,9 @@ from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference import torch_engine
 from gia_cli.inference.engine import Engine
+from gia_cli.inference.fallback import Running, failure_of
 from gia_cli.inference.plan import InferOptions, Plan
-from gia_cli.inference.run import _fallback
+from gia_cli.inference.run import _retreat
 from gia_cli.inference.torch_engine import TorchEngine
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
@@ -127,7 +128,7 @@ def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine: nothing is tiled unless a test asks for it."""
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: PLENTY)
     monkeypatch.setattr(plan_module, "resident_bytes", lambda: 0)
-    for name in ("_LIBRARY_BYTES", "_LIBRARY_KEEPS"):
+    for name in ("_LIBRARY_BYTES", "_LIBRARY_KEEPS", "TALL_BAND_AREA"):
         monkeypatch.setattr(torch_engine, name, 0)
 
 
@@ -594,10 +595,11 @@ def test_every_retreat_is_smaller_and_they_end(
     current: Plan | None = Plan(frame, frame)
     is_cuda = runtime is CUDA
     engine = TorchEngine(build(NetConfig("sid-net", width=1)), runtime)
+    running, want = Running(engine), failure_of(MemoryError(), engine)
     sides = [max(frame)]
     while sides[-1] > 32:
-        current, after = _fallback(None, current, engine, progress)
-        assert after is engine
+        current = _retreat(want, current, running, progress)
+        assert running.engine is engine
         assert current is not None
         assert current.frame == frame
         assert all(side % 16 == 0 for side in current.core)
@@ -606,12 +608,11 @@ def test_every_retreat_is_smaller_and_they_end(
         assert sides[-1] < sides[-2]
     assert len(emptied) == len(progress.notes) * is_cuda
     if is_cuda:
-        anew, on_cpu = _fallback(None, current, engine, progress)
-        assert anew is None
-        assert str(on_cpu) == f"torch on {CPU}"
+        assert _retreat(want, current, running, progress) is None
+        assert str(running.engine) == f"torch on {CPU}"
         assert "on the CPU" in progress.notes[-1]
     with pytest.raises(OutOfMemoryError):
-        _fallback(None, current, TorchEngine(engine._network, CPU), progress)
+        _retreat(want, current, running, progress)
 
 
 def test_a_gpu_that_fails_for_good_does_not_keep_its_error_to_the_end(
@@ -904,7 +905,7 @@ def test_half_precision_takes_larger_tiles(
     network = build(NetConfig("gia-net", width=8))
     mosaic = photo(rng, "bayer", 500, 500)
     needed = network.bytes_per_pixel * mosaic.planes[0].size
-    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: int(0.8 * needed))
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: int(0.9 * needed))
     assert plan(network, mosaic, CUDA, InferOptions()).is_whole
     assert not plan(network, mosaic, replace(CUDA, dtype="float32"), InferOptions()).is_whole
 

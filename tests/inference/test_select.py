@@ -12,7 +12,7 @@ import pytest
 
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import DeviceError, WeightsCorruptError
-from gia_cli.inference import select
+from gia_cli.inference import openvino_core, select
 from gia_cli.inference.select import open_engine, require_openvino
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS, NetConfig
@@ -65,7 +65,7 @@ def test_torch_can_be_asked_for(tiny: WeightsInfo) -> None:
 @pytest.mark.parametrize(
     ("runtime", "why"),
     [
-        (Runtime("cpu", "bfloat16"), "in float32 here, not in bfloat16"),
+        (Runtime("cpu", "float64"), "does not run in float64 here"),
         (Runtime("cuda", "float16"), "on the CPU here, not on cuda"),
         (Runtime("mps", "float32"), "on the CPU here, not on mps"),
     ],
@@ -77,6 +77,26 @@ def test_what_openvino_does_not_run_torch_does(
     assert name == f"torch on {runtime}"
     assert why in line
     with pytest.raises(DeviceError, match=why) as caught:
+        open_engine(tiny, runtime, "openvino")
+    assert "--engine" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("has_it", "name"),
+    [(True, "on cpu, bfloat16"), (False, "torch on cpu, bfloat16")],
+)
+def test_openvino_gets_bf16_where_the_cpu_multiplies_in_it(
+    has_it: bool, name: str, tiny: WeightsInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_core, "multiplies_in_bf16", lambda: has_it)
+    runtime = Runtime("cpu", "bfloat16")
+    found, line = opened(tiny, runtime, "auto")
+    assert found.endswith(name)
+    assert found.startswith("OpenVINO" if has_it else "torch")
+    if has_it:
+        return
+    assert line.endswith("this CPU does not multiply in bf16 itself")
+    with pytest.raises(DeviceError, match="does not multiply in bf16 itself") as caught:
         open_engine(tiny, runtime, "openvino")
     assert "--engine" in caught.value.hint
 
@@ -120,10 +140,11 @@ def test_damaged_weights_are_refused_by_every_engine(
         open_engine(replace(tiny, sha256="0" * 64), CPU, engine)
 
 
-def test_asking_for_openvino_means_the_cpu() -> None:
+def test_asking_for_openvino_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Enhancer.from_weights(engine="openvino").runtime == CPU
-    with pytest.raises(DeviceError, match="not in bfloat16"):
-        Enhancer.from_weights(engine="openvino", precision="bf16")
+    monkeypatch.setattr(openvino_core, "multiplies_in_bf16", lambda: True)
+    in_bf16 = Enhancer.from_weights(engine="openvino", precision="bf16")
+    assert in_bf16.runtime == Runtime("cpu", "bfloat16")
 
 
 def test_the_table_of_graphs_is_complete() -> None:

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.nets import build
-from gia_cli.nets.blocks import by_bands
+from gia_cli.nets import blocks, build
+from gia_cli.nets.blocks import by_bands, shuffled_picture
 from gia_cli.nets.config import NETWORKS, NetConfig, NetName
 from gia_cli.nets.unet import GiaModule, GiaNet, UNet
 from gia_cli.raw.cfa import CfaKind
-from tests.networks import ALL, CFAS, PLANES, SCALE, UNETS, lively, random_planes
+from tests.live_memory import LiveMemory
+from tests.networks import ALL, CFAS, PLANES, SCALE, UNETS, lively, random_planes, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,6 +37,37 @@ def unet(config: NetConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -
 def with_term(network: UNet, x: Tensor, term: Tensor | None) -> Tensor:
     """The picture for a vector that is held fixed."""
     return network.decode(network.encode(x), term)
+
+
+# ---------------------------------------------------------------- the last layer
+
+
+def test_the_last_layer_computes_in_fp32_under_autocast() -> None:
+    """Autocast would take its fp32 inputs back to half precision: the picture had 8 bits."""
+    x = random_planes(2, 8, 16, 16).bfloat16()
+    conv = nn.Conv2d(8, 12, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+        picture = shuffled_picture(conv, x, 2)
+        assert torch.is_autocast_enabled("cpu")  # as it was, for what follows
+    assert picture.dtype == torch.float32
+    assert torch.equal(picture, shuffled_picture(conv, x.float(), 2))
+
+
+@pytest.mark.parametrize(("name", "cfa"), ALL)
+def test_autocast_rounds_no_picture_and_no_gradient_of_the_last_layer(
+    name: str, cfa: CfaKind
+) -> None:
+    network = build(small(name, cfa)).train()
+    planes = random_planes(2, PLANES[cfa], 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        picture = network(planes)
+    assert picture.dtype == torch.float32
+    assert not torch.equal(picture, picture.bfloat16().float())
+    picture.square().mean().backward()
+    gradient = network.get_parameter("to_rgb.weight").grad
+    assert gradient is not None
+    assert not torch.equal(gradient, gradient.bfloat16().float())
 
 
 # ---------------------------------------------------------------- parameter counts
@@ -378,6 +410,39 @@ def test_bands_serve_inputs_of_different_heights() -> None:
     with torch.inference_mode():
         banded = by_bands(stage, [coarse, fine], rows_in=[1, 2], rows_out=2)
     assert torch.equal(banded, stage(coarse, fine))
+
+
+@pytest.mark.parametrize(
+    ("width", "rows"), [(64, 256), (2048, 256), (2128, 246), (4784, 109), (10**6, 32)]
+)
+def test_bands_are_taller_off_the_cpu_and_never_larger_than_is_counted(
+    width: int, rows: int
+) -> None:
+    for device, expected in (("cpu", 32), ("meta", rows)):
+        x = torch.empty(1, 1, 1, width, device=device)
+        assert blocks._band_rows(x) == expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tall_bands_give_the_same_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = lively(replace(NETWORKS[name], width=4, vector=8))
+    x = random_planes(1, 4, 272, 16)
+    with torch.inference_mode():
+        flat = network(x)
+        monkeypatch.setattr(blocks, "_band_rows", lambda x: 256)
+        tall = network(x)
+    assert (tall - flat).abs().max() < 4e-5 * flat.std()
+
+
+@pytest.mark.slow
+def test_off_the_cpu_a_frame_takes_few_launches() -> None:
+    """Counted with tensors that hold nothing: at 12 megapixels 176, where 32 rows take 1,118."""
+    with torch.device("meta"):
+        network = build(NETWORKS["sid-net"]).eval()
+        x = torch.empty(1, 4, 1424, 2128)
+    with torch.inference_mode(), LiveMemory() as memory:
+        network(x)
+    assert memory.launches < 200
 
 
 # ---------------------------------------------------------------- stride and halo

@@ -53,13 +53,31 @@ def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
         assert depth == []
 
 
+def dropped(count: int) -> torch.Tensor:
+    """Factors of four skips that drop the top ones."""
+    return torch.tensor([0.0] * count + [1.0] * (4 - count))
+
+
+def test_skips_that_are_kept_by_factors_are_the_same_to_the_bit() -> None:
+    planes, trainee = torch.rand(2, 4, 32, 32), Trainee(lively(small("gia-net")), with_heads=True)
+    gradients = []
+    for kept in (None, dropped(0)):
+        trainee.zero_grad()
+        picture, _, _ = trainee(planes, 2, kept)
+        picture.square().sum().backward()
+        gradients.append(
+            [p.grad.clone() for p in trainee.network.parameters() if p.grad is not None]
+        )
+    assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+
+
 def test_a_dropped_skip_has_no_effect_and_all_parameters_learn() -> None:
     """With all skips cut, what the upper levels see does not matter."""
     torch.manual_seed(1)
     planes = torch.rand(1, 4, 64, 64)
     trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
     initialise(trainee)
-    picture, depth, _ = trainee(planes, 1, 4)
+    picture, depth, _ = trainee(planes, 1, dropped(4))
     picture.square().mean().backward()
     assert all(parameter.grad is not None for parameter in trainee.network.parameters())
     assert not torch.allclose(picture, trainee(planes, 1)[0], atol=1e-3)
@@ -70,8 +88,8 @@ def test_a_dropped_skip_has_no_effect_and_all_parameters_learn() -> None:
         return [*(skip + torch.randn_like(skip) for skip in skips), bottleneck]
 
     trainee.network.encode = noisy  # type: ignore[method-assign]
-    assert torch.allclose(picture, trainee(planes, 1, 4)[0], atol=1e-5)
-    assert not torch.allclose(picture, trainee(planes, 1, 3)[0], atol=1e-3)
+    assert torch.allclose(picture, trainee(planes, 1, dropped(4))[0], atol=1e-5)
+    assert not torch.allclose(picture, trainee(planes, 1, dropped(3))[0], atol=1e-3)
     assert len(depth) == 4
 
 
@@ -96,9 +114,9 @@ def test_teacher_forcing_replaces_the_vectors_own_estimates() -> None:
     planes = torch.rand(2, 4, 32, 32)
     own, _, vector = trainee(planes, 2)
     told = 0.5 + VECTOR_GAIN * vector[:, :4].detach()
-    torch.testing.assert_close(trainee(planes, 2, 0, told)[0], own, rtol=0, atol=1e-4)
-    assert torch.equal(trainee(planes, 2, 0, torch.full((2, 4), torch.nan))[0], own)
-    other, _, still = trainee(planes, 2, 0, told + 0.5)
+    torch.testing.assert_close(trainee(planes, 2, None, told)[0], own, rtol=0, atol=1e-4)
+    assert torch.equal(trainee(planes, 2, None, torch.full((2, 4), torch.nan))[0], own)
+    other, _, still = trainee(planes, 2, None, told + 0.5)
     assert not torch.allclose(other, own, atol=1e-3)
     assert torch.equal(still, vector)  # what it is asked for is its own
 

@@ -6,15 +6,29 @@ import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.queues import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+import torch.distributed as dist
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
-from gia_cli.training.distributed import Ranks, process_group, ranks_from_environment
+from gia_cli.errors import DeviceError, ProcessLostError
+from gia_cli.training import distributed
+from gia_cli.training.distributed import (
+    Ranks,
+    common_name,
+    is_lost_peer,
+    own_device,
+    process_group,
+    ranks_from_environment,
+    refuse_shared_cards,
+)
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -26,10 +40,10 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
         assert ranks == Ranks()
         assert ranks.is_first
         ranks.wait()
-        assert ranks.mean(3.5) == 3.5
-        assert ranks.from_first(2.5) == 2.5
-        assert ranks.any(True)
-        assert not ranks.any(False)
+        ranks.wait(patiently=True)
+        assert ranks.total([3.5, -1.0]) == [3.5, -1.0]
+        assert ranks.gather("here") == ["here"]
+        refuse_shared_cards(ranks, "card")
 
 
 def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,14 +54,104 @@ def test_torchrun_passes_each_its_number(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not ranks.is_first
 
 
+@pytest.mark.parametrize(
+    ("visible", "local", "card"),
+    [(8, 0, 0), (8, 7, 7), (1, 0, 0), (1, 3, 0), (2, 1, 1)],
+)
+def test_each_process_has_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, visible: int, local: int, card: int
+) -> None:
+    """SLURM may show each its own only: then that one is number 0, whoever asks."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    ranks = Ranks(rank=local, world=8, local=local)
+    assert own_device(torch.device("cuda"), ranks) == torch.device("cuda", card)
+    assert own_device(torch.device("cpu"), ranks) == torch.device("cpu")
+    assert own_device(torch.device("cuda"), Ranks()) == torch.device("cuda")
+
+
+def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeviceError, match="Process 4 of this machine has no GPU: there are 2"):
+        own_device(torch.device("cuda"), Ranks(rank=3, world=4, local=3))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_only_data_is_waited_for_for_hours(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A step that hangs is to be noticed; what the host says to others passes no GPU."""
+    for name, value in zip(VARIABLES, ("0", "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    made: list[tuple[str, timedelta]] = []
+
+    def note(backend: str, *, timeout: timedelta, **_: Any) -> timedelta:
+        made.append((backend, timeout))
+        return timeout
+
+    monkeypatch.setattr(distributed, "common_name", lambda *_: "name")
+    monkeypatch.setattr(dist, "rendezvous", lambda _, timeout: iter([(None, 0, 2)]))
+    monkeypatch.setattr(dist, "PrefixStore", lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", note)
+    monkeypatch.setattr(dist, "new_group", note)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(Ranks, "gather", lambda self, word: [word, "b"])
+    with process_group(torch.device(kind)) as ranks:
+        groups: tuple[Any, Any] = (ranks.messages, ranks.patient)
+    assert [backend for backend, _ in made] == ["nccl" if kind == "cuda" else "gloo", *2 * ["gloo"]]
+    assert [patience for _, patience in made[1:]] == list(groups)
+    assert made[0][1] == groups[0] <= timedelta(hours=1) < timedelta(hours=10) < groups[1]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_all_attempts_have_names_of_their_own(world: int) -> None:
+    """Also where some of an earlier attempt came, and were killed before they met."""
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=20))
+    store.set("asks 1", "nobody")
+    names = set()
+    for _ in range(3):
+        with ThreadPoolExecutor(world) as pool:
+            found = list(pool.map(lambda rank: common_name(store, rank, world), range(world)))
+        assert len(set(found)) == 1
+        names |= set(found)
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setattr(distributed, "STEP_PATIENCE", timedelta(seconds=0.1))
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=0.1))
+    with pytest.raises(ProcessLostError, match=r"of 2 processes|does not answer") as caught:
+        common_name(store, rank, 2)
+    assert caught.value.exit_code == 73
+
+
+def test_a_lost_process_is_told_by_its_words() -> None:
+    assert is_lost_peer(RuntimeError("[pair.cc:547] Connection closed by peer [10.0.0.1]:39222"))
+    assert is_lost_peer(dist.DistBackendError("NCCL error"))
+    assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+AGREED = (
+    [4.0, 1.0, 2e300],
+    ["process 0", "process 1"],
+    "Processes 0, 1 share a GPU; each needs its own.",
+)
+
+
 def take_part(environment: dict[str, str], answers: SimpleQueue[Any]) -> None:
     """Say what the ranks agree on."""
     os.environ.update(environment)
     for _ in range(2):  # as when a table's rows are trained one after another
         with process_group(torch.device("cpu")) as ranks:
-            own = float(ranks.rank + 1)
-            agreed = (ranks.mean(own), ranks.from_first(own), ranks.any(own == 2))
-            answers.put((*agreed, ranks.any(False)))
+            total = ranks.total([ranks.rank + 1.5, float(ranks.is_first), 1e300])
+            refuse_shared_cards(ranks, f"card {ranks.rank}")
+            try:
+                refuse_shared_cards(ranks, "the same card")
+            except DeviceError as error:
+                answers.put((total, ranks.gather(f"process {ranks.rank}"), error.message))
+            ranks.wait(patiently=True)
             ranks.wait()
 
 
@@ -61,7 +165,7 @@ def start(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "TORCHELASTIC_RESTART_COUNT": str(attempt * rank),
         "OMP_NUM_THREADS": "1",
     }
     process = context.Process(target=take_part, args=(environment, answers))
@@ -73,16 +177,19 @@ def start(
 @pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo needs a POSIX system here")
 def test_two_processes_agree_and_a_restart_meets_only_itself() -> None:
-    """As under torchrun, one store outlives the attempt; the second rank comes first to it."""
+    """As under torchrun, one store outlives the attempt; the second rank comes first to it.
+
+    And on two machines: each counts only the restarts of what failed there.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gia_cli.training.distributed"])  # torch is imported once
     answers = context.SimpleQueue()
     for attempt in (0, 1):
         second = start(context, 1, attempt, store, answers)
-        time.sleep(3)
+        time.sleep(2)
         first = start(context, 0, attempt, store, answers)
         for process in (first, second):
             process.join(120)
             assert process.exitcode == 0
-            assert [answers.get() for _ in range(2)] == [(1.5, 1.0, True, False)] * 2
+            assert [answers.get() for _ in range(2)] == [AGREED] * 2

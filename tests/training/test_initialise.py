@@ -136,6 +136,20 @@ def test_the_fit_leaves_out_scenes_with_unknown_targets() -> None:
     torch.testing.assert_close(networks[0].gia.shrink.weight, networks[1].gia.shrink.weight)
 
 
+def test_a_target_that_nobody_asks_for_is_not_fitted() -> None:
+    """With a given white balance the light is none: its columns are NaN in every scene."""
+    generator = torch.Generator().manual_seed(1)
+    network = opened()
+    before = network.gia.shrink.weight.detach().clone()
+    means = torch.randn(40, network.gia.channels, generator=generator)
+    targets = torch.rand(40, COUNT, generator=generator)
+    targets[:, 1:3] = torch.nan
+    fit_vector(network, means, targets)
+    after = network.gia.shrink.weight.detach()
+    assert after.isfinite().all() and torch.equal(after[1:3], before[1:3])
+    assert not torch.equal(after[0], before[0]) and not torch.equal(after[3], before[3])
+
+
 def test_a_network_without_channels_to_spare_is_refused() -> None:
     network = build(small("gia-net"))
     assert isinstance(network, GiaNet)

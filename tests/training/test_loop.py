@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.distributed import run as torchrun
 from typer.testing import CliRunner
 
+import gia_cli
 from gia_cli.cli.app import app
-from gia_cli.data.batches import load
-from gia_cli.errors import DataError, DivergedError, Interrupted, RunError, Terminated
+from gia_cli.data.augment import Pair
+from gia_cli.data.auxiliary import AUXILIARY
+from gia_cli.data.batches import Batch, load
+from gia_cli.data.crops import CropOptions
+from gia_cli.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    OutOfMemoryError,
+    ProcessLostError,
+    RunError,
+    Terminated,
+)
 from gia_cli.nets.config import NETWORKS
 from gia_cli.training import loop as training
-from gia_cli.training import setup
-from gia_cli.training.auxiliary import auxiliary_loss
-from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
-from gia_cli.training.config import RECIPES, TrainConfig
+from gia_cli.training import losses, setup
+from gia_cli.training.auxiliary import Trainee, auxiliary_loss
+from gia_cli.training.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint
+from gia_cli.training.clock import Clock
+from gia_cli.training.config import RECIPES, LossName, TrainConfig
+from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
+from gia_cli.training.losses import make_loss
 from gia_cli.training.run_folder import export_run
+from tests.one_device import META, OneDevice
 from tests.training.runs import StopAt, assert_equal, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -352,13 +372,203 @@ def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
 
+# ---------------------------------------------------------------- devices
+
+
+def job_on(device: torch.device, config: TrainConfig) -> setup.Job:
+    """A run that is open on a device, without data."""
+    recipe = config.full_recipe()
+    state = setup._new_state(config, recipe, device)
+    nothing: Any = None
+    return setup.Job(
+        config=config,
+        recipe=recipe,
+        device=device,
+        ranks=Ranks(),
+        autocast=None,
+        source=nothing,
+        validation={},
+        loss=make_loss(recipe.loss, vgg=config.vgg, device=device),
+        model=state.trainee,
+        state=state,
+        clock=Clock(Ranks(), config.steps, config.budget_s, config.checkpoint_every_s),
+        shares=None,
+        pixels=None,
+        workers=0,
+        skip_factors=setup._skip_factors(device),
+    )
+
+
+def random_batch(side: int = 32) -> Batch:
+    """Two crops of a photo, on the CPU."""
+    planes, target = torch.rand(2, 4, side, side), torch.rand(2, 3, 2 * side, 2 * side)
+    return planes, target, torch.rand(2, AUXILIARY), []
+
+
+def meta_job(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, network: str, loss: LossName
+) -> setup.Job:
+    """A run with all its losses on the meta device."""
+    monkeypatch.setattr(losses, "load_vgg", lambda _: losses.VggFeatures())
+    asked = replace(config, recipe="finetune", network=network, width=12, changes={"loss": loss})
+    return job_on(META, replace(asked, vgg=Path("vgg") if loss == "zamir" else None))
+
+
+def assert_moved_once(rules: OneDevice, batch: Batch) -> None:
+    """First the batch, and then nothing but small constants."""
+    shapes = [tuple(x.shape) for x in batch[:3]]
+    assert rules.first == shapes
+    constants = rules.copied[len(shapes) :]
+    assert all(math.prod(shape) < 100 for shape in constants), constants
+
+
+@pytest.mark.parametrize("loss", get_args(LossName))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gradients_come_of_a_batch_that_is_moved_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, network: str, loss: LossName
+) -> None:
+    job, batch = meta_job(config, monkeypatch, network, loss), random_batch()
+    with OneDevice() as rules:
+        found = training._gradients(job, batch, 2, is_teacher_forced=True)
+    assert all(x.device == META for x in found.values())
+    assert ("auxiliary" in found) == (network == "gia-net")
+    assert all(x.grad is not None for x in job.state.trainee.parameters())
+    assert_moved_once(rules, batch)
+
+
+def test_a_step_stays_on_its_device(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, batch = meta_job(config, monkeypatch, "gia-net", "l1"), random_batch()
+    with OneDevice() as rules:
+        training._step(job, batch, 1e-4, 0, is_teacher_forced=False)
+    assert_moved_once(rules, batch)
+
+
+@pytest.mark.parametrize("old", ["waits", "late"])
+def test_the_rules_of_one_device_can_be_broken(old: str) -> None:
+    """What was wrong before: a copy that waits, one in mid-forward, and devices that are mixed."""
+    target, on_device = torch.rand(2, 4), torch.ones(2, 4, device=META)
+    with OneDevice() as rules:
+        if old == "waits":
+            with pytest.raises(AssertionError, match="waits"):
+                target.to(META)
+        else:
+            (on_device + 1).add_(target.to(META, non_blocking=True))
+            assert rules.copied == [(2, 4)]
+            assert not rules.first
+
+
+# ---------------------------------------------------------------- memory
+
+
+class AnySource:
+    """Crops of noise."""
+
+    has_auxiliary_targets = True
+
+    def digest(self) -> str:
+        return "noise"
+
+    def largest_side(self) -> int:
+        return 1000
+
+    def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+        def draw(*shape: int) -> NDArray[np.float32]:
+            return rng.random(shape, np.float32)
+
+        return [Pair(draw(4, side, side), draw(3, 2 * side, 2 * side)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("network", ["gia-net", "dncnn"])
+def test_a_rehearsal_with_the_largest_crops_leaves_nothing(
+    config: TrainConfig, network: str
+) -> None:
+    """Not in the weights, nor in batch normalisation's statistics, nor in what is drawn later."""
+    late = CropOptions(photos=1, crops=2, sides=(16, 16), multiple=16, late_sides=(32, 40))
+    asked = replace(config, network=network, sides=None, crops_per_photo=None, crops=late)
+    job = job_on(torch.device("cpu"), asked)
+    job.source = AnySource()
+    sides = []
+    job.state.trainee.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[2]))
+    before = copy.deepcopy(job.state.to_dict(0))
+    draws = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    training._rehearse(job)
+    assert sides == [32]
+    after = job.state.to_dict(0)
+    assert_equal(after["trainee"], before["trainee"])
+    assert_equal(after["ema"], before["ema"])
+    assert after["optimizer"]["state"] == {} and after["step"] == 0
+    assert all(x.grad is None for x in job.state.trainee.parameters())
+    assert torch.equal(torch.get_rng_state(), draws[0])
+    assert np.array_equal(np.random.get_state()[1], draws[1])  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
+def test_a_run_is_the_same_with_a_rehearsal(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed: list[setup.Job] = []
+    rehearse = training._rehearse
+
+    def spy(job: setup.Job) -> None:
+        rehearsed.append(job)
+        rehearse(job)
+
+    monkeypatch.setattr(training, "_has_own_memory", lambda _: True)
+    monkeypatch.setattr(training, "_rehearse", spy)
+    other = replace(config, run=config.run.with_name("rehearsed"))
+    train(other)
+    assert len(rehearsed) == 1
+    assert_equal(weights_of(config.run), weights_of(other.run))
+    train(other)  # finished: there is no step to rehearse for
+    assert len(rehearsed) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+)
+def test_crops_that_do_not_fit_are_told_before_the_first_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    forward = Trainee.forward
+
+    def limited(self: Trainee, planes: torch.Tensor, *rest: Any) -> Any:
+        if planes.shape[2] >= 32:  # the largest; the first is smaller
+            raise error
+        return forward(self, planes, *rest)
+
+    monkeypatch.setattr(Trainee, "forward", limited)
+    monkeypatch.setattr(training, "_has_own_memory", lambda _: True)
+    monkeypatch.setattr(training, "_step", lambda *_, **__: pytest.fail("took a step"))
+    with pytest.raises(OutOfMemoryError, match="The cpu has too little memory for these crops"):
+        train(config)
+    assert not (config.run / CHECKPOINT).exists()
+
+
+def test_want_of_memory_while_a_run_is_opened_is_told(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(setup, "_new_state", full)
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(config)
+    assert caught.value.exit_code == 51
+
+
 # ---------------------------------------------------------------- refusals
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(name: str, *, vgg: Path | None) -> Callable[[torch.Tensor, torch.Tensor], Any]:
+    def explode(name: str, **_: Any) -> Callable[[torch.Tensor, torch.Tensor], Any]:
         return lambda picture, target: (picture - target).sum() * float("nan")
 
     monkeypatch.setattr(setup, "make_loss", explode)
@@ -368,6 +578,14 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 
 # ---------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize(("world", "expected"), [(2, ProcessLostError), (1, RuntimeError)])
+def test_a_process_that_is_lost_is_told_in_a_line(world: int, expected: type[Exception]) -> None:
+    error = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:39222")
+    with pytest.raises(expected), training._plain_words(torch.device("cpu"), Ranks(world=world)):
+        raise error
+
 
 _RANK_SCRIPT = """
 import os, signal, sys
@@ -400,31 +618,71 @@ for run in sys.argv[3:]:
 """
 
 
+# A script that torchrun runs has its own folder in front, not the current one.
+PACKAGE = Path(gia_cli.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)}
+
+
+def on_nodes(count: int, *command: Any) -> list[subprocess.Popen[str]]:
+    """Start torchrun with one process each as on several machines, which are all this one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={count}"]
+    launch += ["--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d"]
+    launch += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=gia", *map(str, command)]
+    return [
+        subprocess.Popen(launch, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
-def test_two_processes_agree_and_survive_a_killed_one(tmp_path: Path, photos: Path) -> None:
-    """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does."""
+def test_two_nodes_agree_and_survive_a_killed_process(tmp_path: Path, photos: Path) -> None:
+    """Equal parameters on both ranks; a killed rank's run ends where an undisturbed one does.
+
+    Both write nowhere but into one folder, as on shared storage.
+    """
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     script = tmp_path / "ranks.py"
     script.write_text(_RANK_SCRIPT)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("--max-restarts=1", script, photos, tmp_path / "cache", undisturbed, disturbed),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "-9" in done.stderr or "SIGKILL" in done.stderr  # it did die
+    nodes = on_nodes(2, script, photos, tmp_path / "cache", undisturbed, disturbed)
+    said = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "".join(said)[-3000:]
+    assert "-9" in "".join(said) or "SIGKILL" in "".join(said)  # it did die
     for run in (undisturbed, disturbed):
         ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert_equal(*ranks)
         assert read_checkpoint(run)["step"] == 6
+        assert {path.name for path in run.glob("*checkpoint*")} == {CHECKPOINT, PREVIOUS}
     assert_equal(weights_of(undisturbed), weights_of(disturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo needs a POSIX system here")
+def test_sigterm_to_torchrun_saves_a_checkpoint(config: TrainConfig) -> None:
+    """As a scheduler does to a job that it preempts; all processes stop after the same step."""
+    options = f"train --run-folder {config.run} --photos {config.photos[0]} --width 4 "
+    options += f"--cache {config.cache} --sides 16-32 --crops-per-photo 2 --workers 0 "
+    options += "--steps 1000000 --device cpu --checkpoint-every 1000h --validate-every 1000h"
+    script = config.photos[0].parent / "gia.py"
+    script.write_text(_GIA_SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [sys.executable, *launch, str(script), *options.split()],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as torchrun:
+        while torchrun.poll() is None and not read_log(config.run):
+            time.sleep(0.1)
+        torchrun.send_signal(signal.SIGTERM)
+        _, said = torchrun.communicate(timeout=60)
+    step = read_checkpoint(config.run)["step"]
+    assert said.count(f"error: Stopped at step {step}. Run the same command to resume.") == 2, said
+    assert step > 0
 
 
 @pytest.mark.slow
@@ -453,3 +711,41 @@ def test_it_trains_on_a_gpu(config: TrainConfig, precision: Any) -> None:
     result = train(replace(config, device="cuda", precision=precision, steps=20))
     assert np.isfinite(result.validation_psnr)
     assert all(x.isfinite().all() for x in weights_of(config.run).values())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_a_gpu_changes_its_precision_and_is_not_changed_by_its_rehearsal(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of convolutions are added up in any order there: the same, nearly."""
+    with_one = replace(config, device="cuda", precision="fp32")
+    without = replace(with_one, run=config.run.with_name("without"))
+    train(with_one)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_has_own_memory", lambda _: False)
+        train(without)
+    first, second = weights_of(with_one.run), weights_of(without.run)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-4, msg=name)
+    precisions: list[Any] = ["fp16", "bf16", "fp16"]
+    for steps, precision in enumerate(precisions, start=6):
+        assert train(replace(with_one, steps=steps, precision=precision)).steps == steps
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_late_crops_that_do_not_fit_a_gpu_are_told_before_the_first_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = CropOptions(photos=1, crops=2, sides=(16, 16), multiple=16, late_sides=(96, 96))
+    asked = replace(config, device="cuda", width=32, sides=None, crops_per_photo=None, crops=late)
+    monkeypatch.setattr(training, "_step", lambda *_, **__: pytest.fail("took a step"))
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(60e6 / total, 1.0))
+    try:
+        with pytest.raises(OutOfMemoryError, match="cuda"):
+            train(asked)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert free > 60e6

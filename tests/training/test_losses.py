@@ -24,7 +24,6 @@ from gia_cli.metrics import ssim as ssim_module
 from gia_cli.metrics.ssim import ms_ssim, ssim, standard_ms_ssim
 from gia_cli.training.losses import (
     Loss,
-    VggFeatures,
     joint_loss,
     l1,
     l2,
@@ -33,6 +32,7 @@ from gia_cli.training.losses import (
     zamir_loss,
 )
 from tests.metrics.pairs import noisy, pictures
+from tests.one_device import META, OneDevice
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -304,11 +304,12 @@ def test_features_are_frozen(vgg_file: Path) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_features_move_to_the_pictures_device() -> None:
-    features = VggFeatures()
-    found = features(torch.zeros(1, 3, 16, 16, device="meta"))
-    assert found.device.type == "meta"
-    assert features.mean.device.type == "meta"
+def test_features_are_on_the_pictures_device_before_the_first_one(vgg_file: Path) -> None:
+    loss = make_loss("zamir", vgg=vgg_file, device=META)
+    picture, target = (torch.zeros(1, 3, 16, 16, device=META) for _ in range(2))
+    with OneDevice() as rules:
+        assert loss(picture, target).device == META
+    assert rules.copied == [(11,)] * len(rules.copied)  # SSIM's window
 
 
 def test_features_take_other_precisions(vgg_file: Path) -> None:

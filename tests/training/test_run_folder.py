@@ -29,6 +29,7 @@ from gia_cli.training.run_folder import (
 )
 from gia_cli.weights.manifest import list_weights
 from gia_cli.weights.storage import load_network
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,6 +50,16 @@ def test_other_simulation_settings_make_another_run(config: TrainConfig) -> None
     (config.run / "config.json").write_text(json.dumps(there))
     with pytest.raises(RunError, match=r"its scenes\.daylight_share is 0\.0, not"):
         train(config)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
+def test_a_run_goes_on_in_another_precision_and_back(config: TrainConfig) -> None:
+    spy = ProgressSpy()
+    assert train(replace(config, steps=5, precision="bf16"), spy).steps == 5
+    assert any("precision was auto, now bf16" in note for note in spy.notes)
+    assert train(replace(config, steps=6, precision="fp32"), spy).steps == 6
+    assert any("precision was bf16, now fp32" in note for note in spy.notes)
 
 
 @pytest.mark.usefixtures("trained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,12 +34,14 @@ from gia_cli.progress import Silent
 from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.training import checkpoint, setup
+from gia_cli.training import loop as training
 from gia_cli.training.checkpoint import CHECKPOINT, read_checkpoint
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import init_identity_path
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
-from gia_cli.training.run_folder import export_run, read_config
+from gia_cli.training.run_folder import CONFIG, export_run, read_config
 from gia_cli.weights.manifest import find_weights, list_weights
 from gia_cli.weights.storage import load_network, save_weights
 from tests.networks import LEARNED, lively, small
@@ -191,6 +194,88 @@ def test_a_recipe_without_epochs_wants_a_length(config: TrainConfig) -> None:
         train(replace(config, steps=None))
 
 
+@pytest.mark.parametrize(
+    ("world", "photos", "steps"),
+    [(1, 1, 644_000), (8, 1, 80_500), (3, 2, 107_334)],
+)
+def test_an_epoch_is_every_scene_once_over_all_processes(
+    config: TrainConfig, world: int, photos: int, steps: int
+) -> None:
+    """SID has 161 scenes and the published recipe 4000 epochs."""
+    asked = replace(config, recipe="paper", steps=None, photos_per_step=photos)
+    ranks = Ranks(world=world)
+    assert setup._length(asked, asked.full_recipe(), 161, ranks) == steps
+    assert setup._length(replace(asked, steps=7), asked.full_recipe(), 161, ranks) == 7
+    assert setup._length(replace(asked, budget_s=7), asked.full_recipe(), 161, ranks) is None
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_by_epochs_keeps_the_length_that_it_began_with(config: TrainConfig) -> None:
+    """Older versions recorded none, and took a step for each scene whatever was in it."""
+    path = config.run / CONFIG
+    there = json.loads(path.read_text())
+    assert there.pop("planned_steps") == 4
+    recipe = replace(config.full_recipe(), epochs=10)
+    recipe = replace(recipe, crops=replace(recipe.crops, photos=2))
+
+    def length(**recorded: int | None) -> int | None:
+        path.write_text(json.dumps({**there, **recorded}))
+        return setup._length(replace(config, steps=None), recipe, 30, Ranks(world=5))
+
+    assert length(steps=None) == 300
+    assert length(steps=None, planned_steps=44) == 44
+    assert length(steps=4, planned_steps=4) == 30  # it did not go by epochs
+    (config.run / CHECKPOINT).unlink()
+    assert length(steps=None) == 30  # nothing has begun
+
+
+@pytest.mark.slow
+def test_a_run_by_epochs_ends_and_says_how_long_it_is(config: TrainConfig) -> None:
+    by_epochs = replace(config, steps=None, photos_per_step=2, changes={"epochs": 3})
+    assert train(by_epochs).steps == 5  # 3 photographs, twice 3 and a half
+    assert read_config(config.run)["planned_steps"] == 5
+    assert train(by_epochs).steps == 5
+
+
+@pytest.mark.parametrize(
+    ("rank", "local", "verify", "expected"),
+    [
+        (0, 0, False, ["files", "wait"]),
+        (0, 0, True, ["contents", "wait"]),
+        (1, 1, True, ["wait", "none"]),
+        (8, 0, False, ["files", "wait"]),  # the first of its machine
+    ],
+)
+@pytest.mark.parametrize("kind", ["photos", "data"])
+def test_one_process_of_each_machine_looks_at_the_data(
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    rank: int,
+    local: int,
+    verify: bool,
+    expected: list[str],
+) -> None:
+    done: list[str] = []
+
+    def look(*_: Any, check: str, **__: Any) -> None:
+        done.append(check)
+        raise DataError("Broken.")  # whoever waits for it must not wait for ever
+
+    def wait(self: Ranks, *, patiently: bool) -> None:
+        assert patiently
+        done.append("wait")
+
+    monkeypatch.setattr(setup, "open_photos", look)
+    monkeypatch.setattr(setup, "open_splits", look)
+    monkeypatch.setattr(Ranks, "wait", wait)
+    if kind == "data":
+        config = replace(config, photos=(), data=Path("tree"))
+    with pytest.raises(DataError):
+        setup._open_data(replace(config, verify=verify), Ranks(rank, 16, local), Silent())
+    assert done == expected
+
+
 def test_all_broken_photographs_are_named_before_training(
     config: TrainConfig, tmp_path: Path, photos: Path
 ) -> None:
@@ -240,6 +325,69 @@ def test_a_gpu_that_only_emulates_bf16_is_not_taken_for_one_that_has_it(
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert not setup._has_bf16(torch.device("cuda"))
+
+
+def state_after_a_step(config: TrainConfig, step: int) -> setup.TrainState:
+    """A training state whose optimizer and scaler, if there is one, have taken a step."""
+    state = setup._new_state(config, config.full_recipe(), torch.device("cpu"))
+    loss = state.trainee(torch.rand(1, 4, 16, 16), 1)[0].square().mean()
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update(4096.0 if state.scaler.is_enabled() else None)
+    state.step = step
+    return state
+
+
+@pytest.mark.parametrize("after", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("before", ["fp16", "bf16", "fp32"])
+def test_a_checkpoint_serves_every_precision(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, before: Any, after: Any
+) -> None:
+    """Only fp16 scales its gradients; where there was no scale, it begins with the usual one."""
+    formats = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}
+    monkeypatch.setattr(setup, "_autocast", lambda precision, _: formats[precision])
+    saved = state_after_a_step(replace(config, precision=before), 7)
+    new = state_after_a_step(replace(config, precision=after, seed=1), 0)
+    fresh = new.scaler.get_scale()
+    new.load_dict(saved.to_dict(1.0))
+    assert new.step == 7
+    assert new.scaler.is_enabled() == (after == "fp16")
+    assert new.scaler.get_scale() == (4096 if before == after == "fp16" else fresh)
+    assert_equal(new.trainee.state_dict(), saved.trainee.state_dict())
+    for mine, theirs in zip(
+        new.optimizer.state.values(), saved.optimizer.state.values(), strict=True
+    ):
+        assert_equal(mine, theirs)
+
+
+def test_the_optimizers_way_to_compute_is_the_devices(config: TrainConfig) -> None:
+    """A checkpoint of a GPU, with fused steps, may go on where there are none."""
+    saved = state_after_a_step(config, 1).to_dict(1.0)
+    new = state_after_a_step(config, 0)
+    for group in new.optimizer.param_groups:
+        group["fused"] = None
+    new.load_dict(saved)
+    assert [group["fused"] for group in new.optimizer.param_groups] == [None]
+    assert [group["fused"] for group in saved["optimizer"]["param_groups"]] == [True]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_fp32_is_not_tf32_while_it_trains(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """cuDNN's convolutions round fp32 to 10 bits by default: those that are to be fp32, too."""
+    seen: list[bool] = []
+    step = training._step
+
+    def spy(*args: Any, **named: Any) -> Any:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return step(*args, **named)
+
+    monkeypatch.setattr(training, "_step", spy)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    train(replace(config, steps=1))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 # ---------------------------------------------------------------- sources, input below black
