@@ -185,7 +185,7 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:
             done = clock.done(state.step)
-            if done >= 1:
+            if done >= 1 and state.step:  # with less there would be no weights to export
                 break
             lr = learning_rate(recipe, state.step, done)
             given = is_teacher_forced(recipe, job.config.seed, state.step, done)

@@ -201,6 +201,13 @@ def test_too_few_photographs_to_validate_are_noted_and_exported(
 
 
 @pytest.mark.slow
+def test_a_budget_that_opening_has_used_up_leaves_one_step_to_export(config: TrainConfig) -> None:
+    result = train(replace(config, steps=None, budget_s=1e-6))
+    assert result.steps == 1
+    assert read_checkpoint(config.run)["step"] == 1
+
+
+@pytest.mark.slow
 def test_a_run_by_the_clock_ends_by_the_clock(config: TrainConfig) -> None:
     timed = replace(config, steps=None, budget_s=2.0)
     result = train(timed)
