@@ -50,5 +50,5 @@ def test_every_command_has_an_example_that_it_takes(path: tuple[str, ...]) -> No
 
 
 def test_names_of_weights_are_completed() -> None:
-    assert "lite" in weights_names("") and "gia-sony-v8" in weights_names("gia-so")
+    assert "lite" in weights_names("") and "gia-sony-v9" in weights_names("gia-so")
     assert not weights_names("x")
