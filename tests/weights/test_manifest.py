@@ -103,7 +103,7 @@ def test_half_a_name_means_nothing(wanted: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
-    for wanted in ("gia-sony-v9", str(tmp_path / "none.safetensors"), str(tmp_path)):
+    for wanted in ("gia-sony-v0", str(tmp_path / "none.safetensors"), str(tmp_path)):
         with pytest.raises(WeightsNotFoundError) as caught:
             find_weights(wanted)
         assert caught.value.exit_code == 41
