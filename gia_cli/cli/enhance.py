@@ -433,8 +433,12 @@ def enhance(
         crop=crop,
         use_sidecar=use_sidecar,
     )
+    if max_memory is not None and "," in device:
+        raise UsageError(
+            "--max-memory is for one card: what several hold beside each other is not planned.",
+            hint="Name one with --device, or leave out --max-memory.",
+        )
     is_for_torch = engine in ("auto", "torch") and precision != "int8"
-    # A limit is for one: what several hold beside each other is not planned.
     takes_all = is_for_torch and max_memory is None
     devices = partial(devices_for_batch if takes_all else split_devices, device)
     is_for_cpu = device == "auto" and (precision == "int8" or engine == "openvino")

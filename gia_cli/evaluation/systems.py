@@ -90,9 +90,14 @@ class NetworkSystem:
         engine = "" if enhancer.engine == "auto" else f" {enhancer.engine}"
         runtime = f"{enhancer.runtime.device}, {numbers_of(enhancer.runtime)}"
         changes = "".join(f" {part}" for part in (error, best) if part)
-        self.key = f"{__version__} {_STAGES} {digest[:16]} {runtime}{engine}{changes}"
+        self._key = f"{__version__} {_STAGES} {digest[:16]} {runtime}{engine}{changes}"
         factor = 1 + balance_error / 100
         self._wrong = np.array([factor, 1, 1 / factor], np.float32)
+
+    @property
+    def key(self) -> str:
+        """See `System`; another one as soon as a device that failed has been left."""
+        return f"{self._key} left" if self._enhancer.has_left_device else self._key
 
     def render(self, frame: RawFrame, ratio: float) -> tuple[NDArray[np.float32], float]:
         """Enhance the photo; the 16-bit levels of the result are what is measured."""

@@ -282,7 +282,7 @@ def test_pictures_are_kept_for_a_page_one_at_a_time(
     ("device", "options", "used"),
     [
         ("cuda", [], {"cuda", "cuda:1"}),
-        ("cuda:0,cuda:1", ["--max-memory", "8GB"], {"cuda", "cuda:1"}),
+        ("cuda:0,cuda:1", [], {"cuda", "cuda:1"}),
         ("cuda:1", [], {"cuda:1"}),
         ("cuda", ["--max-memory", "8GB"], {"cuda"}),
         ("auto", [], {"cuda", "cuda:1"}),
@@ -331,3 +331,11 @@ def test_a_card_that_is_not_there_is_refused_before_any_work(
         assert CliRunner().invoke(app, ["enhance", "x.ARW", "--device", wrong]).exit_code == 2
     done = CliRunner().invoke(app, ["train", "--device", "cuda:0,cuda:1", "--run", "r"])
     assert done.exit_code == 2
+
+
+def test_a_limit_of_memory_is_for_one_card(photos: list[Path]) -> None:
+    asked = ["enhance", str(photos[0]), "--device", "cuda:0,cuda:1", "--max-memory", "8GB"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert "--max-memory is for one card" in done.stderr
+    assert "Name one with --device" in done.stderr

@@ -58,12 +58,14 @@ def test_another_programs_pictures_are_scored_alike(config: EvalConfig, tmp_path
 def test_a_score_is_kept_by_what_made_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     info = find_weights(DEFAULT)
 
-    def key(runtime: Runtime) -> str:
+    def key(runtime: Runtime, *, has_left: bool = False) -> str:
         enhancer: Any = SimpleNamespace(quality="normal", engine="auto", runtime=runtime)
+        enhancer.has_left_device = has_left
         return NetworkSystem("own", info, "known", enhancer).key
 
     assert key(Runtime("cpu", "float32")).endswith(" cpu, float32")
     assert key(Runtime("cuda", "float16", 1)) == key(Runtime("cuda", "float16"))
+    assert key(Runtime("cuda", "float16"), has_left=True) != key(Runtime("cuda", "float16"))
     keys = set[str]()
     for has_bf16 in (False, True):
         monkeypatch.setattr(select, "_multiplies_in_bf16", lambda has=has_bf16: has)
