@@ -52,6 +52,11 @@ def take_over() -> None:
     sys.unraisablehook = _on_unraisable
 
 
+def true_stderr() -> int:
+    """Name a descriptor of stderr as it was at the start, whatever lies on 2 by now."""
+    return 2 if _stderr is None else _stderr
+
+
 def enter(stage: Stage) -> None:
     """Tell how far the process is."""
     global _stage

@@ -38,11 +38,14 @@ _FILE_WIDTH = 160  # characters, of tables that go into a file
 
 
 def _stderr_stream() -> TextIO:
-    """Open a copy of stderr: LibRaw's chatter is caught on descriptor 2, our bars must not be."""
+    """Open a copy of stderr: LibRaw's chatter is caught on descriptor 2, our bars must not be.
+
+    Another thread may be catching it right now, when the line of an error is the last that is said.
+    """
     try:
         if sys.stderr.fileno() != 2:
             return sys.stderr
-        copy = os.dup(2)
+        copy = os.dup(interrupts.true_stderr())
     except (OSError, ValueError):  # replaced by something that is no file, as tests do
         return sys.stderr
     return os.fdopen(

@@ -225,3 +225,19 @@ def test_a_later_batch_counts_its_own_photos() -> None:
             assert terminal._bars is not None
             (task,) = terminal._bars.tasks
             assert (task.completed, task.total, task.visible) == (number - 1, total, total > 1)
+
+
+def test_the_last_line_is_said_while_a_thread_catches_what_libraw_says() -> None:
+    """Descriptor 2 is somebody else's then: the line was lost now and then."""
+    code = (
+        "import os\n"
+        "from gia_cli import interrupts\n"
+        "interrupts.take_over()\n"
+        "os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\n"
+        "from gia_cli.cli.app import tell\n"
+        "from gia_cli.errors import Interrupted\n"
+        "raise SystemExit(tell(Interrupted('Interrupted after 0 of 1 photos.')))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 130
+    assert run.stderr.startswith("error: Interrupted after 0 of 1 photos.")
