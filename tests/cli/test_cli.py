@@ -426,6 +426,7 @@ def test_info_as_json_is_json_for_nonsense(tmp_path: Path) -> None:
     assert facts["exposure"] is None
 
 
+@pytest.mark.slow
 def test_levels_can_be_stated(tmp_path: Path) -> None:
     path = tmp_path / "night.dng"
     mosaic = np.random.default_rng(1).normal(700, 20, (64, 64)).round().astype(int)

@@ -116,6 +116,7 @@ def test_what_makes_no_cluster_is_refused(
     assert len(list(card.iterdir())) == 4  # nothing was begun
 
 
+@pytest.mark.slow
 def test_an_address_that_nobody_answers_is_one_line_with_a_code(card: Path) -> None:
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -190,6 +190,7 @@ terminal.line("the end")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", ["_gia.tif", "x" * 150 + ".tif"])
@@ -204,6 +205,7 @@ def test_bars_and_results_share_a_screen(count: int, name: str) -> None:
     assert lines == [*wanted, "the end"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
 def test_results_go_to_stdout_when_only_the_bars_are_on_a_terminal(tmp_path: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(BATCH)} 2 _gia.tif > results"

@@ -325,6 +325,7 @@ def test_the_balance_chooses_among_weights(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- threads and processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_threads_share_an_enhancer_and_get_the_same_pictures(
     engine: Any, make_arw: MakePhoto, tmp_path: Path
@@ -425,6 +426,7 @@ def test_a_mosaic_in_memory_and_contents_are_enhanced_like_the_file(
 # ---------------------------------------------------------------- strength, DNG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [DEFAULT, LEARNED])
 def test_strength_leaves_grain_and_says_so(make_arw: MakePhoto, weights: str) -> None:
     photo = make_arw()

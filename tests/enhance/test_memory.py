@@ -147,6 +147,7 @@ def plans_of(photos: list[Path], out: Path, limit: int, plans: list[tuple[str, s
     }
 
 
+@pytest.mark.slow
 def test_a_plan_does_not_depend_on_the_photos_before(
     tmp_path: Path, planned: list[tuple[str, str]]
 ) -> None:
@@ -222,6 +223,7 @@ WANTS: list[Exception] = [
 STEPS = ["read_raw", "choose_ratios", "prepare", "open_engine", "infer", "whiten", "develop"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [*STEPS, "save_pixels"])
 def test_want_of_memory_at_any_step_is_exit_51(
     step: str, frame: RawFrame, make_arw: MakePhoto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ def named(config: EvalConfig, scene: str) -> str:
     return next(picture.path for picture in plan.pictures if picture.scene == scene)
 
 
+@pytest.mark.slow
 def test_scores_to_another_truth_are_other_scores(config: EvalConfig) -> None:
     known = replace(config, weights=(), isp=("libraw",), limit=2)
     first, other, again = (

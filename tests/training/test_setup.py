@@ -453,6 +453,7 @@ def test_the_floor_is_the_runs_and_its_weights(config: TrainConfig) -> None:
         train(replace(config, clip_black=True))
 
 
+@pytest.mark.slow
 def test_training_on_photographs_goes_without_libraw() -> None:
     code = (
         "import sys; sys.modules['rawpy'] = None; import gia_cli.training.loop, gia_cli.cli.train"
