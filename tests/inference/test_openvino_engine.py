@@ -241,6 +241,21 @@ def off(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(np.sqrt(((one - other) ** 2).mean()) / other.std())
 
 
+def differences(engine: OpenVinoEngine, mosaic: PackedMosaic) -> tuple[float, float, float]:
+    """How far the whole frame is from fp32, and tiles and parts from the whole frame; as `off`.
+
+    Of a frame four halos wide, by an engine of `lively` and `small` weights.
+    """
+    halo = engine.halo
+    whole = infer(engine, mosaic)
+    rounding = off(whole, infer(on_openvino(lively(small(engine.config.network))), mosaic))
+    options = InferOptions(tile=2 * halo)  # photosites
+    assert 2 * halo + max(plan(engine, mosaic, options).core) < 4 * halo
+    tiled = infer(engine, mosaic, options)
+    parts = infer_module._run(engine, mosaic, split_plan(engine, mosaic, 32), Silent())
+    return rounding, off(tiled, whole), off(parts, whole)
+
+
 def in_bf16(network: Network) -> OpenVinoEngine:
     return OpenVinoEngine(network.config, arrays_of(network), "test", in_bf16=True)
 
@@ -251,18 +266,11 @@ def in_bf16(network: Network) -> OpenVinoEngine:
 def test_bf16_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
 ) -> None:
-    halo = GRAPHS[name].halo
-    mosaic = photo(rng, "bayer", 16, 4 * halo)
-    engine = in_bf16(lively(small(name)))
-    whole = infer(engine, mosaic)
-    rounding = off(whole, infer(on_openvino(lively(small(name))), mosaic))
+    mosaic = photo(rng, "bayer", 16, 4 * GRAPHS[name].halo)
+    rounding, tiled, parts = differences(in_bf16(lively(small(name))), mosaic)
     assert 1e-5 < rounding < NEAR
-    options = InferOptions(tile=2 * halo)  # photosites
-    assert 2 * halo + max(plan(engine, mosaic, options).core) < 4 * halo
-    tiled = infer(engine, mosaic, options)
-    parts = infer_module._run(engine, mosaic, split_plan(engine, mosaic, 32), Silent())
-    assert off(tiled, whole) < 1.5 * rounding
-    assert off(parts, whole) < 1.5 * rounding
+    assert tiled < 1.5 * rounding
+    assert parts < 1.5 * rounding
 
 
 @needs_bf16
