@@ -17,6 +17,7 @@ from gia_cli.pages.page import Entry, Facts, Page, Table, Timings, write_page
 from gia_cli.pages.spool import Spool
 
 _SUFFIXES = (".html", ".htm")
+_EXISTS_HINT = "Use --on-exists overwrite or skip, or another --report."
 
 
 class BatchPage:
@@ -51,7 +52,8 @@ class BatchPage:
             raise UsageError(
                 f"The page {path} is a file that is read.", hint="Choose another --report."
             )
-        refuse_hopeless_output(path, replace=options.on_exists == "overwrite")
+        is_replaced = options.on_exists == "overwrite"
+        refuse_hopeless_output(path, replace=is_replaced, hint=_EXISTS_HINT)
         if options.out_dir in (path.parent, *path.parent.parents):
             make_folder(path.parent, "--report")  # the batch would make it, but later
         self._path = path

@@ -131,6 +131,7 @@ def test_a_report_is_a_page_of_the_batch(make_arw: MakePhoto, tmp_path: Path) ->
     assert text.count("<article") == 2 and "1 written, 1 failed" in text
     refused = gia(*command)
     assert refused.exit_code == 61 and "page.html already exists" in refused.stderr
+    assert "or another --report." in refused.stderr and "-o" not in refused.stderr.split()
     skipped = gia(*command, "--on-exists", "skip")
     assert skipped.exit_code == 3 and "page.html: skipped" in skipped.stderr
     assert page.read_text("utf-8") == text
