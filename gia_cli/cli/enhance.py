@@ -624,6 +624,7 @@ def _file_report(result: FileResult) -> dict[str, Any]:
         "sidecar": result.sidecar,
         "seconds": round(result.seconds, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in result.stages.items()},
+        "notes": list(dict.fromkeys(result.notes)),
         "error": error_report(error),
     }
 

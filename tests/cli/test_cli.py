@@ -260,6 +260,7 @@ def test_a_batch_with_failures_exits_with_3_and_names_them(
 def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) -> None:
     good, bad = make_arw(), tmp_path / "bad.ARW"
     bad.write_bytes(b"")
+    (tmp_path / "night.xmp").write_bytes(b"<damaged")
     result = gia("enhance", good, bad, "--json", "--ratio", "80")
     assert result.exit_code == 3
     report = json.loads(result.stdout)
@@ -270,7 +271,10 @@ def test_the_json_report_says_everything(make_arw: MakePhoto, tmp_path: Path) ->
     chosen = find_weights(DEFAULT)
     assert first["weights"] == (shipped_quantized(chosen) or chosen).name
     assert {"decode", "network", "write"} < set(first["stages"])
-    assert second["stages"] == {}
+    (note,) = first["notes"]
+    assert note.startswith("night.ARW: nothing is carried over from its sidecar.")
+    assert note in " ".join(result.stderr.split())
+    assert second["stages"] == {} and second["notes"] == []
     assert second["error"]["exit_code"] == 13
     assert second["error"]["kind"] == "EmptyFileError"
     assert second["input"] == str(bad)
