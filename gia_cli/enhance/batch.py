@@ -212,7 +212,7 @@ def _without_repeats(jobs: Sequence[Job]) -> list[Job]:
 
 def _place(path: Path) -> tuple[object, str]:
     """Tell where a file will lie, however its folder is spelled."""
-    return identity(path.parent) or Path(os.path.abspath(path.parent)), path.name  # noqa: PTH100
+    return storage.identity_of(path.parent) or Path(os.path.abspath(path.parent)), path.name  # noqa: PTH100
 
 
 def files_of(job: Job, options: BatchOptions) -> list[Path]:
@@ -250,7 +250,8 @@ def _without_clashes(jobs: Sequence[Job], options: BatchOptions) -> list[Job]:
             users.setdefault((folder, _folded(name)), []).append((number, path))
     errors: dict[int, GiaError] = {}
     for uses in users.values():
-        if len(uses) > 1 and not ignores_case(uses[0][1].parent):
+        one = uses[0][1]  # stores tell upper from lower case, and have no folders to ask
+        if len(uses) > 1 and (storage.is_url(one) or not ignores_case(one.parent)):
             names = Counter(path.name for _, path in uses)
             uses = [(number, path) for number, path in uses if names[path.name] > 1]
         if len(uses) > 1:

@@ -141,6 +141,18 @@ def test_names_that_differ_in_case_clash_where_case_is_ignored(
     assert jobs[2].error is None
 
 
+def test_a_store_is_not_asked_on_disk_whether_it_ignores_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [tmp_path / "x" / "a.ARW", tmp_path / "y" / "A.ARW", tmp_path / "z" / "a.ARW"]
+    touch(*photos)
+    asked: list[Path] = []
+    monkeypatch.setattr("gia_cli.enhance.batch.ignores_case", lambda path: asked.append(path))
+    jobs = plan_jobs(photos, BatchOptions(out_dir=Path("memory://card")))
+    assert [job.error is None for job in jobs] == [False, True, False]  # of one name each
+    assert asked == []
+
+
 # ---------------------------------------------------------------- outputs that are inputs
 
 
