@@ -3,7 +3,8 @@
 A network's global vector, the black level and the noise are the whole photo's. So before a part
 is computed they are measured on the whole: noise as always, the vector and the black level on
 the photo thinned out, which is every second, third, ... cell of the filter array. A photo of half
-a million packed pixels or less is not thinned.
+a million packed pixels or less would not be thinned: the network would see all of it twice, and the
+part besides. So it is computed as a whole, and cut then.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Part:
     """A part of a photo, and what is needed of the whole."""
 
     frame: RawFrame
-    """The part with a margin."""
+    """The part with a margin; the whole photo where that is less work."""
     inner: tuple[slice, slice]
     """Rows and columns of `frame` without its margin."""
     window: Window
@@ -123,6 +124,11 @@ class Part:
     """Of the whole photo, as `frame_noise` has it."""
     whole_bytes: int
     """Of the whole photo's mosaic."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `frame` is the whole photo, which measures everything itself."""
+        return self.frame is self.thinned
 
 
 def part_of(frame: RawFrame, crop: Crop) -> Part:
@@ -142,15 +148,20 @@ def part_of(frame: RawFrame, crop: Crop) -> Part:
         slice(max(span.start - MARGIN, 0) // unit * unit, min(span.stop + MARGIN, length))
         for span, length in ((rows, height), (cols, width))
     )
+    few = thinned(frame, THINNED_PIXELS)
+    if few is frame or outer == (slice(0, height), slice(0, width)):
+        part, few, outer = frame, frame, (slice(0, height), slice(0, width))
+    else:
+        part = _copied(cut(frame, outer[0], outer[1]))
     inner = tuple(
         slice(span.start - around.start, span.stop - around.start)
         for span, around in zip((rows, cols), outer, strict=True)
     )
     return Part(
-        frame=_copied(cut(frame, outer[0], outer[1])),
+        frame=part,
         inner=(inner[0], inner[1]),
         window=Window(box, whole),
-        thinned=thinned(frame, THINNED_PIXELS),
+        thinned=few,
         noise=frame_noise(frame),
         whole_bytes=frame.mosaic.nbytes,
     )

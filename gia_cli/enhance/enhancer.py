@@ -565,7 +565,8 @@ class Enhancer:
         self, running: Running, prepared: Prepared, options: InferOptions, progress: Progress
     ) -> NDArray[np.float32]:
         options = self._with_memory(running.engine, prepared, options)
-        terms = None if prepared.part is None else partial(_terms, prepared, options)
+        is_whole = prepared.part is None or prepared.part.is_whole
+        terms = None if is_whole else partial(_terms, prepared, options)
         if self.quality == "normal":
             of_photo = None if terms is None else terms(Turn())
             return infer(running, prepared.mosaic, options, progress, of_photo)
@@ -703,7 +704,7 @@ def _black_error(
 ) -> NDArray[np.float32] | None:
     """Find the black level's error of the photo that a part belongs to; None to estimate it."""
     part, gains, weights = prepared.part, prepared.gains, prepared.weights
-    if part is None or gains is None or not is_fused(gains, weights):
+    if part is None or part.is_whole or gains is None or not is_fused(gains, weights):
         return None
     picture = infer(running, prepared.packed(Turn(), part.thinned), options)
     ratio, matrix = prepared.choice.ratio, training_matrix(weights)

@@ -12,6 +12,7 @@ import pytest
 
 from gia_cli.cameras import CameraName
 from gia_cli.enhance import crop as crop_module
+from gia_cli.enhance import enhancer as enhancer_module
 from gia_cli.enhance.comparison import write_comparison
 from gia_cli.enhance.crop import Crop, Window, cut, lying, part_of, thinned, upright_size
 from gia_cli.enhance.enhancer import Enhancer
@@ -133,6 +134,7 @@ def test_a_part_is_as_it_is_in_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(crop_module, "GRID", 16)  # so that the part is not the whole
+    monkeypatch.setattr(crop_module, "thinned", lambda frame, _: replace(frame))
     photo = read_raw(make_arw(orientation=orientation))
     whole = Enhancer.from_weights(**TORCH, **options).enhance(photo, ratio=100)
     part = Enhancer.from_weights(**TORCH, crop="40,30,50,40", **options).enhance(photo, ratio=100)
@@ -142,6 +144,42 @@ def test_a_part_is_as_it_is_in_the_whole(
     assert np.abs(difference).mean() < 0.5 and np.abs(difference.mean(axis=(0, 1))).max() < 0.5
     plain = np.abs(whole.image / 257 - whole.image.mean(axis=(0, 1)) / 257).mean()
     assert plain > 5  # a part of another place would not do
+
+
+@pytest.mark.parametrize("options", [{"quality": "best"}, {"strength": 0.5, "highlights": 1.0}])
+def test_a_photo_that_needs_no_thinning_is_computed_once(
+    make_arw: MakePhoto, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = read_raw(make_arw())
+    whole = Enhancer.from_weights(**TORCH, **options).enhance(photo, ratio=100)
+    monkeypatch.setattr(enhancer_module, "photo_terms", refuse)
+    monkeypatch.setattr(crop_module, "_copied", refuse)
+    runs: list[object] = []
+    infer = enhancer_module.infer
+    monkeypatch.setattr(enhancer_module, "infer", lambda *args: runs.append(args) or infer(*args))
+    part = Enhancer.from_weights(**TORCH, crop="40,30,50,40", **options).enhance(photo, ratio=100)
+    assert part.window is not None
+    np.testing.assert_array_equal(part.image, part.window.cut(whole.image))
+    assert len(runs) == (0 if "quality" in options else 1)  # the best one has a function of its own
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("the photo is run once more")
+
+
+def test_a_crop_of_nearly_everything_is_the_whole_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crop_module, "THINNED_PIXELS", 1000)
+    frame = numbered("ILCE-7SM2")
+    part = part_of(frame, Crop((10, 10, 200, 130)))
+    assert part.is_whole and part.frame is frame
+    monkeypatch.setattr(crop_module, "MARGIN", 8)
+    monkeypatch.setattr(crop_module, "GRID", 16)
+    small = part_of(frame, Crop((100, 80, 64, 48)))
+    assert not small.is_whole and small.frame.mosaic.size < frame.mosaic.size
+    for found, box in ((part, (10, 10, 200, 130)), (small, (100, 80, 64, 48))):
+        left, top, wide, high = box
+        expected = frame.mosaic[top : top + high, left : left + wide]
+        np.testing.assert_array_equal(found.frame.mosaic[found.inner], expected)
 
 
 @pytest.mark.slow
