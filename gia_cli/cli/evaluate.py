@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -224,7 +225,8 @@ def evaluate(
 
     gia eval --data SID --weights gia-sony --out runs/scores
 
-    The same command resumes. If photos fail, they are named and the exit code is 3.
+    The same command resumes; a run that is interrupted reports the scores that it has. If photos
+    fail, they are named and the exit code is 3.
     """
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Quality
@@ -265,31 +267,40 @@ def evaluate(
         precision=precision,
         engine=engine,
     )
-    html = _page(page)
-    report = _evaluate(config, terminal)
-    if markdown:
-        _show_markdown(report, terminal)
-    elif not as_json:
-        _show(report, rows, terminal)
-    if panel > 0:
-        _draw_panel(report, panel, panel_order, terminal, html)
-    tests = _diagnose(config, terminal) if diagnose else []
-    found = _measure_casts(config, terminal) if casts else []
-    if html is not None:
-        html.write(report, rows, tests, found)
-        html.close()
-    if as_json:
-        more = {
-            "diagnosis": [asdict(test) for test in tests],
-            "casts": [asdict(row) for row in found],
-        }
-        terminal.json({**report_json(report), **more})
-    else:
-        _show_diagnosis(tests, terminal)
-        _show_casts(found, terminal)
-        terminal.line(str(config.out))
-        if page is not None:
-            terminal.line(str(page))
+    with _page(page) as html:
+        tests: list[Diagnosis] = []
+        found: list[Casts] = []
+
+        def finish(report: Report) -> None:
+            if html is not None:
+                html.write(report, rows, tests, found)
+            if as_json:
+                more = {
+                    "diagnosis": [asdict(test) for test in tests],
+                    "casts": [asdict(row) for row in found],
+                }
+                terminal.json({**report_json(report), **more})
+            else:
+                _show_diagnosis(tests, terminal)
+                _show_casts(found, terminal)
+                terminal.line(str(config.out))
+                if page is not None:
+                    terminal.line(str(page))
+
+        report = _evaluate(config, terminal, finish)
+        try:
+            if markdown:
+                _show_markdown(report, terminal)
+            elif not as_json:
+                _show(report, rows, terminal)
+            if panel > 0:
+                _draw_panel(report, panel, panel_order, terminal, html)
+            tests += _diagnose(config, terminal) if diagnose else []
+            found += _measure_casts(config, terminal) if casts else []
+        except KeyboardInterrupt:
+            finish(replace(report, is_complete=False))
+            raise
+        finish(report)
     failed = {failure.path for failure in report.failures}
     if failed:
         raise BatchError(f"{len(failed)} of {report.pairs} pairs failed.")
@@ -302,21 +313,23 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         raise UsageError(f"{option} takes numbers such as 0,20, not '{text}'.") from None
 
 
-def _evaluate(config: EvalConfig, terminal: Terminal) -> Report:
+def _evaluate(
+    config: EvalConfig, terminal: Terminal, on_interrupt: Callable[[Report], None]
+) -> Report:
     from gia_cli.evaluation.evaluate import evaluate as run_evaluation
 
     with terminal:
-        return run_evaluation(config, terminal, _tell_failure(terminal))
+        return run_evaluation(config, terminal, _tell_failure(terminal), on_interrupt)
 
 
 def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:
     return lambda failure: terminal.error(failure.error, about=failure.path)
 
 
-def _page(path: Path | None) -> EvalPage | None:
+def _page(path: Path | None) -> AbstractContextManager[EvalPage | None]:
     from gia_cli.evaluation.page import EvalPage
 
-    return None if path is None else EvalPage(path)
+    return nullcontext() if path is None else closing(EvalPage(path))
 
 
 def _draw_panel(

@@ -1,7 +1,7 @@
 """Evaluation: the enhancer that users run, on pairs with a ground truth, by every measure.
 
 A row for each photo goes into ``scores.jsonl`` as soon as it is known: an interrupted run continues
-there. ``scores.csv`` and ``report.json`` are made of it at the end.
+there. ``scores.csv`` and ``report.json`` are made of it at the end, also of an interrupted one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from gia_cli.data.sid import SidPair
-from gia_cli.errors import GiaError, UsageError
+from gia_cli.errors import GiaError, Interrupted, UsageError
 from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.pairs import Truths, open_pairs, read_pair
 from gia_cli.evaluation.report import Failure, Report, summarise, write_results
@@ -25,6 +25,7 @@ def evaluate(
     config: EvalConfig,
     progress: Progress = SILENT,
     on_failure: Callable[[Failure], None] = lambda failure: None,
+    on_interrupt: Callable[[Report], None] = lambda report: None,
 ) -> Report:
     """Score every system on every pair; continue where an earlier run stopped.
 
@@ -35,9 +36,12 @@ def evaluate(
         Receives a stage "evaluating" with a step for each pair and system.
     on_failure : function, optional
         Called at once with a pair that cannot be scored; the others continue.
+    on_interrupt : function, optional
+        Called, after Ctrl-C or SIGTERM, with the report of what is scored, unless that is nothing.
 
     Raises
     ------
+    Interrupted
     DataError
         A list that cannot be used, or files that are missing: all are named.
     WeightsError, DeviceError, UsageError, OutputError
@@ -54,31 +58,46 @@ def evaluate(
     book = ScoreBook(config.out, measures.keys)
     truths = Truths(config)
     failures: list[Failure] = []
+
+    def written(*, is_complete: bool) -> Report:
+        found = (book.find(system, pair) for system in systems for pair in pairs)
+        scores = [score for score in found if score is not None]
+        versus = config.versus or _first_network(systems)
+        report = Report(
+            config=config,
+            pairs=len(pairs),
+            summaries=summarise(scores, versus),
+            versus=versus,
+            unavailable=measures.unavailable,
+            scores=scores,
+            failures=failures,
+            is_complete=is_complete,
+        )
+        if is_complete or scores:
+            write_results(report)
+        return report
+
     progress.stage("evaluating", len(pairs) * len(systems))
-    for pair in pairs:
-        left = [system for system in systems if book.find(system, pair) is None]
-        progress.advance(len(systems) - len(left))
-        for outcome in _score_pair(pair, left, measures, truths, progress):
-            if isinstance(outcome, Score):
-                book.add(outcome, pair)
-                progress.advance()
-            else:
-                failures.append(outcome)
-                on_failure(outcome)
-    found = (book.find(system, pair) for system in systems for pair in pairs)
-    scores = [score for score in found if score is not None]
-    versus = config.versus or _first_network(systems)
-    report = Report(
-        config=config,
-        pairs=len(pairs),
-        summaries=summarise(scores, versus),
-        versus=versus,
-        unavailable=measures.unavailable,
-        scores=scores,
-        failures=failures,
-    )
-    write_results(report)
-    return report
+    try:
+        for pair in pairs:
+            left = [system for system in systems if book.find(system, pair) is None]
+            progress.advance(len(systems) - len(left))
+            for outcome in _score_pair(pair, left, measures, truths, progress):
+                if isinstance(outcome, Score):
+                    book.add(outcome, pair)
+                    progress.advance()
+                else:
+                    failures.append(outcome)
+                    on_failure(outcome)
+    except KeyboardInterrupt:
+        report = written(is_complete=False)
+        if report.scores:
+            on_interrupt(report)
+        raise Interrupted(
+            f"Interrupted after {len(report.scores)} of {len(pairs) * len(systems)} scores.",
+            hint="Run the same command to resume.",
+        ) from None
+    return written(is_complete=True)
 
 
 def _score_pair(

@@ -97,6 +97,8 @@ class EvalPage:
             f"{config.data.name}, {config.camera} {config.split}, protocol {config.protocol}, "
             f"{report.pairs} pairs"
         )
+        if not report.is_complete:
+            lead += f"; incomplete: interrupted, {len(report.scores)} scores so far"
         page = Page(
             "gia eval", lead, _tables(report, published, tests, casts), (_photo_table(report),)
         )

@@ -76,6 +76,8 @@ class Report:
     """Measures that were not taken, and why."""
     scores: list[Score] = field(repr=False)
     failures: list[Failure]
+    is_complete: bool = True
+    """Whether it was not interrupted before every pair had its turn."""
 
 
 def summarise(scores: Sequence[Score], versus: str | None = None) -> list[Summary]:
@@ -166,6 +168,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "split": config.split,
         "protocol": config.protocol,
         "pairs": report.pairs,
+        "complete": report.is_complete,
         "limit": config.limit,
         "balance_errors_percent": config.balance_errors,
         "ssim_window": "Gaussian, 11 px, sigma 1.5",

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from gia_cli import interrupts
 from gia_cli.benchmark import speed
 from gia_cli.benchmark.batch import BatchConfig, BatchRun
 from gia_cli.benchmark.speed import How, SpeedConfig
 from gia_cli.benchmark.training import TrainingSpeed
 from gia_cli.cli import app
+from gia_cli.metrics.suite import Measures
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
 from gia_cli.weights.manifest import list_in_manifest
@@ -71,6 +75,66 @@ def test_the_table_and_the_files(tree: Path, tmp_path: Path) -> None:
     assert len(captions) == 4 and captions[-1] == "ground truth"
     refused = gia("eval", "--data", tree, "--isp", "libraw", "--report", tmp_path / "p.tif")
     assert refused.exit_code == 2 and "ends in .html" in refused.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_reports_what_it_has_and_is_resumed(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    command = ("eval", "--data", tree, "--isp", "libraw", "--out", out, "--report", page)
+    take, taken = Measures.take, 0
+
+    def once(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 2:
+            monkeypatch.setattr(interrupts, "_last", int(number))
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    monkeypatch.setattr(Measures, "take", once)
+    stopped = gia(*command)
+    assert stopped.exit_code == 128 + number
+    assert "Interrupted after 1 of 2 scores. Run the same command to resume." in stopped.stderr
+    assert stopped.stdout.splitlines() == [str(out), str(page)]
+    assert "incomplete: interrupted, 1 scores so far" in page.read_text("utf-8")
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert report["complete"] is False and len(report["scores"]) == 1
+    assert gia(*command).exit_code == 0
+    assert taken == 3  # the first score was not taken again
+    assert "incomplete" not in page.read_text("utf-8").partition("</h1>")[2][:2000]
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert report["complete"] is True and len(report["scores"]) == 2
+
+
+def test_an_interruption_before_any_score_leaves_no_report(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Measures, "take", stop)
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    done = gia("eval", "--data", tree, "--isp", "libraw", "--out", out, "--report", page)
+    assert done.exit_code == 130 and done.stdout == ""
+    assert not page.exists() and not (out / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_an_interruption_behind_the_scores_keeps_them(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gia_cli.evaluation.panel.choose_for_panel", stop)
+    page = tmp_path / "page.html"
+    command = ("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path / "out")
+    done = gia(*command, "--panel", "1", "--report", page)
+    assert done.exit_code == 130
+    assert "incomplete" in page.read_text("utf-8") and "Every photo (2 rows)" in page.read_text()
 
 
 @pytest.mark.slow
