@@ -26,7 +26,13 @@ from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS, WhiteBalanceMode
 from gia_cli.paper import TableName
 from gia_cli.runtime import FloatPrecision
-from gia_cli.training.config import LossName, RecipeName, SimulationName, TrainConfig
+from gia_cli.training.config import (
+    TEACHER_WEIGHT,
+    LossName,
+    RecipeName,
+    SimulationName,
+    TrainConfig,
+)
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -152,6 +158,26 @@ def train(
             show_default=False,
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME|PATH",
+            help="Weights to distil: the picture that they make of the same crops is a target "
+            "beside the truth. For the same sensor, white balance and treatment of black.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--teacher-weight",
+            metavar="W",
+            help=f"Share of the loss that is against the teacher's picture (default: "
+            f"{TEACHER_WEIGHT:g}).",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = _DEFAULT.seed,
     loss: Annotated[
         LossName | None,
@@ -194,7 +220,8 @@ def train(
         typer.Option(
             "--fused/--no-fused",
             help="Whether the loss sees the picture after fusion with the sensor's measurements, "
-            "by the shares of --init-from's weights (default: the recipe's).",
+            "by the shares of --init-from's weights, or else the teacher's (default: the "
+            "recipe's).",
             show_default=False,
         ),
     ] = None,
@@ -283,9 +310,10 @@ def train(
 
     The same command resumes an interrupted run, and under torchrun trains in several processes.
     """
-    if table is not None and (network is not None or init_from is not None):
+    if table is not None and any(name is not None for name in (network, init_from, teacher)):
         raise UsageError(
-            "--table sets the networks: leave out --network and --init-from.", hint=_HELP
+            "--table sets the networks: leave out --network, --init-from and --teacher.",
+            hint=_HELP,
         )
     if row and table is None:
         raise UsageError("--row needs --table.", hint=_HELP)
@@ -298,6 +326,7 @@ def train(
         "auxiliary_weight": auxiliary_weight,
         "checkerboard_weight": checkerboard_weight,
         "fused": fused,
+        "teacher_weight": teacher_weight,
     }
     config = TrainConfig(
         run=run,
@@ -313,6 +342,7 @@ def train(
         steps=steps,
         budget_s=None if budget is None else seconds(budget, "--budget"),
         init_from=init_from,
+        teacher=teacher,
         seed=seed,
         changes={name: value for name, value in changes.items() if value is not None},
         sides=None if sides is None else _side_range(sides),

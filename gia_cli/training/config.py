@@ -25,6 +25,8 @@ SimulationName = Literal["auto", "numpy", "torch"]
 
 #: Key, of a run's configuration and of the weights' training, of whether the vector does.
 VECTOR_SUPERVISED = "vector_supervised"
+#: Share of the loss against a teacher's picture, where none is given.
+TEACHER_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,9 @@ class Recipe:
     `is_teacher_forced`."""
     fused: bool = False
     """Whether the loss sees the picture fused with the measurement; see `fused_picture`."""
+    teacher_weight: float = 0.0
+    """Share of the loss that is taken against the teacher's picture, not the truth; 0: there is no
+    teacher."""
 
 
 # For a few cores: small crops, several of one photo, so that their common vector knows more than
@@ -152,6 +157,8 @@ class TrainConfig:
     """Whether the network gets the photo's white balance."""
     init_from: str | None = None
     """Weights to start from, of either colour filter array."""
+    teacher: str | None = None
+    """Weights whose picture is a target too; see `distillation`."""
     seed: int = 0
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe to replace: lr, loss, ..."""
@@ -208,6 +215,7 @@ class TrainConfig:
             if not 0 <= weight < math.inf:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} must be 0 or more, not {weight:g}.", hint=HELP)
+        self._check_teacher()
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers must be 0 or more, not {self.workers}.", hint=HELP)
         if not 0 <= self.seed < 2**63:
@@ -225,6 +233,17 @@ class TrainConfig:
             )
         if self.sides is not None:
             self._check_sides(*self.sides)
+
+    def _check_teacher(self) -> None:
+        share = self.changes.get("teacher_weight")
+        if share is None:
+            return
+        if self.teacher is None:
+            raise UsageError("--teacher-weight needs --teacher.", hint=HELP)
+        if not 0 < share <= 1:
+            raise UsageError(
+                f"--teacher-weight must be above 0 and at most 1, not {share:g}.", hint=HELP
+            )
 
     def _check_sides(self, smallest: int, largest: int) -> None:
         if not 0 < smallest <= largest:
@@ -244,7 +263,8 @@ class TrainConfig:
 
     def full_recipe(self) -> Recipe:
         """Return the named recipe with the changes applied."""
-        recipe = replace(RECIPES[self.recipe], **self.changes)
+        taught = {} if self.teacher is None else {"teacher_weight": TEACHER_WEIGHT}
+        recipe = replace(RECIPES[self.recipe], **{**taught, **self.changes})
         crops = self.crops or recipe.crops
         if self.sides is not None:
             crops = replace(crops, sides=self.sides, late_sides=None)

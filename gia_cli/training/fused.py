@@ -20,8 +20,17 @@ from gia_cli.imaging.fusion import LEVELS, Measurement, Shares, fuse
 from gia_cli.raw.cfa import PACK_FACTOR
 
 
-def fused_picture(picture: Tensor, measured: Sequence[Measurement], shares: Shares) -> Tensor:
+def fused_picture(
+    picture: Tensor,
+    measured: Sequence[Measurement],
+    shares: Shares,
+    teacher: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Fuse pictures with what the sensor measured, differentiably.
+
+    A teacher's pictures are fused beside them, each band by the same share: so the two differ only
+    in what the measurement leaves to a network, and nothing is learned of a teacher's bands that
+    never show, for which a teacher that was trained so was not asked either.
 
     Parameters
     ----------
@@ -29,12 +38,16 @@ def fused_picture(picture: Tensor, measured: Sequence[Measurement], shares: Shar
         BT.709-encoded, as the network made it.
     measured : sequence of N Measurement
     shares : Shares
+    teacher : (N, 3, H, W), optional
+        BT.709-encoded, without a gradient.
 
     Returns
     -------
     (N, 3, H, W)
         What `fuse` makes of each. Its gradient is that of the share of each band that the network's
         picture keeps; where a picture is clipped, it is passed on unchanged.
+    (N, 3, H, W) or None
+        The same of the teacher's, to first order; without a gradient.
     """
     plain = picture.detach().float().cpu().numpy()
     fused = np.array(plain)
@@ -44,8 +57,11 @@ def fused_picture(picture: Tensor, measured: Sequence[Measurement], shares: Shar
         places = [residual.brightness[max(level - 1, 0)] for level in range(LEVELS)]
         found.append([np.stack(residual.shares_at(i, at, shares)) for i, at in enumerate(places)])
     by_level = [torch.from_numpy(np.stack(levels)) for levels in zip(*found, strict=True)]
-    kept = _kept(picture, [x.to(picture) for x in by_level], PACK_FACTOR[measured[0].kind])
-    return kept + (torch.from_numpy(fused).to(picture) - kept).detach()
+    by_level = [x.to(picture) for x in by_level]
+    scale = PACK_FACTOR[measured[0].kind]
+    kept = _kept(picture, by_level, scale)
+    added = (torch.from_numpy(fused).to(picture) - kept).detach()
+    return kept + added, None if teacher is None else _kept(teacher, by_level, scale) + added
 
 
 def _kept(picture: Tensor, shares: list[Tensor], scale: int) -> Tensor:

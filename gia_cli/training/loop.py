@@ -40,6 +40,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
 from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
 from gia_cli.training.config import Recipe, TrainConfig
+from gia_cli.training.distillation import teacher_picture
 from gia_cli.training.distributed import (
     Ranks,
     is_lost_peer,
@@ -277,7 +278,10 @@ def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> 
     state, recipe = job.state, job.recipe
     planes, target, auxiliary, measured = _moved(batch, job.device)
     state.optimizer.zero_grad(set_to_none=True)
+    taught: Tensor | None = None
     with _autocast(job):
+        if job.teacher is not None:  # first: its features are gone when the student's come
+            taught = teacher_picture(job.teacher, planes, recipe.crops.crops)
         picture, depth, vector = job.model(
             planes,
             recipe.crops.crops,
@@ -286,14 +290,16 @@ def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> 
         )
     shown = picture.float()
     if measured and job.shares is not None:
-        shown = fused_picture(shown, measured, job.shares)
+        shown, taught = fused_picture(shown, measured, job.shares, taught)
     loss: Tensor = job.loss(shown, target)
     losses = {"loss": loss.detach()}
-    total = (
-        loss + recipe.deep_supervision_weight * deep_supervision_loss(depth, target)
-        if depth
-        else loss
-    )
+    total = loss
+    if taught is not None:
+        distillation = job.loss(shown, taught)
+        losses["distillation"] = distillation.detach()
+        total = torch.lerp(loss, distillation, recipe.teacher_weight)
+    if depth:
+        total = total + recipe.deep_supervision_weight * deep_supervision_loss(depth, target)
     if recipe.auxiliary_weight and vector is not None:
         error = auxiliary_loss(vector, auxiliary)
         losses["auxiliary"] = error.detach()
@@ -315,13 +321,20 @@ def _rehearse(job: Job) -> None:
     """Run the largest crops of the recipe forward and backward once; nothing of it stays.
 
     They may come late in a run: whether they fit should not turn out then. And the memory that
-    torch keeps from now on has room for all steps. Neither torch's random numbers nor, with several
-    processes, the others are asked.
+    torch keeps from now on has room for all steps. A teacher shows its picture as in a step; Adam's
+    two moments of each weight, which the first step makes, are held meanwhile. The buckets in which
+    several processes exchange gradients are there already.
+
+    Neither torch's random numbers nor, with several processes, the others are asked. So the student
+    runs as it is, not compiled: what the graph of a compiled one needs shows in its own first step.
     """
     state = job.state
+    moments = 0 if state.optimizer.state else 2
+    held = [torch.empty_like(x) for x in state.trainee.parameters() for _ in range(moments)]
     before = [buffer.clone() for buffer in state.trainee.buffers()]
     alone = replace(job, model=state.trainee)
     _gradients(alone, job.batches().largest(), 0, is_teacher_forced=False)
+    del held
     state.optimizer.zero_grad(set_to_none=True)
     for buffer, value in zip(state.trainee.buffers(), before, strict=True):
         buffer.copy_(value)

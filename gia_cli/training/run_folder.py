@@ -26,6 +26,8 @@ from gia_cli.weights.storage import refuse_to_replace, save_weights, weights_pat
 CONFIG, LOCK = "config.json", ".lock"
 #: Key, of a run's configuration, of its length in steps; null for one by the clock.
 PLANNED_STEPS = "planned_steps"
+#: Key, of a run's configuration and of the weights' training, of the teacher; null for none.
+TEACHER = "teacher"
 
 
 def open_run(run: Path, asked: dict[str, Any], progress: Progress) -> dict[str, Any] | None:
@@ -68,6 +70,7 @@ def _check_same(
     """
     there = {
         "simulation": "numpy",
+        TEACHER: None,
         **there,
         "recipe": {**_recipe_defaults(), **there.get("recipe", {})},
     }
@@ -173,6 +176,7 @@ def export_run(
         "scenes": config.get("scenes"),
         "given_balance": config.get("given_balance"),
         "init_from": config["init_from"],
+        TEACHER: config.get(TEACHER),
         "steps": saved["step"],
         "hours": round(saved["elapsed_s"] / 3600, 2),
         VECTOR_SUPERVISED: config.get(VECTOR_SUPERVISED, False),

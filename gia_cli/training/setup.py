@@ -48,10 +48,17 @@ from gia_cli.training.config import (
     SimulationName,
     TrainConfig,
 )
+from gia_cli.training.distillation import describe_teacher, find_teacher, open_teacher
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
 from gia_cli.training.losses import make_loss
-from gia_cli.training.run_folder import PLANNED_STEPS, claim_run, open_run, read_config
+from gia_cli.training.run_folder import (
+    PLANNED_STEPS,
+    TEACHER,
+    claim_run,
+    open_run,
+    read_config,
+)
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
 from gia_cli.weights.transfer import transfer
@@ -139,6 +146,8 @@ class Job:
     """Processes that make crops."""
     skip_factors: Tensor
     """(SKIPS + 1, SKIPS), on the device; row n leaves out the top n skips."""
+    teacher: nn.Module | None = None
+    """Network whose picture is a target too; no process wraps it, for it does not learn."""
 
     @property
     def is_cuda(self) -> bool:
@@ -202,6 +211,9 @@ def true_fp32() -> Iterator[None]:
 def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: Progress) -> Job:
     """Open data, network and run folder; resume if there is a checkpoint."""
     recipe = config.full_recipe()
+    taught_by = None
+    if config.teacher is not None:
+        taught_by = find_teacher(config.teacher, config.net_config())
     source, validation_source, scenes = _open_data(config, ranks, progress)
     recipe = replace(recipe, crops=_fitting(recipe.crops, source, config.kind, progress))
     _note_passed_over(recipe.crops, source, progress)
@@ -209,10 +221,12 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     steps = _length(config, recipe, scenes, ranks)
     simulation = _simulation(config, device)
     asked = _identity(config, recipe, source, validation_source, ranks, simulation)
+    asked[TEACHER] = None if taught_by is None else describe_teacher(taught_by)
     asked[PLANNED_STEPS] = steps
     saved = open_run(config.run, asked, progress)
     shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
+    teacher: nn.Module | None = None if taught_by is None else open_teacher(taught_by, device)
     clock = Clock(ranks, steps, config.budget_s, config.checkpoint_every_s)
     loss = make_loss(recipe.loss, vgg=config.vgg, device=device)
     if saved is None:
@@ -237,6 +251,8 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         )
     if config.compile:
         model = cast(nn.Module, torch.compile(model, dynamic=False))
+        if teacher is not None:
+            teacher = cast(nn.Module, torch.compile(teacher, dynamic=False))
     return Job(
         config=config,
         recipe=recipe,
@@ -253,6 +269,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         pixels=pixels,
         workers=_workers(config, simulation),
         skip_factors=_skip_factors(device),
+        teacher=teacher,
     )
 
 
@@ -345,13 +362,19 @@ def _start_from(config: TrainConfig, network: Network, progress: Progress) -> No
 
 
 def _shares(config: TrainConfig, recipe: Recipe) -> Shares | None:
-    """Find the shares that the pictures are fused with: those of the weights to start from."""
+    """Find the shares that the pictures are fused with.
+
+    They are those of the weights to start from, or else the teacher's: a student that has none yet
+    is to become like it.
+    """
     if not recipe.fused:
         return None
-    info = None if config.init_from is None else find_weights(config.init_from)
-    if info is None or info.fusion is None or config.data is not None:
+    donors = [find_weights(name) for name in (config.init_from, config.teacher) if name is not None]
+    shares = next((info.fusion for info in donors if info.fusion is not None), None)
+    if shares is None or config.data is not None:
         raise UsageError(
-            "--fused needs --photos, and --init-from with weights that have fusion shares.",
+            "--fused needs --photos, and --init-from or --teacher with weights that have fusion "
+            "shares.",
             hint="Make such weights with 'gia weights calibrate'.",
         )
     if config.white_balance != "as-shot" or config.net_config().input_floor is not None:
@@ -359,7 +382,7 @@ def _shares(config: TrainConfig, recipe: Recipe) -> Shares | None:
             "--fused needs a network that gets the white balance and sees values below black.",
             hint="Give --white-balance as-shot --no-clip-black.",
         )
-    return info.fusion
+    return shares
 
 
 def _starts_supervised(config: TrainConfig) -> bool:

@@ -52,7 +52,7 @@ def test_the_picture_is_what_fuse_makes_of_it(
 ) -> None:
     measured, target = scene
     plain = 0.8 * target + 0.05
-    shown = fused_picture(torch.from_numpy(plain.copy()), measured, shares(0.4, 0.7))
+    shown, _ = fused_picture(torch.from_numpy(plain.copy()), measured, shares(0.4, 0.7))
     for own, of in zip(plain, measured, strict=True):
         fuse(own, of, shares(0.4, 0.7))
     np.testing.assert_allclose(shown.numpy(), plain, atol=1e-6)
@@ -63,7 +63,8 @@ def gradient(
 ) -> torch.Tensor:
     measured, target = scene
     picture = torch.from_numpy(0.8 * target + 0.05).requires_grad_()
-    fused_picture(picture, measured, of).backward(wanted.expand_as(picture))
+    shown, _ = fused_picture(picture, measured, of)
+    shown.backward(wanted.expand_as(picture))
     assert picture.grad is not None
     return picture.grad
 

@@ -27,7 +27,6 @@ from typer.testing import CliRunner
 import gia_cli
 from gia_cli.cli.app import app
 from gia_cli.data.augment import Pair
-from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batch, load
 from gia_cli.data.crops import CropOptions
 from gia_cli.errors import (
@@ -44,15 +43,13 @@ from gia_cli.training import loop as training
 from gia_cli.training import losses, setup
 from gia_cli.training.auxiliary import Trainee, auxiliary_loss
 from gia_cli.training.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint
-from gia_cli.training.clock import Clock
 from gia_cli.training.config import RECIPES, LossName, TrainConfig
 from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
-from gia_cli.training.losses import make_loss
 from gia_cli.training.run_folder import export_run
 from tests.one_device import META, OneDevice
-from tests.training.runs import StopAt, assert_equal, weights_of
+from tests.training.runs import StopAt, assert_equal, job_on, random_batch, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -380,36 +377,6 @@ def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -
 
 
 # ---------------------------------------------------------------- devices
-
-
-def job_on(device: torch.device, config: TrainConfig) -> setup.Job:
-    """A run that is open on a device, without data."""
-    recipe = config.full_recipe()
-    state = setup._new_state(config, recipe, device)
-    nothing: Any = None
-    return setup.Job(
-        config=config,
-        recipe=recipe,
-        device=device,
-        ranks=Ranks(),
-        autocast=None,
-        source=nothing,
-        validation={},
-        loss=make_loss(recipe.loss, vgg=config.vgg, device=device),
-        model=state.trainee,
-        state=state,
-        clock=Clock(Ranks(), config.steps, config.budget_s, config.checkpoint_every_s),
-        shares=None,
-        pixels=None,
-        workers=0,
-        skip_factors=setup._skip_factors(device),
-    )
-
-
-def random_batch(side: int = 32) -> Batch:
-    """Two crops of a photo, on the CPU."""
-    planes, target = torch.rand(2, 4, side, side), torch.rand(2, 3, 2 * side, 2 * side)
-    return planes, target, torch.rand(2, AUXILIARY), []
 
 
 def meta_job(
