@@ -15,7 +15,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -178,9 +178,7 @@ def open_raw(path: Path, max_memory: int | None = None) -> Iterator[rawpy.RawPy]
     with rawpy.RawPy() as raw:
         recognised = False
         try:
-            # Where a part of a file cannot be decoded, LibRaw leaves the mosaic as it got it: what
-            # this process had there before, such as the photo before. Zeros `is_damaged` knows.
-            with _quiet_stderr() as said, zeroed_memory():
+            with _CATCHER.catch(_name_in_messages(path)) as said:
                 _hand_over(path, raw)
                 recognised = True
                 _refuse_size(path, raw, max_memory)
@@ -222,7 +220,7 @@ def is_known_by_size_only(path: Path, raw: rawpy.RawPy) -> bool:
         return False
     import rawpy
 
-    with rawpy.RawPy() as blank, _quiet_stderr():
+    with rawpy.RawPy() as blank, _CATCHER.catch(b""):  # what is said of zeros is nothing to know
         try:
             blank.open_buffer(io.BytesIO(bytes(length)))
         except rawpy.LibRawError:
@@ -296,9 +294,6 @@ def directories_of(path: Path) -> list[tiff.Directory]:
         return tiff.walk(file)
 
 
-_STDERR_LOCK = threading.Lock()
-
-
 def _sink() -> BinaryIO:
     """Open a file that has no name, and needs no folder where the system has such."""
     if hasattr(os, "memfd_create"):
@@ -311,24 +306,110 @@ def _sink() -> BinaryIO:
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[bytearray]:
-    """Catch what LibRaw prints to file descriptor 2 from C, through any progress bar.
+def _in_place_of_stderr(sink: BinaryIO) -> Iterator[None]:
+    """Let a file take what C prints to file descriptor 2, through any progress bar."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # a program without stderr: nothing to protect
+        yield
+        return
+    os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
-    Yields a buffer that holds the text afterwards. The lock keeps two threads from restoring each
-    other's descriptor.
+
+class _Catcher:
+    """Catches what LibRaw prints, for all threads that read at the same time.
+
+    File descriptor 2 and the C library's memory are the process's: the first thread changes them,
+    the last one puts them back. LibRaw names the file that it speaks of, by which each thread finds
+    its own; one whose file it does not name reads alone.
     """
-    said = bytearray()
-    with _STDERR_LOCK, _sink() as sink:
-        try:
-            saved = os.dup(2)
-        except OSError:  # a program without stderr: nothing to protect
-            yield said
-            return
-        os.dup2(sink.fileno(), 2)
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._is_alone = False
+        self._sink: BinaryIO | None = None
+        self._setting = ExitStack()
+
+    @contextmanager
+    def catch(self, name: bytes | None) -> Iterator[bytearray]:
+        """Catch what is said of a file; the buffer that it yields holds it afterwards.
+
+        Parameters
+        ----------
+        name : bytes, optional
+            What LibRaw calls the file. None: it does not name it, so no other thread reads.
+        """
+        said, start = bytearray(), self._enter(alone=name is None)
         try:
             yield said
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            sink.seek(0)
-            said += sink.read()
+            text = self._leave(start)
+            said += text if name is None else _said_of(name, text)
+
+    def _enter(self, *, alone: bool) -> int:
+        """Wait for a turn; returns where what is said from now on begins."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._users and (alone or self._is_alone)))
+            if not self._users:
+                with ExitStack() as setting:
+                    self._sink = setting.enter_context(_sink())
+                    setting.enter_context(_in_place_of_stderr(self._sink))
+                    # Where a part of a file cannot be decoded, LibRaw leaves the mosaic as it got
+                    # it: what this process had there before, such as the photo before. Zeros
+                    # `is_damaged` knows.
+                    setting.enter_context(zeroed_memory())
+                    self._setting = setting.pop_all()
+            self._users += 1
+            self._is_alone = alone
+            assert self._sink is not None
+            return os.fstat(self._sink.fileno()).st_size
+
+    def _leave(self, start: int) -> bytes:
+        """Return what was said since, of any file."""
+        with self._changed:
+            assert self._sink is not None
+            try:
+                return _written_since(self._sink, start, is_ours=self._users == 1)
+            finally:
+                self._users -= 1
+                if not self._users:
+                    self._setting.close()
+                    self._sink = None
+                self._changed.notify_all()
+
+
+def _written_since(sink: BinaryIO, start: int, *, is_ours: bool) -> bytes:
+    """Read the end of a file that others may be writing to, whose place in it must not move."""
+    if is_ours:
+        sink.seek(start)
+        return sink.read()
+    return os.pread(sink.fileno(), os.fstat(sink.fileno()).st_size - start, start)
+
+
+def _said_of(name: bytes, text: bytes) -> bytes:
+    """Pick the lines about a file: those that begin with its name, and not with a longer one."""
+    lines = (b"\n" + text).split(b"\n" + name + b": ")[1:]
+    return b"\n".join(line.partition(b"\n")[0] for line in lines)
+
+
+_CATCHER = _Catcher()
+
+
+def _name_in_messages(path: Path) -> bytes | None:
+    """Say what LibRaw calls a file; None if by no name of its own, or by one of several lines.
+
+    Windows' names it does not print, and nothing there reads a file's end beside its writers.
+    """
+    if not hasattr(os, "pread"):
+        return None
+    try:
+        name = str(path).encode("utf-8")
+    except UnicodeEncodeError:  # what `_hand_over` hands over by content
+        return None
+    return None if b"\n" in name else name

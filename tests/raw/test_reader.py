@@ -6,7 +6,11 @@ import os
 import random
 import stat
 import struct
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,7 @@ from gia_cli.errors import (
 )
 from gia_cli.imaging.color import srgb_decode
 from gia_cli.imaging.writer import square_pixels
+from gia_cli.raw import libraw
 from gia_cli.raw.calibrated_black import likely_black
 from gia_cli.raw.cfa import (
     CANONICAL,
@@ -641,6 +646,82 @@ def test_libraws_chatter_stays_inside(
     assert capfd.readouterr() == ("", "")
     os.write(2, b"stderr is back")
     assert capfd.readouterr().err == "stderr is back"
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="threads read one after the other there")
+def test_threads_that_read_at_once_hear_only_of_their_own_files(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """The name of one ends with that of another, and one is what LibRaw calls contents."""
+    monkeypatch.chdir(tmp_path)
+    paths = [Path(name) for name in ("a.arw", "x/a.arw", "b a.arw", "unknown file")]
+    Path("x").mkdir()
+    for path in paths:
+        write_arw(path, _noise(rng))
+    inside = threading.Barrier(len(paths), timeout=60)
+    genuine, perturbed = libraw._refuse_size, list[bool]()
+    bad: set[Path] = set()
+
+    def speak(path: Path, *rest: Any) -> None:
+        """As LibRaw does, once all are inside: one after the other none would get further."""
+        genuine(path, *rest)
+        inside.wait()
+        if path in bad:
+            os.write(2, f"{path}: Unexpected end of file\n".encode())
+        inside.wait()
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        perturbed.append(True)
+        yield
+        perturbed.append(False)
+
+    def read(path: Path) -> str:
+        try:
+            read_raw(path)
+        except DamagedFileError:
+            return "damaged"
+        return "read"
+
+    monkeypatch.setattr(libraw, "_refuse_size", speak)
+    monkeypatch.setattr(libraw, "zeroed_memory", counted)
+    with ThreadPoolExecutor(len(paths)) as threads:
+        for bad in ({paths[1]}, {paths[0], paths[3]}, set(paths), set[Path]()):
+            found = dict(zip(paths, threads.map(read, paths), strict=True))
+            assert found == {path: "damaged" if path in bad else "read" for path in paths}
+            assert perturbed == [True, False]  # by the first one, and by the last
+            perturbed.clear()
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"stderr is back")
+    assert capfd.readouterr().err == "stderr is back"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of several lines")
+def test_a_file_that_libraw_does_not_name_is_read_alone(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is said of it would be anybody's."""
+    paths = [tmp_path / name for name in ("a.arw", "b\nc.arw", "d.arw", "e\nf.arw")]
+    for path in paths:
+        write_arw(path, _noise(rng))
+    genuine, lock, inside = libraw._refuse_size, threading.Lock(), set[Path]()
+    together: list[set[Path]] = []
+
+    def look(path: Path, *rest: Any) -> None:
+        genuine(path, *rest)
+        with lock:
+            inside.add(path)
+        time.sleep(0.01)
+        with lock:
+            together.append(set(inside))
+            inside.discard(path)
+
+    monkeypatch.setattr(libraw, "_refuse_size", look)
+    with ThreadPoolExecutor(len(paths)) as threads:
+        list(threads.map(read_raw, paths * 4))
+    assert len(together) == 4 * len(paths)
+    for group in together:
+        assert len(group) == 1 or not any("\n" in path.name for path in group)
 
 
 # ---------------------------------------------------------------- render
