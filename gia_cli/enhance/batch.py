@@ -1,8 +1,8 @@
 """Many files: which to read, what to write, and one result for each, whatever happens.
 
-While the network works on a photo, the next one is read and packed, and the picture of the last one
-is developed and written; one of each, so that memory stays bounded. A file that fails is reported
-and never stops the rest.
+While the network works on a photo, the next ones are read and packed, and what was measured is
+brought into the last ones, which are developed and written; few of each, so that memory stays
+bounded. A file that fails is reported and never stops the rest.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from gia_cli.enhance import storage
-from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.enhancer import Enhancer, Rendered
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
+from gia_cli.enhance.lanes import Ahead, Behind, InOrder, Lanes
 from gia_cli.enhance.showing import Shown
-from gia_cli.enhance.stages import Computed, Enhanced, Prepared
+from gia_cli.enhance.stages import Enhanced, Prepared
 from gia_cli.errors import (
     GiaError,
     Interrupted,
@@ -50,7 +52,7 @@ from gia_cli.imaging.writer import FORMATS, output_format
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
-from gia_cli.runtime import is_oom_error
+from gia_cli.runtime import available_cores, free_bytes, is_oom_error, resident_bytes
 from gia_cli.sid_layout import LONG_SUFFIX
 
 Status = Literal["written", "skipped", "failed"]
@@ -432,6 +434,7 @@ def run_jobs(
     *,
     progress: Progress,
     on_result: Callable[[FileResult], None] = lambda result: None,
+    cores: int | None = None,
 ) -> list[FileResult]:
     """Enhance every photo.
 
@@ -443,7 +446,9 @@ def run_jobs(
     progress : Progress
     on_result : function
         Receives each result, in the order of the jobs, as soon as its last file is written; called
-        in the writing thread.
+        in the writing threads, by one at a time.
+    cores : int, optional
+        Of the CPU, for what is done beside the network; by default all.
 
     Returns
     -------
@@ -453,83 +458,26 @@ def run_jobs(
     Raises
     ------
     Interrupted
-        Ctrl-C: the picture being written is finished, the rest is not begun.
+        Ctrl-C: the pictures being written are finished, the rest is not begun.
     """
-    results: list[FileResult] = []
-
-    def finish(result: FileResult, started: float) -> None:
-        storage.release(result.source)
-        result.seconds = time.perf_counter() - started
-        results.append(result)
-        on_result(result)
-
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        written: Future[None] = Future()
-        written.set_result(None)  # nothing to wait for yet
-        told: list[Future[None]] = []
-        current: tuple[Job, FileResult, float] | None = None
-        ahead: _ReadAhead | None = None
+    lanes = Lanes.beside(enhancer.runtime.device, cores or available_cores())
+    with (
+        ThreadPoolExecutor(lanes.readers, "read") as readers,
+        ThreadPoolExecutor(lanes.writers, "write") as writers,
+    ):
+        pipeline = _Pipeline(enhancer, options, progress, lanes, InOrder(on_result))
         try:
-            ahead = _ReadAhead(jobs, enhancer, options, progress, reader)
-            for number, job in enumerate(jobs, start=1):
-                progress.photo(job.source.name, number, len(jobs))
-                photo = ahead.take()
-                result = FileResult(job.source, notes=ahead.notes)
-                told_of, started = _Noting(progress, result.notes), time.perf_counter()
-                current = job, result, started
-                for prepared, files in _pictures(photo, job, result):
-                    keeps = _needs_picture(files)
-                    saving = _saving_bytes(prepared, files)
-                    computed = _compute(
-                        *(enhancer, prepared, ahead, written, told_of, result, saving),
-                        keeps=keeps,
-                        is_shown=options.show is not None,
-                    )
-                    del prepared
-                    if computed is None:
-                        break  # the photo's other brackets would fare no better
-                    written.result()  # one picture is behind the network, never two
-                    developed = writer.submit(computed.develop, keep_picture=keeps)
-                    written = writer.submit(_write, developed, files, result, options)
-                    del computed, developed  # the writer's, and gone when it is done
-                del photo
-                # Behind the photo's own files in the writer's queue.
-                written = writer.submit(finish, result, started)
-                told.append(written)
-                while told[0].done() and len(told) > 1:
-                    told.pop(0).result()  # whatever a listener raises ends the batch
-            progress.stage("writing", 1)
-            for future in told:
-                future.result()
+            pipeline.run(jobs, readers, writers)
         except KeyboardInterrupt:
-            reader.shutdown(cancel_futures=True)
-            writer.shutdown()
-            if current is not None and _is_made(*current[:2], options, results):
-                finish(*current[1:])  # interrupted before it was told of
-            done = len(results)
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown()
+            pipeline.tell_of_made()
+            done = len(pipeline.results)
             raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
         finally:
-            reader.shutdown()
-            # Not of all jobs: to look at those of one of several devices is to take them.
-            begun = [current[0]] if current is not None else []
-            for job in (*begun, *(ahead.begun if ahead is not None else ())):
-                storage.release(job.source)
-    return results
-
-
-def _is_made(
-    job: Job, result: FileResult, options: BatchOptions, told: Sequence[FileResult]
-) -> bool:
-    """Whether a photo's last file was written, but nobody was told."""
-    if not result.outputs or any(each is result for each in told):
-        return False
-    missing = set(files_of(job, options)) - set(result.outputs)
-    if options.on_exists == "skip":
-        missing = {path for path in missing if not _is(_is_there, path)}
-    return not missing
-
-
-Photo = Future[Iterator[tuple[Prepared, Files]] | None]
+            readers.shutdown()
+            pipeline.release()
+    return pipeline.results
 
 
 class _Noting:
@@ -546,65 +494,251 @@ class _Noting:
         self._note(message)
 
 
-class _ReadAhead:
-    """Reads the photos in a thread, at most one ahead of the one that is worked on."""
+class _Photo:
+    """One photo that the network works on, or that is behind it; told of when all is done.
+
+    Parameters
+    ----------
+    number : int
+        Its place among the jobs.
+    job : Job
+    notes : list of str
+        What is said of it, now and later.
+    told : InOrder
+        Receives its result.
+    """
+
+    def __init__(self, number: int, job: Job, notes: list[str], told: InOrder[FileResult]) -> None:
+        self.job = job
+        self.result = FileResult(job.source, notes=notes)
+        self._number, self._told = number, told
+        self._started = time.perf_counter()
+        self._pictures: list[FileResult] = []
+        self._open = 1  # what is to end before it is told of: the network, and each picture
+        self._lock = Lock()
+
+    def begin_picture(self) -> FileResult:
+        """Return where to put what becomes of the next picture, until `end`."""
+        picture = FileResult(self.job.source)
+        with self._lock:
+            self._open += 1
+            self._pictures.append(picture)
+        return picture
+
+    def end(self) -> None:
+        """Tell of it if this was the last that had begun."""
+        with self._lock:
+            self._open -= 1
+            is_last = not self._open
+        if is_last:
+            self.tell()
+
+    def tell(self) -> None:
+        """Put together what became of its pictures, in their order, and tell of it."""
+        storage.release(self.job.source)
+        result = self.result
+        result.seconds = time.perf_counter() - self._started
+        for picture in self._pictures:
+            result.outputs += picture.outputs
+            result.shown += picture.shown
+            for stage, seconds in picture.stages.items():
+                result.stages[stage] = result.stages.get(stage, 0.0) + seconds
+            if picture.error is not None:
+                result.status, result.error = picture.status, picture.error
+        self._told.add(self._number, result)
+
+    def is_made(self, options: BatchOptions) -> bool:
+        """Whether its last file is written, but nobody was told."""
+        outputs = [path for picture in self._pictures for path in picture.outputs]
+        if not outputs or any(each is self.result for each in self._told.results):
+            return False
+        missing = set(files_of(self.job, options)) - set(outputs)
+        if options.on_exists == "skip":
+            missing = {path for path in missing if not _is(_is_there, path)}
+        return not missing
+
+
+Pictures = Iterator[tuple[Prepared, Files]]
+
+
+class _Pipeline:
+    """A batch on its way: photos read ahead of the network, the one in it, pictures behind it."""
 
     def __init__(
         self,
-        jobs: Sequence[Job],
         enhancer: Enhancer,
         options: BatchOptions,
         progress: Progress,
-        thread: ThreadPoolExecutor,
+        lanes: Lanes,
+        told: InOrder[FileResult],
     ) -> None:
-        self._jobs = iter(jobs)
-        self._context = enhancer, options
-        self._progress = progress
-        self.notes: list[str] = []
-        """Of the photo that was taken last."""
-        self._next_notes: list[str] = []
-        self._thread = thread
-        self._job: Job | None = None
-        self._photo: Photo | None = None
-        self._job = next(self._jobs, None)
-
-    def begin(self) -> None:
-        """Begin to read the next photo, if there is one and it is not begun yet."""
-        if self._photo is None and self._job is not None:
-            self._next_notes = []
-            noting = _Noting(self._progress, self._next_notes)
-            self._photo = self._thread.submit(_read, self._job, *self._context, noting)
-
-    def take(self) -> Photo:
-        """Wait for the next photo."""
-        self.begin()
-        photo = self._photo
-        assert photo is not None  # nobody takes more than there are
-        wait([photo])
-        self._job, self._photo = next(self._jobs, None), None
-        self.notes = self._next_notes
-        return photo
+        self._enhancer, self._options = enhancer, options
+        self._progress, self._told = progress, told
+        self._all_lanes, self._is_crowded = lanes, False
+        self._one_shows = Lock()
+        self._photo: _Photo | None = None  # the one that was taken last
+        self._ahead: Ahead[tuple[Job, list[str]], Pictures | None] | None = None
 
     @property
-    def is_reading(self) -> bool:
-        """Whether memory is being taken."""
-        return self._photo is not None and not self._photo.done()
+    def results(self) -> list[FileResult]:
+        """Those that were told of."""
+        return self._told.results
+
+    def run(
+        self, jobs: Sequence[Job], readers: ThreadPoolExecutor, writers: ThreadPoolExecutor
+    ) -> None:
+        """Do all photos, in this thread and in those of the two pools."""
+        ahead = self._ahead = Ahead(((job, []) for job in jobs), self._read, readers)
+        behind = Behind(writers)
+        for number, job in enumerate(jobs):
+            self._progress.photo(job.source.name, number + 1, len(jobs))
+            taken = ahead.take()
+            if taken is None:
+                break
+            self._do(number, *taken, ahead, behind)
+            del taken
+            behind.raise_failures()  # whatever a listener raises ends the batch
+        self._progress.stage("writing", 1)
+        behind.wait()
+
+    def tell_of_made(self) -> None:
+        """Tell of the photo that Ctrl-C came in between the making of and the telling of."""
+        if self._photo is not None and self._photo.is_made(self._options):
+            self._photo.tell()
+
+    def release(self) -> None:
+        """Give back what was fetched of the photos that were begun."""
+        # Not of all jobs: to look at those of one of several devices is to take them.
+        begun = [] if self._ahead is None else [job for job, _ in self._ahead.items]
+        for job in (*begun, *(() if self._photo is None else (self._photo.job,))):
+            storage.release(job.source)
+
+    def _read(self, job_and_notes: tuple[Job, list[str]]) -> Pictures | None:
+        """Read a photo; in a reading thread."""
+        job, notes = job_and_notes
+        notes.clear()  # of a reading before this one
+        return _read(job, self._enhancer, self._options, _Noting(self._progress, notes))
+
+    def _do(
+        self,
+        number: int,
+        job_and_notes: tuple[Job, list[str]],
+        pictures: Future[Pictures | None],
+        ahead: Ahead[Any, Any],
+        behind: Behind,
+    ) -> None:
+        """Run the network on one photo, and hand its pictures on."""
+        wait([pictures])
+        photo = self._photo = _Photo(number, *job_and_notes, self._told)
+        for prepared, files in _pictures(pictures, photo.job, photo.result):
+            keeps, taken = _needs_picture(files), self._behind_bytes(prepared, files)
+            rendered = self._render(photo, prepared, files, ahead, behind)
+            del prepared
+            if rendered is None:
+                break  # the photo's other brackets would fare no better
+            behind.wait(self._writers_for(taken, behind) - 1)
+            # In a list, which the writer empties: its picture goes when the levels are made.
+            picture = photo.begin_picture()
+            behind.submit(taken, self._write, photo, picture, [rendered], files, keeps)
+            del rendered
+        behind.submit(0, photo.end)
+
+    def _render(
+        self,
+        photo: _Photo,
+        prepared: Prepared,
+        files: Files,
+        ahead: Ahead[Any, Any],
+        behind: Behind,
+    ) -> Rendered | None:
+        """Run the network beside the reading and the writing, or alone where memory demands it."""
+        enhancer, result, rendered = self._enhancer, photo.result, None
+        progress = _Noting(self._progress, result.notes)
+        with _failures_into(result):
+            enhancer.load(prepared, progress=progress)  # before others take memory: it is measured
+            ahead.begin(self._readers_for(prepared, ahead, behind))
+            saving = prepared.developing_bytes + _saving_bytes(prepared, files)
+            try:
+                rendered = enhancer.render(
+                    prepared,
+                    progress=progress,
+                    reserved=ahead.working * prepared.reading_bytes + behind.taken,
+                    saving=saving,
+                    is_beside=ahead.count > 0 or not behind.is_idle,
+                )
+            except OutOfMemoryError as error:
+                _let_go(error)
+            if rendered is None:
+                self._is_crowded = True
+                ahead.drop()
+                behind.settle()
+                rendered = enhancer.render(prepared, progress=progress, saving=saving)
+            result.choices.append(rendered.choice)
+            result.weights = rendered.ran.name
+            result.white_balance = rendered.white_balance
+            result.sidecar = _in_words_of(result.source, rendered.metadata.report())
+        return rendered
+
+    def _write(
+        self,
+        photo: _Photo,
+        result: FileResult,
+        rendered: list[Rendered],
+        files: Files,
+        keeps: bool,
+    ) -> None:
+        """Finish one picture and write what is made of it; in a writing thread."""
+        options = self._options
+        with _failures_into(result):
+            picture = self._enhancer.finish(rendered.pop()).develop(keep_picture=keeps)
+            start = time.perf_counter()
+            for product, path in files:
+                with storage.written(path, replace=options.on_exists == "overwrite") as file:
+                    product.write(picture, file)
+                result.outputs.append(path)
+            result.stages = picture.seconds | {"write": time.perf_counter() - start}
+            if options.show is not None:
+                with self._one_shows:
+                    result.shown.append(options.show(picture))
+            del picture
+        photo.end()
+
+    # ------------------------------------------------------------ memory
 
     @property
-    def begun(self) -> list[Job]:
-        """The photo that has been read, or is being read, and that nobody has taken."""
-        return [self._job] if self._job is not None else []
+    def _lanes(self) -> Lanes:
+        """How many may work beside the network now: one each where memory, or the CPU, is short."""
+        if self._is_crowded or self._enhancer.has_left_device:
+            return Lanes()
+        return self._all_lanes
 
-    @property
-    def is_ahead(self) -> bool:
-        """Whether a photo is in memory, or will be."""
-        return self._photo is not None
+    def _readers_for(self, like: Prepared, ahead: Ahead[Any, Any], behind: Behind) -> int:
+        """Say how many photos like this one may be read ahead; one always may."""
+        most = self._lanes.readers
+        if most == 1:
+            return most
+        room = self._room(ahead.working * like.reading_bytes + behind.taken)
+        return max(1, min(most, ahead.count + room // like.reading_bytes))
 
-    def drop(self) -> None:
-        """Give the next photo's memory back; it is read anew when it is taken."""
-        if self._photo is not None:
-            wait([self._photo])
-        self._photo = None
+    def _writers_for(self, taken: int, behind: Behind) -> int:
+        """Say how many pictures may be written at once, with one that takes so many bytes."""
+        most = self._lanes.writers
+        return most if most == 1 or self._room(behind.taken) >= taken else 1
+
+    def _room(self, promised: int) -> int:
+        """Return how much main memory nobody has and nobody will take."""
+        room, limit = free_bytes(), self._enhancer.options.max_memory
+        if limit is not None:
+            room = min(room, limit - resident_bytes())
+        return room - promised
+
+    def _behind_bytes(self, prepared: Prepared, files: Files) -> int:
+        """Most memory that finishing and writing takes beside what the network has made."""
+        writing = prepared.developing_bytes + _saving_bytes(prepared, files)
+        if self._options.show is not None:
+            writing += _SHOWING_BYTES * prepared.frame.mosaic.size
+        kept = prepared.picture_bytes if _needs_picture(files) else 0  # until all is written
+        return max(self._enhancer.finishing_bytes(prepared), writing) + kept
 
 
 def settled(job: Job, options: BatchOptions) -> FileResult | None:
@@ -638,7 +772,7 @@ def _refuse_hopeless_outputs(job: Job, plans: Sequence[Files], options: BatchOpt
 
 def _read(
     job: Job, enhancer: Enhancer, options: BatchOptions, progress: Progress
-) -> Iterator[tuple[Prepared, Files]] | None:
+) -> Pictures | None:
     """Read a photo and pack its first picture; None when it is to be skipped."""
     if job.error is not None:
         raise job.error
@@ -652,7 +786,7 @@ def _read(
     return chain([next(pictures)], pictures)
 
 
-def _pictures(photo: Photo, job: Job, result: FileResult) -> Iterator[tuple[Prepared, Files]]:
+def _pictures(photo: Future[Pictures | None], job: Job, result: FileResult) -> Pictures:
     """Yield the pictures to make of a photo; none after a failure, or if it is to be skipped."""
     with _failures_into(result):
         pictures = photo.result()
@@ -660,54 +794,6 @@ def _pictures(photo: Photo, job: Job, result: FileResult) -> Iterator[tuple[Prep
             result.status, result.outputs = "skipped", list(job.targets)
         else:
             yield from pictures
-
-
-def _compute(
-    enhancer: Enhancer,
-    prepared: Prepared,
-    ahead: _ReadAhead,
-    written: Future[None],
-    progress: Progress,
-    result: FileResult,
-    saving: int,
-    *,
-    keeps: bool,
-    is_shown: bool = False,
-) -> Computed | None:
-    """Run the network beside the reading and the writing, or alone where memory demands it."""
-    computed = None
-    with _failures_into(result):
-        enhancer.load(prepared, progress=progress)  # before others take memory: it is measured
-        ahead.begin()
-        reserved = prepared.reading_bytes if ahead.is_reading else 0
-        if not written.done():
-            reserved += prepared.developing_bytes + saving
-            if is_shown:
-                reserved += _SHOWING_BYTES * prepared.frame.mosaic.size
-            if keeps:  # the picture, until all is written
-                reserved += prepared.picture_bytes
-        is_beside = ahead.is_ahead or not written.done()
-        try:
-            computed = enhancer.compute(
-                prepared,
-                progress=progress,
-                reserved=reserved,
-                saving=prepared.developing_bytes + saving,
-                is_beside=is_beside,
-            )
-        except OutOfMemoryError as error:
-            _let_go(error)
-        if computed is None:
-            ahead.drop()
-            wait([written])
-            computed = enhancer.compute(
-                prepared, progress=progress, saving=prepared.developing_bytes + saving
-            )
-        result.choices.append(computed.choice)
-        result.weights = computed.weights.name
-        result.white_balance = computed.white_balance
-        result.sidecar = _in_words_of(result.source, computed.metadata.report())
-    return computed
 
 
 def _in_words_of(source: Path, sidecar: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -748,25 +834,6 @@ def _saving_bytes(prepared: Prepared, files: Files) -> int:
     kinds = [(product, FORMATS.get(path.suffix.lower())) for product, path in files]
     needed = [prepared.saving_bytes(kind, product.save) for product, kind in kinds if kind]
     return max(needed, default=0)
-
-
-def _write(
-    developed: Future[Enhanced],
-    files: Files,
-    result: FileResult,
-    options: BatchOptions,
-) -> None:
-    """Write what is made of one picture; in the writing thread."""
-    with _failures_into(result):
-        picture, start = developed.result(), time.perf_counter()
-        for product, path in files:
-            with storage.written(path, replace=options.on_exists == "overwrite") as file:
-                product.write(picture, file)
-            result.outputs.append(path)
-        for stage, seconds in (*picture.seconds.items(), ("write", time.perf_counter() - start)):
-            result.stages[stage] = result.stages.get(stage, 0.0) + seconds
-        if options.show is not None:
-            result.shown.append(options.show(picture))
 
 
 @contextmanager

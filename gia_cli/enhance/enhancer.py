@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from gia_cli.arguments import instance_of, one_of, path_of, whole_number
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
-from gia_cli.enhance.crop import Crop, cut, part_of
+from gia_cli.enhance.crop import Crop, Part, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
-from gia_cli.enhance.exposure import ExposureRequest, choose_ratios
+from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.measured import fuse_measured, is_fused, training_matrix
 from gia_cli.enhance.sidecar import DevelopSettings, PhotoMetadata, read_metadata
 from gia_cli.enhance.stages import (
@@ -74,6 +74,30 @@ from gia_cli.weights.storage import WeightsInfo
 
 # What the first photos leave behind that is none of theirs: tables, threads, late imports.
 _LEFTOVERS = 15_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """What the network made of a photo, before anything that was measured comes in.
+
+    The rest as in `Prepared`, whose planes are the network's alone.
+    """
+
+    picture: NDArray[np.float32] = field(repr=False)
+    """(3, H, W) float32, BT.709-encoded, not clipped, as the sensor lay."""
+    frame: RawFrame
+    choice: RatioChoice
+    weights: WeightsInfo
+    ran: WeightsInfo
+    """The weights that ran, which may be int8 ones made from the others."""
+    gains: NDArray[np.float32] | None
+    white_balance: str
+    part: Part | None
+    metadata: PhotoMetadata
+    seconds: dict[str, float]
+    black_error: NDArray[np.float32] | None
+    """(3,) float32; the black level's error of the photo that a part belongs to, as
+    `Residual.offset`; None: that of this photo, still to be found."""
 
 
 class Enhancer:
@@ -347,7 +371,7 @@ class Enhancer:
             progress.advance()
             yield enhanced
 
-    # The three steps of the above, for those who let them overlap.
+    # The steps of the above, for those who let them overlap.
 
     def prepare(
         self,
@@ -476,6 +500,24 @@ class Enhancer:
         saving: int = 0,
         is_beside: bool = False,
     ) -> Computed:
+        """Run the network, and `finish` what it made.
+
+        Parameters and errors as for `render`.
+        """
+        rendered = self.render(
+            prepared, progress=progress, reserved=reserved, saving=saving, is_beside=is_beside
+        )
+        return self.finish(rendered)
+
+    def render(
+        self,
+        prepared: Prepared,
+        *,
+        progress: Progress = SILENT,
+        reserved: int = 0,
+        saving: int = 0,
+        is_beside: bool = False,
+    ) -> Rendered:
         """Run the network, which is loaded when the first photo needs it.
 
         Parameters
@@ -501,65 +543,117 @@ class Enhancer:
             options = replace(
                 self.options, reserved=reserved, afterwards=saving, is_beside=is_beside
             )
-            return self._compute(prepared, progress, options)
+            seconds = dict(prepared.seconds)
+            running = self._engines.running(prepared.weights, progress)
+            engine = running.engine
+            with timed(seconds, "network"):
+                picture = self._infer(running, prepared, options, progress)
+            if running.engine is not engine:
+                self._base = None  # another engine holds other memory
+            ran, black_error = running.weights or prepared.weights, None
+            if prepared.part is not None and self._takes_measured(ran):
+                with timed(seconds, "fusion"):
+                    black_error = _black_error(running, prepared, options)
+        return Rendered(
+            picture,
+            prepared.frame,
+            prepared.choice,
+            prepared.weights,
+            ran,
+            prepared.gains,
+            prepared.white_balance,
+            prepared.part,
+            prepared.metadata,
+            seconds,
+            black_error,
+        )
 
-    def _compute(self, prepared: Prepared, progress: Progress, options: InferOptions) -> Computed:
-        seconds = dict(prepared.seconds)
-        running = self._engines.running(prepared.weights, progress)
-        engine = running.engine
-        with timed(seconds, "network"):
-            picture = self._infer(running, prepared, options, progress)
-        if running.engine is not engine:
-            self._base = None  # another engine holds other memory
-        weights = running.weights or prepared.weights
-        takes_balance = weights.config.white_balance == "as-shot"
-        noise = None if prepared.part is None else prepared.part.noise
-        if takes_balance or self.strength.grain is not None:
+    def _takes_measured(self, weights: WeightsInfo) -> bool:
+        """Whether what the sensor measured comes into pictures: colours, or grain alone."""
+        return weights.config.white_balance == "as-shot" or self.strength.grain is not None
+
+    def finish(self, rendered: Rendered) -> Computed:
+        """Bring in what the sensor measured, once, and the camera's colours.
+
+        May run in a thread of its own, beside `render` on another photo; no network runs here.
+
+        Parameters
+        ----------
+        rendered : Rendered
+            Its picture is changed in its place.
+
+        Raises
+        ------
+        OutOfMemoryError
+        """
+        instance_of(rendered, Rendered, "rendered photo")
+        with memory_errors():
+            return self._finish(rendered)
+
+    def _finish(self, rendered: Rendered) -> Computed:
+        picture, frame, part = rendered.picture, rendered.frame, rendered.part
+        seconds, ran = dict(rendered.seconds), rendered.ran
+        takes_balance = ran.config.white_balance == "as-shot"
+        noise = None if part is None else part.noise
+        if self._takes_measured(ran):
             with timed(seconds, "fusion"):
-                ratio, gains = prepared.choice.ratio, prepared.gains
-                grain = self.strength.grain
                 if noise is None and self.highlights:  # which take it, too
-                    noise = frame_noise(prepared.frame)
+                    noise = frame_noise(frame)
                 fuse_measured(
                     picture,
-                    prepared.frame,
-                    ratio,
-                    gains,
-                    prepared.weights,
-                    grain,
+                    frame,
+                    rendered.choice.ratio,
+                    rendered.gains,
+                    rendered.weights,
+                    self.strength.grain,
                     noise=noise,
-                    black_error=_black_error(running, prepared, options),
+                    black_error=rendered.black_error,
                 )
                 if takes_balance:
-                    whiten(picture, prepared.frame)
-        matrix = camera_colors(prepared.frame, weights)
+                    whiten(picture, frame)
+        matrix = camera_colors(frame, ran)
         if matrix is not None:
             with timed(seconds, "colour"):
                 recolor(picture, matrix)
         peak = 1.0
         if self.highlights:
             with timed(seconds, "highlights"):
-                peak = _restored(picture, prepared, noise, is_recolored=matrix is not None)
-        frame, window = prepared.frame, None
-        if prepared.part is not None:
-            rows, cols = prepared.part.inner
-            frame, window = cut(frame, rows, cols), prepared.part.window
+                peak = _restored(rendered, noise, is_recolored=matrix is not None)
+        window = None
+        if part is not None:
+            rows, cols = part.inner
+            frame, window = cut(frame, rows, cols), part.window
             picture = picture[:, rows, cols].copy()
         return Computed(
             picture,
             frame,
-            prepared.choice,
-            weights,
-            prepared.white_balance,
+            rendered.choice,
+            ran,
+            rendered.white_balance,
             self.quality,
             seconds,
             strength=self.strength,
-            gains=prepared.gains if takes_balance else None,
+            gains=rendered.gains if takes_balance else None,
             highlights=self.highlights,
             peak=peak,
             window=window,
-            metadata=prepared.metadata,
+            metadata=rendered.metadata,
         )
+
+    def finishing_bytes(self, prepared: Prepared) -> int:
+        """Return the most memory that `finish` takes of a photo beside its picture.
+
+        Parameters
+        ----------
+        prepared : Prepared
+        """
+        grain = self.strength.grain is not None
+        if not (grain or self.highlights):
+            return prepared.finishing_bytes
+        # Both take fusion's bands, whatever the weights.
+        frame = prepared.frame
+        bands = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain)
+        return max(prepared.finishing_bytes, bands)
 
     def _infer(
         self, running: Running, prepared: Prepared, options: InferOptions, progress: Progress
@@ -577,12 +671,7 @@ class Enhancer:
         self, engine: Engine, prepared: Prepared, options: InferOptions
     ) -> InferOptions:
         """Say what there is beside the network: the same for a photo, whatever came before it."""
-        afterwards = max(prepared.finishing_bytes, options.afterwards)
-        grain = self.strength.grain is not None
-        if grain or self.highlights:  # which take fusion's bands, whatever the weights
-            frame = prepared.frame
-            bands = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain)
-            afterwards = max(afterwards, bands)
+        afterwards = max(self.finishing_bytes(prepared), options.afterwards)
         options = replace(options, afterwards=afterwards)
         if options.max_memory is None or not engine.is_in_main_memory:
             return options
@@ -669,20 +758,17 @@ def _tell_of_colors(frame: RawFrame, weights: WeightsInfo, progress: Progress) -
 
 
 def _restored(
-    picture: NDArray[np.float32],
-    prepared: Prepared,
-    noise: tuple[float, float] | None,
-    *,
-    is_recolored: bool,
+    rendered: Rendered, noise: tuple[float, float] | None, *, is_recolored: bool
 ) -> float:
     """Let a picture go on above white; returns the brightest place. See `restore_highlights`."""
-    frame, ratio, gains = prepared.frame, prepared.choice.ratio, prepared.gains
-    if prepared.weights.config.white_balance != "as-shot" or gains is None:
+    picture, frame, part = rendered.picture, rendered.frame, rendered.part
+    ratio, gains = rendered.choice.ratio, rendered.gains
+    if rendered.weights.config.white_balance != "as-shot" or gains is None:
         gains = usable_gains(frame.as_shot_wb)  # the nearest to what the network finds
-    matrix: NDArray[np.floating] = training_matrix(prepared.weights)
+    matrix: NDArray[np.floating] = training_matrix(rendered.weights)
     if is_recolored and frame.xyz_to_camera is not None:
         matrix = frame.xyz_to_camera
-    saturation, part = ratio * float(gains.min()), prepared.part
+    saturation = ratio * float(gains.min())
     peak = restore_highlights(picture, measure(frame, ratio, gains, matrix, noise), saturation)
     if part is not None:  # the curve is that of the whole picture
         whole = measure(part.thinned, ratio, gains, matrix, noise)

@@ -16,10 +16,12 @@ from typing import overload
 
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job, run_jobs
 from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.lanes import InOrder
 from gia_cli.enhance.showing import Shown
 from gia_cli.enhance.stages import Enhanced
 from gia_cli.errors import Interrupted
 from gia_cli.progress import Progress
+from gia_cli.runtime import available_cores
 
 _WAIT_SECONDS = 0.2  # until a wait returns, Ctrl-C must wait too
 
@@ -58,7 +60,7 @@ def run_on_devices(
     if len(enhancers) == 1:
         return run_jobs(jobs, enhancers[0], options, progress=progress, on_result=on_result)
     progress.stage("photos", len(jobs))
-    told = _InOrder(on_result, progress)
+    told = InOrder(on_result, progress)
     stop, left = Event(), _Left(jobs)
     options = _one_at_a_time(options)
 
@@ -71,6 +73,7 @@ def run_on_devices(
             options,
             progress=_OfOne(progress, stop, left),
             on_result=lambda result: told.add(share.next_number(), result),
+            cores=max(1, available_cores() // len(enhancers)),
         )
 
     running: list[Future[None]] = []
@@ -205,38 +208,6 @@ class _Share(Sequence[Job]):
         if not self._has(index):
             raise IndexError(index)
         return self._taken[index][1]
-
-
-class _InOrder:
-    """Tells of results in the order of the photos."""
-
-    def __init__(self, on_result: Callable[[FileResult], None], progress: Progress) -> None:
-        self.results: list[FileResult] = []
-        self._on_result = on_result
-        self._progress = progress
-        self._waiting: dict[int, FileResult] = {}
-        self._next = 0
-        self._lock = Lock()
-
-    def add(self, number: int, result: FileResult) -> None:
-        """Take a result; tell of it and of those behind it, when all before it are there."""
-        with self._lock:
-            self._progress.advance()
-            self._waiting[number] = result
-            while self._next in self._waiting:
-                self._tell(self._next)
-                self._next += 1
-
-    def flush(self) -> None:
-        """Tell of the rest."""
-        with self._lock:
-            for number in sorted(self._waiting):
-                self._tell(number)
-
-    def _tell(self, number: int) -> None:
-        result = self._waiting.pop(number)
-        self.results.append(result)
-        self._on_result(result)
 
 
 class _OfOne:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import shutil
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +29,9 @@ from gia_cli.enhance.batch import (
     plan_jobs,
     run_jobs,
 )
-from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.enhancer import Enhancer, Rendered
 from gia_cli.enhance.exposure import ExposureRequest
+from gia_cli.enhance.lanes import Lanes
 from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     EmptyFileError,
@@ -39,7 +45,9 @@ from gia_cli.errors import (
     UsageError,
 )
 from gia_cli.imaging.save_options import SaveOptions
+from gia_cli.inference.plan import InferOptions
 from gia_cli.progress import SILENT
+from gia_cli.runtime import Runtime
 
 MakePhoto = Callable[..., Path]
 
@@ -453,14 +461,14 @@ def test_a_bug_in_one_photo_is_reported_as_one(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = [make_arw(f"{name}.ARW") for name in "ab"]
-    genuine = enhancer.compute
+    genuine = enhancer.render
 
-    def fail_first(prepared: Prepared, **kwargs: Any) -> Computed:
+    def fail_first(prepared: Prepared, **kwargs: Any) -> Rendered:
         if prepared.frame.path.name == "a.ARW":
             raise ZeroDivisionError("a bug")
         return genuine(prepared, **kwargs)
 
-    monkeypatch.setattr(enhancer, "compute", fail_first)
+    monkeypatch.setattr(enhancer, "render", fail_first)
     first, second = run(photos, enhancer, out_dir=tmp_path / "out")
     assert first.error is not None
     assert type(first.error) is GiaError
@@ -473,14 +481,14 @@ def test_ctrl_c_leaves_whole_files_only(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = [make_arw(f"{name}.ARW") for name in "abc"]
-    genuine = enhancer.compute
+    genuine = enhancer.render
 
-    def interrupt_second(prepared: Prepared, **kwargs: Any) -> Computed:
+    def interrupt_second(prepared: Prepared, **kwargs: Any) -> Rendered:
         if prepared.frame.path.name == "b.ARW":
             raise KeyboardInterrupt
         return genuine(prepared, **kwargs)
 
-    monkeypatch.setattr(enhancer, "compute", interrupt_second)
+    monkeypatch.setattr(enhancer, "render", interrupt_second)
     with pytest.raises(Interrupted, match="of 3 photos"):
         run(photos, enhancer, out_dir=tmp_path / "out")
     written = list((tmp_path / "out").iterdir())
@@ -625,7 +633,7 @@ class Watched:
         self.before_developing: Callable[[str], None] = lambda name: None
         self.before_writing: Callable[[str], None] = lambda name: None
         self.product = Product(name=lambda target: target, write=self._write)
-        self._prepare, self._compute = enhancer.prepare, enhancer.compute
+        self._prepare, self._render = enhancer.prepare, enhancer.render
         develop = Computed.develop
 
         def developing(computed: Computed, *, keep_picture: bool) -> Enhanced:
@@ -633,7 +641,7 @@ class Watched:
             return develop(computed, keep_picture=keep_picture)
 
         monkeypatch.setattr(enhancer, "prepare", self._preparing)
-        monkeypatch.setattr(enhancer, "compute", self._computing)
+        monkeypatch.setattr(enhancer, "render", self._computing)
         monkeypatch.setattr(Computed, "develop", developing)
 
     def has(self, event: str) -> threading.Event:
@@ -650,9 +658,9 @@ class Watched:
             self.has(f"read {source.stem}").set()
             yield prepared
 
-    def _computing(self, prepared: Prepared, *, reserved: int = 0, **kwargs: Any) -> Computed:
+    def _computing(self, prepared: Prepared, *, reserved: int = 0, **kwargs: Any) -> Rendered:
         self.before_computing(prepared.frame.path.stem, reserved)
-        return self._compute(prepared, reserved=reserved, **kwargs)
+        return self._render(prepared, reserved=reserved, **kwargs)
 
     def _write(self, picture: Enhanced, target: Path) -> None:
         self.before_writing(picture.frame.path.stem)
@@ -753,11 +761,13 @@ def test_where_memory_is_short_the_network_waits_for_its_neighbours(
 
     def reading(name: str) -> None:
         if name == "c":
+            watched.has("reading c").set()
             watched.wait_for("refused b")
 
     def computing(name: str, reserved: int) -> None:
         calls.append((name, reserved > 0))
         if name == "b" and reserved:
+            watched.wait_for("reading c")
             watched.has("refused b").set()
             raise OutOfMemoryError("Three are too many.")
         if name == "b":
@@ -812,6 +822,221 @@ def test_brackets_are_written_while_the_next_is_computed(
     assert [choice.ratio for choice in result.choices] == [10, 20, 40]
     names = [f"night_gia_x{ratio}.tif" for ratio in (10, 20, 40)]
     assert [path.name for path in result.outputs] == names
+
+
+# ---------------------------------------------------------------- several of each
+
+
+class Held(SimpleNamespace):
+    """Something that weak references may lead to."""
+
+
+class Fake:
+    """An enhancer of photos that hold nothing, which counts them and can fail anywhere."""
+
+    def __init__(self, fails: set[tuple[str, str]], rng: random.Random) -> None:
+        self.runtime = Runtime("cuda", "float16")
+        self.options = InferOptions()
+        self.has_left_device = False
+        self.held, self.most = 0, 0
+        self.working: Counter[str] = Counter()
+        self.most_working: Counter[str] = Counter()
+        self.threads: dict[str, set[str]] = {}
+        self.before: Callable[[str, str], None] = lambda step, name: None
+        self.fails, self._rng = fails, rng
+        self._lock = threading.RLock()  # what is counted may go anywhere
+
+    def work(self, step: str, name: str) -> None:
+        self.before(step, name)
+        with self._lock:
+            self.working[step] += 1
+            self.most_working[step] = max(self.most_working[step], self.working[step])
+            self.threads.setdefault(step, set()).add(threading.current_thread().name)
+            seconds = self._rng.choice([0, 0.001, 0.004])
+        time.sleep(seconds)
+        with self._lock:
+            self.working[step] -= 1
+        if (step, name) in self.fails:
+            raise OutputError(f"{step} {name}")
+
+    def hold(self, change: int) -> None:
+        with self._lock:
+            self.held += change
+            self.most = max(self.most, self.held)
+
+    def prepare(self, path: Path, request: ExposureRequest, *, progress: Any) -> Iterator[Any]:
+        self.work("read", path.stem)
+        progress.note(f"read {path.stem}")
+        for ratio in request.brackets or (1,):
+            frame = Held(path=path, mosaic=SimpleNamespace(size=1))
+            weakref.finalize(frame, self.hold, -1)
+            self.hold(1)
+            yield SimpleNamespace(
+                frame=frame, choice=f"{path.stem} {ratio}", reading_bytes=1, developing_bytes=1,
+                picture_bytes=1, saving_bytes=lambda *_: 1,
+            )  # fmt: skip
+
+    def load(self, prepared: Any, *, progress: Any) -> None:
+        pass
+
+    def finishing_bytes(self, prepared: Any) -> int:
+        return 1
+
+    def render(self, prepared: Any, **_: Any) -> Any:
+        self.work("render", prepared.frame.path.stem)
+        return SimpleNamespace(
+            frame=prepared.frame, choice=prepared.choice, white_balance="as shot",
+            ran=SimpleNamespace(name="weights"), metadata=SimpleNamespace(report=lambda: None),
+        )  # fmt: skip
+
+    def finish(self, rendered: Any) -> Any:
+        self.work("finish", rendered.frame.path.stem)
+        enhanced = SimpleNamespace(frame=rendered.frame, choice=rendered.choice, seconds={})
+        return SimpleNamespace(develop=lambda *, keep_picture: enhanced)
+
+    def save(self, picture: Any, target: Path) -> None:
+        self.work("write", picture.frame.path.stem)
+        target.write_text(picture.choice)
+
+
+def fakes(
+    folder: Path, seed: int, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Fake, list[Job], BatchOptions, dict[str, str]]:
+    """Make a batch of up to thirty photos, of which some fail; returns where each one does."""
+    rng = random.Random(seed)
+    names = [f"{number:02}" for number in range(rng.randrange(1, 30))]
+    fails = {name: rng.choice(["read", "render", "finish", "write"]) for name in names}
+    fails = {name: step for name, step in fails.items() if rng.random() < 0.3}
+    enhancer = Fake({(step, name) for name, step in fails.items()}, rng)
+    for name in names:
+        (folder / f"{name}.ARW").write_bytes(b"a photo")
+    brackets = (10.0, 20.0) if seed % 2 else ()
+    product = Product(name=lambda target: target, write=enhancer.save)
+    options = BatchOptions(
+        request=ExposureRequest(brackets=brackets), out_dir=folder / "out", products=(product,)
+    )
+    monkeypatch.setattr(batch.Lanes, "beside", lambda device, cores: lanes)
+    monkeypatch.setattr(batch, "free_bytes", lambda: 10**12)
+    return enhancer, plan_jobs([folder], options), options, fails
+
+
+LANES = [Lanes(), Lanes(1, 3), Lanes(3, 1), Lanes(4, 4)]
+
+
+@pytest.mark.parametrize("lanes", LANES, ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_with_any_number_of_threads_each_photo_has_its_own_result_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, lanes: Lanes
+) -> None:
+    enhancer, jobs, options, fails = fakes(tmp_path, seed, lanes, monkeypatch)
+    told: list[FileResult] = []
+    results = run_jobs(jobs, enhancer, options, progress=SILENT, on_result=told.append)  # type: ignore[arg-type]
+    assert results == told
+    assert [result.source for result in results] == [job.source for job in jobs]
+    for job, result in zip(jobs, results, strict=True):
+        name = job.source.stem
+        if name in fails:
+            assert result.status == "failed" and str(result.error) == f"{fails[name]} {name}"
+        else:
+            assert result.status == "written" and result.outputs == list(job.targets)
+            assert [path.read_text() for path in result.outputs] == result.choices
+        assert result.notes == [f"read {name}"] * (fails.get(name) != "read")
+    written = {path for result in results for path in result.outputs}
+    assert written == set((tmp_path / "out").glob("*"))
+    # A photo in the network beside those that are ahead of it and behind it; of one whose failure
+    # has just been told a thread may still hold something, on its way to the next.
+    assert enhancer.most <= lanes.readers + 1 + lanes.writers + (1 if seed % 2 else 0)
+    assert enhancer.most_working["read"] <= lanes.readers
+    assert enhancer.most_working["render"] <= 1
+    assert enhancer.most_working["finish"] + enhancer.most_working["write"] <= 2 * lanes.writers
+    assert not enhancer.threads.get("finish", set()) & enhancer.threads.get("render", set())
+
+
+@pytest.mark.parametrize("lanes", LANES, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_interrupted_with_several_threads_what_is_there_is_told_of_and_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, lanes: Lanes
+) -> None:
+    enhancer, jobs, options, _ = fakes(tmp_path, 10 * seed + 1, lanes, monkeypatch)
+    stops_at = len(jobs) // 2
+    rendered: list[str] = []
+
+    def press(step: str, name: str) -> None:
+        if (step, name) == ("render", jobs[stops_at].source.stem):
+            raise KeyboardInterrupt
+        if step == "render":
+            rendered.append(name)
+
+    enhancer.before = press
+    enhancer.fails -= {("read", jobs[stops_at].source.stem)}
+    told: list[FileResult] = []
+    with pytest.raises(Interrupted, match=f"after {stops_at} of {len(jobs)} photos"):
+        run_jobs(jobs, enhancer, options, progress=SILENT, on_result=told.append)  # type: ignore[arg-type]
+    assert [result.source for result in told] == [job.source for job in jobs[:stops_at]]
+    assert {path for result in told for path in result.outputs} == set((tmp_path / "out").glob("*"))
+    assert set(rendered) <= {job.source.stem for job in jobs[:stops_at]}
+
+
+def test_several_photos_are_read_and_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three wait for each other in each of the two stages: fewer threads would wait for ever."""
+    enhancer, _, options, _ = fakes(tmp_path, 3, Lanes(3, 3), monkeypatch)
+    enhancer.fails = set()
+    (tmp_path / "card").mkdir()
+    for number in range(10):
+        (tmp_path / "card" / f"{number}.ARW").write_bytes(b"a photo")
+    meet = {step: threading.Barrier(3, timeout=PATIENCE) for step in ("read", "finish", "write")}
+
+    def before(step: str, name: str) -> None:
+        if step in meet and name != "0":  # which is read, and computed, before any other is begun
+            meet[step].wait()
+
+    enhancer.before = before
+    options = replace(options, request=ExposureRequest())
+    jobs = plan_jobs([tmp_path / "card"], options)
+    results = run_jobs(jobs, enhancer, options, progress=SILENT)  # type: ignore[arg-type]
+    assert [result.error for result in results] == [None] * 10
+
+
+def test_where_memory_is_short_one_photo_is_ahead_and_one_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked before each is begun; under a limit what this process holds counts, too."""
+    for room, limit in ((0, None), (10**12, 10**9)):
+        enhancer, jobs, options, _ = fakes(tmp_path, 2, Lanes(4, 4), monkeypatch)
+        enhancer.options = InferOptions(max_memory=limit)
+        monkeypatch.setattr(batch, "free_bytes", lambda room=room: room)
+        monkeypatch.setattr(batch, "resident_bytes", lambda: 10**9)
+        run_jobs(jobs, enhancer, options, progress=SILENT)  # type: ignore[arg-type]
+        assert enhancer.most <= 3
+        assert enhancer.most_working["read"] == enhancer.most_working["write"] == 1
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("why", ["refused", "left"])
+def test_after_a_refusal_or_on_the_cpu_one_photo_is_ahead_and_one_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    enhancer, jobs, options, _ = fakes(tmp_path, 6, Lanes(4, 4), monkeypatch)
+    enhancer.fails = set()
+    genuine, seen = enhancer.render, list[bool]()
+
+    def render(prepared: Any, *, is_beside: bool = False, **rest: Any) -> Any:
+        seen.append(is_beside)
+        if len(seen) == 1:
+            enhancer.has_left_device = why == "left"
+            if why == "refused":
+                raise OutOfMemoryError("Others hold it.")
+        else:
+            enhancer.most_working.clear()
+        return genuine(prepared, **rest)
+
+    monkeypatch.setattr(enhancer, "render", render)
+    results = run_jobs(jobs, enhancer, options, progress=SILENT)  # type: ignore[arg-type]
+    assert [result.error for result in results] == [None] * len(jobs)
+    assert len(seen) == len(jobs) + (why == "refused") and (seen[1] is False or why == "left")
+    assert enhancer.most_working["write"] <= 1
 
 
 def test_a_listener_that_fails_ends_the_batch(
@@ -881,13 +1106,13 @@ def test_options_of_another_format_are_refused_before_the_work(tmp_path: Path) -
 def test_the_memory_of_saving_is_planned(
     make_arw: MakePhoto, enhancer: Enhancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine, told = enhancer.compute, []
+    genuine, told = enhancer.render, []
 
-    def compute(prepared: Prepared, *, saving: int = 0, **kwargs: Any) -> Computed:
+    def render(prepared: Prepared, *, saving: int = 0, **kwargs: Any) -> Rendered:
         told.append(saving / prepared.frame.mosaic.size)
         return genuine(prepared, saving=saving, **kwargs)
 
-    monkeypatch.setattr(enhancer, "compute", compute)
+    monkeypatch.setattr(enhancer, "render", render)
     for name, bits in (("tif", None), ("tif", 32), ("jpg", None), ("dng", None)):
         products = (picture_saved(SaveOptions(bit_depth=bits)),)
         run([make_arw()], enhancer, output=tmp_path / f"x.{name}", products=products,

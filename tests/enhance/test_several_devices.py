@@ -69,15 +69,15 @@ def planned(photos: list[Path], out: Path) -> tuple[list[Job], BatchOptions]:
 def meet(makers: list[Enhancer], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each device's first network wait for the other devices'."""
     barrier, met = threading.Barrier(len(makers), timeout=SECONDS), set[int]()
-    compute = Enhancer.compute
+    render = Enhancer.render
 
     def waiting(self: Enhancer, *rest: Any, **options: Any) -> Any:
         if id(self) not in met:
             met.add(id(self))
             barrier.wait()
-        return compute(self, *rest, **options)
+        return render(self, *rest, **options)
 
-    monkeypatch.setattr(Enhancer, "compute", waiting)
+    monkeypatch.setattr(Enhancer, "render", waiting)
 
 
 # ---------------------------------------------------------------- what is made
@@ -115,18 +115,18 @@ def test_a_slow_first_photo_holds_up_what_is_told_and_not_what_is_made(
 ) -> None:
     jobs, options = planned(photos, tmp_path / "out")
     makers, told = enhancers(weights, 2), list[FileResult]()
-    compute, is_last = Enhancer.compute, threading.Event()
+    render, is_last = Enhancer.render, threading.Event()
 
     def waiting(self: Enhancer, prepared: Any, **rest: Any) -> Any:
         if prepared.frame.path.name == "0.ARW":
             assert is_last.wait(SECONDS)
             assert told == []
-        computed = compute(self, prepared, **rest)
+        rendered = render(self, prepared, **rest)
         if prepared.frame.path.name == "5.ARW":
             is_last.set()
-        return computed
+        return rendered
 
-    monkeypatch.setattr(Enhancer, "compute", waiting)
+    monkeypatch.setattr(Enhancer, "render", waiting)
     run_on_devices(jobs, makers, options, progress=ProgressSpy(), on_result=told.append)
     assert [result.source for result in told] == photos
 
@@ -187,13 +187,13 @@ def test_a_card_that_failed_leaves_the_rest_to_the_others(
     ]
     meet(makers, monkeypatch)
     made: dict[int, int] = {0: 0, 1: 0}
-    compute = Enhancer.compute
+    render = Enhancer.render
 
     def counted(self: Enhancer, *rest: Any, **options: Any) -> Any:
         made[makers.index(self)] += 1
-        return compute(self, *rest, **options)
+        return render(self, *rest, **options)
 
-    monkeypatch.setattr(Enhancer, "compute", counted)
+    monkeypatch.setattr(Enhancer, "render", counted)
     jobs, options = planned(photos, tmp_path / "out")
     progress = ProgressSpy()
     results = run_on_devices(jobs, makers, options, progress=progress)
@@ -215,7 +215,7 @@ def test_ctrl_c_ends_every_device_and_what_is_made_is_told(
     jobs, options = planned(photos, tmp_path / "out")
     makers, told = enhancers(weights, 2), list[FileResult]()
     pressed, began = threading.Event(), threading.Semaphore(0)
-    compute = Enhancer.compute
+    render = Enhancer.render
 
     def press(*rest: Any) -> Any:
         if not pressed.is_set():
@@ -229,9 +229,9 @@ def test_ctrl_c_ends_every_device_and_what_is_made_is_told(
         if prepared.frame.path.name != "0.ARW":
             began.release()
             assert pressed.wait(SECONDS)
-        return compute(self, prepared, **rest)
+        return render(self, prepared, **rest)
 
-    monkeypatch.setattr(Enhancer, "compute", until_pressed)
+    monkeypatch.setattr(Enhancer, "render", until_pressed)
     monkeypatch.setattr(several_devices, place, press)
     with pytest.raises(Interrupted, match=r"after \d of 6 photos"):
         run_on_devices(jobs, makers, options, progress=ProgressSpy(), on_result=told.append)

@@ -209,7 +209,7 @@ def test_a_bug_in_gia_names_the_photo_as_its_user_does(
     def fail(*_: object, **__: object) -> Any:
         raise TypeError("odd")
 
-    monkeypatch.setattr(Enhancer, "compute", fail)
+    monkeypatch.setattr(Enhancer, "render", fail)
     (result,) = run(enhancer, "memory://card/a.ARW", out_dir=Path("memory://out"))
     assert result.error is not None
     assert result.error.message == "memory://card/a.ARW: TypeError: odd."
@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_nothing_of_what_was_read_ahead(
     def press(*_: object, **__: object) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Enhancer, "compute", press)
+    monkeypatch.setattr(Enhancer, "render", press)
     with pytest.raises(Interrupted):
         run(enhancer, "memory://card", out_dir=Path("memory://out"))
     assert temporary_folders() == before
