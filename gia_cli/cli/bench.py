@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -153,23 +153,23 @@ def bench(
 
     gia bench --speed --photo night.ARW
     """
-    others = [option for option in (batch, growth, training) if option is not None]
-    if len(others) > 1 or (others and (speed or scores is not None)):
+    asked = {
+        "--speed": speed,
+        "--batch": batch is not None,
+        "--growth": growth is not None,
+        "--training": training is not None,
+    }
+    if sum(asked.values()) > 1 or (any(asked.values()) and not speed and scores is not None):
         raise UsageError(
             "--batch, --growth and --training exclude each other, --speed and --scores."
         )
     if (plot is None) != (scores is None) and growth is None:
         raise UsageError("--plot and --scores belong together: give both.")
-    if photo is not None and not speed:
-        raise UsageError("--photo needs --speed.")
-    if weights is not None and not (speed or batch or growth):
-        raise UsageError("--weights needs --speed, --batch or --growth.")
-    if max_memory is not None and not (batch or growth):
-        raise UsageError("--max-memory needs --batch or --growth.")
-    if workers is not None and batch is None:
-        raise UsageError("--workers needs --batch.")
-    if (cache is not None or recipe is not None) and training is None:
-        raise UsageError("--cache and --recipe need --training.")
+    _require(asked, {"--photo": photo}, "--speed")
+    _require(asked, {"--weights": weights}, "--speed", "--batch", "--growth")
+    _require(asked, {"--max-memory": max_memory}, "--batch", "--growth")
+    _require(asked, {"--workers": workers}, "--batch")
+    _require(asked, {"--cache": cache, "--recipe": recipe}, "--training")
     if growth is not None and (device not in ("auto", "cpu") or precision != "auto"):
         raise UsageError(
             "--growth runs on the CPU, in the precision of its weights.",
@@ -182,58 +182,89 @@ def bench(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     precisions = choices(precision, "--precision", get_args(Precision))
+    way = _Way(device, precisions, rounds, terminal, as_json)
     if batch is not None:
         options = _enhance_options(weights, device, precisions[0], max_memory)
         clusters = tuple(map(_count, workers.split(","))) if workers else ()
-        _bench_batch(batch, options, rounds, clusters, terminal, as_json=as_json)
-        return
-    if growth is not None:
-        _bench_growth(growth, max_memory, weights, rounds, plot, terminal, as_json=as_json)
-        return
-    if training is not None:
-        way = device, precisions[0]
-        _bench_training(training, recipe, cache, way, rounds, terminal, as_json=as_json)
-        return
+        _bench_batch(batch, options, clusters, way)
+    elif growth is not None:
+        _bench_growth(growth, max_memory, weights, plot, way)
+    elif training is not None:
+        _bench_training(training, recipe, cache, way)
+    else:
+        _bench_networks(
+            network, frame, cfa, photo, weights, way, is_timed=speed, quality=scores, plot=plot
+        )
 
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """On what and how often is measured, and how it is shown."""
+
+    device: DeviceName
+    precisions: tuple[Precision, ...]
+    rounds: int
+    terminal: Terminal
+    as_json: bool
+
+
+def _require(asked: dict[str, bool], given: dict[str, object], *options: str) -> None:
+    """Refuse what is given without one of the options that it belongs to."""
+    if any(value is not None for value in given.values()) and not any(map(asked.get, options)):
+        *others, last = options
+        needed = f"{', '.join(others)} or {last}" if others else last
+        raise UsageError(f"{' and '.join(given)} need{'s' * (len(given) == 1)} {needed}.")
+
+
+def _bench_networks(
+    networks: list[str] | None,
+    size: tuple[int, int],
+    cfa: CfaKind,
+    photo: Path | None,
+    weights: str | None,
+    way: _Way,
+    *,
+    is_timed: bool,
+    quality: Path | None,
+    plot: Path | None,
+) -> None:
+    """Count what networks cost, and time them if asked to."""
     from gia_cli.benchmark.flops import measure_cost
     from gia_cli.benchmark.speed import SpeedConfig, bench_json, measure_speed, measure_stages
     from gia_cli.nets.config import NETWORKS
     from gia_cli.raw.reader import read_raw
 
+    terminal = way.terminal
     # A mistake should not cost the timings before it.
     kind = "bayer" if photo is None else read_raw(photo).kind
-    costs = [measure_cost(name, frame, cfa) for name in network or NETWORKS]
+    costs = [measure_cost(name, size, cfa) for name in networks or NETWORKS]
     report, stages = None, None
-    if not as_json:
+    if not way.as_json:
         _show_costs(costs, terminal)
-    if speed:
+    if is_timed:
         config = SpeedConfig(
-            networks=tuple(network or ("sid-net", "gia-net")),
-            size=frame,
+            networks=tuple(networks or ("sid-net", "gia-net")),
+            size=size,
             cfa=cfa,
-            device=device,
-            precisions=precisions,
-            rounds=rounds,
+            device=way.device,
+            precisions=way.precisions,
+            rounds=way.rounds,
         )
-        enhancer = _stage_enhancer(weights, kind, device, precisions[0], terminal)
+        enhancer = _stage_enhancer(weights, kind, way)
         with terminal:
             report = measure_speed(config, terminal)
-            stages = measure_stages(photo, enhancer, rounds=rounds, progress=terminal)
-    if as_json:
+            stages = measure_stages(photo, enhancer, rounds=way.rounds, progress=terminal)
+    if way.as_json:
         terminal.json(bench_json(costs, report, stages))
     elif report is not None and stages is not None:
         _show_speeds(report, costs, stages, terminal)
-    if plot is not None and scores is not None:
+    if plot is not None and quality is not None:
         from gia_cli.evaluation.tables import plot_quality
 
-        plot_quality(costs, report, scores, plot)
-        if not as_json:
+        plot_quality(costs, report, quality, plot)
+        if not way.as_json:
             terminal.line(str(plot))
-    failed = [] if report is None else [x for x in report.speeds if x.error is not None]
-    if failed:
-        raise BatchError(
-            f"{len(failed)} of {len(report.speeds) if report else 0} measurements failed."
-        )
+    _require_all([] if report is None else [speed.error for speed in report.speeds])
 
 
 def _enhance_options(
@@ -254,19 +285,16 @@ def _count(text: str) -> int:
 def _bench_batch(
     photos: Path,
     options: tuple[str, ...],
-    rounds: int,
     workers: tuple[int, ...],
-    terminal: Terminal,
-    *,
-    as_json: bool,
+    way: _Way,
 ) -> None:
     from gia_cli.benchmark.batch import BatchConfig, measure_batch
     from gia_cli.benchmark.speed import machine_name
     from gia_cli.benchmark.tables import batch_table
 
-    with terminal:
-        runs = measure_batch(BatchConfig(photos, options, rounds, workers), terminal)
-    if as_json:
+    with way.terminal as terminal:
+        runs = measure_batch(BatchConfig(photos, options, way.rounds, workers), terminal)
+    if way.as_json:
         _print_json(terminal, batch=runs)
         return
     terminal.table(*batch_table(runs))
@@ -277,11 +305,8 @@ def _bench_growth(
     sizes: str,
     max_memory: str | None,
     weights: str | None,
-    rounds: int,
     plot: Path | None,
-    terminal: Terminal,
-    *,
-    as_json: bool,
+    way: _Way,
 ) -> None:
     from gia_cli.benchmark.growth import GrowthConfig, measure_growth
     from gia_cli.benchmark.speed import machine_name
@@ -289,17 +314,17 @@ def _bench_growth(
     from gia_cli.runtime import parse_size
 
     limits = (None,) if max_memory is None else (None, parse_size(max_memory))
-    config = GrowthConfig(numbers(sizes, "--growth"), limits, weights, rounds)
-    with terminal:
+    config = GrowthConfig(numbers(sizes, "--growth"), limits, weights, way.rounds)
+    with way.terminal as terminal:
         points = measure_growth(config, terminal)
-    if as_json:
+    if way.as_json:
         _print_json(terminal, growth=points)
     else:
         terminal.table(*growth_table(points))
         terminal.say(f"{machine_name()}; the network alone, one process for each run")
     if plot is not None:
         plot_growth(points, plot)
-        if not as_json:
+        if not way.as_json:
             terminal.line(str(plot))
     _require_all([point.error for point in points])
 
@@ -308,30 +333,25 @@ def _bench_training(
     photos: Path,
     recipe: TimedRecipe | None,
     cache: Path | None,
-    way: tuple[DeviceName, Precision],
-    rounds: int,
-    terminal: Terminal,
-    *,
-    as_json: bool,
+    way: _Way,
 ) -> None:
     from gia_cli.benchmark.speed import machine_name
     from gia_cli.benchmark.tables import training_table
     from gia_cli.benchmark.training import TrainingConfig, measure_training
     from gia_cli.training.config import RECIPES
 
-    device, precision = way
     config = TrainingConfig(
         photos,
         cache,
         recipe=recipe or "small",
-        device=device,
-        precision=precision,
-        rounds=rounds,
+        device=way.device,
+        precision=way.precisions[0],
+        rounds=way.rounds,
     )
     crops = RECIPES[config.recipe].crops
-    with terminal:
+    with way.terminal as terminal:
         speeds = measure_training(config, terminal)
-    if as_json:
+    if way.as_json:
         _print_json(terminal, training=speeds)
     else:
         terminal.table(*training_table(speeds))
@@ -357,26 +377,20 @@ def _require_all(errors: list[str | None]) -> None:
         raise BatchError(f"{failed} of {len(errors)} measurements failed.")
 
 
-def _stage_enhancer(
-    weights: str | None,
-    kind: CfaKind,
-    device: DeviceName,
-    precision: Precision,
-    terminal: Terminal,
-) -> Enhancer:
+def _stage_enhancer(weights: str | None, kind: CfaKind, way: _Way) -> Enhancer:
     """Open what enhances the photo; in int8 only if there are such weights of the chosen ones."""
     from gia_cli.enhance.enhancer import Enhancer
     from gia_cli.errors import WeightsError
     from gia_cli.weights.manifest import find_quantized, find_weights
 
-    info = find_weights(weights, kind)
+    info, precision = find_weights(weights, kind), way.precisions[0]
     if precision == "int8":
         try:
             find_quantized(info)
         except WeightsError as error:
-            terminal.note(f"{error.message} The photo's stages are timed in fp32.")
+            way.terminal.note(f"{error.message} The photo's stages are timed in fp32.")
             precision = "fp32"
-    return Enhancer.from_weights(weights, device=device, precision=precision)
+    return Enhancer.from_weights(weights, device=way.device, precision=precision)
 
 
 def _size(text: str) -> tuple[int, int]:
