@@ -9,7 +9,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -26,6 +26,7 @@ _TEMPORARY_LENGTH = 21  # characters
 _TRIES = 100  # to find a temporary name that is free
 # What is new, virus scanners and indexers open for a moment; Windows does not rename it then.
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+_POLL_S = 0.5  # for another process's turn to end
 _LONGEST_ON_WINDOWS = 259  # characters of a whole path, unless its user has allowed more
 _unfinished: set[Path] = set()  # temporary files of this process
 _mark = ""  # what their names begin with
@@ -360,6 +361,28 @@ def lock(path: Path) -> Iterator[bool]:
         yield is_ours
     finally:
         holder.release()
+
+
+@contextmanager
+def turn(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a file as `lock` does, and wait until no other process holds it.
+
+    Parameters
+    ----------
+    path : Path
+    on_wait : function
+        Called once, if another one does.
+    """
+    is_told = False
+    while True:
+        with lock(path) as is_ours:
+            if is_ours:
+                yield
+                return
+        if not is_told:
+            on_wait()
+            is_told = True
+        time.sleep(_POLL_S)
 
 
 def _remove(path: Path) -> None:

@@ -75,20 +75,32 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
+def deaf_children(*numbers: int, afresh: bool = True) -> Iterator[None]:
     """Start processes that Ctrl-C does not reach, for this one to end them.
 
-    What a process does about it itself comes too late: one pressed while it still imports its
-    modules is a traceback on the terminal. Ignoring is inherited; here it lasts for milliseconds.
+    What a process does about it itself comes too late: one that starts afresh takes seconds until
+    then, and what is pressed while it imports its modules is a traceback on the terminal. Blocking
+    is inherited; here it lasts for milliseconds, and what comes meanwhile is heard afterwards.
+
+    Parameters
+    ----------
+    *numbers : int
+        Of the signals; by default SIGINT alone, so that SIGTERM still ends them.
+    afresh : bool
+        Whether they inherit nothing else ("spawn", "forkserver").
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what is ignored
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if afresh:
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # when it starts, Python 3.11 lets them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or (signal.SIGINT,))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch_parent() -> None:

@@ -20,8 +20,9 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+from gia_cli.cluster.pool import Chunk, Done, Event, Lost, Ready, run_in_pool
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job
-from gia_cli.enhance.pool import Chunk, Done, Event, Lost, Ready, run_in_pool
+from gia_cli.enhance.cluster import Photos
 from gia_cli.progress import SILENT
 
 
@@ -33,21 +34,21 @@ class Simulated:
         self.random = random.Random(1)
         self.now = self.storage = self.driver = self.computing = 0.0
         self.order = 0
-        self.pending: list[tuple[float, int, Event | tuple[int, Chunk, int]]] = []
+        self.pending: list[tuple[float, int, Event | tuple[int, Chunk[Job], int]]] = []
         for worker in range(size):
             self._later(options.start_s * self.random.uniform(0.8, 1.2), Ready(worker, f"{worker}"))
 
-    def _later(self, time: float, event: Event | tuple[int, Chunk, int]) -> None:
+    def _later(self, time: float, event: Event | tuple[int, Chunk[Job], int]) -> None:
         self.order += 1
         heapq.heappush(self.pending, (time, self.order, event))
 
-    def give(self, worker: int, chunk: Chunk) -> None:
+    def give(self, worker: int, chunk: Chunk[Job]) -> None:
         """Let a worker begin with a chunk's first photo."""
         self._later(self.now + self.options.call_s, (worker, chunk, 0))
 
-    def _do(self, time: float, worker: int, chunk: Chunk, place: int) -> None:
+    def _do(self, time: float, worker: int, chunk: Chunk[Job], place: int) -> None:
         """Do a photo: as long as it takes, or the storage, if that is longer."""
-        if place == len(chunk.jobs):
+        if place == len(chunk.items):
             self._later(time, Ready(worker, f"{worker}"))
             return
         seconds = self.options.photo_s * math.exp(self.random.gauss(0, 0.2))
@@ -58,7 +59,7 @@ class Simulated:
             self._later(end + self.options.start_s, Ready(worker, f"{worker}"))
             return
         self.computing += seconds
-        self._later(end, Done(worker, chunk.numbers[place], FileResult(chunk.jobs[place].source)))
+        self._later(end, Done(worker, chunk.numbers[place], FileResult(chunk.items[place].source)))
         self._later(end, (worker, chunk, place + 1))
 
     def wait(self) -> Iterable[Event]:
@@ -88,13 +89,13 @@ def main() -> None:
     parser.add_argument("--photos-to-a-death", type=float, default=1000.0)
     options = parser.parse_args()
     jobs = [Job(Path(f"/none/{n}"), (Path(f"/none/{n}.tif"),)) for n in range(options.photos)]
-    batch = BatchOptions(on_exists="overwrite")
+    task = Photos(BatchOptions(on_exists="overwrite"))
     print("workers  storage   minutes  speed-up  computing")
     alone = options.photos * options.photo_s
     for size in (1, 10, 100, 400):
         for rate in (100.0, 1000.0, 5000.0):
             pool = Simulated(size, rate, options)
-            run_in_pool(jobs, lambda _, pool=pool: nullcontext(pool), batch, progress=SILENT)
+            run_in_pool(task, jobs, lambda _, pool=pool: nullcontext(pool), progress=SILENT)
             shares = f"x{alone / pool.now:8.1f}  {pool.computing / size / pool.now:8.0%}"
             print(f"{size:7}  {rate:5.0f} MB/s  {pool.now / 60:7.1f}  {shares}")
 

@@ -27,6 +27,7 @@ from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.sensor import simulate_mosaic
 from gia_cli.training import log
+from tests import local_cluster
 
 WB = (2.02, 1.0, 2.46)
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -172,6 +173,13 @@ def enhancer() -> Enhancer:
 def one_thread() -> Iterator[None]:
     """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
     with in_one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """A Ray cluster of this machine's own, which a module's tests share."""
+    with local_cluster.two_workers():
         yield
 
 

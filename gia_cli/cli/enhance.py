@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,12 @@ from gia_cli.cli.options import (
     MaxRatio,
     OnExists,
     Quiet,
+    Ray,
     Verbose,
     Weights,
+    Workers,
     not_typed,
+    ray_options,
 )
 from gia_cli.cli.settings import explained
 from gia_cli.errors import BatchError, UsageError
@@ -45,17 +49,16 @@ from gia_cli.runtime import (
     Precision,
     Quality,
     devices_for_batch,
-    split_device,
     split_devices,
 )
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
+    from gia_cli.cluster.ray_pool import RayOptions
+    from gia_cli.cluster.shard import Shard
     from gia_cli.enhance.batch import BatchOptions, FileResult, Job, Product
     from gia_cli.enhance.enhancer import Enhancer
-    from gia_cli.enhance.ray_pool import RayOptions
     from gia_cli.enhance.report import BatchPage
-    from gia_cli.enhance.shard import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,25 +355,8 @@ def enhance(
             show_default=False,
         ),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="ADDRESS|auto|local",
-            help="Share the photos out to the workers of a Ray cluster: HOST:PORT of its head, "
-            "auto for the one that this machine is part of, local for one of its own.",
-            show_default=False,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            help="With --ray: how many (default: one for each GPU, else one for each machine).",
-            show_default=False,
-        ),
-    ] = None,
+    ray: Ray = None,
+    workers: Workers = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -442,45 +428,27 @@ def enhance(
     takes_all = is_for_torch and max_memory is None
     devices = partial(devices_for_batch if takes_all else split_devices, device)
     is_for_cpu = device == "auto" and (precision == "int8" or engine == "openvino")
-    cluster = _cluster(ray, workers, "cpu" if is_for_cpu else device, report)
+    cluster = ray_options(ray, workers, "cpu" if is_for_cpu else device)
+    if cluster is not None and report is not None:
+        raise UsageError(
+            "--report does not work with --ray.", hint="--json says what became of each photo."
+        )
     (finish or _finish)(
         Batch(inputs, options, make_enhancer, devices, terminal, as_json, report, shard, cluster)
     )
 
 
-def _cluster(
-    address: str | None, workers: int | None, device: DeviceName, report: Path | None
-) -> RayOptions | None:
-    """Describe the cluster that is asked for."""
-    if address is None:
-        if workers is not None:
-            raise UsageError("--workers needs --ray.", hint="On this machine: --ray local.")
-        return None
-    if report is not None:
-        raise UsageError(
-            "--report does not work with --ray.", hint="--json says what became of each photo."
-        )
-    if any(split_device(name)[1] is not None for name in split_devices(device)):
-        raise UsageError(
-            f"--device {device} does not work with --ray, which gives each worker its card.",
-            hint="Use --device cuda.",
-        )
-    from gia_cli.enhance.ray_pool import RayOptions
-
-    return RayOptions(address, workers, device)
-
-
 def _finish(batch: Batch) -> None:
     """Enhance all photos, and report."""
     from gia_cli.cli.guarded import is_needed, run_guarded
+    from gia_cli.cluster.shard import of_shard
     from gia_cli.enhance.batch import plan_jobs
     from gia_cli.enhance.several_devices import run_on_devices
-    from gia_cli.enhance.shard import jobs_of
 
     options, terminal, as_json = batch.options, batch.terminal, batch.as_json
     planned = plan_jobs(batch.inputs, options)
     shard = _shard(batch, planned)
-    jobs = jobs_of(planned, shard)
+    jobs = of_shard(planned, shard, attrgetter("key"))
     cluster, quiet = batch.cluster, terminal.quiet
     # The workers of a cluster have their own.
     enhancers = make_enhancers(batch, len(jobs)) if cluster is None else []
@@ -533,13 +501,13 @@ def _finish(batch: Batch) -> None:
 
 def _shard(batch: Batch, planned: Sequence[Job]) -> Shard | None:
     """Find out which share of the photos is to be done, and say so."""
-    from gia_cli.enhance.shard import jobs_of, parse_shard, unnumbered
+    from gia_cli.cluster.shard import of_shard, parse_shard, unnumbered
 
     if batch.shard is None and [job.source for job in planned] == batch.inputs[:1]:
         return None  # one photo, named: an array's task that has its own is no share of others'
     shard = parse_shard(batch.shard, os.environ)
     if shard is not None:
-        share = len(jobs_of(planned, shard))
+        share = len(of_shard(planned, shard, attrgetter("key")))
         source = "" if shard.source == "--shard" else f" ({shard.source}; --shard says otherwise)"
         batch.terminal.say(f"shard {shard}{source}: {share} of {len(planned)} photos")
     elif batch.shard is None and (note := unnumbered(os.environ)):

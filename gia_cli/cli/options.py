@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from gia_cli import files, runtime
 from gia_cli.cameras import AnyCameraName
 from gia_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gia_cli.cluster.ray_pool import RayOptions
+    from gia_cli.cluster.shard import Shard as Share
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -152,6 +157,87 @@ Cache = Annotated[
         show_default=False,
     ),
 ]
+
+
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N|auto",
+        help="Do only the I-th of N shares; the same command on other machines does the others. "
+        "auto, auto/N: I is the task's of SLURM or Kubernetes.",
+        show_default=False,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|auto|local",
+        help="Share the work out to the workers of a Ray cluster: HOST:PORT of its head, auto for "
+        "the one that this machine is part of, local for one of its own.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="With --ray: how many (default: one for each GPU, else one for each machine).",
+        show_default=False,
+    ),
+]
+CoreWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="With --ray: how many (default: one for each core).",
+        show_default=False,
+    ),
+]
+
+
+def named_shard(text: str | None) -> Share | None:
+    """Find out which share is asked for; without the option none.
+
+    A scheduler's array may as well be over weights or seeds, so none is taken for one of shares.
+
+    Raises
+    ------
+    UsageError
+    """
+    from gia_cli.cluster.shard import parse_shard
+
+    return None if text is None else parse_shard(text, os.environ)
+
+
+def ray_options(
+    address: str | None,
+    workers: int | None,
+    device: runtime.DeviceName = "cpu",
+    *,
+    fills_machine: bool = True,
+) -> RayOptions | None:
+    """Describe the cluster that is asked for; None without one.
+
+    Raises
+    ------
+    UsageError
+    """
+    if address is None:
+        if workers is not None:
+            raise UsageError("--workers needs --ray.", hint="On this machine: --ray local.")
+        return None
+    if any(runtime.split_device(name)[1] is not None for name in runtime.split_devices(device)):
+        raise UsageError(
+            f"--device {device} does not work with --ray, which gives each worker its card.",
+            hint="Use --device cuda.",
+        )
+    from gia_cli.cluster.ray_pool import RayOptions
+
+    return RayOptions(address, workers, device, fills_machine)
 
 
 def not_typed(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import suppress
 from multiprocessing.sharedctypes import Synchronized
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from gia_cli.data.sid import SidFrames
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_through, rebalance_matrix
 from gia_cli.imaging.fusion import Measurement
-from gia_cli.interrupts import end_with_parent
+from gia_cli.interrupts import deaf_children, end_with_parent
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.packing import prepare, usable_gains
 
@@ -220,27 +220,6 @@ class Batches(Dataset[Batch]):
         return 0.0 if self.done is None else float(self.done.value)
 
 
-@contextmanager
-def _held_requests() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait; processes that are started meanwhile keep them waiting.
-
-    Those that start afresh, as on macOS and from Python 3.14 on on Linux too, take seconds until
-    they leave them to their parent.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    if multiprocessing.get_start_method() != "fork":
-        from multiprocessing import resource_tracker
-
-        resource_tracker.ensure_running()  # when it starts, Python 3.11 lets them through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> Generator[Batch]:
     """Make the batches of some steps, in order, in worker processes.
 
@@ -270,7 +249,8 @@ def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> 
     )
     before = signal.getsignal(_CHILD_SIGNAL) if _CHILD_SIGNAL else None
     others = set(multiprocessing.active_children())
-    with _held_requests():
+    afresh = multiprocessing.get_start_method() != "fork"
+    with deaf_children(signal.SIGINT, signal.SIGTERM, afresh=afresh):  # see `_start_worker`
         iterator = iter(loader)
     own = set(multiprocessing.active_children()) - others
     if _CHILD_SIGNAL and signal.getsignal(_CHILD_SIGNAL) != before:

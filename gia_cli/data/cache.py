@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,14 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import DataError, GiaError, OutputError
-from gia_cli.files import atomic_file, lock, make_folder
+from gia_cli.files import atomic_file, make_folder, turn
 from gia_cli.progress import SILENT, Progress
 
 #: Held in the folder by the process that decodes into it.
 LOCK = ".lock"
 Check = Literal["files", "contents", "none"]
 Result = TypeVar("Result")
-_POLL_S = 0.5
 _DAMAGED_HINT = (
     "Run the command again: it decodes what has changed. 'gia train --verify' compares all "
     "checksums."
@@ -291,16 +289,9 @@ def _turn(folder: Path, progress: Progress) -> Iterator[None]:
         raise OutputError(
             f"Cannot write in {folder}: {error.strerror or error}.", hint="Choose another --cache."
         ) from error
-    is_told = False
-    while True:
-        with lock(folder / LOCK) as is_ours:
-            if is_ours:
-                yield
-                return
-        if not is_told:
-            progress.note(f"Another process decodes into {folder}; waiting for it.")
-            is_told = True
-        time.sleep(_POLL_S)
+    waiting = f"Another process decodes into {folder}; waiting for it."
+    with turn(folder / LOCK, lambda: progress.note(waiting)):
+        yield
 
 
 def _array_path(folder: Path, key: str, name: str) -> Path:

@@ -38,24 +38,13 @@ def run_on_devices(
 
     Parameters
     ----------
-    jobs : sequence of Job
     enhancers : sequence of Enhancer
         One for each device; all of the same weights and options.
-    options : BatchOptions
     progress : Progress
         With several devices it receives a stage, "photos", instead of each photo's stages.
-    on_result : function
-        As for `run_jobs`: never called by two threads at once.
-
-    Returns
-    -------
-    list of FileResult
-        In the order of the jobs.
-
-    Raises
-    ------
-    Interrupted
-        As `run_jobs`, for every device.
+    jobs, options, on_result
+        As for `run_jobs`, as what is returned and raised: `on_result` is never called by two
+        threads at once, and Ctrl-C stops every device.
     """
     if len(enhancers) == 1:
         return run_jobs(jobs, enhancers[0], options, progress=progress, on_result=on_result)

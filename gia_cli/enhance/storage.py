@@ -17,8 +17,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -43,6 +45,8 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 _fetched: dict[Path, tempfile.TemporaryDirectory[str]] = {}  # photos that are here now
 _guard = Lock()
+# Names in folders of stores, while `listed`.
+_listed: ContextVar[dict[Path, frozenset[str]]] = ContextVar("_listed", default={})  # noqa: B039
 
 
 def is_url(path: Path) -> bool:
@@ -103,8 +107,40 @@ def find(path: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
         return [(path, path.parent)] if below or path.suffix else []
 
 
+@contextmanager
+def listed(paths: Iterable[Path]) -> Iterator[None]:
+    """Let `exists` answer, until the block ends, by what is there now: stores list whole folders.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        What will be asked for; only folders of which several are URLs are listed.
+
+    Raises
+    ------
+    StorageError
+    """
+    counts = Counter(path.parent for path in paths if is_url(path))
+    found: dict[Path, frozenset[str]] = {}
+    for folder in (folder for folder, count in counts.items() if count > 1):
+        with _storage_errors(folder):
+            store, name = _store(folder)
+            with suppress(FileNotFoundError):  # stores have no empty folders
+                found[folder] = frozenset(map(_last, store.ls(name, detail=False)))
+        found.setdefault(folder, frozenset())
+    token = _listed.set(found)
+    try:
+        yield
+    finally:
+        _listed.reset(token)
+
+
+def _last(name: object) -> str:
+    return _key(str(name)).rsplit("/", 1)[-1]
+
+
 def exists(path: Path) -> bool:
-    """Whether something has this name; for a URL the store is asked each time.
+    """Whether something has this name; for a URL the store is asked each time, except in `listed`.
 
     Raises
     ------
@@ -112,6 +148,8 @@ def exists(path: Path) -> bool:
     """
     if not is_url(path):
         return is_taken(path)
+    if (names := _listed.get().get(path.parent)) is not None:
+        return path.name in names
     with _storage_errors(path):
         store, name = _store(path)
         return bool(store.exists(name))
@@ -211,7 +249,7 @@ def _sidecars(photo: Path) -> list[Path]:
 def _names_in(folder: Path) -> tuple[str, ...]:
     """List the XMP files of a folder, once: asking for each photo would take longer than it."""
     store, name = _store(folder)
-    names = (str(each).rsplit("/", 1)[-1] for each in store.ls(name, detail=False))
+    names = map(_last, store.ls(name, detail=False))
     return tuple(each for each in names if each.lower().endswith(".xmp"))
 
 

@@ -727,13 +727,27 @@ def test_no_folder_for_temporary_files_is_needed(make_arw: MakePhoto, tmp_path: 
     assert pressed("", "enhance", photo, more=more).returncode == 14
 
 
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_processes_of_a_benchmark_never_hear_ctrl_c_not_even_while_they_start() -> None:
-    command = [sys.executable, "-c", "import signal; print(int(signal.getsignal(signal.SIGINT)))"]
-    mine = signal.getsignal(signal.SIGINT)
-    with pytest.raises(OSError, match="no process"), deaf_children():
-        assert int(subprocess.check_output(command, timeout=60)) == signal.SIG_IGN
-        raise OSError("no process")
-    assert signal.getsignal(signal.SIGINT) is mine
+    ask = "import signal; print(*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
+    mine = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for numbers in ((), (signal.SIGINT, signal.SIGTERM)):
+        with pytest.raises(OSError, match="no process"), deaf_children(*numbers):
+            said = subprocess.check_output([sys.executable, "-c", ask], timeout=60)
+            assert {int(word) for word in said.split()} - mine == {*numbers, signal.SIGINT} - mine
+            raise OSError("no process")
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mine
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_what_is_pressed_while_a_process_starts_is_heard_afterwards() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        heard_inside = True
+        with deaf_children():
+            signal.raise_signal(signal.SIGINT)
+            heard_inside = False
+        raise AssertionError
+    assert not heard_inside
 
 
 @pytest.mark.parametrize("time", [1, 45, 60, 90, 300, 3600, 0.5])

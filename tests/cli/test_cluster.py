@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gia_cli.enhance.ray_pool import RayOptions
+from gia_cli.cluster.ray_pool import RayOptions
 from tests.cli.test_cli import gia
 
 MakePhoto = Callable[..., Path]

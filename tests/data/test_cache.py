@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gia_cli import files
 from gia_cli.data import cache as module
 from gia_cli.data.cache import LOCK, ArrayCache, Decoded
 from gia_cli.errors import DataError, GiaError, OutputError
@@ -317,7 +318,7 @@ def test_a_process_that_trusts_another_looks_at_nothing(
 def test_what_another_process_decodes_is_waited_for(
     build: Build, tmp_path: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    monkeypatch.setattr(files, "_POLL_S", 0.01)
     spy, folder = ProgressSpy(), tmp_path / "cache"
     folder.mkdir()
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster: one driver a folder, nothing left behind, and a real cluster of two."""
+"""A batch on a Ray cluster: what its workers do with photos, and a real cluster of two."""
 
 from __future__ import annotations
 
@@ -6,56 +6,31 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gia_cli.cluster import pool as rules
 from gia_cli.enhance import cluster
-from gia_cli.enhance.batch import BatchOptions, FileResult, plan_jobs
-from gia_cli.enhance.cluster import only_driver_of, output_roots, run_on_ray
+from gia_cli.enhance.batch import BatchOptions, FileResult, Job, plan_jobs
+from gia_cli.enhance.cluster import make_work, output_roots, run_on_ray
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
-from gia_cli.enhance.ray_pool import RayOptions, connected
-from gia_cli.enhance.shard import Shard
-from gia_cli.errors import OutputError, UsageError, WorkerError
-from gia_cli.files import atomic_file, mark_unfinished, sweep
+from gia_cli.errors import WorkerError
+from gia_cli.files import OnExists, atomic_file
+from gia_cli.inference.plan import InferOptions
 from tests.cli.test_cli import gia
+from tests.local_cluster import TWO
 from tests.progress_spy import ProgressSpy
 
 MakePhoto = Callable[..., Path]
-TWO = RayOptions("local", workers=2)
 QUICK = ("--device", "cpu", "--weights", "gia-sony-lite-v1", "--ratio", "100")
 
 
-# ---------------------------------------------------------------- one driver a folder
-
-
-def test_a_second_driver_is_kept_out_unless_it_has_another_share(tmp_path: Path) -> None:
-    out = BatchOptions(out_dir=tmp_path / "new" / "out")
-    roots = {tmp_path / "new" / "out"}
-    with only_driver_of(roots, out, None):
-        with (
-            pytest.raises(UsageError, match="Another gia --ray is writing into") as caught,
-            only_driver_of(roots, out, None),
-        ):
-            raise AssertionError
-        assert caught.value.exit_code == 2
-        with only_driver_of(roots, out, Shard(1, 2)), only_driver_of(roots, out, Shard(2, 2)):
-            pass
-    with only_driver_of(roots, out, None):
-        pass
-
-
-def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="gone cannot be written to"),
-        only_driver_of({tmp_path / "gone"}, BatchOptions(), None),
-    ):
-        raise AssertionError
+# ---------------------------------------------------------------- without a cluster
 
 
 def test_the_folders_that_are_locked_are_those_that_were_given(tmp_path: Path) -> None:
@@ -70,44 +45,72 @@ def test_the_folders_that_are_locked_are_those_that_were_given(tmp_path: Path) -
     assert output_roots(jobs, BatchOptions(output=tmp_path / "x.tif")) == {tmp_path}
 
 
-def test_temporary_files_are_swept_by_mark_or_age(tmp_path: Path) -> None:
-    names = (".abcdef012345.gia.tmp", ".fedcba012345.gia.tmp", ".abcdef.gia.tmp", "a.tif")
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
-    os.utime(tmp_path / names[1], (0, 0))
-    assert sweep(tmp_path, mark="abcdef") == 1
-    assert sweep(tmp_path, older_than_s=1000) == 1
-    assert sweep(tmp_path, older_than_s=1000) == sweep(tmp_path / "gone") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+class Recorder:
+    """An `Enhancer` that is none."""
+
+    def __init__(self) -> None:
+        self.options = InferOptions()
+
+    def limit_memory(self, most: int) -> None:
+        self.options = InferOptions(max_memory=most)
 
 
-def test_a_marked_process_names_its_temporary_files_so(tmp_path: Path) -> None:
+def test_an_enhancer_plans_with_its_workers_share_unless_the_user_said_otherwise() -> None:
+    made: list[Any] = []
+
+    def make(most: int | None = None) -> Any:
+        made.append(Recorder())
+        made[-1].options = InferOptions(max_memory=most)
+        return made[-1]
+
+    make_work(make, BatchOptions(), 300)
+    make_work(make, BatchOptions(), None)
+    make_work(partial(make, 100), BatchOptions(), 300)
+    assert [each.options.max_memory for each in made] == [300, None, 100]
+
+
+JOBS = [Job(Path("a"), ()), Job(Path("b"), ())]
+
+
+@pytest.mark.parametrize(
+    ("on_exists", "is_again", "expected"),
+    [
+        ("error", False, "error"),
+        ("error", True, "skip"),  # what is there now, a worker has made
+        ("skip", True, "skip"),
+        ("overwrite", True, "overwrite"),
+    ],
+)
+def test_what_is_done_again_keeps_what_is_there(
+    on_exists: OnExists, is_again: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
-    try:
-        mark_unfinished("abcdef")
-        with atomic_file(tmp_path / "a.tif"):
-            seen += [path.name for path in tmp_path.iterdir()]
-    finally:
-        mark_unfinished("")
-    assert re.fullmatch(r"\.abcdef[0-9a-f]{6}\.gia\.tmp", seen[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+    def run_jobs(
+        jobs: Any, _: object, options: BatchOptions, *, on_result: Callable[..., None], **__: object
+    ) -> None:
+        seen.append(options.on_exists)
+        for job in jobs:
+            on_result(FileResult(job.source))
+
+    monkeypatch.setattr(cluster, "run_jobs", run_jobs)
+    make: Any = Recorder
+    work = make_work(make, BatchOptions(on_exists=on_exists), None)
+    assert [result.source for result in work(JOBS, is_again)] == [Path("a"), Path("b")]
+    assert seen == [expected]
+
+
+def test_what_ends_a_batch_in_a_worker_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_jobs(*_: object, **__: object) -> None:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(cluster, "run_jobs", run_jobs)
+    make: Any = Recorder
+    with pytest.raises(MemoryError):
+        list(make_work(make, BatchOptions(), None)(JOBS, False))
 
 
 # ---------------------------------------------------------------- a real cluster
-
-
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[None]:
-    """A cluster of this machine's own, which the tests share."""
-    pytest.importorskip("ray")
-    with connected(TWO) as ray, pytest.MonkeyPatch.context() as patch:
-
-        @contextmanager
-        def same(options: RayOptions) -> Iterator[Any]:
-            yield ray
-
-        patch.setattr(cluster, "connected", same)
-        yield
 
 
 class Deadly(Enhancer):
@@ -134,7 +137,7 @@ def card(make_arw: MakePhoto) -> Path:
 def test_workers_that_die_cost_no_photo_but_the_one_that_kills_them(
     card: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gia_cli.enhance.pool.LOSSES", 2)
+    monkeypatch.setattr(rules, "LOSSES", 2)
     (card / "deadly.ARW").hardlink_to(card / "00.ARW")
     options = BatchOptions(request=ExposureRequest(ratio=100))
     jobs, spy, told = plan_jobs([card], options), ProgressSpy(), list[FileResult]()

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gia_cli.enhance import storage
-from gia_cli.enhance.batch import BatchOptions, FileResult, plan_jobs, run_jobs
+from gia_cli.enhance.batch import BatchOptions, FileResult, plan_jobs, run_jobs, settled
+from gia_cli.enhance.cluster import Photos
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
 from gia_cli.errors import (
@@ -27,6 +28,7 @@ from gia_cli.errors import (
     UnreadableFileError,
     UsageError,
 )
+from gia_cli.files import OnExists
 from gia_cli.progress import SILENT
 from tests.cli.test_cli import gia
 
@@ -152,6 +154,33 @@ def test_planning_in_a_store(memory: Any, tmp_path: Path) -> None:
     twice = [Path("memory://card/a.ARW"), Path("memory://other/a.ARW")]
     clash = plan_jobs(twice, BatchOptions(out_dir=Path("memory://out")))[0].error
     assert "written to memory://out/a_gia.tif: memory://card/a.ARW, memory:" in str(clash)
+
+
+@pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite"])
+def test_a_store_is_asked_once_for_a_folder_before_a_batch_is_shared_out(
+    memory: Any, monkeypatch: pytest.MonkeyPatch, on_exists: OnExists
+) -> None:
+    """And what is there then is what asking for each object would have found."""
+    for number in range(20):
+        memory.pipe(f"/card/{number:02}.ARW", b"II*\0")
+    for name in ("03_gia.tif", "11_gia.tif"):
+        memory.pipe(f"/out/{name}", b"mine")
+    options = BatchOptions(out_dir=Path("memory://out"), on_exists=on_exists)
+    jobs = plan_jobs([Path("memory://card")], options)
+    alone = [settled(job, options) for job in jobs]
+    asked: list[str] = []
+    for name in ("ls", "exists"):
+        plain = getattr(type(memory), name)
+
+        def note(store: Any, *args: Any, plain: Any = plain, **more: Any) -> Any:
+            asked.append(plain.__name__)
+            return plain(store, *args, **more)
+
+        monkeypatch.setattr(type(memory), name, note)
+    together = list(Photos(options).settled(jobs))
+    assert asked == ["ls"]
+    assert [each and each.status for each in together] == [each and each.status for each in alone]
+    assert not storage.exists(Path("memory://out/12_gia.tif")) and asked[-1] == "exists"
 
 
 def test_without_fsspec_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

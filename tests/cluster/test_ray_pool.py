@@ -6,26 +6,27 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gia_cli.enhance import ray_pool
-from gia_cli.enhance.batch import BatchOptions, FileResult, Job
-from gia_cli.enhance.pool import Chunk, Done, Event, Gone, Lost, Ready
-from gia_cli.enhance.ray_pool import (
+from gia_cli.cluster import ray_pool
+from gia_cli.cluster.pool import Chunk, Done, Event, Gone, Lost, Ready
+from gia_cli.cluster.ray_pool import (
     RayOptions,
     RayPool,
     Resources,
     Setup,
+    Started,
+    Work,
     Worker,
     share_out,
 )
 from gia_cli.errors import ClusterError, GiaError, UsageError, WeightsNotFoundError
-from gia_cli.inference.plan import InferOptions
 from gia_cli.runtime import DeviceName
 
 ONE = Resources(workers=1, cpus=1, gpus=0, beside=1)
@@ -56,6 +57,22 @@ def test_the_shares_of_machines(
     machines = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
     found = share_out(machines, RayOptions("auto", workers, device))
     assert found == Resources(*expected)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([(8, 0), (4, 0)], None, (12, 1, 0, 8)),
+        ([(8, 2)], None, (8, 1, 0, 8)),  # work of one core has no use for a GPU
+        ([(8, 0), (4, 0)], 3, (3, 4, 0, 2)),
+    ],
+)
+def test_work_of_one_core_has_a_worker_for_each(
+    nodes: list[tuple[int, int]], workers: int | None, expected: tuple[Any, ...]
+) -> None:
+    machines = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    options = RayOptions("auto", workers, "cpu", fills_machine=False)
+    assert share_out(machines, options) == Resources(*expected)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +171,16 @@ class FakeRay:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
         self.calls: list[str] = []
+        self.given: list[object] = []
         self.killed = 0
 
     def remote(self, **_: Any) -> Callable[[type], Any]:
         return lambda cls: SimpleNamespace(remote=lambda setup: self)
 
     def __getattr__(self, method: str) -> Any:
-        def remote(*_: object) -> Any:
+        def remote(given: object = None) -> Any:
             self.calls.append(method)
+            self.given.append(given)
             return iter(self.answers.pop(0)) if method == "run" else object()
 
         call = SimpleNamespace(remote=remote)
@@ -183,7 +202,7 @@ class FakeRay:
         self.killed += 1
 
 
-def events_of(ray: FakeRay, count: int, *, chunk: Chunk | None = None) -> list[Event]:
+def events_of(ray: FakeRay, count: int, *, chunk: Chunk[str] | None = None) -> list[Event]:
     with RayPool(ray, setup_of(Path())) as pool:
         events: list[Event] = []
         for _ in range(50):
@@ -198,17 +217,24 @@ def events_of(ray: FakeRay, count: int, *, chunk: Chunk | None = None) -> list[E
     return events
 
 
-def setup_of(folder: Path, **changes: Any) -> Setup:
-    make: Any = Recorder
-    return Setup(make, BatchOptions(), ONE, "abcdef", str(folder), **changes)
+def shout(items: Sequence[str], is_again: bool) -> Iterator[str]:
+    yield from (item.upper() for item in items)
 
 
-CHUNK = Chunk((4, 7), (Job(Path("a"), ()), Job(Path("b"), ())), "error")
+def setup_of(folder: Path, **changes: Any) -> Setup[str, str]:
+    return Setup(lambda _: shout, ONE, "abcdef", str(folder), **changes)
+
+
+def here(name: str = "here", memory: int | None = None) -> Started:
+    return Started(name, "host", memory)
+
+
+CHUNK = Chunk((4, 7), ("a", "b"))
 
 
 def test_results_come_one_by_one_and_then_it_is_ready_again() -> None:
-    results = [(4, FileResult(Path("a"))), (7, FileResult(Path("b")))]
-    ray = FakeRay("here", results)
+    results = [(4, "A"), (7, "B")]
+    ray = FakeRay(here(), results)
     assert events_of(ray, 4, chunk=CHUNK) == [
         Ready(0, "here"),
         *(Done(0, number, result) for number, result in results),
@@ -217,22 +243,23 @@ def test_results_come_one_by_one_and_then_it_is_ready_again() -> None:
 
 
 def test_a_worker_that_dies_is_lost_and_starts_again() -> None:
-    result = FileResult(Path("a"))
-    ray = FakeRay("here", [(4, result), ActorDiedError("many\nlines")], "here again")
+    dying = [(4, "A"), ActorDiedError("many\nlines")]
+    ray = FakeRay(here(memory=300), dying, here("here again"))
     assert events_of(ray, 4, chunk=CHUNK) == [
         Ready(0, "here"),
-        Done(0, 4, result),
+        Done(0, 4, "A"),
         Lost(0, "its process ended."),
         Ready(0, "here again"),
     ]
     assert ray.calls == ["start", "run", "start"]
+    assert ray.given == [None, CHUNK, here(memory=300)]  # what it said the first time
 
 
 def test_a_worker_whose_process_is_not_there_yet_is_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_pool, "_MOMENT_S", 0.0)
-    ray = FakeRay(*(ActorUnavailableError("not yet") for _ in range(20)), "here")
+    ray = FakeRay(*(ActorUnavailableError("not yet") for _ in range(20)), here())
     assert events_of(ray, 1) == [Ready(0, "here")]
     monkeypatch.setattr(ray_pool, "_START_S", -1.0)
     (event,) = events_of(FakeRay(ActorUnavailableError("not yet")), 1)
@@ -240,7 +267,7 @@ def test_a_worker_whose_process_is_not_there_yet_is_awaited(
 
 
 def test_a_bug_in_a_worker_is_said_in_a_sentence() -> None:
-    ray = FakeRay("here", [RayTaskError(ValueError("a\nstrange   photo"))], "here")
+    ray = FakeRay(here(), [RayTaskError(ValueError("a\nstrange   photo"))], here())
     assert Lost(0, "a strange photo.") in events_of(ray, 3, chunk=CHUNK)
 
 
@@ -266,21 +293,11 @@ def test_a_worker_that_nobody_has_room_for_is_gone(monkeypatch: pytest.MonkeyPat
 # ---------------------------------------------------------------- in a worker's process
 
 
-class Recorder:
-    """An `Enhancer` that is none."""
-
-    def __init__(self) -> None:
-        self.options = InferOptions()
-
-    def limit_memory(self, most: int) -> None:
-        self.options = InferOptions(max_memory=most)
-
-
 @pytest.fixture
 def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker changes of its process is not changed here."""
     for name in ("mark_unfinished", "os.chdir"):
-        monkeypatch.setattr(f"gia_cli.enhance.ray_pool.{name}", lambda _: None)
+        monkeypatch.setattr(f"gia_cli.cluster.ray_pool.{name}", lambda _: None)
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -293,42 +310,54 @@ def test_a_worker_of_another_version_is_refused() -> None:
 def test_workers_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cpu": 900, "cuda": 80}
     monkeypatch.setattr(ray_pool, "free_bytes", lambda device="cpu": free[device])
-    made: list[Any] = []
+    shares: list[int | None] = []
 
-    def make() -> Any:
-        made.append(Recorder())
-        return made[-1]
+    def make(memory: int | None) -> Work[str, str]:
+        shares.append(memory)
+        return shout
 
     for gpus, beside, limit in ((0, 1, None), (0, 3, 300), (1, 2, None), (0.5, 4, 40)):
         resources = Resources(beside, 10_000, gpus, beside)
-        Worker(Setup(make, BatchOptions(), resources, "abcdef", ".")).start()
-        assert made[-1].options.max_memory == limit
+        said = Worker(Setup(make, resources, "abcdef", ".")).start()
+        assert shares[-1] == said.memory == limit
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_worker_that_is_stopped_begins_no_other_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(setup_of(Path()))
-    begun: list[Path] = []
-
-    def run_jobs(jobs: Any, *_: object, on_result: Callable[..., None], **__: object) -> None:
-        for job in jobs:
-            begun.append(job.source)
-            worker.stop()
-            on_result(FileResult(job.source))
-
-    monkeypatch.setattr(ray_pool, "run_jobs", run_jobs)
-    assert [number for number, _ in worker.run(CHUNK)] == [4]
-    assert begun == [Path("a")]
+def test_a_worker_that_starts_again_has_the_share_that_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others on its machine hold theirs by then; on another machine it asks anew."""
+    free = [900, 240]
+    monkeypatch.setattr(ray_pool, "free_bytes", lambda _="cpu": free[0])
+    setup = Setup(lambda _: shout, Resources(3, 10_000, 0, 3), "abcdef", ".")
+    first = Worker(setup).start()
+    free.pop(0)
+    assert Worker(setup).start(first).memory == first.memory == 300
+    assert Worker(setup).start(replace(first, host="elsewhere")).memory == 80
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_what_ends_a_batch_in_a_worker_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_jobs(*_: object, **__: object) -> None:
-        raise MemoryError("none left")
+def test_a_worker_that_is_stopped_begins_no_other_item() -> None:
+    def make(_: int | None) -> Work[str, str]:
+        def work(items: Sequence[str], is_again: bool) -> Iterator[str]:
+            for item in items:
+                worker.stop()
+                yield item.upper()
 
-    monkeypatch.setattr(ray_pool, "run_jobs", run_jobs)
-    with pytest.raises(MemoryError):
-        list(Worker(setup_of(Path())).run(CHUNK))
+        return work
+
+    worker: Worker[str, str] = Worker(Setup(make, ONE, "abcdef", "."))
+    assert list(worker.run(CHUNK)) == [(4, "A")]
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_worker_knows_what_it_is_given_again() -> None:
+    def make(_: int | None) -> Work[str, bool]:
+        return lambda items, is_again: (is_again for _ in items)
+
+    worker: Worker[str, bool] = Worker(Setup(make, ONE, "abcdef", "."))
+    assert list(worker.run(CHUNK)) == [(4, False), (7, False)]
+    assert list(worker.run(replace(CHUNK, is_again=True))) == [(4, True), (7, True)]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")

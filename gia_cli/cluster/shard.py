@@ -1,8 +1,9 @@
-"""One machine's share of a batch, where many are given the same command.
+"""One machine's share of the work, where many are given the same command.
 
 Which share a photo belongs to follows from its path below the folder that was given, and from
 nothing else: not from the other photos, nor from where a machine has mounted the folder. So the
-machines need not speak with each other.
+machines need not speak with each other. Where they have a list in common, that of a data set or its
+plan, the share follows from the place on it, and all are equal.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from gia_cli.enhance.batch import Job
 from gia_cli.errors import UsageError
 
 _SLURM = "SLURM_ARRAY_TASK_ID"
 _KUBERNETES = "JOB_COMPLETION_INDEX"
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A share of the photos.
+    """A share of photos, or of what else there is to do.
 
     Raises
     ------
@@ -53,22 +56,40 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def has(self, key: str) -> bool:
-        """Tell whether a photo is of this share.
+        """Tell whether what bears a name is of this share: about one in `count` is.
 
         Parameters
         ----------
         key : str
-            See `Job.key`.
+            The same on all machines, such as a path below a folder, with slashes.
         """
         # One name however it is composed: macOS and Linux list one folder differently.
         name = unicodedata.normalize("NFC", key).encode("utf-8", "surrogateescape")
         digest = hashlib.blake2b(name, digest_size=8).digest()
-        return int.from_bytes(digest) % self.count == self.number - 1
+        return self.has_place(int.from_bytes(digest))
+
+    def has_place(self, place: int) -> bool:
+        """Tell whether a place on a list, from 0, is of this share: one in `count` is.
+
+        A list that grows at its end changes nothing of what is on it.
+        """
+        return place % self.count == self.number - 1
+
+    def block(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Cut this share out of a list, in one piece: neighbours have work in common.
+
+        Examples
+        --------
+        >>> [Shard(number, 3).block("abcdefgh") for number in (1, 2, 3)]
+        ['ab', 'cde', 'fgh']
+        """
+        start, end = (len(items) * end // self.count for end in (self.number - 1, self.number))
+        return items[start:end]
 
 
-def jobs_of(jobs: Sequence[Job], shard: Shard | None) -> list[Job]:
-    """Keep the jobs of a share, in their order; all of them without one."""
-    return [job for job in jobs if shard is None or shard.has(job.key)]
+def of_shard(items: Sequence[Item], shard: Shard | None, key: Callable[[Item], str]) -> list[Item]:
+    """Keep the items whose keys are of a share, in their order; all of them without one."""
+    return [item for item in items if shard is None or shard.has(key(item))]
 
 
 def parse_shard(text: str | None, environment: Mapping[str, str]) -> Shard | None:

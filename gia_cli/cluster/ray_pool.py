@@ -1,18 +1,17 @@
-"""The workers of a Ray cluster: one process each, with an `Enhancer` of its own.
+"""The workers of a Ray cluster: one process each, which makes ready once what its work needs.
 
-Ray starts them where there is room, starts them again when they die, and carries photos' names to
-them and results back; pictures go straight to the storage that all machines share.
+Ray starts them where there is room, starts them again when they die, and carries items to them and
+results back; what is large goes straight to the storage that all machines share.
 
 Ray could also call again what a dead worker was called for (``max_task_retries``). For starting one
-it does. Photos it does not give again: it would repeat a chunk from its first photo on, written or
-not, with the one that killed the worker among them; see `enhance.pool`.
+it does. Items it does not give again: it would repeat a chunk from its first item on, done or not,
+with the one that killed the worker among them; see `cluster.pool`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import secrets
 import shutil
 import signal
@@ -22,14 +21,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Generic, overload
 
 from gia_cli._version import __version__
-from gia_cli.enhance.batch import BatchOptions, FileResult, Job, run_jobs
-from gia_cli.enhance.enhancer import Enhancer
-from gia_cli.enhance.pool import Chunk, Done, Event, Gone, Lost, Ready
+from gia_cli.cluster.pool import Chunk, Done, Event, Gone, Item, Lost, Ready, Result
 from gia_cli.errors import ClusterError, GiaError, UsageError
 from gia_cli.files import lock, mark_unfinished
 from gia_cli.progress import SILENT, Progress
@@ -60,12 +57,15 @@ class RayOptions:
     """
 
     address: str
-    """"local": a cluster of this machine's own, for this batch; "auto": the one that this machine
+    """"local": a cluster of this machine's own, for this run; "auto": the one that this machine
     is part of; or the address of its head, "HOST:PORT"."""
     workers: int | None = None
-    """By default one for each GPU, or one for each machine."""
+    """By default one for each GPU, or one for each machine; see `fills_machine`."""
     device: DeviceName = "auto"
     """Where they compute; with "auto" on GPUs, if the cluster has some."""
+    fills_machine: bool = True
+    """Whether the work of one keeps all cores of a machine busy; else there is by default one
+    worker for each core."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -91,18 +91,33 @@ class Resources:
     """Most workers on one machine."""
 
 
+#: Does the items of a chunk, one after the other; is told whether they are given again.
+Work = Callable[[Sequence[Item], bool], Iterator[Result]]
+
+
 @dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(Generic[Item, Result]):
     """What a worker needs to begin."""
 
-    make_enhancer: Callable[[], Enhancer]
-    options: BatchOptions
+    make_work: Callable[[int | None], Work[Item, Result]]
+    """Called once in each worker, with the bytes of memory that it may take where others compute
+    beside it, else with None; it is pickled."""
     resources: Resources
     mark: str
     """What the names of its temporary files begin with."""
     folder: str
     """Where relative paths begin."""
     version: str = __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a worker says of itself when it is ready."""
+
+    name: str
+    host: str
+    memory: int | None
+    """As `Setup.make_work` was called with."""
 
 
 def share_out(nodes: Sequence[dict[str, float]], options: RayOptions) -> Resources:
@@ -132,7 +147,7 @@ def share_out(nodes: Sequence[dict[str, float]], options: RayOptions) -> Resourc
     if options.device not in ("auto", "cpu") or not usable:
         what = "CPUs" if options.device in ("auto", "cpu") else f"{options.device} devices"
         raise ClusterError(f"The cluster has no {what} for workers.")
-    workers = options.workers or len(usable)
+    workers = options.workers or (len(usable) if options.fills_machine else sum(usable))
     if workers > sum(usable):
         raise ClusterError(
             f"{workers} workers need {workers} CPUs, and the cluster has {sum(usable)}.",
@@ -295,72 +310,64 @@ def _host_and_port(address: str) -> tuple[str, int]:
 # ---------------------------------------------------------------- the worker
 
 
-class Worker:
+class Worker(Generic[Item, Result]):
     """What runs in a worker's process. Its methods are called one at a time, but for `stop`."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup[Item, Result]) -> None:
         self._setup = setup
-        self._enhancer: Enhancer | None = None
+        self._work: Work[Item, Result] | None = None
+        self._memory: int | None = None
         self._is_stopped = threading.Event()
         self._held = ExitStack()  # until the process ends
 
-    def start(self) -> str:
-        """Make the enhancer; returns the worker's name.
+    def start(self, before: Started | None = None) -> Started:
+        """Make ready what the work needs.
+
+        Parameters
+        ----------
+        before : Started, optional
+            What the worker said when it started last time: on the same machine it gets the same
+            share of the memory, of which the others hold theirs by now.
 
         Raises
         ------
         GiaError
-            The weights or the device are not here, or gia is another version.
+            What the work needs is not here, such as weights or a device, or gia is another version.
         """
-        if self._enhancer is None:
-            self._enhancer = self._make_enhancer()
-        return f"{socket.gethostname()}, process {os.getpid()}"
+        host = socket.gethostname()
+        if self._work is None:
+            if before is not None and before.host == host:
+                self._memory = before.memory
+            else:
+                self._memory = _share_of_memory(self._setup.resources)
+            self._work = self._make_work(host)
+        return Started(f"{host}, process {os.getpid()}", host, self._memory)
 
-    def run(self, chunk: Chunk) -> Iterator[tuple[int, FileResult]]:
-        """Do the photos of a chunk; yields the place and the result of each when it is done."""
+    def run(self, chunk: Chunk[Item]) -> Iterator[tuple[int, Result]]:
+        """Do the items of a chunk; yields the place and the result of each when it is done."""
         self.start()
-        assert self._enhancer is not None  # since the start
-        options = replace(self._setup.options, on_exists=chunk.on_exists)
-        jobs = _Until(chunk.jobs, self._is_stopped)
-        done: queue.SimpleQueue[FileResult | BaseException | None] = queue.SimpleQueue()
-
-        def work(enhancer: Enhancer) -> None:
-            end: BaseException | None = None
-            try:
-                run_jobs(jobs, enhancer, options, progress=SILENT, on_result=done.put)
-            except BaseException as error:
-                end = error
-            done.put(end)
-
-        threading.Thread(target=work, args=(self._enhancer,), daemon=True).start()
+        assert self._work is not None  # since the start
         numbers = iter(chunk.numbers)
-        while isinstance(message := done.get(), FileResult):
-            yield next(numbers), message
-        if message is not None:
-            raise message
+        for result in self._work(_Until(chunk.items, self._is_stopped), chunk.is_again):
+            yield next(numbers), result
 
     def stop(self) -> None:
-        """Begin no other photo."""
+        """Begin no other item."""
         self._is_stopped.set()
 
-    def _make_enhancer(self) -> Enhancer:
+    def _make_work(self, host: str) -> Work[Item, Result]:
         setup = self._setup
         if setup.version != __version__:
             raise ClusterError(
-                f"{socket.gethostname()} has gia {__version__}, and not {setup.version}.",
+                f"{host} has gia {__version__}, and not {setup.version}.",
                 hint="Install the same version on all machines.",
             )
         with suppress(OSError):  # paths may all be absolute
             os.chdir(setup.folder)
         mark_unfinished(setup.mark)
-        resources = setup.resources
-        if not resources.gpus:
-            self._held.enter_context(_own_cores(resources.cpus))
-        enhancer = setup.make_enhancer()
-        share = _share_of_memory(resources)
-        if share is not None and enhancer.options.max_memory is None:
-            enhancer.limit_memory(share)
-        return enhancer
+        if not setup.resources.gpus:
+            self._held.enter_context(_own_cores(setup.resources.cpus))
+        return setup.make_work(self._memory)
 
 
 def _share_of_memory(resources: Resources) -> int | None:
@@ -373,23 +380,23 @@ def _share_of_memory(resources: Resources) -> int | None:
     return free_bytes() // resources.beside if resources.beside > 1 else None
 
 
-class _Until(Sequence[Job]):
-    """Jobs that end early when an event is set."""
+class _Until(Sequence[Item]):
+    """Items that end early when an event is set."""
 
-    def __init__(self, jobs: Sequence[Job], is_over: threading.Event) -> None:
-        self._jobs, self._is_over = jobs, is_over
+    def __init__(self, items: Sequence[Item], is_over: threading.Event) -> None:
+        self._items, self._is_over = items, is_over
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._items)
 
     @overload
-    def __getitem__(self, index: int) -> Job: ...
+    def __getitem__(self, index: int) -> Item: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Job]: ...
-    def __getitem__(self, index: int | slice) -> Job | Sequence[Job]:
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
         if self._is_over.is_set():
             raise IndexError
-        return self._jobs[index]
+        return self._items[index]
 
 
 @contextmanager
@@ -444,7 +451,7 @@ class RayPool:
         Is told that workers are awaited.
     """
 
-    def __init__(self, ray: Any, setup: Setup, progress: Progress = SILENT) -> None:
+    def __init__(self, ray: Any, setup: Setup[Any, Any], progress: Progress = SILENT) -> None:
         self._ray, self._progress = ray, progress
         resources = setup.resources
         self.size = resources.workers
@@ -457,7 +464,7 @@ class RayPool:
         )(Worker)
         self._actors = [actor.remote(setup) for _ in range(self.size)]
         self._calls: dict[int, _Call] = {}
-        self._names: dict[int, str] = {}
+        self._started: dict[int, Started] = {}  # also of those that have died since
         self._starts: dict[int, int] = {}
         self._events: list[Event] = []
         for worker in range(self.size):
@@ -471,20 +478,20 @@ class RayPool:
             with suppress(Exception):  # of a cluster that is gone
                 self._ray.kill(actor)
 
-    def give(self, worker: int, chunk: Chunk) -> None:
+    def give(self, worker: int, chunk: Chunk[Any]) -> None:
         """Let a worker do a chunk."""
         run = self._actors[worker].run.options(num_returns="streaming")
         self._calls[worker] = _Call(run.remote(chunk), is_start=False)
 
     def stop(self) -> None:
-        """Let the workers begin no other photo."""
+        """Let the workers begin no other item."""
         for actor in self._actors:
             with suppress(Exception):
                 actor.stop.remote()
 
     def wait(self) -> Iterable[Event]:
         """Wait a moment for something to happen."""
-        if len(self._names) == 0:
+        if not self._started:
             self._progress.status(f"waiting for the cluster's workers: {self.size}")
         if self._calls:
             references = {call.reference: worker for worker, call in self._calls.items()}
@@ -503,7 +510,9 @@ class RayPool:
     def _start(self, worker: int, since: float | None = None) -> None:
         start = self._actors[worker].start.options(max_task_retries=_STARTS)
         since = time.monotonic() if since is None else since
-        self._calls[worker] = _Call(start.remote(), is_start=True, since=since)
+        self._calls[worker] = _Call(
+            start.remote(self._started.get(worker)), is_start=True, since=since
+        )
 
     def _look_at(self, worker: int) -> None:
         """Take what a worker has to say."""
@@ -513,7 +522,7 @@ class RayPool:
                 number, result = self._ray.get(next(call.reference))
                 self._events.append(Done(worker, number, result))
                 return
-            self._names[worker] = self._ray.get(call.reference)
+            self._started[worker] = self._ray.get(call.reference)
             self._starts[worker] = 0
         except StopIteration:
             pass
@@ -522,7 +531,7 @@ class RayPool:
             self._fail(worker, call, error)
             return
         del self._calls[worker]
-        self._events.append(Ready(worker, self._names[worker]))
+        self._events.append(Ready(worker, self._started[worker].name))
 
     def _fail(self, worker: int, call: _Call, error: Exception) -> None:
         cause = getattr(error, "cause", None)

@@ -1,30 +1,29 @@
-"""A batch on many workers: who gets which photos, and what becomes of those of a worker that dies.
+"""Work on many workers: who gets which items, and what becomes of those of a worker that dies.
 
-Each worker runs a batch of its own, of a few photos at a time, so that reading, network and writing
-overlap in it. What a worker is, a process on this machine or on another one, is its pool's matter.
+What an item is, a photo, a scene, an exposure, only its `Task` knows. Each worker is given a few at
+a time. What a worker is, a process on this machine or on another one, is its pool's matter.
 
-Every photo gets one result, and no file is written twice:
+Every item gets one result, and nothing is done twice that need not be:
 
-- What needs no work is settled here, before anything is given away; so is, for `on_exists`
-  "error", what must not be replaced. What appears later is the work of a worker that died before it
-  could tell, and is not done again.
-- The photos of a worker that dies are done again, one by one, so that one that kills its worker
+- What needs no work is settled here, before anything is given away. What appears later is the work
+  of a worker that died before it could tell, and is not done again.
+- The items of a worker that dies are done again, one by one, so that one that kills its worker
   costs no other. One that does so every time has failed.
-- A photo that a worker cannot write goes to another one. If that one can, the first is given no
-  more: a full disk fails fast, and would soon have all photos.
+- An item that a worker cannot do for a reason of its own, such as a full disk, goes to another one.
+  If that one can do it, the first is given no more: a full disk fails fast, and would soon have all
+  items.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Generic, Protocol, TypeVar
 
-from gia_cli.enhance.batch import BatchOptions, FileResult, Job, files_of, settled
-from gia_cli.enhance.storage import exists, shown
 from gia_cli.errors import (
     ClusterError,
     DeviceError,
@@ -35,28 +34,62 @@ from gia_cli.errors import (
     StorageError,
     WorkerError,
 )
-from gia_cli.files import OnExists
 from gia_cli.progress import Progress
 
-#: Photos that a worker is given at a time, at most.
+#: Items that a worker is given at a time, at most.
 CHUNK = 16
-#: How often a photo may lose its worker: once among others, and twice alone.
+#: How often an item may lose its worker: once among others, and twice alone.
 LOSSES = 3
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Task(ABC, Generic[Item, Result]):
+    """What there is to know of the work beside how it is shared out."""
+
+    #: What an item is called in messages, in the singular.
+    noun: str
+
+    @abstractmethod
+    def name(self, item: Item) -> str:
+        """Name an item, mostly by its path."""
+
+    @abstractmethod
+    def failed(self, item: Item, error: GiaError) -> Result:
+        """Make the result of an item that cannot be done."""
+
+    @abstractmethod
+    def error(self, result: Result) -> GiaError | None:
+        """Say why an item has failed; None if it has not."""
+
+    def settled(self, items: Sequence[Item]) -> Iterator[Result | None]:
+        """Yield, for each item, its result if it needs no work, else None."""
+        yield from (None for _ in items)
+
+    def completed(self, number: int, item: Item, result: Result) -> Result:
+        """Count to a result what a worker had done that could not tell, of an item given again."""
+        return result
+
+    def notes(self, result: Result) -> Sequence[str]:
+        """List what the user is to be told of a result."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Generic[Item]):
     """What a worker is given at a time."""
 
     numbers: tuple[int, ...]
-    """Places of the jobs in the batch."""
-    jobs: tuple[Job, ...]
-    on_exists: OnExists
+    """Places of the items among all."""
+    items: tuple[Item, ...]
+    is_again: bool = False
+    """Whether a worker has been given them before, and may have done some of the work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker waits for photos: a new one, or one that is done with a chunk."""
+    """A worker waits for items: a new one, or one that is done with a chunk."""
 
     worker: int
     name: str
@@ -64,11 +97,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A photo of a worker's chunk has its result."""
+    """An item of a worker's chunk has its result."""
 
     worker: int
     number: int
-    result: FileResult
+    result: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,108 +130,107 @@ class Pool(Protocol):
     def size(self) -> int:
         """How many there are, those included that are still starting."""
 
-    def give(self, worker: int, chunk: Chunk) -> None:
+    def give(self, worker: int, chunk: Chunk[Any]) -> None:
         """Let a worker that is ready do a chunk; returns at once."""
 
     def wait(self) -> Iterable[Event]:
         """Wait a moment for something to happen; of each worker in its order."""
 
     def stop(self) -> None:
-        """Let the workers finish the photo that each is at, and begin no other."""
+        """Let the workers finish the item that each is at, and begin no other."""
 
 
-#: Opens a pool for so many photos.
+#: Opens a pool for so many items.
 OpenPool = Callable[[int], AbstractContextManager[Pool]]
 
 
 def run_in_pool(
-    jobs: Sequence[Job],
+    task: Task[Item, Result],
+    items: Sequence[Item],
     open_pool: OpenPool,
-    options: BatchOptions,
     *,
     progress: Progress,
-    on_result: Callable[[FileResult], None] = lambda result: None,
-) -> list[FileResult]:
-    """Enhance every photo, as `run_jobs` does, on the workers of a pool.
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """Do every item on the workers of a pool.
 
     Parameters
     ----------
-    jobs : sequence of Job
+    task : Task
+    items : sequence
     open_pool : function
-        Opens the pool, when it is known how many photos need work; it is not called for none.
-    options : BatchOptions
-        The pool's workers have the same.
+        Opens the pool, when it is known how many items need work; it is not called for none.
     progress : Progress
+        Is told of each item as a photo, in the order in which they are done.
     on_result : function
         Receives each result as soon as it is known, in any order.
 
     Returns
     -------
-    list of FileResult
-        In the order of the jobs; failures among them.
+    list
+        In the order of the items; failures among them.
 
     Raises
     ------
     Interrupted
-        Ctrl-C: the pictures being written are finished, the rest is not begun.
+        Ctrl-C: what workers are at is finished, the rest is not begun.
     ClusterError
         No worker is left.
     GiaError
         What kept all workers from beginning.
     """
-    batch = _Batch(jobs, options, progress, on_result)
+    batch = _Batch(task, items, progress, on_result)
     try:
         batch.settle()
         if batch.is_open:
-            with open_pool(len(jobs) - len(batch.results)) as pool:
+            with open_pool(len(items) - len(batch.results)) as pool:
                 batch.work(pool)
     except KeyboardInterrupt:
         done = len(batch.results)
-        raise Interrupted(f"Interrupted after {done} of {len(jobs)} photos.") from None
-    return [batch.results[number] for number in range(len(jobs))]
+        raise Interrupted(f"Interrupted after {done} of {len(items)} {task.noun}s.") from None
+    return [batch.results[number] for number in range(len(items))]
 
 
 @dataclass(slots=True)
 class _Worker:
     name: str = ""
     left: set[int] = field(default_factory=set)
-    """Photos that it was given, without a result."""
+    """Items that it was given, without a result."""
     is_ready: bool = False
     is_doubted: bool = False
-    """It could not write a photo, and another one is trying."""
+    """It could not do an item, and another one is trying."""
     is_passed_over: bool = False
     """Another one could."""
 
 
-class _Batch:
+class _Batch(Generic[Item, Result]):
     """What is done, what is given away, and what waits."""
 
     def __init__(
         self,
-        jobs: Sequence[Job],
-        options: BatchOptions,
+        task: Task[Item, Result],
+        items: Sequence[Item],
         progress: Progress,
-        on_result: Callable[[FileResult], None],
+        on_result: Callable[[Result], None],
     ) -> None:
-        self._jobs, self._options = jobs, options
+        self._task, self._items = task, items
         self._progress, self._on_result = progress, on_result
-        self.results: dict[int, FileResult] = {}
+        self.results: dict[int, Result] = {}
         self._workers: dict[int, _Worker] = {}
         self._first: GiaError | None = None  # of the workers that are gone
         self._fresh: deque[int] = deque()
         self._lost: deque[int] = deque()
         self._losses: dict[int, int] = {}
-        # Photos that a worker could not write: which one, and what it said.
-        self._elsewhere: dict[int, tuple[int, FileResult]] = {}
+        # Items that a worker could not do: which one, and what it said.
+        self._elsewhere: dict[int, tuple[int, Result]] = {}
         self._waiting: deque[int] = deque()  # of them, those that nobody has yet
         self._events: deque[Event] = deque()
-        self._there: dict[int, set[Path]] = {}  # files that were there before
         self._is_ending = False  # nothing is given away any more, and what is lost stays undone
 
     @property
     def is_open(self) -> bool:
-        """Whether a photo has no result yet."""
-        return len(self.results) < len(self._jobs)
+        """Whether an item has no result yet."""
+        return len(self.results) < len(self._items)
 
     @property
     def _is_busy(self) -> bool:
@@ -208,14 +240,11 @@ class _Batch:
 
     def settle(self) -> None:
         """Report what needs no work, and queue the rest."""
-        for number, job in enumerate(self._jobs):
-            if (result := settled(job, self._options)) is not None:
+        for number, result in enumerate(self._task.settled(self._items)):
+            if result is not None:
                 self._finish(number, result)
-                continue
-            self._fresh.append(number)
-            if self._options.on_exists == "skip":  # else nothing is there, or it may be replaced
-                there = set(filter(exists, files_of(job, self._options)))
-                self._there |= {number: there} if there else {}
+            else:
+                self._fresh.append(number)
 
     def work(self, pool: Pool) -> None:
         """Have the rest done."""
@@ -235,7 +264,7 @@ class _Batch:
     # ------------------------------------------------------------ giving
 
     def _give_out(self, pool: Pool) -> None:
-        """Give photos to all workers that wait and may have some."""
+        """Give items to all workers that wait and may have some."""
         for number in self._workers:
             self._give(pool, number)
         waiting = self._fresh or self._lost or self._waiting
@@ -249,7 +278,7 @@ class _Batch:
         return bool(known) and all(worker.is_ready for worker in known)
 
     def _end_doubts(self) -> None:
-        """Take what workers said of their photos for true: nobody is left to show otherwise."""
+        """Take what workers said of their items for true: nobody is left to show otherwise."""
         for number in tuple(self._waiting):
             self._finish(number, self._elsewhere[number][1])
         self._waiting.clear()
@@ -263,19 +292,16 @@ class _Batch:
         numbers, again = self._choose(number, worker)
         if not numbers:
             return
-        on_exists = self._options.on_exists
-        if again and on_exists == "error":
-            on_exists = "skip"  # what is there now, one of us has made
-        jobs = tuple(self._jobs[each] for each in numbers)
         worker.left, worker.is_ready = set(numbers), False
-        pool.give(number, Chunk(numbers, jobs, on_exists))
+        items = tuple(self._items[each] for each in numbers)
+        pool.give(number, Chunk(numbers, items, again))
 
     def _choose(self, number: int, worker: _Worker) -> tuple[tuple[int, ...], bool]:
-        """Choose a worker's next photos; tells whether they have been given away before."""
-        for photo in self._waiting:
-            if self._elsewhere[photo][0] != number:
-                self._waiting.remove(photo)
-                return (photo,), True
+        """Choose a worker's next items; tells whether they have been given away before."""
+        for item in self._waiting:
+            if self._elsewhere[item][0] != number:
+                self._waiting.remove(item)
+                return (item,), True
         if worker.is_doubted or worker.is_passed_over:
             return (), False
         if self._fresh:
@@ -324,14 +350,15 @@ class _Batch:
             return first  # it kept all of them from beginning
         done = len(self.results)
         return ClusterError(
-            f"No worker is left after {done} of {len(self._jobs)} photos: {last.message}"
+            f"No worker is left after {done} of {len(self._items)} {self._task.noun}s: "
+            f"{last.message}"
         )
 
     def _lose(self, worker: _Worker, reason: str) -> None:
         """Queue what a worker has not done, one by one, or give up on it."""
         lost, worker.left = sorted(worker.left), set()
         if lost:
-            count = f"{len(lost)} photo{'' if len(lost) == 1 else 's'}"
+            count = f"{len(lost)} {self._task.noun}{'' if len(lost) == 1 else 's'}"
             name = worker.name or "a worker"
             self._progress.detail(f"{name} is lost with {count}: {reason}")
         for number in () if self._is_ending else lost:
@@ -339,61 +366,48 @@ class _Batch:
             if self._losses[number] < LOSSES:
                 self._lost.append(number)
                 continue
-            source = self._jobs[number].source
+            item = self._items[number]
             died = f"its worker died of it {LOSSES} times: {reason}"
-            error = WorkerError(f"{shown(source)}: {died}")
-            self._finish(number, FileResult(source, "failed", error=error))
+            error = WorkerError(f"{self._task.name(item)}: {died}")
+            self._finish(number, self._task.failed(item, error))
 
-    def _judge(self, number: int, worker: int, result: FileResult) -> None:
-        """Take a result, or have a photo that could not be written tried by another worker."""
+    def _judge(self, number: int, worker: int, result: Result) -> None:
+        """Take a result, or have an item that could not be done tried by another worker."""
         others = any(each.name for n, each in self._workers.items() if n != worker)
         if number in self._elsewhere:
             self._decide(*self._elsewhere[number], worker, result)
-        elif others and _is_of_the_worker(result.error):
+        elif others and _is_of_the_worker(self._task.error(result)):
             self._elsewhere[number] = worker, result
             self._waiting.append(number)
             self._workers[worker].is_doubted = True
             return
         self._finish(number, result)
 
-    def _decide(self, first: int, before: FileResult, second: int, result: FileResult) -> None:
-        """Trust the worker again that could not write a photo, or no longer."""
+    def _decide(self, first: int, before: Result, second: int, result: Result) -> None:
+        """Trust the worker again that could not do an item, or no longer."""
         doubted = self._workers.get(first)
         if doubted is None:
             return
         doubted.is_doubted = any(self._elsewhere[each][0] == first for each in self._waiting)
-        could = result.error is None and first != second
-        if could and before.error is not None and not doubted.is_passed_over:
+        could = self._task.error(result) is None and first != second
+        error = self._task.error(before)
+        if could and error is not None and not doubted.is_passed_over:
             doubted.is_passed_over = True
             self._progress.note(
-                f"{doubted.name} is given no more photos, for another worker could do what it "
-                f"could not: {before.error.message}"
+                f"{doubted.name} is given no more {self._task.noun}s, for another worker could do "
+                f"what it could not: {error.message}"
             )
 
-    def _finish(self, number: int, result: FileResult) -> None:
+    def _finish(self, number: int, result: Result) -> None:
+        item = self._items[number]
         if number in self._losses or number in self._elsewhere:
-            result = self._completed(number, result)
+            result = self._task.completed(number, item, result)
         self.results[number] = result
-        for note in result.notes:
+        for note in self._task.notes(result):
             self._progress.note(note)
         self._on_result(result)
-        self._progress.photo(result.source.name, len(self.results), len(self._jobs))
-
-    def _completed(self, number: int, result: FileResult) -> FileResult:
-        """Count to a photo's outputs what a worker had made that could not tell."""
-        if result.status == "failed" or self._options.on_exists == "overwrite":
-            return result
-        there = self._there.get(number, set())
-        made = [f for f in files_of(self._jobs[number], self._options) if f not in there]
-        if result.status == "skipped" and made:
-            note = "written by a worker that was lost before it could tell the ratio."
-            return replace(
-                result,
-                status="written",
-                outputs=made,
-                notes=[*result.notes, f"{result.source.name}: {note}"],
-            )
-        return replace(result, outputs=made) if result.status == "written" else result
+        name = PurePath(self._task.name(item)).name
+        self._progress.photo(name, len(self.results), len(self._items))
 
 
 def _is_of_the_worker(error: GiaError | None) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from gia_cli.enhance import pool as rules
+from gia_cli.cluster import pool as rules
+from gia_cli.cluster.pool import CHUNK, LOSSES, Chunk, Done, Event, Gone, Lost, Ready
 from gia_cli.enhance.batch import (
     BatchOptions,
     FileResult,
@@ -20,9 +21,9 @@ from gia_cli.enhance.batch import (
     picture_saved,
     plan_jobs,
 )
+from gia_cli.enhance.cluster import Photos
 from gia_cli.enhance.comparison import comparison_path, write_comparison
 from gia_cli.enhance.exposure import ExposureRequest
-from gia_cli.enhance.pool import CHUNK, LOSSES, Chunk, Done, Event, Gone, Lost, Ready
 from gia_cli.errors import (
     ClusterError,
     DamagedFileError,
@@ -37,7 +38,7 @@ from gia_cli.progress import SILENT
 from tests.progress_spy import ProgressSpy
 
 #: What a worker does with a photo: it returns, fails, or dies (`Death`).
-Work = Callable[[int, Job, Chunk], FileResult]
+Work = Callable[[int, Job, Chunk[Job]], FileResult]
 
 
 class Death(Exception):
@@ -50,15 +51,15 @@ class FakePool:
     def __init__(self, size: int, work: Work, *, restarts: int = 1000) -> None:
         self.size, self.work = size, work
         self.events: deque[Event] = deque(Ready(n, f"worker {n}") for n in range(size))
-        self.chunks: list[tuple[int, Chunk]] = []
-        self.given: deque[tuple[int, Chunk]] = deque()
+        self.chunks: list[tuple[int, Chunk[Job]]] = []
+        self.given: deque[tuple[int, Chunk[Job]]] = deque()
         self.busy: set[int] = set()
         self.restarts = restarts
         self.is_stopped = False
         self.idle_waits = 0
 
-    def give(self, worker: int, chunk: Chunk) -> None:
-        assert worker not in self.busy and chunk.jobs
+    def give(self, worker: int, chunk: Chunk[Job]) -> None:
+        assert worker not in self.busy and chunk.items
         self.busy.add(worker)
         self.chunks.append((worker, chunk))
         self.given.append((worker, chunk))
@@ -74,9 +75,9 @@ class FakePool:
         assert self.idle_waits < 3, "the driver waits for nothing"
         return events
 
-    def _do(self, worker: int, chunk: Chunk) -> Iterable[Event]:
+    def _do(self, worker: int, chunk: Chunk[Job]) -> Iterable[Event]:
         self.busy.discard(worker)
-        for number, job in zip(chunk.numbers, chunk.jobs, strict=True):
+        for number, job in zip(chunk.numbers, chunk.items, strict=True):
             if self.is_stopped:
                 break
             try:
@@ -95,15 +96,16 @@ class FakePool:
 def run_in_pool(
     jobs: list[Job], pool: FakePool, options: BatchOptions, **listeners: Any
 ) -> list[FileResult]:
-    return rules.run_in_pool(jobs, lambda _: nullcontext(pool), options, **listeners)
+    task = Photos(options)
+    return rules.run_in_pool(task, jobs, lambda _: nullcontext(pool), **listeners)
 
 
-def write(worker: int, job: Job, chunk: Chunk) -> FileResult:
+def write(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
     """Make what is missing; nothing is ever written twice."""
     made = [path for path in job.targets if not path.exists()]
-    if chunk.on_exists == "skip" and not made:
+    if chunk.is_again and not made:
         return FileResult(job.source, "skipped", list(job.targets))
-    for path in made if chunk.on_exists == "skip" else job.targets:
+    for path in made if chunk.is_again else job.targets:
         with path.open("xb") as file:
             file.write(str(worker).encode())
     return FileResult(job.source, outputs=made)
@@ -131,7 +133,7 @@ def test_every_photo_has_one_result_in_its_place(tmp_path: Path, count: int, siz
     assert {result.status for result in results} == {"written"}
     assert len(pictures(tmp_path)) == count
     assert [number for _, number, _ in spy.photos] == list(range(1, count + 1))
-    assert max(len(chunk.jobs) for _, chunk in pool.chunks) <= CHUNK
+    assert max(len(chunk.items) for _, chunk in pool.chunks) <= CHUNK
     assert len({worker for worker, _ in pool.chunks}) == min(size, count)
 
 
@@ -139,7 +141,7 @@ def test_chunks_shrink_towards_the_end(tmp_path: Path) -> None:
     jobs, options = plan(tmp_path, 100)
     pool = FakePool(2, write)
     run_in_pool(jobs, pool, options, progress=SILENT)
-    sizes = [len(chunk.jobs) for _, chunk in pool.chunks]
+    sizes = [len(chunk.items) for _, chunk in pool.chunks]
     assert sizes[0] == CHUNK and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
 
 
@@ -158,7 +160,7 @@ def test_what_needs_no_work_is_given_to_nobody(tmp_path: Path) -> None:
     assert {number for _, chunk in pool.chunks for number in chunk.numbers} == {0, 2}
     assert jobs[1].targets[0].read_bytes() == b"mine"
     skipping = BatchOptions(on_exists="skip")
-    again = rules.run_in_pool(jobs, no_pool, skipping, progress=SILENT)
+    again = rules.run_in_pool(Photos(skipping), jobs, no_pool, progress=SILENT)
     assert [result.status for result in again] == ["skipped"] * 4
     assert again[0].outputs == [tmp_path / "000_gia.tif"]
 
@@ -170,7 +172,7 @@ def no_pool(photos: int) -> Any:
 def dies_of(*names: str, times: int = 1000) -> Work:
     left = Counter(dict.fromkeys(names, times))
 
-    def work(worker: int, job: Job, chunk: Chunk) -> FileResult:
+    def work(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
         if left[job.source.name] > 0:
             left[job.source.name] -= 1
             raise Death("killed by signal 9.")
@@ -218,7 +220,7 @@ def test_what_a_dead_worker_had_written_is_not_written_again(
     jobs, options = plan(tmp_path, 8, on_exists=on_exists)
     died: list[str] = []
 
-    def work(worker: int, job: Job, chunk: Chunk) -> FileResult:
+    def work(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
         result = write(worker, job, chunk)  # refuses to write twice
         if job.source.name == "002.ARW" and not died:
             died.append("")
@@ -237,7 +239,7 @@ def test_the_brackets_that_a_dead_worker_left_out_are_made(tmp_path: Path) -> No
     jobs, options = plan(tmp_path, 3, request=request)
     died: list[str] = []
 
-    def work(worker: int, job: Job, chunk: Chunk) -> FileResult:
+    def work(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
         if not died:
             died.append("")
             job.targets[0].write_bytes(b"0")
@@ -250,7 +252,7 @@ def test_the_brackets_that_a_dead_worker_left_out_are_made(tmp_path: Path) -> No
 
 
 def full_disk_on(bad: set[int], seen: list[int]) -> Work:
-    def work(worker: int, job: Job, chunk: Chunk) -> FileResult:
+    def work(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
         seen.append(worker)
         if worker in bad:
             error = OutputError(f"Cannot write {job.targets[0]}: No space left on device.")
@@ -283,7 +285,7 @@ def test_a_full_disk_everywhere_fails_each_photo_with_its_line(tmp_path: Path) -
 def test_a_photo_that_nobody_can_write_leaves_its_workers_in_trust(tmp_path: Path) -> None:
     jobs, options = plan(tmp_path, 60)
 
-    def work(worker: int, job: Job, chunk: Chunk) -> FileResult:
+    def work(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
         if job.source.name == "010.ARW":
             return FileResult(job.source, "failed", error=OutputError("Cannot write it."))
         return write(worker, job, chunk)
@@ -306,13 +308,13 @@ def test_with_one_worker_a_full_disk_fails_at_once(tmp_path: Path) -> None:
 def test_a_photos_own_fault_is_no_workers(tmp_path: Path) -> None:
     jobs, options = plan(tmp_path, 30)
 
-    def work(worker: int, job: Job, chunk: Chunk) -> FileResult:
+    def work(worker: int, job: Job, chunk: Chunk[Job]) -> FileResult:
         return FileResult(job.source, "failed", error=DamagedFileError("Broken."))
 
     pool = FakePool(3, work)
     results = run_in_pool(jobs, pool, options, progress=SILENT)
     assert {type(result.error) for result in results} == {DamagedFileError}
-    assert sum(len(chunk.jobs) for _, chunk in pool.chunks) == 30
+    assert sum(len(chunk.items) for _, chunk in pool.chunks) == 30
 
 
 def test_when_no_worker_is_left_it_says_so(tmp_path: Path) -> None:

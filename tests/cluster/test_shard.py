@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
+from gia_cli.cluster.shard import Shard, of_shard, parse_shard, unnumbered
 from gia_cli.enhance.batch import BatchOptions, Job, plan_jobs
-from gia_cli.enhance.shard import Shard, jobs_of, parse_shard, unnumbered
 from gia_cli.errors import UsageError
 
 SLURM = {
@@ -20,6 +21,10 @@ SLURM = {
 
 def make_jobs(count: int) -> list[Job]:
     return [Job(Path(f"{n}.ARW"), (), key=f"{n % 7}/{n}.ARW") for n in range(count)]
+
+
+def jobs_of(jobs: list[Job], shard: Shard) -> list[Job]:
+    return of_shard(jobs, shard, attrgetter("key"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 1000])
@@ -36,6 +41,18 @@ def test_shares_are_about_equal() -> None:
     jobs = make_jobs(2000)
     sizes = [len(jobs_of(jobs, Shard(number, 5))) for number in range(1, 6)]
     assert min(sizes) > 310 and max(sizes) < 490  # five standard deviations
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("length", [0, 1, 5, 64, 598])
+def test_shares_of_a_list_are_equal_and_leave_nothing_out(length: int, count: int) -> None:
+    shards = [Shard(number, count) for number in range(1, count + 1)]
+    blocks = [shard.block(range(length)) for shard in shards]
+    assert [place for block in blocks for place in block] == list(range(length))
+    dealt = [[place for place in range(length) if shard.has_place(place)] for shard in shards]
+    assert sorted(place for places in dealt for place in places) == list(range(length))
+    for shares in (blocks, dealt):
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_photos_share_is_its_own_wherever_its_folder_lies(tmp_path: Path) -> None:
