@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +11,28 @@ import typer
 from gia_cli._version import __version__
 from gia_cli.cameras import camera_name
 from gia_cli.cli.app import app, counts, error_report, given, numbers
-from gia_cli.cli.options import Camera, Json, OnExists, Quiet, Seed, Verbose, defaults
+from gia_cli.cli.options import (
+    Camera,
+    CoreWorkers,
+    Json,
+    OnExists,
+    Quiet,
+    Ray,
+    Seed,
+    Shard,
+    Verbose,
+    defaults,
+    named_shard,
+    ray_options,
+)
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.files import is_folder
 from gia_cli.simulation.options import SimulateOptions, TreeOptions, TreeSplit
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
+    from gia_cli.cluster.ray_pool import RayOptions
+    from gia_cli.cluster.shard import Shard as Share
     from gia_cli.simulation.photo import Simulated
 
 
@@ -153,6 +168,9 @@ def simulate(
     ] = None,
     seed: Seed = _DEFAULT.seed,
     on_exists: OnExists = _DEFAULT.on_exists,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: CoreWorkers = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -163,7 +181,8 @@ def simulate(
 
     gia simulate pictures/ --out tree --sid --camera X-T2
 
-    With --on-exists skip the command continues a data set, and can add pictures to it.
+    With --on-exists skip the command continues a data set, and can add pictures to it. With --sid
+    many machines make one data set together: --shard, --ray.
     """
     shares = {"--test-share": test_share, "--val-share": val_share}
     if sid:
@@ -172,6 +191,7 @@ def simulate(
             _refuse(shares, f"is for a random split, but --split {split} puts all on one list.")
     else:
         for_tree = {"--ratios": ratios, "--burst": burst, "--split": split, **shares}
+        for_tree |= {"--shard": shard, "--ray": ray, "--workers": workers}
         _refuse(for_tree, "is for data sets: it needs --sid.")
         _check_one_photo(inputs)
 
@@ -203,7 +223,8 @@ def simulate(
         val_share=val_share,
     )
     tree_options = TreeOptions(exposure=exposure, **scene, **changes)
-    _simulate_tree(inputs, out, tree_options, terminal, as_json=as_json)
+    share, cluster = named_shard(shard), ray_options(ray, workers, fills_machine=False)
+    _simulate_tree(inputs, out, tree_options, share, cluster, terminal, as_json=as_json)
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
@@ -252,6 +273,8 @@ def _simulate_tree(
     inputs: list[Path],
     tree: Path,
     options: TreeOptions,
+    shard: Share | None,
+    cluster: RayOptions | None,
     terminal: Terminal,
     *,
     as_json: bool,
@@ -260,6 +283,7 @@ def _simulate_tree(
 
     results: list[Simulated] = []
     lists: tuple[Path, ...] = ()
+    planned = None
 
     def on_result(result: Simulated) -> None:
         results.append(result)
@@ -267,12 +291,20 @@ def _simulate_tree(
 
     try:
         with terminal:
-            lists = simulate_tree(
-                inputs, tree, options, progress=terminal, on_result=on_result
-            ).lists
+            made = simulate_tree(
+                inputs,
+                tree,
+                options,
+                shard=shard,
+                cluster=cluster,
+                progress=terminal,
+                on_result=on_result,
+            )
+        results, lists, planned = made.results, made.lists, made.planned
     finally:  # also after Ctrl-C: what is written is reported
-        if as_json and results:
-            terminal.json(_report(results, lists))
+        if as_json and (results or planned is not None):
+            share = None if shard is None else {**asdict(shard), "planned": planned}
+            terminal.json(_report(results, lists, share))
     if not as_json:
         for path in lists:
             terminal.line(str(path))
@@ -300,11 +332,14 @@ def _announce(terminal: Terminal, result: Simulated, *, as_json: bool) -> None:
             terminal.line(str(path))
 
 
-def _report(results: list[Simulated], lists: tuple[Path, ...]) -> dict[str, Any]:
+def _report(
+    results: list[Simulated], lists: tuple[Path, ...], shard: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe a run as the JSON report does."""
     return {
         "gia": __version__,
         **counts(results),
+        "shard": shard,
         "lists": [str(path) for path in lists],
         "files": [
             {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import filecmp
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +16,12 @@ from typing import Any
 import numpy as np
 
 from gia_cli.cameras import ENDINGS
+from gia_cli.cluster.driver import only_driver_of, run_on_cluster
+from gia_cli.cluster.pool import Task
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
 from gia_cli.errors import DataError, GiaError, OutputError, UsageError
-from gia_cli.files import atomic_file, is_file, is_taken, make_folder
+from gia_cli.files import atomic_file, is_file, is_taken, make_folder, turn
 from gia_cli.imaging.photos import find_photos
 from gia_cli.progress import SILENT, Progress
 from gia_cli.sensor_table import nearest_iso
@@ -30,7 +35,14 @@ from gia_cli.sid_layout import (
     split_of,
     time_name,
 )
-from gia_cli.simulation.manifest import Picture, TreePlan, fingerprint, read_plan, write_plan
+from gia_cli.simulation.manifest import (
+    Picture,
+    TreePlan,
+    fingerprint,
+    path_from,
+    read_plan,
+    write_plan,
+)
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.photo import (
     HELP,
@@ -51,6 +63,7 @@ _FOREIGN_HINT = (
     "it again."
 )
 _MOST_NAMED = 5  # pictures in a message
+_PLANNING = ".gia-simulate-plan.lock"  # held by the share that plans the tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,8 @@ class SimulatedTree:
 
     results: list[Simulated]
     lists: tuple[Path, ...]
+    planned: int
+    """Pictures of this run, those of other shares included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,8 @@ class _PlannedScene:
     result: Simulated
     """As it will be if all goes well."""
     split: Split
+    place: int
+    """On the plan."""
     rng: np.random.Generator
 
 
@@ -83,12 +100,18 @@ class _Planned:
     changed: list[_PlannedScene]
     """Those whose picture is no longer the one that the plan knew."""
 
+    def of_share(self, shard: Shard | None) -> list[_PlannedScene]:
+        """Choose the scenes that this machine makes: by their places, which other runs share."""
+        return [scene for scene in self.scenes if shard is None or shard.has_place(scene.place)]
+
 
 def simulate_tree(
     inputs: list[Path],
     tree: Path,
     options: TreeOptions | None = None,
     *,
+    shard: Shard | None = None,
+    cluster: RayOptions | None = None,
     progress: Progress = SILENT,
     on_result: Callable[[Simulated], None] = lambda result: None,
 ) -> SimulatedTree:
@@ -106,6 +129,11 @@ def simulate_tree(
     written the same, byte for byte. With "overwrite" the files and lists of the plan that is there
     are removed, and everything starts again.
 
+    Machines that are given a share each make one tree together: the first to come plans all of it,
+    each writes its own scenes, and the lists name what is there, whoever comes last. "error" and
+    "overwrite" are then about the share's own files; a plan of other pictures or options that is to
+    be overwritten goes with all of its files.
+
     Parameters
     ----------
     inputs : list of Path
@@ -113,21 +141,26 @@ def simulate_tree(
     tree : Path
         Made if it is not there.
     options : TreeOptions, optional
+    shard : Shard, optional
+        Make only its scenes.
+    cluster : RayOptions, optional
+        Make them on the workers of a Ray cluster.
     progress : Progress
     on_result : function
-        Receives each picture when its files are written, or it has failed.
+        Receives each picture when its files are written, or it has failed; on a cluster in the
+        order in which that happens.
 
     Returns
     -------
     SimulatedTree
-        One result for each picture, failures among them. The lists name all scenes of the plan
-        whose files are there.
+        One result for each picture of the share, failures among them. The lists name all scenes of
+        the plan whose files are there.
 
     Raises
     ------
     UsageError
         Options that make no sense, or are not those of the tree's plan; a picture that is on
-        another list already; more than 9,999 pictures.
+        another list already; more than 9,999 pictures; a share that is being made.
     DataError
         No picture at all; a plan that cannot be read; files of which the plan does not know, or
         whose pictures have changed since.
@@ -135,31 +168,77 @@ def simulate_tree(
         Something that is to be written is there, and `on_exists` is "error".
     OutputError
         The folders, lists or the plan cannot be written.
+    ClusterError, Interrupted
+        See `run_on_cluster`.
     """
     options = options or TreeOptions()
     _check_tree(options)
-    photos, lists = find_photos(inputs), _list_paths(tree, options)
-    if options.exposure.on_exists == "error":
-        existing(lists.values(), "error")
-    known = _known_plan(tree, options)
-    planned = _plan(photos, tree, options, known, progress)
-    wanted = [path for scene in planned.scenes for path in scene.result.files]
-    if options.exposure.on_exists == "overwrite":
-        _clear(tree, options, [*lists.values(), *wanted], progress)
-    else:
-        existing(wanted, options.exposure.on_exists)
-        _refuse_changed(planned.changed)
+    photos = find_photos(inputs)
+    with ExitStack() as held:
+        if shard is not None or cluster is not None:
+            make_folder(tree, "--out")
+            held.enter_context(only_driver_of([tree], "gia simulate", shard, option="--out"))
+        with ExitStack() as ours:
+            if shard is not None:
+                waiting = partial(progress.note, "Another share is planning the tree; waiting.")
+                ours.enter_context(turn(tree / _PLANNING, waiting))
+            planned = _begin(photos, tree, options, shard, progress)
+        scenes = planned.of_share(shard)
+        if shard is not None:
+            share = f"{len(scenes)} of {len(planned.scenes)} scenes"
+            progress.note(f"shard {shard}: {share}")
+        if cluster is None:
+            results = _simulate_scenes(scenes, options.exposure, progress, on_result)
+        else:
+            results = run_on_cluster(
+                *(_Scenes(options.exposure), scenes, partial(_make_work, options.exposure)),
+                cluster,
+                folders={path.parent for scene in scenes for path in scene.result.files},
+                progress=progress,
+                on_result=on_result,
+            )
+        lists = _list_paths(tree, options)
+        _write_lists(lists, planned.plan, tree, options, results, shard, progress)
+    return SimulatedTree(results, tuple(lists.values()), len(planned.scenes))
+
+
+def _begin(
+    photos: list[Path], tree: Path, options: TreeOptions, shard: Shard | None, progress: Progress
+) -> _Planned:
+    """Plan the tree, see to what is there already, and write the plan, before the first file is."""
+    on_exists, lists = options.exposure.on_exists, _list_paths(tree, options).values()
+    there = _plan_that_is_there(tree, options)
+    if on_exists == "error" and (shard is None or there is None):
+        existing(lists, "error")  # of shares, the others write them too
+    known = _known_plan(there, tree, options)
+    trusted = {} if shard is None else _of_other_shares(there, shard)
+    planned = _plan(photos, tree, options, known, trusted, progress)
+    if on_exists == "overwrite" and trusted and planned.plan != there:
+        planned = _plan(photos, tree, options, known, {}, progress)
+    wanted = [path for scene in planned.of_share(shard) for path in scene.result.files]
+    if on_exists != "overwrite":
+        existing(wanted, on_exists)
+        _refuse_changed([scene for scene in planned.of_share(shard) if scene in planned.changed])
         _refuse_foreign(planned.new, options.exposure, progress)
-    _make_folders({path.parent for path in wanted})
-    if planned.plan != known:  # before the first file is: an interrupted run can be taken up
+    elif shard is not None and planned.plan == there:
+        _remove({path for path in wanted if is_taken(path)})
+    else:
+        everything = [path for scene in planned.scenes for path in scene.result.files]
+        _clear(tree, options, [*lists, *everything], progress)
+    _make_folders({path.parent for scene in planned.scenes for path in scene.result.files})
+    if planned.plan != there:  # an interrupted run can be taken up
         write_plan(_plan_path(tree, options), planned.plan)
-    results = []
-    for number, scene in enumerate(planned.scenes, start=1):
-        progress.photo(scene.result.source.name, number, len(planned.scenes))
-        results.append(_simulate_scene(scene, options.exposure, progress))
-        on_result(results[-1])
-    _write_lists(lists, planned.plan, tree, options, results, progress)
-    return SimulatedTree(results, tuple(lists.values()))
+    return planned
+
+
+def _of_other_shares(there: TreePlan | None, shard: Shard) -> dict[str, Picture]:
+    """Find pictures that need not be read, for those whose scenes they are see to them: by path."""
+    pictures = () if there is None else there.pictures
+    return {
+        picture.path: replace(picture, scene="")
+        for place, picture in enumerate(pictures)
+        if not shard.has_place(place)
+    }
 
 
 def _check_tree(options: TreeOptions) -> None:
@@ -207,13 +286,19 @@ def _plan_options(options: TreeOptions) -> dict[str, Any]:
     }
 
 
-def _known_plan(tree: Path, options: TreeOptions) -> TreePlan:
-    """Read the plan of a tree that is to be continued; an empty one where all starts again."""
+def _plan_that_is_there(tree: Path, options: TreeOptions) -> TreePlan | None:
+    try:
+        return read_plan(_plan_path(tree, options))
+    except DataError:
+        if options.exposure.on_exists != "overwrite":
+            raise
+        return None  # it is overwritten
+
+
+def _known_plan(known: TreePlan | None, tree: Path, options: TreeOptions) -> TreePlan:
+    """Return the plan of a tree that is to be continued; an empty one where all starts again."""
     own = _plan_options(options)
-    known = None
-    if options.exposure.on_exists != "overwrite":
-        known = read_plan(_plan_path(tree, options))
-    if known is None:
+    if known is None or options.exposure.on_exists == "overwrite":
         return TreePlan(own)
     differing = [
         f"--{name} {_option_text(known.options.get(name))}, not {_option_text(own.get(name))}"
@@ -240,13 +325,21 @@ def _option_text(value: Any) -> str:
 
 
 def _plan(
-    photos: list[Path], tree: Path, options: TreeOptions, known: TreePlan, progress: Progress
+    photos: list[Path],
+    tree: Path,
+    options: TreeOptions,
+    known: TreePlan,
+    trusted: Mapping[str, Picture],
+    progress: Progress,
 ) -> _Planned:
-    """Find the pictures on the plan, and give those that are new a number, a list and a scene."""
+    """Find the pictures on the plan, and give those that are new a number, a list and a scene.
+
+    What is trusted, by its path from the tree, is not read.
+    """
     looks: dict[str, tuple[Path, Picture]] = {}  # by path: a picture may be named in two ways
     progress.stage("reading the pictures", len(photos))
     for photo in photos:
-        look = fingerprint(photo, tree)
+        look = trusted.get(path_from(tree, photo)) or fingerprint(photo, tree)
         looks.setdefault(look.path, (photo, look))
         progress.advance()
     sources, found = zip(*looks.values(), strict=True)
@@ -353,7 +446,7 @@ def _plan_scene(
         scaled(options.wb or translated(drawn.wb, exposure.camera)),
     )
     result = Simulated(photo, scene, tuple(shorts), tuple(shot_ratios), long)
-    return _PlannedScene(result, split_of(number), rng)
+    return _PlannedScene(result, split_of(number), place, rng)
 
 
 # ---------------------------------------------------------------- what is there already
@@ -428,7 +521,11 @@ def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progr
     others = _made_by_plan(tree, options) - doomed
     if others:
         progress.note(f"{len(others)} other files of the tree's old plan were removed.")
-    for path in doomed | others:
+    _remove(doomed | others)
+
+
+def _remove(paths: set[Path]) -> None:
+    for path in paths:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -437,9 +534,7 @@ def _clear(tree: Path, options: TreeOptions, wanted: list[Path], progress: Progr
 
 def _made_by_plan(tree: Path, options: TreeOptions) -> set[Path]:
     """Find the exposures and lists of a tree's plan, whatever its options were."""
-    old = None
-    with suppress(DataError):  # a plan that cannot be read is overwritten
-        old = read_plan(_plan_path(tree, options))
+    old = _plan_that_is_there(tree, options)
     if old is None:
         return set()
     folder, ending = tree / FAMILIES[options.exposure.camera], ENDINGS[options.exposure.camera]
@@ -450,6 +545,69 @@ def _made_by_plan(tree: Path, options: TreeOptions) -> set[Path]:
 
 
 # ---------------------------------------------------------------- its files
+
+
+def _simulate_scenes(
+    scenes: Sequence[_PlannedScene],
+    options: SimulateOptions,
+    progress: Progress,
+    on_result: Callable[[Simulated], None],
+) -> list[Simulated]:
+    results = []
+    for number, scene in enumerate(scenes, start=1):
+        progress.photo(scene.result.source.name, number, len(scenes))
+        results.append(_simulate_scene(scene, options, progress))
+        on_result(results[-1])
+    return results
+
+
+class _Scenes(Task[_PlannedScene, Simulated]):
+    """The scenes of a tree, to those who share them out."""
+
+    noun = "scene"
+
+    def __init__(self, options: SimulateOptions) -> None:
+        self._options = options
+        self._kept: dict[int, tuple[Path, ...]] = {}
+
+    def name(self, item: _PlannedScene) -> str:
+        return str(item.result.source)
+
+    def failed(self, item: _PlannedScene, error: GiaError) -> Simulated:
+        return replace(item.result, status="failed", error=error)
+
+    def error(self, result: Simulated) -> GiaError | None:
+        return result.error
+
+    def settled(self, items: Sequence[_PlannedScene]) -> Iterator[Simulated | None]:
+        for number, item in enumerate(items):
+            try:
+                result = looked_up(item.result, self._options)
+            except GiaError as error:
+                yield self.failed(item, error)
+                continue
+            self._kept[number] = result.kept
+            yield result if result.status == "skipped" else None
+
+    def completed(self, number: int, item: _PlannedScene, result: Simulated) -> Simulated:
+        """Count to a scene's files what a worker had written that could not tell."""
+        if result.error is not None:
+            return result
+        return replace(result, status="written", kept=self._kept[number])
+
+
+def _make_work(
+    options: SimulateOptions, memory: int | None
+) -> Callable[[Sequence[_PlannedScene], bool], Iterator[Simulated]]:
+    """Make what a worker does with a chunk; see `cluster.ray_pool.Setup`."""
+
+    def work(scenes: Sequence[_PlannedScene], is_again: bool) -> Iterator[Simulated]:
+        # Of scenes that are given again, what is there now one of us has made.
+        chosen = replace(options, on_exists="skip") if is_again else options
+        for scene in scenes:
+            yield _simulate_scene(scene, chosen, SILENT)
+
+    return work
 
 
 def _simulate_scene(
@@ -493,24 +651,53 @@ def _write_lists(
     tree: Path,
     options: TreeOptions,
     results: list[Simulated],
+    shard: Shard | None,
     progress: Progress,
 ) -> None:
-    """Name all scenes of the plan that are whole, whichever run made them."""
+    """Name all scenes of the plan that are whole, whichever run made them.
+
+    Another share may have written its last scene, and the lists, since these looked: then they
+    would be the poorer ones, and the last. So shares look again when they have written.
+    """
     failed = {result.long for result in results if result.error}
-    whole: dict[Split, list[Simulated]] = {split: [] for split in lists}
-    for place, picture in enumerate(plan.pictures):
-        if (split := split_of(picture.scene)) in whole:
-            scene = _plan_scene(tree / picture.path, place, picture.scene, tree, options).result
-            if scene.long not in failed and all(is_file(path) for path in scene.files):
-                whole[split].append(scene)
-    for split, path in lists.items():
-        _write_list(path, tree, whole[split], options.exposure)
+    whole = None
+    while whole != (found := _whole_scenes(lists, plan, tree, options, failed)):
+        whole = found
+        for split, path in lists.items():
+            _write_list(path, tree, whole[split], options.exposure)
+        if shard is None:
+            break
+    count, wanted = sum(map(len, whole.values())), _count_on(plan, lists)
+    if shard is not None and count < wanted:
+        progress.note(f"{count} of the tree's {wanted} scenes are there, and on its lists.")
+        return
     empty = [split for split, scenes in whole.items() if not scenes]
     if empty:
         progress.note(
             f"The tree has no scene for its list{'s' if empty[1:] else ''} {' and '.join(empty)}: "
             "give it more pictures, with --on-exists skip, and --split to choose the list."
         )
+
+
+def _count_on(plan: TreePlan, lists: Collection[Split]) -> int:
+    return sum(split_of(picture.scene) in lists for picture in plan.pictures)
+
+
+def _whole_scenes(
+    lists: Collection[Split],
+    plan: TreePlan,
+    tree: Path,
+    options: TreeOptions,
+    failed: Collection[Path],
+) -> dict[Split, list[Simulated]]:
+    """Find the scenes of the plan whose files are all there, by list."""
+    whole: dict[Split, list[Simulated]] = {split: [] for split in lists}
+    for place, picture in enumerate(plan.pictures):
+        if (split := split_of(picture.scene)) in whole:
+            scene = _plan_scene(tree / picture.path, place, picture.scene, tree, options).result
+            if scene.long not in failed and all(is_file(path) for path in scene.files):
+                whole[split].append(scene)
+    return whole
 
 
 def _write_list(path: Path, tree: Path, results: list[Simulated], options: SimulateOptions) -> None:

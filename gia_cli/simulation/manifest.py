@@ -82,12 +82,17 @@ def _path(picture: Picture) -> str:
     return picture.path
 
 
+def path_from(tree: Path, photo: Path) -> str:
+    """Name a picture as the tree's plan does: by its path from there."""
+    try:
+        return Path(os.path.relpath(photo, tree)).as_posix()
+    except ValueError:  # another drive, on Windows
+        return photo.absolute().as_posix()
+
+
 def fingerprint(photo: Path, tree: Path) -> Picture:
     """Note a picture's path from the tree and its digest; it has no scene yet."""
-    try:
-        path = Path(os.path.relpath(photo, tree)).as_posix()
-    except ValueError:  # another drive, on Windows
-        path = photo.absolute().as_posix()
+    path = path_from(tree, photo)
     try:
         with open_plain(photo) as (file, _):
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import socket
 from dataclasses import fields
 from pathlib import Path
 
@@ -341,3 +342,73 @@ def test_ctrl_c_exits_with_130_and_reports(
     assert result.exit_code == 130
     assert json.loads(result.stdout)["written"] == 1
     assert "Interrupted" in result.stderr
+
+
+def test_two_shares_make_one_data_set_and_say_which_they_are(
+    pictures: Path, tmp_path: Path
+) -> None:
+    tree, seen = tmp_path / "tree", list[str]()
+    for number in (1, 2):
+        result = gia(pictures, "--sid", "-o", tree, "--shard", f"{number}/2", "--json")
+        report = json.loads(result.stdout)
+        assert result.exit_code == 0 and report["shard"] == {
+            "number": number,
+            "count": 2,
+            "source": "--shard",
+            "planned": 3,
+        }
+        assert f"shard {number}/2: {report['written']} of 3 scenes" in result.stderr
+        seen += [file["input"] for file in report["files"]]
+        if number == 1:
+            assert "2 of the tree's 3 scenes are there" in result.stderr
+    assert len(seen) == len(set(seen)) == 3
+    gia(pictures, "--sid", "-o", tmp_path / "alone")
+    for path in (tmp_path / "alone").rglob("*.*"):
+        assert (tree / path.relative_to(tmp_path / "alone")).read_bytes() == path.read_bytes()
+    taken = gia(pictures, "--sid", "-o", tree, "--shard", "1/2")
+    assert taken.exit_code == 61 and "already exists" in taken.stderr
+
+
+def test_an_array_of_a_scheduler_is_no_share_unasked(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("ID", "1"), ("COUNT", "2"), ("MIN", "0"), ("MAX", "1")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    plain = gia(pictures, "--sid", "-o", tmp_path / "all", "--json")
+    assert json.loads(plain.stdout)["written"] == 3 and "shard" not in plain.stderr
+    share = gia(pictures, "--sid", "-o", tmp_path / "share", "--shard", "auto", "--json")
+    report = json.loads(share.stdout)
+    assert report["shard"]["number"] == 2 and report["written"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--sid", "--out", "tree", "--shard", "3/2"], 2, "no shard 3 of 2"),
+        (["--sid", "--out", "tree", "--shard", "first"], 2, "--shard takes I/N"),
+        (["--shard", "1/2"], 2, "--shard is for data sets"),
+        (["--ray", "local"], 2, "--ray is for data sets"),
+        (["--sid", "--out", "tree", "--workers", "2"], 2, "--workers needs --ray"),
+        (["--sid", "--out", "tree", "--ray", "local", "--workers", "0"], 2, "must be positive"),
+        (["--sid", "--out", "tree", "--ray", "head"], 2, "takes local, auto or HOST:PORT"),
+    ],
+)
+def test_what_makes_no_share_and_no_cluster_is_refused(
+    pictures: Path, tmp_path: Path, options: list[str], code: int, words: str
+) -> None:
+    options = [str(tmp_path / "tree") if option == "tree" else option for option in options]
+    refused = gia(pictures, *options)
+    assert refused.exit_code == code and words in refused.stderr
+    assert not (tmp_path / "tree").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_nobody_answers_for_is_one_line_with_a_code(
+    pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    refused = gia(pictures, "--sid", "--out", tmp_path / "tree", "--ray", address)
+    assert refused.exit_code == 53 and not list(tmp_path.rglob("*.ARW"))
+    assert f"error: Nobody answers at {address}" in refused.stderr

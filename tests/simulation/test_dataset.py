@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
+import signal
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError
+from gia_cli.cluster.driver import only_driver_of
+from gia_cli.cluster.pool import Chunk, Done, Event, Lost, Ready, run_in_pool
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
+from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError, WorkerError
+from gia_cli.files import OnExists
 from gia_cli.imaging.color import srgb_decode
 from gia_cli.raw.reader import read_raw
+from gia_cli.simulation import dataset
 from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.manifest import read_plan
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.photo import Simulated
+from tests.local_cluster import TWO
 from tests.progress_spy import ProgressSpy
 from tests.simulation.pictures import Photo, save, smooth_photo
 
@@ -553,3 +566,215 @@ def test_trees_need_pictures_and_room(
     monkeypatch.setattr("gia_cli.simulation.dataset.MOST_SCENES", 0)
     with pytest.raises(UsageError, match="more than SID's names have numbers for"):
         simulate_tree([day], tmp_path / "tree")
+
+
+# ---------------------------------------------------------------- many machines
+
+
+def without_locks(tree: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files(tree).items() if not name.endswith(".lock")}
+
+
+@pytest.fixture
+def by_one(pictures: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What one machine makes of the pictures."""
+    simulate_tree([pictures], tmp_path / "alone", DEALT)
+    return files(tmp_path / "alone")
+
+
+DEALT = TreeOptions(ratios=(100, 250), test_share=0.2, val_share=0.2)
+FIRST, SECOND = Shard(1, 2), Shard(2, 2)
+
+
+@pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)])
+def test_two_shares_make_byte_for_byte_what_one_machine_makes(
+    pictures: Path, tmp_path: Path, by_one: dict[str, bytes], order: tuple[Shard, Shard]
+) -> None:
+    tree = tmp_path / "tree"
+    made = [simulate_tree([pictures], tree, DEALT, shard=shard) for shard in order]
+    assert without_locks(tree) == by_one
+    assert sorted(len(each.results) for each in made) == [2, 3]
+    assert [each.planned for each in made] == [5, 5]
+    assert len({result.long for each in made for result in each.results}) == 5
+
+
+def test_lists_are_right_whichever_share_looks_first(
+    pictures: Path, tmp_path: Path, by_one: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One looks what is there; another writes its last scene and the lists; the one writes, too."""
+    tree, write, others = tmp_path / "tree", dataset._write_list, [SECOND]
+
+    def after_the_other(*arguments: Any) -> None:
+        while others:
+            simulate_tree([pictures], tree, DEALT, shard=others.pop())
+        write(*arguments)
+
+    monkeypatch.setattr(dataset, "_write_list", after_the_other)
+    simulate_tree([pictures], tree, DEALT, shard=FIRST)
+    assert not others and without_locks(tree) == by_one
+
+
+def test_a_share_that_was_interrupted_is_taken_up(
+    pictures: Path, tmp_path: Path, by_one: dict[str, bytes]
+) -> None:
+    tree = tmp_path / "tree"
+
+    def stop(_: Simulated) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_tree([pictures], tree, DEALT, shard=FIRST, on_result=stop)
+    simulate_tree([pictures], tree, DEALT, shard=SECOND)
+    with pytest.raises(OutputExistsError):
+        simulate_tree([pictures], tree, DEALT, shard=FIRST)
+    again = simulate_tree([pictures], tree, skipping(DEALT), shard=FIRST)
+    assert sorted(result.status for result in again.results) == ["skipped", "written", "written"]
+    assert without_locks(tree) == by_one
+
+
+def skipping(options: TreeOptions) -> TreeOptions:
+    return replace(options, exposure=replace(options.exposure, on_exists="skip"))
+
+
+def test_a_share_that_overwrites_leaves_the_others_files_unless_the_plan_is_another(
+    pictures: Path, tmp_path: Path, by_one: dict[str, bytes]
+) -> None:
+    tree = tmp_path / "tree"
+    simulate_tree([pictures], tree, DEALT)
+    before = {path: path.stat().st_mtime_ns for path in tree.rglob("*.ARW")}
+    anew = replace(DEALT, exposure=replace(DEALT.exposure, on_exists="overwrite"))
+    made = simulate_tree([pictures], tree, anew, shard=FIRST)
+    own = {path for result in made.results for path in result.files}
+    changed = {path for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == own and without_locks(tree) == by_one
+    other = replace(anew, ratios=(300,))
+    simulate_tree([pictures], tree, other, shard=FIRST)
+    assert {path.name.split("_")[0] for path in tree.rglob("*.ARW")} == {
+        result.long.name.split("_")[0] for result in made.results
+    }
+    simulate_tree([pictures], tree, other, shard=SECOND)
+    assert len(list(tree.rglob("*.ARW"))) == 10
+
+
+def test_pictures_of_other_shares_are_not_read_twice(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, seen = dataset.fingerprint, list[str]()
+
+    def note(photo: Path, tree: Path) -> Any:
+        seen.append(photo.name)
+        return look(photo, tree)
+
+    monkeypatch.setattr(dataset, "fingerprint", note)
+    simulate_tree([pictures], tmp_path / "tree", DEALT, shard=FIRST)
+    assert len(seen) == 5
+    seen.clear()
+    made = simulate_tree([pictures], tmp_path / "tree", DEALT, shard=SECOND)
+    assert sorted(seen) == sorted(result.source.name for result in made.results)
+
+
+def test_a_share_with_other_options_or_made_by_another_is_refused(
+    pictures: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    simulate_tree([pictures], tree, DEALT, shard=FIRST)
+    with pytest.raises(UsageError, match="made with other options: --ratios"):
+        simulate_tree([pictures], tree, replace(DEALT, ratios=(300,)), shard=SECOND)
+    with (
+        only_driver_of([tree], "gia simulate", SECOND, option="--out"),
+        pytest.raises(UsageError, match=r"Another gia simulate is writing into .* shard 2/2"),
+    ):
+        simulate_tree([pictures], tree, DEALT, shard=SECOND)
+
+
+class InProcess:
+    """A pool of one worker in this process, which dies in a scene as often as it is told."""
+
+    size = 1
+
+    def __init__(self, make_work: Any, deaths: int) -> None:
+        self.make_work, self.deaths = make_work, deaths
+        self.work = make_work(None)
+        self.chunk: Chunk[Any] | None = None
+
+    def give(self, worker: int, chunk: Chunk[Any]) -> None:
+        self.chunk = chunk
+
+    def stop(self) -> None:
+        raise AssertionError
+
+    def wait(self) -> Iterable[Event]:
+        chunk, self.chunk = self.chunk, None
+        if chunk is not None:
+            # As a real one: what is given was pickled.
+            items = pickle.loads(pickle.dumps(chunk.items))
+            for number, result in zip(chunk.numbers, self.work(items, chunk.is_again), strict=True):
+                if self.deaths:
+                    self.deaths -= 1
+                    yield Lost(0, "it died.")
+                    break
+                yield Done(0, number, result)
+        yield Ready(0, "the worker")
+
+
+@pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite"])
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_workers_make_the_same_tree_also_when_they_die(
+    pictures: Path,
+    tmp_path: Path,
+    by_one: dict[str, bytes],
+    on_exists: OnExists,
+    deaths: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It dies when the scene's files are written, before it tells."""
+
+    def run(task: Any, items: Any, make_work: Any, _: object, **more: Any) -> list[Any]:
+        assert more.pop("folders")
+        pool = InProcess(make_work, deaths)
+        return run_in_pool(task, items, lambda _: nullcontext(pool), **more)
+
+    monkeypatch.setattr(dataset, "run_on_cluster", run)
+    tree = tmp_path / "tree"
+    options = replace(DEALT, exposure=replace(DEALT.exposure, on_exists=on_exists))
+    made = simulate_tree([pictures], tree, options, cluster=RayOptions("local"))
+    assert {result.status for result in made.results} == {"written"}
+    assert [len(result.written) for result in made.results] == [3] * 5
+    assert without_locks(tree) == by_one
+    again = simulate_tree([pictures], tree, skipping(DEALT), cluster=RayOptions("local"))
+    assert {result.status for result in again.results} == {"skipped"}
+
+
+def test_a_scene_that_kills_its_worker_is_named_and_costs_no_other(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(task: Any, items: Any, make_work: Any, _: object, **more: Any) -> list[Any]:
+        more.pop("folders")
+        pool = InProcess(make_work, 3)
+        return run_in_pool(task, items[:1], lambda _: nullcontext(pool), **more)
+
+    monkeypatch.setattr(dataset, "run_on_cluster", run)
+    (result,) = simulate_tree(
+        [pictures], tmp_path / "tree", DEALT, cluster=RayOptions("local")
+    ).results
+    assert result.status == "failed" and isinstance(result.error, WorkerError)
+    assert "a.png: its worker died of it 3 times" in str(result.error)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_workers", "alone")
+def test_a_cluster_makes_the_same_tree_though_a_worker_is_killed(
+    pictures: Path, tmp_path: Path, by_one: dict[str, bytes]
+) -> None:
+    spy, killed = ProgressSpy(), list[int]()
+
+    def kill(_: Simulated) -> None:
+        process = re.search(r"process (\d+)", next(d for d in spy.details if "worker" in d))
+        if not killed and process is not None:
+            killed.append(int(process[1]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    tree = tmp_path / "tree"
+    made = simulate_tree([pictures], tree, DEALT, cluster=TWO, progress=spy, on_result=kill)
+    assert killed and {result.status for result in made.results} == {"written"}
+    assert without_locks(tree) == by_one
