@@ -58,7 +58,15 @@ FENCES: dict[str, set[str]] = {
     "onnx": {"inference.onnx_graph", "inference.onnx_export"},
     "onnxruntime": {"inference.onnx_engine"},
     "nncf": {"quantization.openvino"},
-    "torch": {"nets", "weights", "metrics", "training", "runtime", "inference.torch_engine"}
+    "torch": {
+        "nets",
+        "weights",
+        "metrics",
+        "training",
+        "runtime",
+        "inference.torch_engine",
+        "inference.staging",
+    }
     | {
         "simulation.torch_scene",
         "data.batches",

@@ -658,21 +658,26 @@ class _Pipeline:
             enhancer.load(prepared, progress=progress)  # before others take memory: it is measured
             ahead.begin(self._readers_for(prepared, ahead, behind))
             saving = prepared.developing_bytes + _saving_bytes(prepared, files)
-            try:
-                rendered = enhancer.render(
-                    prepared,
-                    progress=progress,
-                    reserved=ahead.working * prepared.reading_bytes + behind.taken,
-                    saving=saving,
-                    is_beside=ahead.count > 0 or not behind.is_idle,
-                )
-            except OutOfMemoryError as error:
-                _let_go(error)
-            if rendered is None:
-                self._is_crowded = True
-                ahead.drop()
-                behind.settle()
-                rendered = enhancer.render(prepared, progress=progress, saving=saving)
+            # What is behind ends anyway; what is ahead would have to be read anew.
+            for make_room in (None, behind.settle, ahead.drop):
+                if make_room is not None:
+                    make_room()
+                    self._is_crowded = True
+                is_beside = ahead.count > 0 or not behind.is_idle
+                try:
+                    rendered = enhancer.render(
+                        prepared,
+                        progress=progress,
+                        reserved=ahead.working * prepared.reading_bytes + behind.taken,
+                        saving=saving,
+                        is_beside=is_beside,
+                    )
+                    break
+                except OutOfMemoryError as error:
+                    if not is_beside:
+                        raise
+                    _let_go(error)
+            assert rendered is not None  # the last try was alone
             result.choices.append(rendered.choice)
             result.weights = rendered.ran.name
             result.white_balance = rendered.white_balance

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gia_cli.inference.engine import Meter, NotFiniteError
+from gia_cli.inference.staging import CudaQueue, Staging
 from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import TALL_BAND_AREA
 from gia_cli.nets.config import NetConfig
@@ -57,6 +58,7 @@ class TorchEngine:
         self._network = network
         self._runtime = runtime
         self._running: Network | None = None
+        self._staging: Staging | None = None
 
     @classmethod
     def load(cls, info: WeightsInfo, runtime: Runtime) -> TorchEngine:
@@ -137,7 +139,7 @@ class TorchEngine:
     def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
         """See `Engine`."""
         with self._ready() as network, _metered(network, planes.shape[1], meter):
-            return _to_host(network.finish(network.encode(self._to_device(planes))))
+            return self._to_host(network.finish(network.encode(self._to_device(planes))))
 
     def encode(self, planes: NDArray[np.float32]) -> list[Tensor]:
         """See `Engine`."""
@@ -147,7 +149,7 @@ class TorchEngine:
     def measure(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
         """See `Engine`."""
         with self._ready() as network:
-            return _to_host(network.measure(features, terms))
+            return self._to_host(network.measure(features, terms))
 
     def global_term(self, index: int, mean: NDArray[np.float64]) -> Tensor:
         """See `Engine`."""
@@ -160,7 +162,7 @@ class TorchEngine:
     def render(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
         """See `Engine`."""
         with self._ready() as network:
-            return _to_host(network.render(features, terms))
+            return self._to_host(network.render(features, terms))
 
     # ------------------------------------------------------------ when it fails
 
@@ -194,15 +196,38 @@ class TorchEngine:
         """Lend the network, where and as it is to run."""
         if self._running is None:
             self._running = _brought_to(self._network, self._runtime)
+            self._staging = _staging_for(self._runtime)
         with torch.inference_mode(), _true_fp32(self._runtime):
             yield self._running
         if self.device == "cpu":
             _HAS_RUN.set()
 
     def _to_device(self, planes: NDArray[np.float32]) -> Tensor:
+        if self._staging is not None:
+            target = torch.empty(
+                (1, *planes.shape),
+                dtype=_dtype(self._runtime),
+                device=self._runtime.place,
+                memory_format=torch.channels_last,
+            )
+            self._staging.upload(planes, target)
+            return target
         tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
         tensor = tensor.to(self._runtime.place, _dtype(self._runtime))
         return tensor.to(memory_format=torch.channels_last)
+
+    def _to_host(self, tensor: Tensor) -> NDArray[np.float32]:
+        return _to_host(tensor, self._staging)
+
+
+def _staging_for(runtime: Runtime) -> Staging | None:
+    """Make what copies to a card and back; None where copies are direct, or memory is short."""
+    if runtime.device != "cuda":
+        return None
+    try:
+        return Staging(CudaQueue(runtime.place))
+    except RuntimeError:  # pinned memory is limited on some systems; the card may be fine
+        return None
 
 
 def _dtype(runtime: Runtime) -> torch.dtype:
@@ -210,10 +235,12 @@ def _dtype(runtime: Runtime) -> torch.dtype:
     return dtype
 
 
-def _to_host(tensor: Tensor) -> NDArray[np.float32]:
+def _to_host(tensor: Tensor, staging: Staging | None = None) -> NDArray[np.float32]:
     """Bring a result to main memory, checked on its device; see `require_finite`."""
     if not torch.isfinite(tensor.sum(dtype=torch.float32)).item():
         raise NotFiniteError
+    if staging is not None:
+        return staging.download(tensor)
     array: NDArray[np.float32] = tensor[0].to("cpu", torch.float32).numpy()
     return array
 

@@ -629,7 +629,7 @@ class Watched:
         self.events: dict[str, threading.Event] = {}
         self.alive: set[str] = set()
         self.before_reading: Callable[[str], None] = lambda name: None
-        self.before_computing: Callable[[str, int], None] = lambda name, reserved: None
+        self.before_computing: Callable[[str, bool], None] = lambda name, is_beside: None
         self.before_developing: Callable[[str], None] = lambda name: None
         self.before_writing: Callable[[str], None] = lambda name: None
         self.product = Product(name=lambda target: target, write=self._write)
@@ -658,9 +658,9 @@ class Watched:
             self.has(f"read {source.stem}").set()
             yield prepared
 
-    def _computing(self, prepared: Prepared, *, reserved: int = 0, **kwargs: Any) -> Rendered:
-        self.before_computing(prepared.frame.path.stem, reserved)
-        return self._render(prepared, reserved=reserved, **kwargs)
+    def _computing(self, prepared: Prepared, *, is_beside: bool, **kwargs: Any) -> Rendered:
+        self.before_computing(prepared.frame.path.stem, is_beside)
+        return self._render(prepared, is_beside=is_beside, **kwargs)
 
     def _write(self, picture: Enhanced, target: Path) -> None:
         self.before_writing(picture.frame.path.stem)
@@ -682,7 +682,7 @@ def test_the_next_is_read_and_the_last_is_written_while_the_network_works(
         if name == "c":
             watched.wait_for("computing b")
 
-    def computing(name: str, reserved: int) -> None:
+    def computing(name: str, is_beside: bool) -> None:
         watched.has(f"computing {name}").set()
         if name == "b":
             watched.wait_for("read c")
@@ -732,7 +732,7 @@ def test_no_more_than_three_photos_are_held(
     def reading(name: str) -> None:
         at_most(2)  # this one will be the third
 
-    def computing(name: str, reserved: int) -> None:
+    def computing(name: str, is_beside: bool) -> None:
         at_most(3)
         if name in "bc":
             raise ZeroDivisionError("a bug")
@@ -764,9 +764,9 @@ def test_where_memory_is_short_the_network_waits_for_its_neighbours(
             watched.has("reading c").set()
             watched.wait_for("refused b")
 
-    def computing(name: str, reserved: int) -> None:
-        calls.append((name, reserved > 0))
-        if name == "b" and reserved:
+    def computing(name: str, is_beside: bool) -> None:
+        calls.append((name, is_beside))
+        if name == "b" and is_beside:
             watched.wait_for("reading c")
             watched.has("refused b").set()
             raise OutOfMemoryError("Three are too many.")
@@ -780,13 +780,33 @@ def test_where_memory_is_short_the_network_waits_for_its_neighbours(
     photos = [make_arw(f"{name}.ARW") for name in "abc"]
     results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
     assert [result.error for result in results] == [None] * 3
-    assert [call for call in calls if call[0] == "b"] == [("b", True), ("b", False)]
+    # Beside both, beside the one that is ahead, and alone.
+    assert [call for call in calls if call[0] == "b"] == [("b", True), ("b", True), ("b", False)]
+
+
+def test_where_only_the_last_photo_is_in_the_way_the_next_is_not_read_twice(
+    make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
+) -> None:
+    read: list[str] = []
+    calls: list[str] = []
+
+    def computing(name: str, is_beside: bool) -> None:
+        calls.append(name)
+        if calls.count("b") == 1 and name == "b":
+            raise OutOfMemoryError("Three are too many.")
+        assert name != "b" or watched.has("written a").is_set()
+
+    watched.before_computing, watched.before_reading = computing, read.append
+    photos = [make_arw(f"{name}.ARW") for name in "abc"]
+    results = run(photos, enhancer, out_dir=tmp_path / "out", products=(watched.product,))
+    assert [result.error for result in results] == [None] * 3
+    assert calls == ["a", "b", "b", "c"] and read == ["a", "b", "c"]
 
 
 def test_interrupted_in_the_midst_it_finishes_what_is_being_written(
     make_arw: MakePhoto, enhancer: Enhancer, watched: Watched, tmp_path: Path
 ) -> None:
-    def computing(name: str, reserved: int) -> None:
+    def computing(name: str, is_beside: bool) -> None:
         if name == "b":
             watched.wait_for("writing a")
             watched.has("interrupted").set()
@@ -809,7 +829,7 @@ def test_brackets_are_written_while_the_next_is_computed(
 ) -> None:
     computed: list[str] = []
 
-    def computing(name: str, reserved: int) -> None:
+    def computing(name: str, is_beside: bool) -> None:
         computed.append(name)
         if len(computed) == 2:
             watched.has("second").set()
@@ -1035,7 +1055,7 @@ def test_after_a_refusal_or_on_the_cpu_one_photo_is_ahead_and_one_behind(
     monkeypatch.setattr(enhancer, "render", render)
     results = run_jobs(jobs, enhancer, options, progress=SILENT)  # type: ignore[arg-type]
     assert [result.error for result in results] == [None] * len(jobs)
-    assert len(seen) == len(jobs) + (why == "refused") and (seen[1] is False or why == "left")
+    assert len(seen) == len(jobs) + (why == "refused")
     assert enhancer.most_working["write"] <= 1
 
 
