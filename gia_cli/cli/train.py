@@ -215,6 +215,16 @@ def train(
             show_default=False,
         ),
     ] = None,
+    raw_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--raw-weight",
+            metavar="W",
+            help="Weight of the loss on the RAW planes without noise, which a head that only "
+            "training has predicts, for simulated exposures; 0: none (default: the recipe's).",
+            show_default=False,
+        ),
+    ] = None,
     fused: Annotated[
         bool | None,
         typer.Option(
@@ -325,6 +335,7 @@ def train(
         "loss": loss,
         "auxiliary_weight": auxiliary_weight,
         "checkerboard_weight": checkerboard_weight,
+        "raw_weight": raw_weight,
         "fused": fused,
         "teacher_weight": teacher_weight,
     }

@@ -32,6 +32,9 @@ class Pair:
     """(AUXILIARY,) float32: what the vector should estimate; see `auxiliary_targets`."""
     measured: Measurement | None = field(default=None, repr=False)
     """What the picture is fused with; None where that is not asked for."""
+    clean: NDArray[np.float32] | None = field(default=None, repr=False)
+    """(C, h, w) float32; what the planes would be without noise and black level error, not clipped;
+    None where that is not asked for."""
 
 
 def draw_turn(rng: np.random.Generator) -> Turn:

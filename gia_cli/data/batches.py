@@ -13,7 +13,7 @@ import signal
 from collections.abc import Generator
 from contextlib import suppress
 from multiprocessing.sharedctypes import Synchronized
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +37,20 @@ _CHILD_SIGNAL = getattr(signal, "SIGCHLD", None)  # not on Windows
 _LARGEST_STREAM = 2**31 + 3  # beyond all steps
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
 
-#: Planes, pictures and auxiliary targets of N crops, and what each is fused with, if anything.
-Batch = tuple[Tensor, Tensor, Tensor, list[Measurement]]
+
+class Batch(NamedTuple):
+    """N crops; those of one photo are neighbours."""
+
+    planes: Tensor
+    """(N, C, h, w) float32."""
+    target: Tensor
+    """(N, 3, s*h, s*w) float32; the pictures that they should become."""
+    auxiliary: Tensor
+    """(N, AUXILIARY) float32; see `auxiliary_targets`."""
+    measured: list[Measurement]
+    """What each picture is fused with; empty where the source does not measure."""
+    clean: Tensor | None = None
+    """(N, C, h, w) float32; see `Pair.clean`. None where the source does not hand them on."""
 
 
 class Source(Protocol):
@@ -183,12 +195,7 @@ class Batches(Dataset[Batch]):
         self.done = done
 
     def __getitem__(self, step: int) -> Batch:
-        """Make a batch: planes, target pictures and auxiliary targets of N crops, float32.
-
-        They are (N, C, h, w), (N, 3, s*h, s*w) and (N, AUXILIARY). N is photos * crops; the crops
-        of one photo are neighbours. Then what each crop is fused with; nothing where the source
-        does not measure.
-        """
+        """Make a step's batch of photos * crops crops."""
         return self._make(self.side(step), step)
 
     def largest(self) -> Batch:
@@ -205,7 +212,9 @@ class Batches(Dataset[Batch]):
         target = torch.from_numpy(np.stack([pair.target for pair in pairs]))
         auxiliary = torch.from_numpy(np.stack([pair.auxiliary for pair in pairs]))
         measured = [pair.measured for pair in pairs if pair.measured is not None]
-        return planes, target, auxiliary, measured
+        known = [pair.clean for pair in pairs if pair.clean is not None]
+        clean = torch.from_numpy(np.stack(known)) if known else None
+        return Batch(planes, target, auxiliary, measured, clean)
 
     def side(self, step: int) -> int:
         """Draw the side of a step's crops in packed pixels.

@@ -164,6 +164,7 @@ class DeviceBatches(Batches):
             size=size,
             floor=source.floor,
             generator=self._generator,
+            with_clean=source.with_clean,
         )
         told = np.stack([scene.auxiliary for scene in known]).repeat(count, axis=0)
         measured = []
@@ -173,7 +174,8 @@ class DeviceBatches(Batches):
                 scene = source.recorded(exposure, drawn[index // count].parameters)
                 found = source.measured(scene)
                 measured += [] if found is None else [found]
-        return made.planes, made.target, to_device(told, self._device), measured
+        auxiliary = to_device(told, self._device)
+        return Batch(made.planes, made.target, auxiliary, measured, made.clean)
 
 
 _NO_PICTURE = np.empty((3, 0, 0), np.float32)

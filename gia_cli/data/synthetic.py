@@ -26,9 +26,9 @@ from gia_cli.imaging.packed import PackedPhoto, is_packed, list_packed, read_pac
 from gia_cli.imaging.photos import LONGEST_SIDE, find_photos, read_photo, training_size
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.calibrated_black import likely_black
-from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, pack
 from gia_cli.raw.exif import ShotInfo
-from gia_cli.raw.packing import prepare
+from gia_cli.raw.packing import plane_levels, prepare
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import cache_folder
 from gia_cli.simulation.noise import SensorNoise
@@ -73,6 +73,8 @@ class RecordedScene:
     """(AUXILIARY,) float32; see `auxiliary_targets`."""
     noise: SensorNoise
     """The sensor's, in this exposure."""
+    mosaic: NDArray[np.float32] | None = field(default=None, repr=False)
+    """(H, W) float32; see `Exposure.mosaic`."""
 
 
 class PhotoScenes:
@@ -92,6 +94,8 @@ class PhotoScenes:
         `NetConfig.input_floor`.
     measures : bool
         Whether the pairs say what they are to be fused with.
+    with_clean : bool
+        Whether the pairs have the planes without noise.
     """
 
     has_auxiliary_targets = True
@@ -106,6 +110,7 @@ class PhotoScenes:
         floor: int | None = 0,
         *,
         measures: bool = False,
+        with_clean: bool = False,
     ) -> None:
         self.photos = photos
         self.keys = keys
@@ -115,6 +120,7 @@ class PhotoScenes:
         self._balance = balance
         self.floor = floor
         self.measures = measures
+        self.with_clean = with_clean
         self._shortest = np.array([min(photos.metadata(key)["size"]) for key in keys])
         sources = [source_of(key) for key in keys]
         sizes = Counter(sources)
@@ -142,6 +148,7 @@ class PhotoScenes:
                 self._balance,
                 self.floor,
                 measures=self.measures,
+                with_clean=self.with_clean,
             )
             for source, own in sorted(keys.items())
         }
@@ -207,7 +214,17 @@ class PhotoScenes:
 
     def _pair(self, scene: RecordedScene) -> Pair:
         packed = prepare(scene.frame, scene.ratio, scene.gains, self.floor)
-        return Pair(packed.planes, scene.target, scene.auxiliary, self.measured(scene))
+        clean = self._clean(scene) if self.with_clean else None
+        return Pair(packed.planes, scene.target, scene.auxiliary, self.measured(scene), clean)
+
+    def _clean(self, scene: RecordedScene) -> NDArray[np.float32]:
+        """Make the planes that a sensor without noise, whose black level is known, would give."""
+        assert scene.mosaic is not None
+        _, scale = plane_levels(scene.frame, scene.ratio, scene.gains, self.floor)
+        exposure = np.float32((self.camera.white - self.camera.black) / scene.ratio)
+        planes: NDArray[np.float32] = pack(scene.mosaic, self.camera.kind)
+        planes *= (exposure * scale)[:, None, None]
+        return planes
 
     def measured(self, scene: RecordedScene) -> Measurement | None:
         """Describe what a scene is fused with, by what its simulation knows.
@@ -261,7 +278,13 @@ class PhotoScenes:
         known = 0.0 if self.floor == 0 else _known_black(frame)
         auxiliary = auxiliary_targets(parameters.noise, amplification, unusual, known)
         return RecordedScene(
-            frame, parameters.ratio, parameters.gains, exposure.target, auxiliary, parameters.noise
+            frame,
+            parameters.ratio,
+            parameters.gains,
+            exposure.target,
+            auxiliary,
+            parameters.noise,
+            exposure.mosaic,
         )
 
 

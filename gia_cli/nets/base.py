@@ -37,6 +37,9 @@ class Network(nn.Module):
     vector_halos: tuple[int, ...] = ()
     #: Channels of the coarse levels that `forward` can hand out, deepest first.
     deep_widths: tuple[int, ...] = ()
+    #: Channels of the map at packed resolution that it hands out behind them, the last one before
+    #: the picture; 0 where there are no such levels.
+    top_width: int = 0
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
@@ -163,8 +166,8 @@ class Network(nn.Module):
             This many neighbours in the batch are crops of one photo and share every vector, the
             mean over all of them: what tiles do at inference. Divides N.
         levels : list, optional
-            Gets a feature for each of `deep_widths` appended, deepest first: what a training-only
-            loss on the depth needs.
+            Gets a feature for each of `deep_widths` appended, deepest first, and that of
+            `top_width`: what training-only losses on them need.
         """
         return self.finish(self.encode(x), group, levels)
 

@@ -49,6 +49,7 @@ class UNet(Network):
         widths = [config.width << level for level in range(LEVELS)]
         inputs = [config.in_channels, *widths[:-1]]
         self.deep_widths = tuple(widths[:0:-1])
+        self.top_width = widths[0]
         self.encoder = nn.ModuleList(map(self.double_conv, inputs, widths))
         # Here and not in the siblings' own __init__: optimisers and seeds depend on this order.
         self.add_bottleneck(widths[-1])
@@ -139,10 +140,10 @@ class UNet(Network):
         for step in range(len(self.decoder)):
             if levels is not None:
                 levels.append(x)
-            stage = partial(self._up, step) if step < last else self._to_picture
+            stage = partial(self._up, step) if step < last else partial(self._to_picture, levels)
             rows_out = 2 if step < last else 2 * self.config.scale
             skip = features.pop()
-            if step < last - 1:
+            if step < last - 1 or levels is not None:  # which wants whole maps
                 x = stage(x, skip)
             else:
                 x = by_bands(
@@ -159,8 +160,10 @@ class UNet(Network):
         up: Tensor = self.decoder[step](joined)
         return up
 
-    def _to_picture(self, x: Tensor, skip: Tensor) -> Tensor:
+    def _to_picture(self, levels: list[Tensor] | None, x: Tensor, skip: Tensor) -> Tensor:
         top = self._up(len(self.decoder) - 1, x, skip)
+        if levels is not None:
+            levels.append(top)
         return shuffled_picture(self.to_rgb, top, self.config.scale)
 
 

@@ -225,6 +225,8 @@ class Exposure:
     """(size, size) uint16, black level included, in the camera's canonical phase."""
     target: NDArray[np.float32] = field(repr=False)
     """(3, size, size) float32 in [0, 1], BT.709-encoded."""
+    mosaic: NDArray[np.float32] | None = field(default=None, repr=False)
+    """(size, size) float32; the light without noise, as a share of saturation at full exposure."""
 
 
 def render(
@@ -266,7 +268,7 @@ def render(
         )
         shown = linear if rebalance is None else linear @ rebalance
         target = bt709_encode(np.clip(shown, 0, 1)).transpose(2, 0, 1)
-        exposures.append(Exposure(dn, np.ascontiguousarray(target)))
+        exposures.append(Exposure(dn, np.ascontiguousarray(target), mosaic))
     return exposures
 
 

@@ -58,6 +58,8 @@ class RenderedBatch:
     """(N, 3, size, size) float32 in [0, 1], BT.709-encoded."""
     dn: Tensor = field(repr=False)
     """(N, size, size) float32, whole DN, black level included."""
+    clean: Tensor | None = field(default=None, repr=False)
+    """(N, C, h, w) float32; the planes without noise and black level error, not clipped."""
 
 
 @torch.no_grad()
@@ -69,6 +71,7 @@ def render_batch(
     size: int,
     floor: int | None,
     generator: torch.Generator | None,
+    with_clean: bool = False,
 ) -> RenderedBatch:
     """Photograph squares of photographs, and make a network's input of the exposures.
 
@@ -86,6 +89,8 @@ def render_batch(
         `NetConfig.input_floor`.
     generator : torch.Generator
         Of the device; draws the noise. None: torch's own, which no seed of a run governs.
+    with_clean : bool
+        Whether to return the planes without noise too.
 
     Raises
     ------
@@ -104,7 +109,10 @@ def render_batch(
     dn = _recorded(mosaic, read, numbers, generator)
     dn = dn.round_().clamp_(0, CAMERAS[camera].white)
     planes = _packed(dn, kind).sub_(numbers["plane_black"]).mul_(numbers["plane_scale"])
-    return RenderedBatch(planes.clamp_(floor, 1), _target(linear, numbers), dn)
+    clean = None
+    if with_clean:
+        clean = _packed(mosaic, kind).mul_(numbers["exposure"][..., None] * numbers["plane_scale"])
+    return RenderedBatch(planes.clamp_(floor, 1), _target(linear, numbers), dn, clean)
 
 
 def _numbers(
@@ -204,10 +212,13 @@ def _target(linear: Tensor, numbers: dict[str, Tensor]) -> Tensor:
     shown = linear[..., :1] * matrix[..., 0, :]
     for color in (1, 2):
         shown += linear[..., color : color + 1] * matrix[..., color, :]
-    shown.clamp_(0, 1)
-    curved = BT709_ALPHA * shown.clamp(min=BT709_BETA).pow_(BT709_POWER) - (BT709_ALPHA - 1)
-    encoded = torch.where(shown < BT709_BETA, BT709_SLOPE * shown, curved)
-    return encoded.permute(0, 3, 1, 2).contiguous()
+    return bt709_encode(shown.clamp_(0, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+def bt709_encode(linear: Tensor) -> Tensor:
+    """Linear light to BT.709 code values, both [0, 1]; the twin of `color.bt709_encode`."""
+    curved = BT709_ALPHA * linear.clamp(min=BT709_BETA).pow_(BT709_POWER) - (BT709_ALPHA - 1)
+    return torch.where(linear < BT709_BETA, BT709_SLOPE * linear, curved)
 
 
 # ---------------------------------------------------------------- sensor
@@ -264,8 +275,8 @@ def _pack_index(kind: CfaKind, size: int, device: torch.device) -> Tensor:
     return to_device(sites.ravel(), device)
 
 
-def _packed(dn: Tensor, kind: CfaKind) -> Tensor:
+def _packed(mosaics: Tensor, kind: CfaKind) -> Tensor:
     """Pack mosaics, (N, H, W), to planes as `cfa.pack` does."""
-    size, side = dn.shape[1], dn.shape[1] // PACK_FACTOR[kind]
-    planes = dn.flatten(1)[:, _pack_index(kind, size, dn.device)]
-    return planes.view(len(dn), len(PLANE_COLORS[kind]), side, side)
+    size, side = mosaics.shape[1], mosaics.shape[1] // PACK_FACTOR[kind]
+    planes = mosaics.flatten(1)[:, _pack_index(kind, size, mosaics.device)]
+    return planes.view(len(mosaics), len(PLANE_COLORS[kind]), side, side)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gia_cli.nets.base import Network, group_mean
 from gia_cli.nets.unet import GiaNet
+from gia_cli.simulation.torch_scene import bt709_encode
 from gia_cli.training.initialise import VECTOR_GAIN
 
 _CHECKERBOARD_BLOCK = 16  # packed pixels a side
@@ -67,6 +68,25 @@ def checkerboard_loss(picture: Tensor, target: Tensor, factor: int) -> Tensor:
     return checkerboard
 
 
+def raw_loss(raw: Tensor, clean: Tensor) -> Tensor:
+    """Mean absolute error of the planes that the clean-RAW head shows.
+
+    They are compared as the picture is, in BT.709 code values: in linear light the lamps of a night
+    would count and its dark places would not. The head shows code values itself, so that its
+    gradient in the dark is no steeper than elsewhere. Beyond white there is nothing to be told: the
+    network's input is clipped there.
+
+    Parameters
+    ----------
+    raw : (N, C, h, w)
+        BT.709 code values.
+    clean : (N, C, h, w)
+        Linear; see `Pair.clean`.
+    """
+    error: Tensor = F.l1_loss(raw.float(), bt709_encode(clean.clamp(0, 1)))
+    return error
+
+
 def _with_targets(vector: Tensor, auxiliary: Tensor) -> Tensor:
     """Put known targets, (N, AUXILIARY), in the place of the vector's first numbers."""
     count = auxiliary.shape[1]
@@ -96,14 +116,20 @@ def auxiliary_loss(vector: Tensor, auxiliary: Tensor) -> Tensor:
 class Trainee(nn.Module):
     """A network with what only training needs; what DistributedDataParallel wraps.
 
-    Heads are for networks with coarse levels; the others get none.
+    Heads are for networks with coarse levels; the others get none. `raw_head` reads the packed
+    planes without noise off the last map before the picture, as DNF (Jin et al. 2023) and RAWMamba
+    (Chen et al. 2024) do with a decoder of their own: what is noise is learned from the mosaic
+    itself, and not through a picture's colours.
     """
 
-    def __init__(self, network: Network, *, with_heads: bool) -> None:
+    def __init__(self, network: Network, *, with_heads: bool, with_raw_head: bool = False) -> None:
         super().__init__()
         self.network = network
         has_heads = with_heads and network.deep_widths
         self.heads = DeepSupervisionHeads(network.deep_widths) if has_heads else None
+        has_raw_head = with_raw_head and network.top_width
+        planes = network.config.in_channels
+        self.raw_head = nn.Conv2d(network.top_width, planes, 1) if has_raw_head else None
 
     def forward(
         self,
@@ -111,15 +137,19 @@ class Trainee(nn.Module):
         group: int,
         kept: Tensor | None = None,
         auxiliary: Tensor | None = None,
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """(N, C, h, w) to the picture, the coarse pictures (if there are heads) and GIA's vector.
+    ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
+        """(N, C, h, w) to the picture and what only training looks at.
+
+        That is the coarse pictures (if there are heads), GIA's vector, and the planes without noise
+        as `raw_head` shows them, (N, C, h, w) in BT.709 code values; None of what there is not.
 
         A network with coarse levels has its top skips multiplied by the factors `kept`, (S,): 0
         drops one (skip-connection dropout). A tensor, so that one compiled graph serves all steps.
         Where the true auxiliary targets, (N, AUXILIARY), are passed and known, the decoder gets
         them instead of the vector's own estimates (teacher forcing).
         """
-        levels: list[Tensor] | None = [] if self.heads is not None else None
+        has_heads = self.heads is not None or self.raw_head is not None
+        levels: list[Tensor] | None = [] if has_heads else None
         features = self.network.encode(planes)
         factors = () if kept is None or not self.network.deep_widths else kept.unbind()
         for level, factor in enumerate(factors):  # not left out: every parameter has a gradient
@@ -131,5 +161,6 @@ class Trainee(nn.Module):
             picture = self.network.decode(features, self.network.gia.spread(used), levels)
         else:
             picture = self.network.finish(features, group, levels)
-        depth = [] if self.heads is None or levels is None else self.heads(levels)
-        return picture, depth, vector
+        raw = None if self.raw_head is None or levels is None else self.raw_head(levels[-1])
+        depth = [] if self.heads is None or levels is None else self.heads(levels[:-1])
+        return picture, depth, vector, raw

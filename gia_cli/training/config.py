@@ -67,6 +67,8 @@ class Recipe:
     `is_teacher_forced`."""
     fused: bool = False
     """Whether the loss sees the picture fused with the measurement; see `fused_picture`."""
+    raw_weight: float = 0.0
+    """Weight of the training-only loss on the planes without noise; see `raw_loss`."""
     teacher_weight: float = 0.0
     """Share of the loss that is taken against the teacher's picture, not the truth; 0: there is no
     teacher."""
@@ -210,7 +212,7 @@ class TrainConfig:
         for name, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be positive, not {value:g}.", hint=HELP)
-        for name in ("auxiliary_weight", "checkerboard_weight"):
+        for name in ("auxiliary_weight", "checkerboard_weight", "raw_weight"):
             weight = self.changes.get(name, 0.0)
             if not 0 <= weight < math.inf:
                 option = "--" + name.replace("_", "-")
@@ -223,6 +225,11 @@ class TrainConfig:
         if self.validation_sources and self.data is not None:
             raise UsageError(
                 "--validate-on is for photographs; a data set has its own validation list.",
+                hint=HELP,
+            )
+        if self.changes.get("raw_weight") and self.data is not None:
+            raise UsageError(
+                "--raw-weight is for photographs: nobody knows real exposures without their noise.",
                 hint=HELP,
             )
         if self.simulation != "auto" and self.data is not None:

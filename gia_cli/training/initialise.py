@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gia_cli.nets.base import Network
 from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
-from gia_cli.nets.unet import GiaNet
+from gia_cli.nets.unet import GiaNet, UNet
+from gia_cli.raw.cfa import PLANE_COLORS
 
 #: What the vector's first numbers are multiplied by to be the auxiliary targets. Means over the
 #: bottleneck differ by hundredths from photo to photo: without it, weights that make tenths of them
@@ -40,6 +41,27 @@ def initialise(network: nn.Module) -> None:
             # on, they add up to much; the gates shall start half open.
             module.squeeze.weight.data.abs_()
             _scale_weight(module.excite, _SMALL)
+
+
+@torch.no_grad()
+def init_raw_head(head: nn.Conv2d, network: UNet) -> None:
+    """Let a clean-RAW head show at first what the network's picture has of each plane's colour.
+
+    A drawn head would pull at features that are good already, until it has learned to read them;
+    this one asks for what the planes differ in.
+
+    Parameters
+    ----------
+    head : Conv2d
+        Of `Trainee.raw_head`; changed in place.
+    network : UNet
+        Drawn or trained.
+    """
+    colors = list(PLANE_COLORS[network.config.cfa])
+    for name in ("weight", "bias"):
+        sub_pixels = network.to_rgb.get_parameter(name)
+        by_color = sub_pixels.view(3, network.config.scale**2, *sub_pixels.shape[1:]).mean(1)
+        head.get_parameter(name).copy_(by_color[colors])
 
 
 def _scale_weight(conv: nn.Module, factor: float) -> None:

@@ -38,7 +38,12 @@ from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
-from gia_cli.training.auxiliary import auxiliary_loss, checkerboard_loss, deep_supervision_loss
+from gia_cli.training.auxiliary import (
+    auxiliary_loss,
+    checkerboard_loss,
+    deep_supervision_loss,
+    raw_loss,
+)
 from gia_cli.training.config import Recipe, TrainConfig
 from gia_cli.training.distillation import teacher_picture
 from gia_cli.training.distributed import (
@@ -276,13 +281,13 @@ def _step(
 def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> dict[str, Tensor]:
     """Run a batch forward and backward; leaves gradients, and returns what `_step` does."""
     state, recipe = job.state, job.recipe
-    planes, target, auxiliary, measured = _moved(batch, job.device)
+    planes, target, auxiliary, measured, clean = _moved(batch, job.device)
     state.optimizer.zero_grad(set_to_none=True)
     taught: Tensor | None = None
     with _autocast(job):
         if job.teacher is not None:  # first: its features are gone when the student's come
             taught = teacher_picture(job.teacher, planes, recipe.crops.crops)
-        picture, depth, vector = job.model(
+        picture, depth, vector, raw = job.model(
             planes,
             recipe.crops.crops,
             job.kept_skips(cut),
@@ -304,6 +309,10 @@ def _gradients(job: Job, batch: Batch, cut: int, *, is_teacher_forced: bool) -> 
         error = auxiliary_loss(vector, auxiliary)
         losses["auxiliary"] = error.detach()
         total = total + recipe.auxiliary_weight * error
+    if raw is not None and clean is not None:
+        raw_error = raw_loss(raw, clean)
+        losses["raw"] = raw_error.detach()
+        total = total + recipe.raw_weight * raw_error
     if recipe.checkerboard_weight:
         checkerboard = checkerboard_loss(picture, target, target.shape[2] // planes.shape[2])
         losses["checkerboard"] = checkerboard.detach()
@@ -342,9 +351,18 @@ def _rehearse(job: Job) -> None:
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
     """Start to copy a batch to the device, all at once: a copy in mid-forward would wait for it."""
-    *tensors, measured = batch
-    planes, target, auxiliary = (x.to(device, non_blocking=True) for x in tensors)
-    return planes.contiguous(memory_format=torch.channels_last), target, auxiliary, measured
+
+    def sent(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    moved = batch._replace(
+        planes=sent(batch.planes),
+        target=sent(batch.target),
+        auxiliary=sent(batch.auxiliary),
+        clean=None if batch.clean is None else sent(batch.clean),
+    )
+    planes = moved.planes.contiguous(memory_format=torch.channels_last)
+    return moved._replace(planes=planes)
 
 
 def _autocast(job: Job) -> AbstractContextManager[object]:

@@ -32,7 +32,7 @@ from gia_cli.errors import DataError, DivergedError, UsageError
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
-from gia_cli.nets.unet import GiaNet
+from gia_cli.nets.unet import GiaNet, UNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, available_cores, keep_freed_memory
@@ -50,7 +50,12 @@ from gia_cli.training.config import (
 )
 from gia_cli.training.distillation import describe_teacher, find_teacher, open_teacher
 from gia_cli.training.distributed import Ranks
-from gia_cli.training.initialise import fit_vector, init_identity_path, initialise
+from gia_cli.training.initialise import (
+    fit_vector,
+    init_identity_path,
+    init_raw_head,
+    initialise,
+)
 from gia_cli.training.losses import make_loss
 from gia_cli.training.run_folder import (
     PLANNED_STEPS,
@@ -211,6 +216,11 @@ def true_fp32() -> Iterator[None]:
 def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: Progress) -> Job:
     """Open data, network and run folder; resume if there is a checkpoint."""
     recipe = config.full_recipe()
+    if recipe.raw_weight and not _has_top_level(config):
+        raise UsageError(
+            f"--raw-weight needs a U-Net, which {config.network} is not.",
+            hint="Leave it out, or choose another --network.",
+        )
     taught_by = None
     if config.teacher is not None:
         taught_by = find_teacher(config.teacher, config.net_config())
@@ -233,6 +243,9 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         _start_from(config, state.trainee.network, progress)
         if recipe.auxiliary_weight and not _starts_supervised(config):
             _init_identity_path(state.trainee.network, source, config.seed)
+        if state.trainee.raw_head is not None:
+            assert isinstance(state.trainee.network, UNet)
+            init_raw_head(state.trainee.raw_head, state.trainee.network)
         state.ema.load_state_dict(state.trainee.network.state_dict())
     else:
         state.load_dict(saved)
@@ -321,7 +334,11 @@ def _look_for_fast_convolutions(recipe: Recipe, device: torch.device) -> None:
 def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> TrainState:
     torch.manual_seed(config.seed)
     network = build(config.net_config())
-    trainee = Trainee(network, with_heads=recipe.deep_supervision_weight > 0)
+    trainee = Trainee(
+        network,
+        with_heads=recipe.deep_supervision_weight > 0,
+        with_raw_head=recipe.raw_weight > 0,
+    )
     if recipe.init == "kaiming":
         initialise(trainee)
     trainee.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -335,6 +352,12 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     )
     is_fp16 = _autocast(config.precision, device) == torch.float16
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
+
+
+def _has_top_level(config: TrainConfig) -> bool:
+    """Whether the network has levels, of which the last one can be read off."""
+    with torch.device("meta"):
+        return build(config.net_config()).top_width > 0
 
 
 def _skip_factors(device: torch.device) -> Tensor:
@@ -453,9 +476,18 @@ def _open_photos(
             "training photographs, and does not show how well the network generalizes."
         )
     (drawn, own), floor = _balances(config), config.net_config().input_floor
-    fused = config.full_recipe().fused
+    recipe = config.full_recipe()
+    fused = recipe.fused
     return (
-        PhotoScenes(photos, training, camera, balance=drawn, floor=floor, measures=fused),
+        PhotoScenes(
+            photos,
+            training,
+            camera,
+            balance=drawn,
+            floor=floor,
+            measures=fused,
+            with_clean=recipe.raw_weight > 0,
+        ),
         PhotoScenes(
             photos, validation, camera, PLAIN_SCENES, balance=own, floor=floor, measures=fused
         ),

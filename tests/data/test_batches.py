@@ -71,6 +71,20 @@ def same(first: Batch, second: Batch) -> bool:
     )
 
 
+def test_clean_planes_are_loaded_by_workers_too() -> None:
+    class Known(Numbers):
+        def pairs(self, rng: np.random.Generator, *, count: int, side: int) -> list[Pair]:
+            own = super().pairs(rng, count=count, side=side)
+            return [replace(pair, clean=pair.planes + 1) for pair in own]
+
+    options = CropOptions(photos=1, crops=2, sides=(4, 4), multiple=4)
+    for workers in (0, 1):
+        made = Batches(Known(), options, seed=0, steps=2)
+        for batch in load(made, range(2), workers=workers):
+            assert isinstance(batch, Batch) and batch.clean is not None
+            assert torch.equal(batch.clean, batch.planes + 1)
+
+
 def side_of(batch: Batch) -> int:
     return batch[0].shape[-1]
 
@@ -79,7 +93,7 @@ def side_of(batch: Batch) -> int:
 
 
 def test_a_batch_holds_the_crops_of_each_photo_side_by_side() -> None:
-    planes, target, targets, _ = Batches(Numbers(), OPTIONS, seed=1)[0]
+    planes, target, targets, *_ = Batches(Numbers(), OPTIONS, seed=1)[0]
     side = planes.shape[-1]
     assert planes.shape == (6, 4, side, side)
     assert target.shape == (6, 3, 2 * side, 2 * side)

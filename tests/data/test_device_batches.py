@@ -58,7 +58,7 @@ def test_a_batch_is_numpys_but_for_the_noise(
     photos: ArrayCache, camera: CameraName, floor: int | None, resident: bool
 ) -> None:
     """Of the first photo: what is drawn of the second follows NumPy's noise of the first."""
-    scenes: dict[str, Any] = {"balance": GivenBalance(), "floor": floor}
+    scenes: dict[str, Any] = {"balance": GivenBalance(), "floor": floor, "with_clean": True}
     made = batches(photos, camera, resident=resident, **scenes)
     source = PhotoScenes(photos, photos.keys, camera, **scenes)
     wanted = Batches(source, OPTIONS, seed=3, steps=10)
@@ -69,6 +69,10 @@ def test_a_batch_is_numpys_but_for_the_noise(
         assert torch.equal(ours[2][:2].nan_to_num(), numpys[2][:2].nan_to_num())
         torch.testing.assert_close(ours[1][:2], numpys[1][:2], rtol=0, atol=3e-6)
         assert not torch.equal(ours[1][2:], numpys[1][2:])
+        assert ours.clean is not None and numpys.clean is not None
+        assert ours.clean.shape == numpys.clean.shape == ours.planes.shape
+        assert ours.clean.dtype == numpys.clean.dtype == torch.float32
+        torch.testing.assert_close(ours.clean[:2], numpys.clean[:2], rtol=1e-5, atol=3e-6)
         means = [x[0][:2].mean(dim=(2, 3)) for x in (ours, numpys)]
         errors = [x[0][:2].std(dim=(2, 3)) for x in (ours, numpys)]
         near = (means[0] - means[1]).abs() < 5 * (errors[0] + errors[1]) / made.side(step)
@@ -94,7 +98,7 @@ def test_a_batch_is_a_function_of_seed_rank_and_step(
 
 
 def test_crops_of_a_photo_are_neighbours_and_share_its_scene(photos: ArrayCache) -> None:
-    _, _, told, _ = batches(photos)[0]
+    told = batches(photos)[0].auxiliary
     assert torch.equal(told[0].nan_to_num(), told[1].nan_to_num())
     assert torch.equal(told[2].nan_to_num(), told[3].nan_to_num())
     assert not torch.equal(told[0].nan_to_num(), told[2].nan_to_num())
@@ -102,7 +106,7 @@ def test_crops_of_a_photo_are_neighbours_and_share_its_scene(photos: ArrayCache)
 
 def test_what_the_picture_is_fused_with_is_the_exposure(photos: ArrayCache) -> None:
     scenes: dict[str, Any] = {"balance": GivenBalance(), "floor": None}
-    planes, _, _, measured = batches(photos, measures=True, **scenes)[0]
+    planes, _, _, measured, _ = batches(photos, measures=True, **scenes)[0]
     camera = CAMERAS["ILCE-7SM2"]
     assert len(measured) == len(planes) == 4
     for own, found in zip(planes, measured, strict=True):
@@ -110,6 +114,7 @@ def test_what_the_picture_is_fused_with_is_the_exposure(photos: ArrayCache) -> N
         np.testing.assert_allclose(own[0], np.minimum(red, 1), atol=1e-5)
         assert found.mosaic.dtype == np.uint16 and found.mosaic.max() <= camera.white
     assert batches(photos, **scenes)[0][3] == []
+    assert batches(photos, **scenes)[0].clean is None
 
 
 def test_photographs_lie_on_a_gpu_only_where_there_is_room(

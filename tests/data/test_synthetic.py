@@ -29,7 +29,7 @@ from gia_cli.raw.writer import write_arw, write_raf
 from gia_cli.sensor_table import iso_settings, nearest_row
 from gia_cli.simulation import scene as scene_module
 from gia_cli.simulation.scene import PLAIN_SCENES as PLAIN
-from gia_cli.simulation.scene import SceneOptions
+from gia_cli.simulation.scene import SceneOptions, SceneParameters
 from gia_cli.simulation.sensor import CAMERAS, daylight_gains, draw_scene, median_gains
 
 #: What three plain scenes of the seeds 0 to 2 tell, on which weights have been validated so far.
@@ -140,7 +140,7 @@ def test_batches_stay_those_of_runs_that_have_begun(
     balance = GivenBalance() if is_balanced else None
     source = PhotoScenes(photos, keys, camera, None, balance, floor)
     crops = CropOptions(photos=2, crops=2, sides=(8, 16), multiple=4)
-    planes, target, auxiliary, _ = Batches(source, crops, seed=3, rank=1, steps=10)[7]
+    planes, target, auxiliary, *_ = Batches(source, crops, seed=3, rank=1, steps=10)[7]
     planes_sum, target_sum, told = RECORDED[camera, is_balanced, floor]
     assert float(planes.double().sum()) == pytest.approx(planes_sum, rel=1e-6)
     assert float(target.double().sum()) == pytest.approx(target_sum, rel=1e-6)
@@ -160,6 +160,50 @@ def test_planes_and_targets_have_their_shapes_and_range(
             assert array.flags.c_contiguous
             assert array.min() >= 0
             assert array.max() <= 1
+
+
+@pytest.mark.parametrize("floor", [0, None])
+@cameras
+def test_clean_planes_are_what_a_sensor_without_noise_would_give(
+    photos: ArrayCache, monkeypatch: pytest.MonkeyPatch, camera: CameraName, floor: int | None
+) -> None:
+    """To half a DN, where they are not clipped; in the usual units, amplified and balanced."""
+    source = PhotoScenes(
+        photos, photos.keys, camera, balance=GivenBalance(), floor=floor, with_clean=True
+    )
+    draw = source._draw_parameters
+
+    def quiet(rng: np.random.Generator) -> SceneParameters:
+        drawn = draw(rng)
+        noise = replace(drawn.noise, gain=1e-10, read_scale=0, row_sigma=0, black_error=(0.0,))
+        return replace(drawn, noise=noise, stated_iso=None)
+
+    monkeypatch.setattr(source, "_draw_parameters", quiet)
+    blown = 0
+    for seed in range(6):
+        (scene,) = source.scenes(np.random.default_rng(seed), count=1, side=12)
+        (pair,) = source.pairs(np.random.default_rng(seed), count=1, side=12)
+        assert pair.clean is not None and scene.gains is not None
+        assert pair.clean.dtype == np.float32 and pair.clean.min() >= 0
+        dn = scene.ratio * np.max(scene.gains) / (scene.frame.white - scene.frame.black).min()
+        np.testing.assert_allclose(np.minimum(pair.clean, 1), pair.planes, atol=0.51 * dn)
+        blown += int((pair.clean > 1).sum())
+    assert blown > 0  # beyond white it goes on
+
+
+def test_clean_planes_come_to_those_who_ask(photos: ArrayCache) -> None:
+    """And change nothing else that is drawn."""
+    asked, plain = (
+        PhotoScenes(photos, photos.keys, "ILCE-7SM2", with_clean=with_clean)
+        for with_clean in (True, False)
+    )
+    (with_clean,), (without,) = (
+        source.pairs(np.random.default_rng(1), count=1, side=12) for source in (asked, plain)
+    )
+    assert with_clean.clean is not None and without.clean is None
+    np.testing.assert_array_equal(with_clean.planes, without.planes)
+    assert np.abs(with_clean.clean - with_clean.planes).max() > 0.001  # and it is not the noisy one
+    assert all(source.with_clean for source in asked.by_source().values())
 
 
 @cameras

@@ -390,6 +390,23 @@ def test_encoder_bands_change_no_feature() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
+def test_what_training_reads_off_the_levels_is_whole_in_inference_too() -> None:
+    network = unet(small("gia-net"))
+    x, found = random_planes(1, PLANES["bayer"], 80, 16), []
+    for is_inference in (True, False):
+        levels: list[Tensor] = []
+        with torch.set_grad_enabled(not is_inference):
+            picture = network(x, 1, levels)
+        widths = (*network.deep_widths, network.top_width)
+        assert [level.shape[1] for level in levels] == list(widths)
+        assert levels[-1].shape[2:] == x.shape[2:]
+        read_off = shuffled_picture(network.to_rgb, levels[-1], SCALE["bayer"])
+        torch.testing.assert_close(read_off, picture)
+        found.append(levels)
+    for inferred, trained in zip(*found, strict=True):
+        torch.testing.assert_close(inferred, trained)
+
+
 def test_too_little_halo_shows() -> None:
     """What keeps the tests above honest: bands without their context differ."""
     stage = nn.Conv2d(1, 1, 3, padding=1, bias=False)

@@ -74,4 +74,4 @@ def job_on(device: torch.device, config: TrainConfig) -> setup.Job:
 def random_batch(side: int = 32) -> Batch:
     """Two crops of a photo, on the CPU."""
     planes, target = torch.rand(2, 4, side, side), torch.rand(2, 3, 2 * side, 2 * side)
-    return planes, target, torch.rand(2, AUXILIARY), []
+    return Batch(planes, target, torch.rand(2, AUXILIARY), [])

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from gia_cli.imaging.color import bt709_encode
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.nets.unet import GiaNet
+from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
 from gia_cli.training.auxiliary import (
     Trainee,
     auxiliary_loss,
     checkerboard_loss,
     deep_supervision_loss,
+    raw_loss,
 )
-from gia_cli.training.initialise import VECTOR_GAIN, init_identity_path, initialise
-from tests.networks import UNETS, lively, small
+from gia_cli.training.initialise import VECTOR_GAIN, init_identity_path, init_raw_head, initialise
+from tests.networks import CFAS, PLANES, SCALE, UNETS, lively, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +36,7 @@ def test_deep_supervision_heads_give_the_deep_levels_a_gradient() -> None:
     norms = []
     for weight in (0.0, 1.0):
         trainee.zero_grad()
-        picture, depth, _ = trainee(planes, 2)
+        picture, depth, *_ = trainee(planes, 2)
         loss = (picture - target).abs().mean() + weight * deep_supervision_loss(depth, target)
         loss.backward()
         gradient = trainee.network.get_parameter("encoder.4.0.weight").grad
@@ -44,7 +49,7 @@ def test_deep_supervision_heads_give_the_deep_levels_a_gradient() -> None:
 def test_heads_are_for_networks_with_coarse_levels(name: str) -> None:
     trainee = Trainee(build(small(name)), with_heads=True)
     assert Trainee(trainee.network, with_heads=False).heads is None
-    picture, depth, _ = trainee(torch.rand(2, 4, 32, 48), 2)
+    picture, depth, *_ = trainee(torch.rand(2, 4, 32, 48), 2)
     assert picture.shape == (2, 3, 64, 96)
     if name in UNETS:
         assert [tuple(x.shape[1:]) for x in depth] == [(3, 2 << n, 3 << n) for n in range(4)]
@@ -63,7 +68,7 @@ def test_skips_that_are_kept_by_factors_are_the_same_to_the_bit() -> None:
     gradients = []
     for kept in (None, dropped(0)):
         trainee.zero_grad()
-        picture, _, _ = trainee(planes, 2, kept)
+        picture, *_ = trainee(planes, 2, kept)
         picture.square().sum().backward()
         gradients.append(
             [p.grad.clone() for p in trainee.network.parameters() if p.grad is not None]
@@ -77,7 +82,7 @@ def test_a_dropped_skip_has_no_effect_and_all_parameters_learn() -> None:
     planes = torch.rand(1, 4, 64, 64)
     trainee = Trainee(build(NetConfig("gia-net", width=8)), with_heads=True)
     initialise(trainee)
-    picture, depth, _ = trainee(planes, 1, dropped(4))
+    picture, depth, *_ = trainee(planes, 1, dropped(4))
     picture.square().mean().backward()
     assert all(parameter.grad is not None for parameter in trainee.network.parameters())
     assert not torch.allclose(picture, trainee(planes, 1)[0], atol=1e-3)
@@ -112,11 +117,11 @@ def test_teacher_forcing_replaces_the_vectors_own_estimates() -> None:
     assert isinstance(network, GiaNet)
     trainee = Trainee(network, with_heads=False)
     planes = torch.rand(2, 4, 32, 32)
-    own, _, vector = trainee(planes, 2)
+    own, _, vector, _ = trainee(planes, 2)
     told = 0.5 + VECTOR_GAIN * vector[:, :4].detach()
     torch.testing.assert_close(trainee(planes, 2, None, told)[0], own, rtol=0, atol=1e-4)
     assert torch.equal(trainee(planes, 2, None, torch.full((2, 4), torch.nan))[0], own)
-    other, _, still = trainee(planes, 2, None, told + 0.5)
+    other, _, still, _ = trainee(planes, 2, None, told + 0.5)
     assert not torch.allclose(other, own, atol=1e-3)
     assert torch.equal(still, vector)  # what it is asked for is its own
 
@@ -135,7 +140,7 @@ def test_the_vector_learns_the_auxiliary_targets() -> None:
     optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-3)
     losses = []
     for _ in range(60):
-        _, _, vector = trainee(planes, 2)
+        _, _, vector, _ = trainee(planes, 2)
         loss = auxiliary_loss(vector, targets)
         optimizer.zero_grad()
         loss.backward()
@@ -181,3 +186,61 @@ def test_deep_supervision_loss_is_zero_for_the_averaged_target() -> None:
     assert float(deep_supervision_loss([x + 0.1 for x in exact], target)) == pytest.approx(
         0.1, abs=1e-5
     )
+
+
+# ---------------------------------------------------------------- planes without noise
+
+
+@pytest.mark.parametrize("with_heads", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_raw_head_is_for_networks_with_levels(name: str, with_heads: bool) -> None:
+    """It shows planes at packed resolution, and changes nothing else."""
+    planes, network = torch.rand(2, 4, 32, 48), lively(small(name))
+    trainee = Trainee(network, with_heads=with_heads, with_raw_head=True)
+    picture, depth, _, raw = trainee(planes, 2)
+    plain = Trainee(network, with_heads=with_heads)
+    assert torch.equal(picture, plain(planes, 2)[0])
+    assert plain(planes, 2)[3] is None
+    assert len(depth) == (4 if with_heads and name in UNETS else 0)
+    assert (raw is None) == (name not in UNETS)
+    assert raw is None or raw.shape == planes.shape
+
+
+@pytest.mark.slow
+def test_a_raw_head_learns_a_constant() -> None:
+    torch.manual_seed(0)
+    trainee = Trainee(lively(small("gia-net")), with_heads=False, with_raw_head=True)
+    planes, clean = torch.rand(2, 4, 32, 32), torch.full((2, 4, 32, 32), 0.04)
+    optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        error = raw_loss(trainee(planes, 2)[3], clean)
+        error.backward()
+        optimizer.step()
+    assert error < 0.02
+    learned = trainee(planes, 2)[3].mean()
+    assert float(learned.detach()) == pytest.approx(float(bt709_encode(np.array(0.04))), abs=0.02)
+
+
+def test_the_raw_loss_counts_dark_places_and_nothing_beyond_white() -> None:
+    """In code values, as numpy makes them of linear light."""
+    clean = torch.tensor([0.0, 0.01, 0.3, 1.0, 7.0]).view(1, 5, 1, 1)
+    encoded = torch.from_numpy(bt709_encode(clean.clamp(max=1).numpy()))
+    assert float(raw_loss(encoded, clean)) < 1e-6
+    errors = [float(raw_loss(encoded, clean + (clean == level) * 0.01)) for level in (0.01, 0.3, 7)]
+    assert errors[0] > 2 * errors[1] > 0 == pytest.approx(errors[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("cfa", CFAS)
+def test_a_raw_head_starts_with_the_pictures_colours(cfa: CfaKind) -> None:
+    network = lively(small("gia-net", cfa))
+    assert isinstance(network, GiaNet)
+    trainee = Trainee(network, with_heads=False, with_raw_head=True)
+    assert trainee.raw_head is not None
+    init_raw_head(trainee.raw_head, network)
+    picture, _, _, raw = trainee(torch.rand(1, PLANES[cfa], 32, 32), 1)
+    cells = F.avg_pool2d(picture, SCALE[cfa])
+    for plane, color in enumerate(PLANE_COLORS[cfa]):
+        torch.testing.assert_close(raw[:, plane], cells[:, color], rtol=1e-4, atol=1e-4)
+    raw.sum().backward()
+    assert network.to_rgb.weight.grad is None  # a copy, not the layer itself

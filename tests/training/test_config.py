@@ -37,6 +37,11 @@ def test_going_on_keeps_the_skips_from_the_first_step_on() -> None:
         ({"changes": {"lr": 0.0}}, "--lr must be positive"),
         ({"changes": {"auxiliary_weight": -0.1}}, "--auxiliary-weight must be 0 or more"),
         ({"changes": {"checkerboard_weight": -1.0}}, "--checkerboard-weight must be 0 or more"),
+        ({"changes": {"raw_weight": -1.0}}, "--raw-weight must be 0 or more"),
+        (
+            {"changes": {"raw_weight": 1.0}, "photos": (), "data": Path("tree")},
+            "--raw-weight is for photographs",
+        ),
         (
             {"changes": {"auxiliary_weight": float("nan")}},
             "--auxiliary-weight must be 0 or more",

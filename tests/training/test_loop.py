@@ -48,6 +48,8 @@ from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
 from gia_cli.training.run_folder import export_run
+from gia_cli.weights.manifest import find_weights
+from gia_cli.weights.storage import load_arrays
 from tests.one_device import META, OneDevice
 from tests.training.runs import StopAt, assert_equal, job_on, random_batch, weights_of
 
@@ -376,6 +378,58 @@ def test_the_loss_against_patterns_is_taken_by_its_weight(config: TrainConfig) -
     assert not torch.equal(first["network.to_rgb.weight"], second["network.to_rgb.weight"])
 
 
+@pytest.mark.slow
+def test_a_raw_head_pulls_by_its_weight_and_stays_behind(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """It is logged and resumed where it is asked for; what is exported has the same tensors."""
+    left, right = (
+        replace(config, run=config.run.with_name(name), changes={"raw_weight": weight})
+        for name, weight in (("without", 0.0), ("with", 1.0))
+    )
+    for run, is_logged in ((left, False), (right, True)):
+        train(run)
+        rows = [row for row in read_log(run.run) if "loss" in row]
+        assert rows and all(("raw" in row) == is_logged for row in rows)
+    first, second = weights_of(left.run), weights_of(right.run)
+    assert second.keys() - first.keys() == {"raw_head.weight", "raw_head.bias"}
+    name = "network.encoder.0.0.weight"
+    assert not torch.equal(first[name], second[name])
+    stopped = replace(right, run=config.run.with_name("stopped"))
+    with pytest.raises(Terminated):
+        train(stopped, StopAt(2))
+    train(stopped)
+    assert_equal(second, weights_of(stopped.run))
+    rows = [export_run(run.run, run.run.name, tmp_path / "out") for run in (left, right)]
+    exported = [load_arrays(find_weights(tmp_path / "out" / row["file"])) for row in rows]
+    assert exported[0].keys() == exported[1].keys()
+    assert rows[0]["config"] == rows[1]["config"]
+    assert rows[1]["training"]["recipe"]["raw_weight"] == 1
+    with pytest.raises(RunError, match=r"its recipe\.raw_weight is 1\.0, not 0\.5"):
+        train(replace(right, changes={"raw_weight": 0.5}))
+
+
+@pytest.mark.slow
+def test_torch_simulates_what_a_raw_head_learns(config: TrainConfig) -> None:
+    asked = replace(config, simulation="torch", steps=1, changes={"raw_weight": 1.0})
+    train(asked)
+    other = replace(asked, run=config.run.with_name("numpy"), simulation="numpy")
+    train(other)
+    torchs, numpys = (
+        next(row["raw"] for row in read_log(run) if "raw" in row) for run in (asked.run, other.run)
+    )
+    assert torchs == pytest.approx(numpys, rel=0.3)  # of one scene, with other noise
+
+
+def test_a_raw_head_needs_a_network_with_levels(config: TrainConfig) -> None:
+    options = f"train --run {config.run} --photos {config.photos[0]} --cache {config.cache} "
+    options += "--steps 1 --network dncnn --raw-weight 1"
+    done = CliRunner().invoke(app, options.split())
+    assert done.exit_code == 2
+    assert "--raw-weight needs a U-Net, which dncnn is not." in " ".join(done.stderr.split())
+    assert not config.cache or not config.cache.exists()  # before anything is decoded
+
+
 # ---------------------------------------------------------------- devices
 
 
@@ -415,6 +469,16 @@ def test_a_step_stays_on_its_device(config: TrainConfig, monkeypatch: pytest.Mon
     with OneDevice() as rules:
         training._step(job, batch, 1e-4, 0, is_teacher_forced=False)
     assert_moved_once(rules, batch)
+
+
+def test_clean_planes_are_moved_with_the_batch(config: TrainConfig) -> None:
+    job, batch = job_on(META, replace(config, changes={"raw_weight": 1.0})), random_batch()
+    known = batch._replace(clean=batch.planes)
+    with OneDevice() as rules:
+        found = training._gradients(job, known, 0, is_teacher_forced=False)
+    assert found["raw"].device == META
+    assert rules.first == [tuple(x.shape) for x in (*batch[:3], batch.planes)]
+    assert all(x.grad is not None for x in job.state.trainee.parameters())
 
 
 @pytest.mark.parametrize("old", ["waits", "late"])
