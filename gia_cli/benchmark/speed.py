@@ -304,11 +304,11 @@ def _openvino_engine(network: Network, precision: Precision) -> Engine:
 def _onnx_engine(network: Network, runtime: Runtime) -> Engine:
     from gia_cli.inference.named_arrays import NamedArrays
     from gia_cli.inference.onnx_engine import OnnxEngine
-    from gia_cli.inference.onnx_graph import ONNX_GRAPHS
+    from gia_cli.inference.onnx_graph import UNetOnnx
 
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     weights = NamedArrays(arrays, network.config.network)
-    graph = ONNX_GRAPHS[network.config.network](network.config, weights)
+    graph = UNetOnnx(network.config, weights)
     return OnnxEngine(graph, [runtime.device], index=runtime.index)
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from gia_cli.errors import DeviceError, WeightsMismatchError
 from gia_cli.inference.engine import GraphEngine, Meter, require_finite
+from gia_cli.inference.layout import LAYOUTS
 from gia_cli.inference.named_arrays import NamedArrays
-from gia_cli.inference.onnx_graph import ONNX_GRAPHS, Sides, UNetOnnx
+from gia_cli.inference.onnx_graph import Sides, UNetOnnx
 from gia_cli.inference.self_check import SAMPLE_SIDES
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
@@ -242,10 +243,10 @@ def load_graph(info: WeightsInfo) -> UNetOnnx:
             hint=f"Use {info.quantized_from.name}.",
         )
     config = info.config
-    if config.network not in ONNX_GRAPHS:
+    if config.network not in LAYOUTS:
         raise DeviceError(f"{config.network} has no ONNX graph.", hint="Use a U-Net's weights.")
     origin = f"{info.path} does not fit {config.network} ({config.cfa})"
-    return ONNX_GRAPHS[config.network](config, NamedArrays(load_arrays(info), origin))
+    return UNetOnnx(config, NamedArrays(load_arrays(info), origin))
 
 
 def new_session(model: bytes, device: DeviceKind = "cpu", index: int = 0) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gia_cli.errors import WeightsMismatchError
 from gia_cli.inference.engine import GraphEngine, Meter, Split, require_finite
 from gia_cli.inference.openvino_core import multiplies_in_bf16, the_core
-from gia_cli.inference.openvino_graph import GRAPHS, SPLIT_LEVEL, UNetGraph, Weights
+from gia_cli.inference.openvino_graph import SPLIT_LEVEL, UNetGraph, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind, Runtime, available_cores
@@ -56,7 +56,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
     Parameters
     ----------
     config : NetConfig
-        A network of `GRAPHS`.
+        A network of `LAYOUTS`.
     arrays : dict
         Its weights by name, of any number format; emptied.
     origin : str
@@ -84,7 +84,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         self._is_int8 = any(array.dtype == np.int8 for array in arrays.values())
         self._in_bf16 = self._is_int8 and multiplies_in_bf16() if in_bf16 is None else in_bf16
         self._weights = Weights(arrays, origin)
-        self._graph = GRAPHS[config.network](config, self._weights, in_bf16=self._in_bf16)
+        self._graph = UNetGraph(config, self._weights, in_bf16=self._in_bf16)
         self._graph.whole()  # wrong weights should fail before the first photo is computed
         self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
 
@@ -213,7 +213,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
             return None
         other = copy.copy(self)
         other._in_bf16, other._compiled = False, None
-        other._graph = GRAPHS[self.config.network](self.config, self._weights)
+        other._graph = UNetGraph(self.config, self._weights)
         return other
 
     def on_cpu(self) -> OpenVinoEngine | None:

@@ -1,7 +1,7 @@
 """The U-Nets as OpenVINO graphs, built from named arrays with OpenVINO's own operators.
 
-What `nets.unet` is to torch. Each class states the same stride and halos as its torch module, and
-makes the same picture up to rounding; the tests hold them against each other.
+`layout` says what reads what; here is how OpenVINO computes it. The pictures are those of
+`nets.unet` up to rounding; the tests hold them against each other.
 
 A layer whose weight is int8 computes in int8. Beside ``NAME.weight`` it has ``NAME.scale``, what
 one step of the weight is worth for each output channel, and ``NAME.ranges``, the least and greatest
@@ -22,16 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.inference.layout import Conv, Operators, Share, names_of
 from gia_cli.inference.named_arrays import NamedArrays
 from gia_cli.inference.openvino_core import fp32_convolution
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
-from gia_cli.nets.config import LEVELS, NetConfig
+from gia_cli.nets.config import LEAKY_SLOPE, NetConfig
 from gia_cli.tiling import round_up
 
 # Nodes and outputs: the package's own types are too loose to say more.
@@ -45,7 +46,6 @@ SPLIT_LEVEL = 2
 #: whose dark end 256 steps would destroy; the last, which writes the 16-bit picture; and the
 #: vector's own, which cost nothing, so that the mean over tiles stays that of the whole frame.
 FP32_LAYERS = ("encoder.0.0", "to_rgb", "gia.shrink", "gia.fuse", "se.squeeze", "se.excite")
-_SLOPE = 0.2  # of every leaky ReLU
 _OPEN = -1
 # Measured. In int8, GIA-Net takes 5 or 6 where all who read a map round it alike, as NNCF has it.
 _MAPS_FP32, _MAPS_BF16, _MAPS_INT8 = 13, 7, 10
@@ -57,11 +57,7 @@ _ZERO_TOLERANCE = 0.01  # of a step: what fp32 leaves of a range made for a step
 
 def fp32_layers(levels: int) -> tuple[str, ...]:
     """Name the layers that stay in fp32 where the first `levels` levels do, down and up."""
-    outer = [
-        name.format(down=level, up=LEVELS - 2 - level)
-        for level in range(levels)
-        for name in ("encoder.{down}", "upsample.{up}", "decoder.{up}")
-    ]
+    outer = [name for level in range(levels) for name in names_of(level)]
     return (*FP32_LAYERS, *outer)
 
 
@@ -129,18 +125,11 @@ class Kernel:
         return ops.multiply(steps, _constant(self.scale.reshape(-1, 1, 1, 1)))
 
 
-class UNetGraph:
-    """SID-Net: planes to features, features to picture; siblings replace parts.
+class UNetGraph(Operators[Node]):
+    """A U-Net's graph: planes to picture, whole or in parts.
 
     Every node is (1, C, H, W) in fp32. Sides that are not given stay open.
     """
-
-    stride: ClassVar[int] = 2 ** (LEVELS - 1)
-    halo: ClassVar[int] = 96
-    vector_halos: ClassVar[tuple[int, ...]] = ()
-    dilation: ClassVar[int] = 1
-    #: How far a 3x3 convolution sees, in pixels of its level.
-    reach: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -155,16 +144,16 @@ class UNetGraph:
         Parameters
         ----------
         config : NetConfig
+            A network of `LAYOUTS`.
         weights : Weights
         integer_form : bool
             For layers in fp32, too; for quantization.
         in_bf16 : bool
             The model will be compiled for bf16.
         """
-        self.config = config
+        super().__init__(config)
         self._integer_form = integer_form
         self._in_bf16 = in_bf16
-        self.widths = [config.width << level for level in range(LEVELS)]
         self._weights = weights
         is_int8 = all(map(weights.computes_in_int8, _TOP_LAYERS))
         otherwise = _MAPS_BF16 if in_bf16 else _MAPS_FP32
@@ -188,8 +177,9 @@ class UNetGraph:
             Weights are left over; see also `Weights.take`.
         """
         planes = self._planes(height, width)
-        features = self._encode(planes)
-        model = ov.Model([self._decode(features, self._term_of(features[-1]))], [planes], "whole")
+        features = self.layout.encode(self, planes)
+        term = self.layout.term_of(self, features[-1])
+        model = ov.Model([self.layout.decode(self, features, term)], [planes], "whole")
         self._weights.check_all_used()
         return model
 
@@ -200,7 +190,7 @@ class UNetGraph:
         Two convolutions at each size in the decoder, and as many in the encoder down to the last
         skip.
         """
-        one_way = 2 * self.reach * sum(2**level for level in range(SPLIT_LEVEL))
+        one_way = 2 * self.layout.reach * sum(2**level for level in range(SPLIT_LEVEL))
         return round_up(2 * one_way, 2**SPLIT_LEVEL)
 
     @property
@@ -213,19 +203,20 @@ class UNetGraph:
     def measure(self, height: int = _OPEN, width: int = _OPEN) -> ov.Model:
         """Build planes to the map that is averaged, (1, C, H / stride, W / stride)."""
         planes = self._planes(height, width)
-        return ov.Model([self._encode(planes)[-1]], [planes], "measure")
+        return ov.Model([self.layout.encode(self, planes)[-1]], [planes], "measure")
 
     def term(self) -> ov.Model:
         """Build mean to global term, (1, C, 1, 1) to the same."""
         mean = ops.parameter([1, self.widths[-1], 1, 1], np.float32, name="mean")
-        return ov.Model([self._term(mean)], [mean], "term")
+        return ov.Model([self.layout.term(self, mean)], [mean], "term")
 
     def render(self, height: int = _OPEN, width: int = _OPEN) -> ov.Model:
         """Build planes and, if there is a vector, global term to picture."""
         inputs = [self._planes(height, width)]
         if self.vector_halos:
             inputs.append(ops.parameter([1, self.widths[-1], 1, 1], np.float32, name="term"))
-        picture = self._decode(self._encode(inputs[0]), inputs[-1])
+        features = self.layout.encode(self, inputs[0])
+        picture = self.layout.decode(self, features, inputs[-1])
         return ov.Model([picture], inputs, "render")
 
     # ------------------------------------------------------------ the same in three parts
@@ -233,16 +224,18 @@ class UNetGraph:
     def top(self, height: int, width: int) -> ov.Model:
         """Build planes to what the depth is made of, (1, C, h / cell, w / cell)."""
         planes = self._planes(height, width)
-        shallow = self._encode(planes, 0, SPLIT_LEVEL)[-1]
-        return ov.Model([_halved(shallow)], [planes], "top")
+        shallow = self.layout.encode(self, planes, 0, SPLIT_LEVEL)[-1]
+        return ov.Model([self.halve(shallow)], [planes], "top")
 
     def depth(self, height: int, width: int) -> ov.Model:
         """Build the frame's `top` to the decoder's map of the same size, every mean included."""
         below = ov.PartialShape([1, self.widths[SPLIT_LEVEL - 1], height, width])
         given = ops.parameter(below, np.float32, name="below")
-        features = self._encode(given, SPLIT_LEVEL, LEVELS)
-        map_ = self._bottleneck(features[-1], self._term_of(features[-1]))
-        return ov.Model([self._climb(map_, features[:-1], SPLIT_LEVEL)], [given], "depth")
+        features = self.layout.encode(self, given, SPLIT_LEVEL)
+        term = self.layout.term_of(self, features[-1])
+        map_ = self.layout.bottleneck(self, features[-1], term)
+        climbed = self.layout.climb(self, map_, features[:-1], SPLIT_LEVEL)
+        return ov.Model([climbed], [given], "depth")
 
     def surface(self, height: int, width: int) -> ov.Model:
         """Build planes and the `depth` below them to the picture."""
@@ -250,82 +243,25 @@ class UNetGraph:
         cell = 2**SPLIT_LEVEL
         below = ov.PartialShape([1, self.widths[SPLIT_LEVEL], height // cell, width // cell])
         given = ops.parameter(below, np.float32, name="depth")
-        top = self._climb(given, self._encode(planes, 0, SPLIT_LEVEL), 0)
-        return ov.Model([self._picture(top)], [planes, given], "surface")
-
-    # ------------------------------------------------------------ down and up
+        skips = self.layout.encode(self, planes, 0, SPLIT_LEVEL)
+        top = self.layout.climb(self, given, skips, 0)
+        return ov.Model([self.layout.picture(self, top)], [planes, given], "surface")
 
     def _planes(self, height: int, width: int) -> Node:
         shape = ov.PartialShape([1, self.config.in_channels, height, width])
         return ops.parameter(shape, np.float32, name="planes")
 
-    def _encode(self, x: Node, first: int = 0, stop: int = LEVELS) -> list[Node]:
-        """Go down the levels from `first` on; `x` has that level's size."""
-        features: list[Node] = []
-        inputs = [self.config.in_channels, *self.widths]
-        for level in range(first, stop):
-            if level > first:
-                x = _halved(x)
-            x = self._double_conv(f"encoder.{level}", [x], inputs[level], self.widths[level])
-            features.append(x)
-        return features
+    # ------------------------------------------------------------ operators
 
-    def _decode(self, features: list[Node], term: Node | None) -> Node:
-        x = self._bottleneck(features[-1], term)
-        return self._picture(self._climb(x, features[:-1], 0))
-
-    def _climb(self, x: Node, skips: list[Node], last: int) -> Node:
-        """Go up to level `last`; the skips are those of the levels from there on."""
-        for level in range(last + len(skips) - 1, last - 1, -1):
-            step, width = LEVELS - 2 - level, self.widths[level]
-            up = self._upsample(f"upsample.{step}", x, 2 * width, width)
-            x = self._double_conv(f"decoder.{step}", [up, skips[level - last]], 2 * width, width)
-        return x
-
-    def _picture(self, x: Node) -> Node:
-        x = self._conv("to_rgb", [x], self.widths[0], 3 * self.config.scale**2, side=1)
-        return ops.depth_to_space(x, "depth_first", self.config.scale)
-
-    def _term_of(self, feature: Node) -> Node | None:
-        """Work out what comes of a map's own mean; None for a network without a vector."""
-        if not self.vector_halos:
-            return None
-        return self._term(ops.reduce_mean(feature, np.array([2, 3]), keep_dims=True))
-
-    def _double_conv(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
-        x = _activated(self._conv3x3(f"{name}.0", parts, inputs, outputs))
-        return _activated(self._conv3x3(f"{name}.2", [x], outputs, outputs))
-
-    # ------------------------------------------------------------ what siblings replace
-
-    def _conv3x3(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
-        return self._conv(name, parts, inputs, outputs, side=3, dilation=self.dilation)
-
-    def _term(self, mean: Node) -> Node:
-        raise NotImplementedError
-
-    def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        return x
-
-    # ------------------------------------------------------------ layers
-
-    def _conv(
-        self,
-        name: str,
-        parts: list[Node],
-        inputs: int,
-        outputs: int,
-        *,
-        side: int,
-        dilation: int = 1,
-    ) -> Node:
+    def convolve(self, conv: Conv, parts: Sequence[Node]) -> Node:
         """Convolve maps that stand for their concatenation.
 
         In fp32 each part has a convolution of its own, and the results are added: the same sum, but
         the joined map, the largest of all, is never made (a fifth less memory, 6 % faster).
         """
-        kernel = self._weights.kernel(name, outputs, inputs, side, side)
-        bias = self._weights.take(f"{name}.bias", outputs)
+        name, dilation = conv.name, conv.dilation
+        kernel = self._weights.kernel(name, conv.outputs, conv.inputs, conv.side, conv.side)
+        bias = self._weights.take(f"{name}.bias", conv.outputs)
         if kernel.ranges is not None or self._integer_form:
             joined = _joined(parts, kernel, name)
             return _biased(self._convolved(joined, kernel, dilation, name=name), bias)
@@ -340,7 +276,17 @@ class UNetGraph:
             total = ops.add(other, total)
         return total
 
-    def _upsample(self, name: str, x: Node, inputs: int, outputs: int) -> Node:
+    def convolve_share(self, conv: Conv, share: Share, x: Node) -> Node:
+        """See `Operators`; in fp32."""
+        shape = conv.outputs, conv.inputs, conv.side, conv.side
+        weight = self._weights.take(f"{conv.name}.weight", *shape)[:, share.start : share.stop]
+        made = self._convolved(x, Kernel(weight), name=f"{conv.name}/{share.name}")
+        if not share.has_bias:
+            return made
+        return _biased(made, self._weights.take(f"{conv.name}.bias", conv.outputs))
+
+    def upsample(self, name: str, x: Node, inputs: int, outputs: int) -> Node:
+        """See `Operators`."""
         if self._weights.is_int8(f"{name}.weight"):
             kernel = self._weights.kernel(name, 4 * outputs, inputs, 1, 1)
         else:
@@ -352,6 +298,48 @@ class UNetGraph:
         subpixels = self._convolved(_joined([x], kernel, name), kernel, name=name)
         subpixels = self._upsample_biased(name, subpixels, outputs, repeats=4)
         return ops.depth_to_space(subpixels, "depth_first", 2).output(0)
+
+    def side_by_side(self, parts: list[Node]) -> list[Node]:
+        """See `Operators`; left apart, see `convolve`."""
+        return parts
+
+    def concatenate(self, parts: list[Node]) -> Node:
+        """See `Operators`."""
+        return ops.concat(parts, 1)
+
+    def halve(self, x: Node) -> Node:
+        """See `Operators`."""
+        return _halved(x)
+
+    def mean(self, x: Node) -> Node:
+        """See `Operators`."""
+        return ops.reduce_mean(x, np.array([2, 3]), keep_dims=True)
+
+    def leaky_relu(self, x: Node) -> Node:
+        """See `Operators`."""
+        return ops.prelu(x, _constant(np.array([LEAKY_SLOPE], np.float32)))
+
+    def relu(self, x: Node) -> Node:
+        """See `Operators`."""
+        return ops.relu(x)
+
+    def sigmoid(self, x: Node) -> Node:
+        """See `Operators`."""
+        return ops.sigmoid(x)
+
+    def add(self, x: Node, term: Node, name: str) -> Node:
+        """See `Operators`."""
+        return _named(ops.add(x, term), name)
+
+    def multiply(self, x: Node, term: Node, name: str) -> Node:
+        """See `Operators`."""
+        return _named(ops.multiply(x, term), name)
+
+    def picture(self, x: Node, scale: int) -> Node:
+        """See `Operators`."""
+        return ops.depth_to_space(x, "depth_first", scale)
+
+    # ------------------------------------------------------------ how they are made
 
     def _convolved(self, x: Node, kernel: Kernel, dilation: int = 1, *, name: str) -> Node:
         """Convolve for a layer, in fp32 if it is one of those that keep it.
@@ -418,84 +406,3 @@ def layer_of(name: str) -> str:
 
 def _biased(x: Node, bias: NDArray[np.float32]) -> Node:
     return ops.add(x, _constant(bias.reshape(1, -1, 1, 1)))
-
-
-def _activated(x: Node) -> Node:
-    return ops.prelu(x, _constant(np.array([_SLOPE], np.float32)))
-
-
-class GiaGraph(UNetGraph):
-    """GIA-Net: what comes of the mean is a bias at each place of the bottleneck."""
-
-    vector_halos = (64,)
-
-    def _term(self, mean: Node) -> Node:
-        channels, vector = self.widths[-1], self.config.vector
-        spread = self._fuse()[:, channels:]
-        bias = self._weights.take("gia.fuse.bias", channels)
-        shrunk = self._conv("gia.shrink", [mean], channels, vector, side=1)
-        return _biased(self._convolved(shrunk, Kernel(spread), name="gia.fuse/spread"), bias)
-
-    def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        own = self._convolved(x, Kernel(self._fuse()[:, : self.widths[-1]]), name="gia.fuse/own")
-        return _named(ops.add(own, term), "gia.fuse/sum")
-
-    def _fuse(self) -> NDArray[np.float32]:
-        channels = self.widths[-1]
-        return self._weights.take("gia.fuse.weight", channels, channels + self.config.vector, 1, 1)
-
-
-class SeGraph(UNetGraph):
-    """SE-UNet: what comes of the mean is a factor for each channel of the bottleneck."""
-
-    vector_halos = (64,)
-
-    def _term(self, mean: Node) -> Node:
-        channels = self.widths[-1]
-        inner = max(channels // 16, 1)
-        squeezed = ops.relu(self._conv("se.squeeze", [mean], channels, inner, side=1))
-        return ops.sigmoid(self._conv("se.excite", [squeezed], inner, channels, side=1))
-
-    def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        return _named(ops.multiply(x, term), "se/product")
-
-
-class TwoConvGraph(UNetGraph):
-    """SID-Net with two more convolutions in the bottleneck."""
-
-    halo = 128
-
-    def _bottleneck(self, x: Node, term: Node | None) -> Node:
-        return self._double_conv("extra", [x], self.widths[-1], self.widths[-1])
-
-
-class DilatedGraph(UNetGraph):
-    """SID-dilated: every 3x3 convolution dilated by 2."""
-
-    halo = 192
-    dilation = 2
-    reach = 2
-
-
-class SplitGraph(UNetGraph):
-    """SW-Net: each 3x3 convolution a plain and a dilated half."""
-
-    halo = 192
-    reach = 2
-
-    def _conv3x3(self, name: str, parts: list[Node], inputs: int, outputs: int) -> Node:
-        half = outputs // 2
-        plain = self._conv(f"{name}.plain", parts, inputs, outputs - half, side=3)
-        dilated = self._conv(f"{name}.dilated", parts, inputs, half, side=3, dilation=2)
-        return ops.concat([plain, dilated], 1)
-
-
-#: The networks that can be built here.
-GRAPHS: dict[str, type[UNetGraph]] = {
-    "sid-net": UNetGraph,
-    "gia-net": GiaGraph,
-    "se-unet": SeGraph,
-    "sid-2conv": TwoConvGraph,
-    "sid-dilated": DilatedGraph,
-    "sw-net": SplitGraph,
-}

@@ -13,7 +13,8 @@ from typing import Literal, cast, get_args
 from gia_cli.arguments import one_of
 from gia_cli.errors import DeviceError, OutOfMemoryError, UsageError, WeightsMismatchError
 from gia_cli.inference.engine import Engine
-from gia_cli.nets.config import NetConfig, NetName
+from gia_cli.inference.layout import LAYOUTS
+from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import (
     DeviceKind,
@@ -26,16 +27,6 @@ from gia_cli.runtime import (
 )
 from gia_cli.runtime import EngineName as EngineName
 from gia_cli.weights.storage import WeightsInfo
-
-#: Of the U-Nets there are graphs for OpenVINO and for ONNX.
-_GRAPH_NETWORKS: tuple[NetName, ...] = (
-    "sid-net",
-    "gia-net",
-    "se-unet",
-    "sid-2conv",
-    "sid-dilated",
-    "sw-net",
-)
 
 #: What only OpenVINO runs on, and what only ONNX Runtime does.
 INTEL_GPU: Literal["intel-gpu"] = "intel-gpu"
@@ -138,7 +129,7 @@ def require_onnx(runtime: Runtime, config: NetConfig | None = None) -> None:
     require_onnx_packages()
     if runtime.dtype != "float32":
         obstacle = f"ONNX Runtime runs in float32 here, not in {runtime.dtype}"
-    elif config is not None and config.network not in _GRAPH_NETWORKS:
+    elif config is not None and config.network not in LAYOUTS:
         obstacle = f"{config.network} has no ONNX graph"
     elif runtime.device not in (there := onnx_devices()):
         obstacle = f"ONNX Runtime here knows {', '.join(there)}, not {runtime.device}"
@@ -246,7 +237,7 @@ def obstacle_to_openvino(runtime: Runtime, config: NetConfig | None = None) -> s
         return f"OpenVINO runs on the CPU here, not on {runtime.device}"
     if runtime.dtype not in ("float32", "bfloat16", "int8"):
         return f"OpenVINO does not run in {runtime.dtype} here"
-    if config is not None and config.network not in _GRAPH_NETWORKS:
+    if config is not None and config.network not in LAYOUTS:
         return f"{config.network} has no OpenVINO graph"
     if find_spec("openvino") is None:
         return "OpenVINO is not installed"

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gia_cli.nets.config import LEAKY_SLOPE
 from gia_cli.raw.cfa import PLANE_COLORS, CfaKind
 from gia_cli.runtime import without_autocast
-
-#: Slope of every leaky ReLU (SID's published network).
-LEAKY_SLOPE = 0.2
 
 # Rows of a band: on a CPU a band of the widest level should stay in the cache (measured on 2 cores
 # for a 512x768 frame: 32 and 64 rows alike, 16 and 128 slower by 5 to 10 %).

@@ -26,6 +26,8 @@ NetName = Literal[
 
 #: Levels of every U-Net, the one at full size included.
 LEVELS = 5
+#: Slope of every leaky ReLU (SID's published network).
+LEAKY_SLOPE = 0.2
 #: Far beyond what anybody trains: a file that states more is none of gia's.
 MAX_WIDTH, MAX_VECTOR = 1024, 65536
 #: What a network is told of the light: nothing, as in the paper, or the photo's own gains.

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gia_cli.nets.base import Network
-from gia_cli.nets.blocks import LEAKY_SLOPE, by_bands, conv3x3, in_sequence, shuffled_picture
-from gia_cli.nets.config import NetConfig
+from gia_cli.nets.blocks import by_bands, conv3x3, in_sequence, shuffled_picture
+from gia_cli.nets.config import LEAKY_SLOPE, NetConfig
 
 COARSEST = 3
 # Layers of a residual block, and of the full-size sub-network behind its fusion.

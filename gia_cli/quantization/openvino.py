@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gia_cli.errors import GiaError
 from gia_cli.inference.openvino_core import the_core
-from gia_cli.inference.openvino_graph import FP32_LAYERS, GRAPHS, Weights, is_within, layer_of
+from gia_cli.inference.openvino_graph import FP32_LAYERS, UNetGraph, Weights, is_within, layer_of
 from gia_cli.inference.quiet_openvino import hidden
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.inference.quiet_openvino import opset13 as ops
@@ -55,7 +55,7 @@ def quantized(
     Parameters
     ----------
     config : NetConfig
-        A network of `GRAPHS`.
+        A network of `LAYOUTS`.
     arrays : dict
         Its weights by name, of floats.
     photos : sequence of (C, h, w) float32
@@ -91,7 +91,7 @@ def quantized(
 
 def _integer_form(config: NetConfig, arrays: dict[str, NDArray[Any]]) -> ov.Model:
     weights = Weights(dict(arrays), "The weights to quantize do not fit")
-    return GRAPHS[config.network](config, weights, integer_form=True).whole()
+    return UNetGraph(config, weights, integer_form=True).whole()
 
 
 def _ignored(model: ov.Model, fp32_layers: Collection[str]) -> list[str]:

@@ -19,8 +19,8 @@ from gia_cli.evaluation.systems import open_systems
 from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.imaging.writer import unorient
 from gia_cli.inference import openvino_engine, select
+from gia_cli.inference.layout import LAYOUTS
 from gia_cli.inference.openvino_engine import OpenVinoEngine
-from gia_cli.inference.openvino_graph import GRAPHS
 from gia_cli.inference.run import infer
 from gia_cli.inference.select import open_engine
 from gia_cli.nets.config import NetName
@@ -69,7 +69,7 @@ def on_int8(
 def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
 ) -> None:
-    mosaic = photo(rng, "bayer", 16, 4 * GRAPHS[name].halo)
+    mosaic = photo(rng, "bayer", 16, 4 * LAYOUTS[name].halo)
     engine = on_int8(name, mosaic.planes, in_bf16=False)
     rounding, tiled, parts = differences(engine, mosaic)
     assert 1e-4 < rounding < NEAR
@@ -85,7 +85,7 @@ def test_int8_is_near_fp32_whole_in_tiles_and_in_parts(
 def test_int8_with_bf16_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
 ) -> None:
-    mosaic = photo(rng, "bayer", 16, 4 * GRAPHS[name].halo)
+    mosaic = photo(rng, "bayer", 16, 4 * LAYOUTS[name].halo)
     engine = on_int8(name, mosaic.planes, in_bf16=True)
     rounding, tiled, parts = differences(engine, mosaic)
     assert 1e-4 < rounding < NEAR

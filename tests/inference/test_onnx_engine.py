@@ -57,7 +57,7 @@ def plenty_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def graph_of(network: Network) -> Any:
     config = network.config
-    return onnx_graph.ONNX_GRAPHS[config.network](config, NamedArrays(arrays_of(network), "test"))
+    return onnx_graph.UNetOnnx(config, NamedArrays(arrays_of(network), "test"))
 
 
 def on_onnx(network: Network, devices: tuple[DeviceKind, ...] = ("cpu",)) -> Any:
@@ -113,7 +113,7 @@ def test_every_number_counts(rng: np.random.Generator) -> None:
     ):
         wrong = NamedArrays({**arrays, **change}, "test")
         with pytest.raises(WeightsMismatchError, match=words):
-            onnx_engine.OnnxEngine(onnx_graph.ONNX_GRAPHS["gia-net"](config, wrong), ["cpu"])
+            onnx_engine.OnnxEngine(onnx_graph.UNetOnnx(config, wrong), ["cpu"])
 
 
 @pytest.mark.parametrize("name", ["gia-net", "se-unet"])

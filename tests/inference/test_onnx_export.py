@@ -102,7 +102,7 @@ def test_files_are_replaced_only_if_asked_to(tmp_path: Path) -> None:
 
 def test_a_wrong_graph_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, small("gia-net"))
-    monkeypatch.setattr("gia_cli.inference.onnx_graph._SLOPE", 0.1)
+    monkeypatch.setattr("gia_cli.inference.onnx_graph.LEAKY_SLOPE", 0.1)
     with pytest.raises(WeightsMismatchError, match="differs from torch"):
         onnx_export.export_onnx(onnx_export.ExportConfig(str(path), tmp_path / "out"))
 

@@ -18,9 +18,9 @@ from gia_cli.inference import openvino_engine
 from gia_cli.inference import plan as plan_module
 from gia_cli.inference import run as infer_module
 from gia_cli.inference.engine import Engine
+from gia_cli.inference.layout import LAYOUTS
 from gia_cli.inference.openvino_core import multiplies_in_bf16, the_core
 from gia_cli.inference.openvino_engine import OpenVinoEngine
-from gia_cli.inference.openvino_graph import GRAPHS
 from gia_cli.inference.plan import InferOptions, Plan, plan
 from gia_cli.inference.run import infer
 from gia_cli.inference.torch_engine import TorchEngine
@@ -266,7 +266,7 @@ def in_bf16(network: Network) -> OpenVinoEngine:
 def test_bf16_is_near_fp32_whole_in_tiles_and_in_parts(
     name: NetName, rng: np.random.Generator
 ) -> None:
-    mosaic = photo(rng, "bayer", 16, 4 * GRAPHS[name].halo)
+    mosaic = photo(rng, "bayer", 16, 4 * LAYOUTS[name].halo)
     rounding, tiled, parts = differences(in_bf16(lively(small(name))), mosaic)
     assert 1e-5 < rounding < NEAR
     assert tiled < 1.5 * rounding

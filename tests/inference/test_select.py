@@ -147,16 +147,6 @@ def test_asking_for_openvino_means_the_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert in_bf16.runtime == Runtime("cpu", "bfloat16")
 
 
-def test_the_table_of_graphs_is_complete() -> None:
-    from gia_cli.inference.openvino_graph import GRAPHS
-
-    assert set(GRAPHS) == set(select._GRAPH_NETWORKS)
-    pytest.importorskip("onnxruntime")
-    from gia_cli.inference.onnx_graph import ONNX_GRAPHS
-
-    assert set(ONNX_GRAPHS) == set(GRAPHS)
-
-
 # ---------------------------------------------------------------- imports
 
 
