@@ -1,7 +1,8 @@
 """Decoded data on disk, mapped into memory: training needs no more RAM than it looks at.
 
 One ``.npy`` file for each array, and beside them for each source a ``.json`` that is written last
-and says what it was made of: size and time of the source and of the arrays, the recipe, checksums.
+and says what it was made of: size and time of the source (of one in an archive its size and digest,
+which a copy of the archive keeps) and of the arrays, the recipe, checksums.
 So a build that was cut short continues where it stopped, a source that has changed is decoded
 again, and so is an array whose bytes are no longer those that were written. Bytes are read again
 only of arrays with another size or time, or where that is asked for: those of SID are 57 GB.
@@ -51,14 +52,21 @@ class Decoded:
     """Small things to remember; what JSON can hold."""
 
 
-class Stamped(Protocol):
-    """What is decoded: a file, or something in one."""
+class Digested(Protocol):
+    """Something in an archive, whose bytes were read already."""
 
-    def stat(self) -> os.stat_result:
-        """Say of which size and time the file is."""
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    @property
+    def digest(self) -> str:
+        """What they are known by."""
 
 
-Origin = TypeVar("Origin", bound=Stamped)
+#: What is decoded.
+Source = Path | Digested
+Origin = TypeVar("Origin", bound=Source)
 
 
 class ArrayCache:
@@ -303,7 +311,7 @@ def _record_path(folder: Path, key: str) -> Path:
 
 
 def _whole_record(
-    folder: Path, key: str, source: Stamped, recipe: str, check: Check
+    folder: Path, key: str, source: Source, recipe: str, check: Check
 ) -> dict[str, Any] | None:
     """Read a source's record if its arrays are there, of this recipe, and undamaged."""
     try:
@@ -318,9 +326,7 @@ def _whole_record(
     return record
 
 
-def _is_whole(
-    folder: Path, key: str, record: dict[str, Any], source: Stamped, check: Check
-) -> bool:
+def _is_whole(folder: Path, key: str, record: dict[str, Any], source: Source, check: Check) -> bool:
     if record["source"] != _stamp(source):
         return False
     paths = {name: _array_path(folder, key, name) for name in record["checksums"]}
@@ -338,8 +344,10 @@ def _is_whole(
     return True
 
 
-def _stamp(source: Stamped) -> list[int]:
-    """Size and time of a file: what changes when someone replaces it."""
+def _stamp(source: Source) -> list[int | str]:
+    """Size and time of a file, or size and digest: what changes when someone replaces it."""
+    if not isinstance(source, Path):
+        return [source.size, source.digest]
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
 

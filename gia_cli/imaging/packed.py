@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,10 +71,6 @@ class PackedPhoto:
     def stem(self) -> str:
         """Name without its ending."""
         return PurePosixPath(self.name).stem
-
-    def stat(self) -> os.stat_result:
-        """Say of which size and time the archive is."""
-        return self.archive.stat()
 
 
 def is_packed(path: Path) -> bool:

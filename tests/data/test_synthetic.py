@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraName
+from gia_cli.data import synthetic as module
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.batches import Batches
 from gia_cli.data.cache import ArrayCache
@@ -19,6 +22,7 @@ from gia_cli.data.crops import CropOptions
 from gia_cli.data.synthetic import PhotoScenes, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
+from gia_cli.imaging.packed import pack_photos
 from gia_cli.raw.calibrated_black import UNKNOWN_SIGMA, known_black_error
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.exif import ShotInfo
@@ -650,3 +654,23 @@ def test_balanced_planes_make_a_grey_scene_grey(tmp_path: Path, camera: CameraNa
     balanced, plain = np.array(means[:6]), np.array(means[6:])
     assert np.abs(balanced - 1).max() < 0.25  # noise, clipped at black, lifts all channels
     assert np.abs(plain - 1).min() > 0.25
+
+
+def test_a_copy_of_packed_photographs_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack_photos([write_photos(tmp_path / "photos", 3)], tmp_path / "photos.tar").target
+    photos = open_photos([archive], tmp_path / "cache")
+    (tmp_path / "other").mkdir()
+    copy = Path(shutil.copy(archive, tmp_path / "other" / "renamed.tar"))
+    os.utime(copy, ns=(0, 10**9))
+    decoded: list[object] = []
+    read = module.read_packed
+    monkeypatch.setattr(module, "read_packed", lambda photo: decoded.append(photo) or read(photo))
+    assert open_photos([copy], tmp_path / "cache").keys == photos.keys
+    assert decoded == []
+    # Other photographs of the same names are other ones.
+    write_photos(tmp_path / "photos", 3, size=(60, 90))
+    changed = pack_photos([tmp_path / "photos"], tmp_path / "changed.tar").target
+    others = open_photos([changed], tmp_path / "cache")
+    assert len(decoded) == 3 and not set(others.keys) & set(photos.keys)
