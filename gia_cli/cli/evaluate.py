@@ -6,13 +6,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from gia_cli.cameras import camera_family
 from gia_cli.cli.app import app, choices
-from gia_cli.cli.options import Camera, Device, Engine, Json, Quiet, Verbose
+from gia_cli.cli.options import (
+    Camera,
+    Device,
+    Engine,
+    Json,
+    Quiet,
+    Ray,
+    Shard,
+    Verbose,
+    Workers,
+    named_shard,
+    ray_options,
+)
 from gia_cli.errors import BatchError, UsageError
 from gia_cli.files import is_folder, is_taken
 from gia_cli.paper import TableName
@@ -21,6 +33,8 @@ from gia_cli.sid_layout import Protocol, Split, TruthName
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
+    from gia_cli.cluster.ray_pool import RayOptions
+    from gia_cli.cluster.shard import Shard as Share
     from gia_cli.evaluation.casts import Casts
     from gia_cli.evaluation.config import EvalConfig
     from gia_cli.evaluation.diagnose import Diagnosis
@@ -217,6 +231,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: Workers = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -226,7 +243,8 @@ def evaluate(
     gia eval --data SID --weights gia-sony --out runs/scores
 
     The same command resumes; a run that is interrupted reports the scores that it has. If photos
-    fail, they are named and the exit code is 3.
+    fail, they are named and the exit code is 3. With --shard many machines score one list; the last
+    one to end writes the results.
     """
     from gia_cli.cli.console import Terminal
     from gia_cli.enhance.enhancer import Quality
@@ -243,6 +261,10 @@ def evaluate(
         raise UsageError("--diagnose needs --weights: it tests networks.")
     if markdown and (as_json or table is not None):
         raise UsageError("--markdown cannot be combined with --json or --table.")
+    if shard is not None:
+        after = {"--ray": ray, "--panel": panel, "--diagnose": diagnose, "--casts": casts}
+        _refuse_with_shard({**after, "--report": page})
+    share, cluster = named_shard(shard), ray_options(ray, workers, device)
     rows = paper_table(table) if table is not None else []
     terminal = Terminal(quiet=quiet, verbose=verbose)
     config = EvalConfig(
@@ -287,9 +309,11 @@ def evaluate(
                 if page is not None:
                     terminal.line(str(page))
 
-        report = _evaluate(config, terminal, finish)
+        report = _evaluate(config, share, cluster, terminal, finish)
         try:
-            if markdown:
+            if report.missing:
+                _tell_missing(report, terminal, as_json=as_json)
+            elif markdown:
                 _show_markdown(report, terminal)
             elif not as_json:
                 _show(report, rows, terminal)
@@ -300,7 +324,8 @@ def evaluate(
         except KeyboardInterrupt:
             finish(replace(report, is_complete=False))
             raise
-        finish(report)
+        if not (as_json and report.missing):
+            finish(report)
     failed = {failure.path for failure in report.failures}
     if failed:
         raise BatchError(f"{len(failed)} of {report.pairs} pairs failed.")
@@ -313,13 +338,43 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         raise UsageError(f"{option} takes numbers such as 0,20, not '{text}'.") from None
 
 
+def _refuse_with_shard(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if value:
+            raise UsageError(
+                f"{name} does not work with --shard, which scores a part of the list.",
+                hint=f"Give {name} to a last gia eval without --shard: it finds all scores.",
+            )
+
+
 def _evaluate(
-    config: EvalConfig, terminal: Terminal, on_interrupt: Callable[[Report], None]
+    config: EvalConfig,
+    shard: Share | None,
+    cluster: RayOptions | None,
+    terminal: Terminal,
+    on_interrupt: Callable[[Report], None],
 ) -> Report:
     from gia_cli.evaluation.evaluate import evaluate as run_evaluation
 
     with terminal:
-        return run_evaluation(config, terminal, _tell_failure(terminal), on_interrupt)
+        return run_evaluation(
+            config, terminal, _tell_failure(terminal), on_interrupt, shard=shard, cluster=cluster
+        )
+
+
+def _tell_missing(report: Report, terminal: Terminal, *, as_json: bool) -> None:
+    """Say how far all shares are together."""
+    from gia_cli.evaluation.report import report_json
+
+    there = len(report.scores)
+    terminal.say(
+        f"{there} of {there + report.missing} scores are there; the share that takes the last one "
+        "writes the results, or a gia eval without --shard."
+    )
+    if as_json:
+        known = ("gia", "data", "camera", "truth", "split", "protocol", "pairs", "failures")
+        described = report_json(report)
+        terminal.json({name: described[name] for name in known} | {"missing": report.missing})
 
 
 def _tell_failure(terminal: Terminal) -> Callable[[Failure], None]:

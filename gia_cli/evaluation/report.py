@@ -76,8 +76,10 @@ class Report:
     """Measures that were not taken, and why."""
     scores: list[Score] = field(repr=False)
     failures: list[Failure]
+    missing: int = 0
+    """Scores that are yet to be taken: by other shares, or because this run was interrupted."""
     is_complete: bool = True
-    """Whether it was not interrupted before every pair had its turn."""
+    """Whether it was not interrupted before all that was asked for was done."""
 
 
 def summarise(scores: Sequence[Score], versus: str | None = None) -> list[Summary]:

@@ -204,8 +204,14 @@ def centre_of(truth: NDArray[np.float32], picture: NDArray[np.float32]) -> NDArr
     return truth[border : border + height, border : border + width]
 
 
-def open_systems(config: EvalConfig) -> list[System]:
+def open_systems(config: EvalConfig, memory: int | None = None) -> list[System]:
     """Load what is to be evaluated: a system for each row of the table.
+
+    Parameters
+    ----------
+    config : EvalConfig
+    memory : int, optional
+        Bytes that a network may take, where others compute beside it.
 
     Raises
     ------
@@ -230,6 +236,9 @@ def open_systems(config: EvalConfig) -> list[System]:
             Enhancer(info.path, runtime, InferOptions(), engine=config.engine, quality=quality)
             for quality in config.qualities
         ]
+        if memory is not None:
+            for enhancer in enhancers:
+                enhancer.limit_memory(memory)
         systems += [
             NetworkSystem(label or info.name, info, mode, enhancer, error)
             for enhancer in enhancers

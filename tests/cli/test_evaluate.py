@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -424,3 +425,52 @@ def test_bench_shows_training_and_what_failed(
     assert done.exit_code == 3
     assert "0.250 s" in done.stdout and "no room" in done.stdout and "torch" in done.stdout
     assert "1 of 2 measurements failed" in done.output
+
+
+@pytest.mark.slow
+def test_shares_say_how_far_they_are_and_the_last_one_shows_the_table(
+    tree: Path, tmp_path: Path
+) -> None:
+    command = ("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path / "out")
+    first = gia(*command, "--shard", "1/2", "--json")
+    assert first.exit_code == 0 and json.loads(first.stdout)["missing"] == 1
+    assert "shard 1/2: 1 of 2 pairs" in first.stderr
+    assert "1 of 2 scores are there" in first.stderr
+    again = gia(*command, "--shard", "1/2")
+    assert again.exit_code == 0 and again.stdout.split() == [str(tmp_path / "out")]
+    last = gia(*command, "--shard", "2/2")
+    assert last.exit_code == 0 and "LibRaw, amplified" in last.stdout
+    assert last.stdout == gia(*command).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--shard", "3/2"], 2, "no shard 3 of 2"),
+        (["--shard", "x"], 2, "--shard takes I/N"),
+        (["--shard", "1/2", "--panel", "1"], 2, "--panel does not work with --shard"),
+        (["--shard", "1/2", "--casts"], 2, "--casts does not work with --shard"),
+        (["--shard", "1/2", "--report", "p.html"], 2, "--report does not work with --shard"),
+        (["--shard", "1/2", "--ray", "local"], 2, "--ray does not work with --shard"),
+        (["--workers", "2"], 2, "--workers needs --ray"),
+        (["--ray", "head"], 2, "takes local, auto or HOST:PORT"),
+        (["--ray", "local", "--device", "cuda:1"], 2, "gives each worker its card"),
+    ],
+)
+def test_what_makes_no_share_and_no_cluster_is_refused(
+    tree: Path, tmp_path: Path, options: list[str], code: int, words: str
+) -> None:
+    out = tmp_path / "out"
+    refused = gia("eval", "--data", tree, "--isp", "libraw", "--out", out, *options)
+    assert refused.exit_code == code and words in refused.stderr and not out.exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_nobody_answers_for_is_one_line_with_a_code(
+    tree: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    refused = gia("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path, "--ray", address)
+    assert refused.exit_code == 53 and f"Nobody answers at {address}" in refused.stderr

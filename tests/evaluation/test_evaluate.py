@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from gia_cli.cluster.driver import only_driver_of
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
 from gia_cli.enhance.enhancer import Enhancer
-from gia_cli.errors import NoWeightsForCfaError, RawError, UsageError
+from gia_cli.errors import ClusterError, NoWeightsForCfaError, RawError, UsageError, WorkerError
+from gia_cli.evaluation import evaluate as module
 from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.evaluate import evaluate
 from gia_cli.evaluation.report import REPORT, TABLE, Failure
@@ -21,7 +30,9 @@ from gia_cli.imaging.color import bt709_from_srgb16
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.metrics.flatness import NAMES
 from gia_cli.raw.reader import render_truth
+from tests.local_cluster import TWO, in_process
 from tests.networks import DEFAULT
+from tests.progress_spy import ProgressSpy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,3 +140,149 @@ def test_what_cannot_be_evaluated_is_refused(config: EvalConfig) -> None:
         evaluate(replace(config, versus="nobody"))
     with pytest.raises(NoWeightsForCfaError):
         open_systems(replace(config, camera="fuji"))
+
+
+# ---------------------------------------------------------------- many machines
+
+FIRST, SECOND = Shard(1, 2), Shard(2, 2)
+
+
+def written(folder: Path) -> Any:
+    """Everything in the results but the times that scoring took."""
+    report = json.loads((folder / "report.json").read_text())
+    for part in (*report["systems"], *report["scores"]):
+        assert part.pop("seconds") >= 0
+    with (folder / "scores.csv").open(newline="") as file:
+        table = [{**row, "seconds": ""} for row in csv.DictReader(file)]
+    return report, table
+
+
+@pytest.fixture
+def quick(config: EvalConfig) -> EvalConfig:
+    """Without a network, and two pairs of the four."""
+    return replace(config, weights=(), limit=2)
+
+
+def elsewhere(config: EvalConfig) -> EvalConfig:
+    """The same in a folder of its own."""
+    return replace(config, out=config.out.with_name("alone"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)])
+def test_shares_give_the_results_of_one_machine(
+    quick: EvalConfig, order: tuple[Shard, Shard]
+) -> None:
+    one = evaluate(elsewhere(quick))
+    halves = [evaluate(quick, shard=order[0])]
+    assert halves[0].missing == len(halves[0].scores) == 1
+    assert not (quick.out / "report.json").exists()
+    halves.append(evaluate(quick, shard=order[1]))
+    assert halves[1].missing == one.missing == 0
+    assert written(quick.out) == written(one.config.out)
+    after = (quick.out / "report.json").read_bytes()
+    evaluate(quick)  # finds all scores there
+    assert (quick.out / "report.json").read_bytes() == after
+    names = {path.name for path in quick.out.iterdir() if path.suffix != ".lock"}
+    shares = {"scores-1-of-2.jsonl", "scores-2-of-2.jsonl"}
+    assert names == {"scores.csv", "scores.jsonl", "report.json", *shares}
+    assert not (quick.out / "scores.jsonl").read_bytes()  # nothing was scored twice
+
+
+@pytest.mark.slow
+def test_a_pair_that_fails_in_a_share_is_in_the_results_of_the_last_run(
+    quick: EvalConfig, tree: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tree, tmp_path / "copy")
+    broken = sorted(copy.glob("Sony/short/*"))[0]
+    broken.write_bytes(broken.read_bytes()[:5000])
+    quick = replace(quick, data=copy)
+    failures: list[Failure] = []
+    one = evaluate(elsewhere(quick))
+    for shard in (FIRST, SECOND):
+        report = evaluate(quick, on_failure=failures.append, shard=shard)
+    assert [failure.path for failure in failures] == [broken] and report.missing == 1
+    assert evaluate(quick).missing == 0
+    assert written(quick.out) == written(one.config.out)
+
+
+def test_a_second_machine_at_one_share_is_refused(quick: EvalConfig) -> None:
+    quick.out.mkdir()
+    with (
+        only_driver_of([quick.out], "gia eval", FIRST, option="--out"),
+        pytest.raises(UsageError, match=r"Another gia eval is writing into .* shard 1/2"),
+    ):
+        evaluate(quick, shard=FIRST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_workers_give_the_results_of_one_machine_also_when_they_die(
+    quick: EvalConfig, deaths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = evaluate(elsewhere(quick))
+    monkeypatch.setattr(module, "run_on_cluster", in_process(deaths))
+    evaluate(quick, cluster=RayOptions("local"))
+    assert written(quick.out) == written(one.config.out)
+    lines = (quick.out / "scores.jsonl").read_text()
+    assert len(lines.splitlines()) == 2
+    again = evaluate(quick, cluster=RayOptions("local"))
+    assert (quick.out / "scores.jsonl").read_text() == lines and len(again.scores) == 2
+
+
+@pytest.mark.slow
+def test_a_pair_that_kills_its_worker_is_a_failure_and_costs_no_other(
+    quick: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_on_cluster", in_process(deaths=3))
+    failures: list[Failure] = []
+    report = evaluate(
+        replace(quick, limit=1), on_failure=failures.append, cluster=RayOptions("local")
+    )
+    assert failures == report.failures and not report.scores
+    assert isinstance(failures[0].error, WorkerError)
+    assert "its worker died of it 3 times" in str(failures[0].error)
+
+
+def test_a_worker_that_measures_otherwise_is_refused(
+    quick: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = module._measures(quick).keys
+    with pytest.raises(ClusterError, match="does not measure as the others do: lpips_alex"):
+        module._make_work(quick, {**wanted, "lpips_alex": "other weights"}, None)
+    with pytest.raises(UsageError, match="no row 'nobody'"):
+        module._make_work(replace(quick, versus="nobody"), wanted, None)
+
+
+@pytest.mark.slow
+def test_a_share_with_fewer_measures_does_not_hide_what_another_has_taken(
+    quick: EvalConfig,
+) -> None:
+    """As long as its own scores are not those that count."""
+    evaluate(quick, shard=FIRST)
+    path = quick.out / "scores-1-of-2.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["taken_with"].pop("psnr")
+    path.with_name("scores-2-of-2.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert len(evaluate(quick, shard=FIRST).scores) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_workers", "alone")
+def test_a_cluster_gives_the_results_of_one_machine_though_a_worker_is_killed(
+    config: EvalConfig,
+) -> None:
+    killed: list[int] = []
+
+    class Killing(ProgressSpy):
+        def photo(self, name: str, number: int, total: int) -> None:
+            process = re.search(r"process (\d+)", next(d for d in self.details if "worker" in d))
+            if not killed and process is not None:
+                killed.append(int(process[1]))
+                os.kill(killed[0], signal.SIGKILL)
+
+    spy = Killing()
+    one = evaluate(elsewhere(config))
+    evaluate(config, spy, cluster=TWO)
+    assert killed and written(config.out) == written(one.config.out)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import signal
-from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import numpy as np
 import pytest
 
 from gia_cli.cluster.driver import only_driver_of
-from gia_cli.cluster.pool import Chunk, Done, Event, Lost, Ready, run_in_pool
 from gia_cli.cluster.ray_pool import RayOptions
 from gia_cli.cluster.shard import Shard
 from gia_cli.errors import DataError, OutputError, OutputExistsError, UsageError, WorkerError
@@ -25,10 +21,10 @@ from gia_cli.imaging.color import srgb_decode
 from gia_cli.raw.reader import read_raw
 from gia_cli.simulation import dataset
 from gia_cli.simulation.dataset import simulate_tree
-from gia_cli.simulation.manifest import read_plan
+from gia_cli.simulation.manifest import fingerprint, read_plan
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
 from gia_cli.simulation.photo import Simulated
-from tests.local_cluster import TWO
+from tests.local_cluster import TWO, in_process
 from tests.progress_spy import ProgressSpy
 from tests.simulation.pictures import Photo, save, smooth_photo
 
@@ -659,7 +655,7 @@ def test_a_share_that_overwrites_leaves_the_others_files_unless_the_plan_is_anot
 def test_pictures_of_other_shares_are_not_read_twice(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, seen = dataset.fingerprint, list[str]()
+    look, seen = fingerprint, list[str]()
 
     def note(photo: Path, tree: Path) -> Any:
         seen.append(photo.name)
@@ -687,36 +683,6 @@ def test_a_share_with_other_options_or_made_by_another_is_refused(
         simulate_tree([pictures], tree, DEALT, shard=SECOND)
 
 
-class InProcess:
-    """A pool of one worker in this process, which dies in a scene as often as it is told."""
-
-    size = 1
-
-    def __init__(self, make_work: Any, deaths: int) -> None:
-        self.make_work, self.deaths = make_work, deaths
-        self.work = make_work(None)
-        self.chunk: Chunk[Any] | None = None
-
-    def give(self, worker: int, chunk: Chunk[Any]) -> None:
-        self.chunk = chunk
-
-    def stop(self) -> None:
-        raise AssertionError
-
-    def wait(self) -> Iterable[Event]:
-        chunk, self.chunk = self.chunk, None
-        if chunk is not None:
-            # As a real one: what is given was pickled.
-            items = pickle.loads(pickle.dumps(chunk.items))
-            for number, result in zip(chunk.numbers, self.work(items, chunk.is_again), strict=True):
-                if self.deaths:
-                    self.deaths -= 1
-                    yield Lost(0, "it died.")
-                    break
-                yield Done(0, number, result)
-        yield Ready(0, "the worker")
-
-
 @pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite"])
 @pytest.mark.parametrize("deaths", [0, 1])
 def test_workers_make_the_same_tree_also_when_they_die(
@@ -729,12 +695,7 @@ def test_workers_make_the_same_tree_also_when_they_die(
 ) -> None:
     """It dies when the scene's files are written, before it tells."""
 
-    def run(task: Any, items: Any, make_work: Any, _: object, **more: Any) -> list[Any]:
-        assert more.pop("folders")
-        pool = InProcess(make_work, deaths)
-        return run_in_pool(task, items, lambda _: nullcontext(pool), **more)
-
-    monkeypatch.setattr(dataset, "run_on_cluster", run)
+    monkeypatch.setattr(dataset, "run_on_cluster", in_process(deaths))
     tree = tmp_path / "tree"
     options = replace(DEALT, exposure=replace(DEALT.exposure, on_exists=on_exists))
     made = simulate_tree([pictures], tree, options, cluster=RayOptions("local"))
@@ -748,14 +709,9 @@ def test_workers_make_the_same_tree_also_when_they_die(
 def test_a_scene_that_kills_its_worker_is_named_and_costs_no_other(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(task: Any, items: Any, make_work: Any, _: object, **more: Any) -> list[Any]:
-        more.pop("folders")
-        pool = InProcess(make_work, 3)
-        return run_in_pool(task, items[:1], lambda _: nullcontext(pool), **more)
-
-    monkeypatch.setattr(dataset, "run_on_cluster", run)
+    monkeypatch.setattr(dataset, "run_on_cluster", in_process(deaths=3))
     (result,) = simulate_tree(
-        [pictures], tmp_path / "tree", DEALT, cluster=RayOptions("local")
+        [pictures / "a.png"], tmp_path / "tree", DEALT, cluster=RayOptions("local")
     ).results
     assert result.status == "failed" and isinstance(result.error, WorkerError)
     assert "a.png: its worker died of it 3 times" in str(result.error)
