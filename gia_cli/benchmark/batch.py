@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ class BatchRun:
     """Median seconds of each stage of a photo."""
     workers: int | None = None
     """Of a cluster; None: one process, without one."""
+    busy: dict[str, float] = field(default_factory=dict)
+    """Photos that were read, in the network, finished and written at once, on average over the
+    wall-clock time: where the network is near 1 it is the limit, else it waits for the others."""
+
+
+# Which part of the work a photo's stages belong to.
+_PARTS = {
+    "reading": ("decode", "exposure", "pack"),
+    "network": ("load", "network"),
+    "finishing": ("fusion", "colour", "highlights"),
+    "writing": ("write",),
+}
 
 
 def measure_batch(config: BatchConfig, progress: Progress = SILENT) -> list[BatchRun]:
@@ -128,8 +141,17 @@ def _run(config: BatchConfig, workers: int | None, folder: Path) -> BatchRun:
         peak_bytes=used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         network_seconds=sum(stages.get("network", [])),
         stages={name: statistics.median(values) for name, values in stages.items()},
+        busy=_busy({name: sum(values) for name, values in stages.items()}, seconds),
         workers=workers,
     )
+
+
+def _busy(sums: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Say how many photos were in each part at once, given what each stage took of all photos."""
+    return {
+        part: sum(sums.get(stage, 0.0) for stage in stages) / seconds
+        for part, stages in _PARTS.items()
+    }
 
 
 def _written(text: bytes) -> list[dict[str, Any]]:

@@ -72,7 +72,9 @@ def batch_table(runs: Sequence[BatchRun]) -> tuple[list[str], list[list[str]]]:
     """Lay out what each round of a batch took."""
     columns = ["photos", "workers", "wall clock", "to the network's", "network", "processor time"]
     stages = list(dict.fromkeys(name for run in runs for name in run.stages))
-    columns += ["peak memory", *(f"{name}, median" for name in stages)]
+    parts = list(dict.fromkeys(name for run in runs for name in run.busy))
+    columns += ["peak memory", *(f"{name}, busy" for name in parts)]
+    columns += [f"{name}, median" for name in stages]
     rows = [
         [
             str(run.photos),
@@ -82,6 +84,7 @@ def batch_table(runs: Sequence[BatchRun]) -> tuple[list[str], list[list[str]]]:
             f"{run.network_seconds:.2f} s",
             f"{run.cpu_seconds:.1f} s",
             f"{run.peak_bytes / 1e9:.2f} GB",
+            *(f"{run.busy[name]:.0%}" if name in run.busy else "" for name in parts),
             *(f"{run.stages[name]:.2f} s" if name in run.stages else "" for name in stages),
         ]
         for run in runs

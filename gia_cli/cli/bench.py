@@ -298,7 +298,10 @@ def _bench_batch(
         _print_json(terminal, batch=runs)
         return
     terminal.table(*batch_table(runs))
-    terminal.say(f"{machine_name()}; one process for each round, start-up included")
+    terminal.say(
+        f"{machine_name()}; one process for each round, start-up included; busy: photos at once, "
+        "on average"
+    )
 
 
 def _bench_growth(

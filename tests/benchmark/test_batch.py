@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gia_cli.benchmark.batch import BatchConfig, BatchRun, _written, measure_batch
+from gia_cli.benchmark.batch import BatchConfig, BatchRun, _busy, _written, measure_batch
 from gia_cli.errors import DataError, UsageError
 from gia_cli.runtime import CONFIG_VARIABLE
 from tests.progress_spy import ProgressSpy
@@ -29,6 +29,8 @@ def test_every_photo_is_enhanced_in_every_round(
         assert run.network_seconds == run.stages["network"]  # of the one photo
         assert 0 < run.network_seconds < run.seconds
         assert run.cpu_seconds > 0
+        assert run.busy["network"] * run.seconds >= run.network_seconds
+        assert all(0 < share < 1 for share in run.busy.values())  # of the one photo
         assert run.peak_bytes > 50e6
     assert not list(photo.parent.glob("*.tif"))
 
@@ -55,6 +57,17 @@ def test_clusters_take_turns_with_one_process(
     runs = measure_batch(BatchConfig(tmp_path, rounds=2, workers=(1, 2)), spy)
     assert [run.workers for run in runs] == [None, 1, 2, None, 1, 2]
     assert spy.announced == sum(spy.done) == 6
+
+
+def test_every_stage_of_a_photo_keeps_one_part_busy() -> None:
+    """Of the names that a photo's stages have; what two photos take at once counts twice."""
+    stages = ("decode", "exposure", "pack", "load", "network", "fusion", "colour", "write")
+    sums = {stage: 2.0 for stage in (*stages, "highlights")}
+    busy = _busy(sums, 3.0)
+    assert list(busy) == ["reading", "network", "finishing", "writing"]
+    assert sum(busy.values()) == pytest.approx(sum(sums.values()) / 3)
+    assert busy["reading"] == pytest.approx(2)
+    assert _busy({}, 1.0) == dict.fromkeys(busy, 0)
 
 
 def test_photos_that_failed_do_not_count() -> None:

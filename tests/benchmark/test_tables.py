@@ -62,7 +62,12 @@ def test_a_batch_is_related_to_its_networks_time() -> None:
     assert (cells["wall clock"], cells["processor time"]) == ("12.00 s", "20.5 s")
     assert (cells["peak memory"], cells["decode, median"]) == ("1.60 GB", "0.25 s")
     assert cells["workers"] == ""
-    _, (row,) = batch_table([replace(run, workers=2)])
+    assert not any("busy" in column for column in columns)
+    with_parts = replace(run, busy={"reading": 0.04, "network": 0.83})
+    columns, rows = batch_table([run, with_parts])
+    shares = [dict(zip(columns, row, strict=True))["network, busy"] for row in rows]
+    assert shares == ["", "83%"]
+    columns, (row,) = batch_table([replace(run, workers=2)])
     assert row[columns.index("workers")] == "2"
 
 
