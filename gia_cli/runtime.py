@@ -136,9 +136,12 @@ def split_devices(names: str) -> list[DeviceName]:
         split_device(names)
         return [names]
     devices = names.split(",")
+    hint = "Write several like cuda:0,cuda:1."
+    if "" in devices:
+        raise UsageError(f"--device '{names}' has a comma that no device stands beside.", hint=hint)
     numbers = [split_device(name)[1] for name in devices]
     if None in numbers:
-        raise UsageError(f"{names} are not all cards.", hint="Write several like cuda:0,cuda:1.")
+        raise UsageError(f"'{names}' are not all cards.", hint=hint)
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"--device {names} names a card twice.")
     return devices

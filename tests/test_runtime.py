@@ -598,6 +598,11 @@ def test_a_batch_takes_all_usable_cards_unless_it_is_told(monkeypatch: pytest.Mo
     ):
         with pytest.raises(UsageError):
             devices_for_batch(wrong)
+    for wrong in (",", "cuda:0,", "auto,,cpu"):
+        with pytest.raises(UsageError, match=f"--device '{wrong}' has a comma that no device"):
+            devices_for_batch(wrong)
+    with pytest.raises(UsageError, match="'cuda:0,mps' are not all cards"):
+        devices_for_batch("cuda:0,mps")
     with pytest.raises(UsageError, match="takes one device"):
         resolve("cuda:0,cuda:1")
 

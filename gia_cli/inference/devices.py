@@ -74,7 +74,8 @@ def auto_choice(kind: CfaKind) -> dict[str, str]:
     Returns
     -------
     dict
-        "engine", "device", "precision", "weights" and "reason".
+        "engine", "device", "precision", "weights" and "reason". The precision also says what the
+        layers run in that are not int8, where that is not float32: "int8 with bfloat16".
     """
     runtime = select.choose_runtime("auto", "auto", "auto")
     info = find_weights(None, kind)
@@ -98,7 +99,7 @@ def _choice(engine: str, runtime: Runtime, info: WeightsInfo, reason: str) -> di
     return {
         "engine": engine,
         "device": runtime.place,
-        "precision": str(runtime.dtype),
+        "precision": select.numbers_of(runtime),
         "weights": info.name,
         "reason": reason,
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from gia_cli.errors import DeviceError, GiaError, OutOfMemoryError, WeightsError
 from gia_cli.inference.engine import Engine, NotFiniteError
 from gia_cli.inference.plan import Plan
-from gia_cli.inference.self_check import measured_difference, tolerance
+from gia_cli.inference.self_check import measured_difference, sample_picture, tolerance
 from gia_cli.progress import SILENT, Progress
 from gia_cli.weights.storage import WeightsInfo
 
@@ -54,6 +54,22 @@ def failure_of(error: BaseException, engine: Engine) -> Failure:
         return Failure(smallest, "has too little memory", is_of_memory=True)
     words = (str(error) or type(error).__name__).splitlines()[0]
     return _broken(engine, f"failed in {numbers} ({words})")
+
+
+def _refuse_broken_network(engine: Engine) -> None:
+    """Raise `WeightsError` if the network makes no numbers on the CPU either: no card is to blame.
+
+    What else goes wrong there is no matter of this engine's.
+    """
+    on_cpu = engine.on_cpu()
+    if on_cpu is None:
+        return
+    try:
+        sample_picture(on_cpu)
+    except NotFiniteError as error:
+        raise failure_of(error, on_cpu).last from None
+    except (MemoryError, RuntimeError):
+        return
 
 
 def _broken(engine: Engine, words: str, *, is_of_numbers: bool = False) -> Failure:
@@ -124,6 +140,8 @@ class Running:
 
         Raises
         ------
+        WeightsError
+            Neither the engine nor the CPU makes finite numbers of it.
         GiaError
             Of an engine that cannot be opened.
         """
@@ -142,6 +160,8 @@ class Running:
         try:
             found = measured_difference(engine)
         except (MemoryError, RuntimeError) as error:
+            if isinstance(error, NotFiniteError):
+                _refuse_broken_network(engine)
             return failure_of(error, engine)
         numbers = engine.runtime.dtype
         if found <= tolerance(numbers):

@@ -202,7 +202,14 @@ def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName)
         require_openvino(runtime)
         require_intel_gpu()
         return runtime
-    return resolve("cpu" if engine == "openvino" and device == "auto" else device, precision)
+    if engine == "openvino":
+        if kind not in ("auto", "cpu"):
+            raise DeviceError(
+                f"The engine openvino does not run on {device}.",
+                hint=f"Leave out --engine, or --device: OpenVINO runs on the CPU and {INTEL_GPU}.",
+            )
+        device = "cpu"
+    return resolve(device, precision)
 
 
 def require_intel_gpu() -> None:

@@ -100,9 +100,23 @@ def measured_difference(engine: Engine) -> float:
     on_cpu = engine.on_cpu()
     if on_cpu is None:
         return 0.0
-    planes = sample_planes(engine.config.in_channels)
-    picture = engine.run(planes, lambda share: None)  # first: it may raise
+    picture = sample_picture(engine)  # first: it may raise
     try:
-        return difference(picture, on_cpu.run(planes, lambda share: None))
+        return difference(picture, sample_picture(on_cpu))
     finally:
         engine.end_photo()
+
+
+def sample_picture(engine: Engine) -> NDArray[np.float32]:
+    """Run an engine on the test planes.
+
+    Parameters
+    ----------
+    engine : Engine
+
+    Raises
+    ------
+    NotFiniteError, RuntimeError
+        What the engine raises.
+    """
+    return engine.run(sample_planes(engine.config.in_channels), lambda share: None)

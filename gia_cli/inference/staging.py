@@ -173,7 +173,7 @@ class CudaQueue:
 
     def __init__(self, place: str) -> None:
         self._place = torch.device(place)
-        self._stream = torch.cuda.Stream(self._place)
+        self._stream = torch.cuda.Stream(self._place)  # type: ignore[no-untyped-call]
 
     def buffer(self, size: int) -> Tensor:
         """See `Queue`."""
@@ -186,7 +186,7 @@ class CudaQueue:
 
     def mark(self) -> torch.cuda.Event:
         """See `Queue`."""
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
 

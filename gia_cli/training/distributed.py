@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from gia_cli.errors import DeviceError, ProcessLostError
+from gia_cli.runtime import split_device
 
 #: How long a process waits for the others in a step: a rendering of validation or a checkpoint on
 #: slow storage may lie between. What has died is noticed by torchrun long before.
@@ -84,6 +85,21 @@ def ranks_from_environment() -> Ranks:
         for key, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
     }
     return Ranks(number["RANK"], number["WORLD_SIZE"], number["LOCAL_RANK"])
+
+
+def refuse_one_card(name: str, ranks: Ranks) -> None:
+    """Refuse a card that is named by its number where each process gets one of its own.
+
+    Raises
+    ------
+    DeviceError
+    """
+    if ranks.world > 1 and split_device(name)[1] is not None:
+        raise DeviceError(
+            f"--device {name} names one card, but each of the {ranks.world} processes takes its "
+            "own.",
+            hint="Use --device cuda, and CUDA_VISIBLE_DEVICES to choose among the cards.",
+        )
 
 
 def own_device(device: torch.device, ranks: Ranks) -> torch.device:

@@ -52,6 +52,7 @@ from gia_cli.training.distributed import (
     own_device,
     process_group,
     ranks_from_environment,
+    refuse_one_card,
 )
 from gia_cli.training.fused import fused_picture
 from gia_cli.training.log import TrainLog, write_panel
@@ -110,9 +111,10 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         Of several processes one has ended, or does not answer.
     UsageError, WeightsError, DeviceError, OutputError
     """
+    alone = ranks_from_environment()
+    refuse_one_card(config.device, alone)
     device = torch.device(resolve(config.device, "fp32").place)
     prepare_process()
-    alone = ranks_from_environment()
     device = own_device(device, alone)
     with (
         _plain_words(device, alone),

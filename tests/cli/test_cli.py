@@ -96,6 +96,10 @@ def test_an_engine_that_cannot_run_this_is_refused(
     assert result.exit_code == 50
     assert "openvino cannot run this" in result.stderr
     assert "Leave out --engine" in result.stderr
+    for device in ("cuda", "cuda:1", "mps"):  # whether there is one or not
+        result = gia("enhance", make_arw(), "--engine", "openvino", "--device", device)
+        assert result.exit_code == 50
+        assert f"The engine openvino does not run on {device}." in result.stderr
 
 
 def test_precision_int8_without_int8_weights_is_refused(

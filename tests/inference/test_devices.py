@@ -64,9 +64,12 @@ def test_onnx_runtime_is_named_or_its_extra(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_choice_is_what_the_enhancer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "resolve", lambda *_: Runtime("cpu", "float32"))
+    monkeypatch.setattr(select, "_multiplies_in_bf16", lambda: False)
     choice = auto_choice("bayer")
     assert (choice["engine"], choice["precision"]) == ("openvino", "int8")
     assert find_weights(choice["weights"]).quantized_from is not None
+    monkeypatch.setattr(select, "_multiplies_in_bf16", lambda: True)
+    assert auto_choice("bayer")["precision"] == "int8 with bfloat16"
     monkeypatch.setattr(devices, "shipped_quantized", lambda info: None)
     assert auto_choice("bayer")["precision"] == "float32"
     monkeypatch.setattr(select, "find_spec", lambda name: None)

@@ -112,6 +112,19 @@ def test_every_engine_refuses_a_picture_that_overflows(
     assert caught.value.exit_code == 40
 
 
+@pytest.mark.parametrize("damage", [fine, black])
+def test_a_network_that_makes_no_numbers_anywhere_is_no_cards_fault(
+    damage: Damage, network: Network
+) -> None:
+    with torch.no_grad():
+        network.get_parameter("to_rgb.weight").fill_(3e38)
+    progress = ProgressSpy()
+    running = Running(Card(network, damage), is_checked=True)
+    with pytest.raises(WeightsError, match="no finite picture of this photo: on the cpu") as caught:
+        running.check(progress)
+    assert caught.value.exit_code == 40 and progress.notes == []
+
+
 # ---------------------------------------------------------------- each way to fail
 
 

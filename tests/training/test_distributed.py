@@ -27,6 +27,7 @@ from gia_cli.training.distributed import (
     own_device,
     process_group,
     ranks_from_environment,
+    refuse_one_card,
     refuse_shared_cards,
 )
 
@@ -80,6 +81,19 @@ def test_each_process_has_its_own_gpu(
     assert own_device(torch.device("cuda"), ranks) == torch.device("cuda", card)
     assert own_device(torch.device("cpu"), ranks) == torch.device("cpu")
     assert own_device(torch.device("cuda"), Ranks()) == torch.device("cuda")
+
+
+def test_a_numbered_card_is_not_for_several_processes() -> None:
+    for name in ("cuda:0", "cuda:1"):
+        refuse_one_card(name, Ranks())
+        with pytest.raises(
+            DeviceError, match=f"{name} names one card, but each of the 2"
+        ) as caught:
+            refuse_one_card(name, Ranks(rank=1, world=2, local=1))
+        assert "each of the 2 processes" in str(caught.value) and caught.value.exit_code == 50
+        assert "--device cuda" in str(caught.value.hint)
+    for name in ("cuda", "cpu", "auto"):
+        refuse_one_card(name, Ranks(rank=1, world=2, local=1))
 
 
 def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
