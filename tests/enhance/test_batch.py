@@ -935,7 +935,7 @@ def fakes(
     options = BatchOptions(
         request=ExposureRequest(brackets=brackets), out_dir=folder / "out", products=(product,)
     )
-    monkeypatch.setattr(batch.Lanes, "beside", lambda device, cores: lanes)
+    monkeypatch.setattr(Lanes, "beside", lambda device, cores: lanes)
     monkeypatch.setattr(batch, "free_bytes", lambda: 10**12)
     return enhancer, plan_jobs([folder], options), options, fails
 
@@ -959,7 +959,8 @@ def test_with_any_number_of_threads_each_photo_has_its_own_result_in_order(
             assert result.status == "failed" and str(result.error) == f"{fails[name]} {name}"
         else:
             assert result.status == "written" and result.outputs == list(job.targets)
-            assert [path.read_text() for path in result.outputs] == result.choices
+            made: list[Any] = [path.read_text() for path in result.outputs]
+            assert made == result.choices
         assert result.notes == [f"read {name}"] * (fails.get(name) != "read")
     written = {path for result in results for path in result.outputs}
     assert written == set((tmp_path / "out").glob("*"))

@@ -21,7 +21,7 @@ SECONDS = 60  # nothing here waits so long unless it hangs
 def test_a_cpus_cores_are_the_networks_and_a_cards_are_shared() -> None:
     assert {Lanes.beside("cpu", cores) for cores in (1, 2, 64)} == {Lanes(1, 1)}
     for device in ("cuda", "mps", "intel-gpu"):
-        numbers = [Lanes.beside(device, cores) for cores in range(1, 65)]  # type: ignore[arg-type]
+        numbers = [Lanes.beside(device, cores) for cores in range(1, 65)]
         for cores, lanes in enumerate(numbers, start=1):
             assert 1 <= lanes.readers <= 4 and 1 <= lanes.writers <= 4
             assert lanes.readers + lanes.writers <= max(cores, 2)
