@@ -52,6 +52,14 @@ def take_over() -> None:
     sys.unraisablehook = _on_unraisable
 
 
+def take_over_fork() -> None:
+    """Handle them in this process, too, which is at work and was forked from one that does."""
+    global _process
+    if _process is not None:
+        _process = os.getpid()
+    enter("work")
+
+
 def true_stderr() -> int:
     """Name a descriptor of stderr as it was at the start, whatever lies on 2 by now."""
     return 2 if _stderr is None else _stderr

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from gia_cli.cameras import CfaKind
+from gia_cli.cli import guarded
 from gia_cli.cli.app import app, choices, numbers
 from gia_cli.cli.options import Device, Json, MeasuredMaxMemory, Quiet, Verbose
 from gia_cli.errors import BatchError, UsageError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@guarded.whole
 def bench(
     network: Annotated[
         list[str] | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from gia_cli.cameras import camera_family
+from gia_cli.cli import guarded
 from gia_cli.cli.app import app, choices
 from gia_cli.cli.options import (
     Camera,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 
 @app.command("eval")
+@guarded.whole
 def evaluate(
     data: Annotated[
         Path,

@@ -1,8 +1,9 @@
-"""A batch in a process of its own, for where the system limits a process's memory (``ulimit -v``).
+"""Work in a process of its own, for where the system limits a process's memory (``ulimit -v``).
 
 When the addresses run out, the libraries that compute end the process as often as they raise an
 error: C++ cannot raise everywhere, and OpenMP gives up when it cannot start a thread. So a child
-does the work. The photo that it dies of has failed, and another child goes on with the next one.
+does the work. The photo of a batch that it dies of has failed, and another child goes on with the
+next one; a command that is one piece of work fails as a whole.
 """
 
 from __future__ import annotations
@@ -16,16 +17,29 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec
 
-from gia_cli.enhance.batch import FileResult, Job
+from gia_cli import interrupts
 from gia_cli.errors import OutOfMemoryError
-from gia_cli.runtime import DeviceKind, address_space_left, is_oom_error, share_arenas
+from gia_cli.runtime import (
+    DeviceKind,
+    address_space_left,
+    is_oom_error,
+    resolve,
+    share_arenas,
+    split_device,
+)
 
+if TYPE_CHECKING:
+    from gia_cli.enhance.batch import FileResult, Job
+
+Options = ParamSpec("Options")
 #: Receives a photo's result.
-Report = Callable[[FileResult], None]
+Report = Callable[["FileResult"], None]
 #: Enhances photos, and reports each.
-Work = Callable[[Sequence[Job], Report], object]
+Work = Callable[[Sequence["Job"], Report], object]
 
 _SET_PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
@@ -42,6 +56,40 @@ def is_needed(devices: Collection[DeviceKind]) -> bool:
     """
     can_fork = sys.platform == "linux" and "cuda" not in devices
     return can_fork and address_space_left() is not None
+
+
+def whole(command: Callable[Options, None]) -> Callable[Options, None]:
+    """Let a command with an option ``device`` run in a child where that is needed.
+
+    There it raises what the command raises, and `OutOfMemoryError` if the child dies.
+    """
+
+    @wraps(command)
+    def run(*args: Options.args, **options: Options.kwargs) -> None:
+        if address_space_left() is not None and is_needed([_kind(str(options["device"]))]):
+            run_whole(partial(command, *args, **options))
+        else:
+            command(*args, **options)
+
+    return run
+
+
+def _kind(device: str) -> DeviceKind:
+    """Say whether it is CUDA, of which alone `is_needed` wants to know."""
+    is_torchs = split_device(device)[0] in ("auto", "cuda")
+    return resolve(device).device if is_torchs else "cpu"
+
+
+def run_whole(work: Callable[[], object]) -> None:
+    """Do work that is of one piece in a child.
+
+    Raises
+    ------
+    OutOfMemoryError
+        The child has died. And whatever else `work` raises.
+    """
+    if not _in_child(lambda _: work(), lambda _: None):
+        raise _death("Raise the limit (ulimit -v).")
 
 
 def run_guarded(jobs: Sequence[Job], work: Work, on_result: Report, on_death: Report) -> None:
@@ -62,33 +110,46 @@ def run_guarded(jobs: Sequence[Job], work: Work, on_result: Report, on_death: Re
     Interrupted
         And whatever else `work` raises.
     """
+    from gia_cli.enhance.batch import FileResult
+
     left, together = list(jobs), True
     while left:
         # After a death the photo may have been the one before, still being written: alone, it is
         # sure which one it is.
         batch = left if together else left[:1]
-        done, has_ended = _in_child(batch, work, on_result)
-        left = left[done:]
-        if has_ended:
-            together = True
-        elif len(batch) > 1:
-            together = False
-        else:
-            result = FileResult(left.pop(0).source, "failed", error=_death())
+        done, has_ended = _attempt(batch, work, on_result)
+        left = [job for job in left if job.source not in done]
+        is_blamed = not has_ended and len(batch) == 1 and batch[0].source not in done
+        if is_blamed:
+            error = _death(
+                "Raise the limit (ulimit -v), or choose a smaller network (--weights "
+                "gia-sony-lite)."
+            )
+            result = FileResult(left.pop(0).source, "failed", error=error)
             on_result(result)
             on_death(result)
-            together = True
+        together = has_ended or len(batch) == 1
 
 
-def _death() -> OutOfMemoryError:
-    return OutOfMemoryError(
-        "The memory that this process may address is too little.",
-        hint="Raise the limit (ulimit -v), or choose a smaller network (--weights gia-sony-lite).",
-    )
+def _attempt(batch: Sequence[Job], work: Work, on_result: Report) -> tuple[set[Path], bool]:
+    """Return of which photos results came, in whatever order, and whether all was done."""
+    done: set[Path] = set()
+
+    def receive(result: FileResult) -> None:
+        done.add(result.source)
+        on_result(result)
+
+    return done, _in_child(lambda report: work(batch, report), receive)
 
 
-def _in_child(jobs: Sequence[Job], work: Work, on_result: Report) -> tuple[int, bool]:
-    """Return how many results came, and whether the child did all it was to do."""
+def _death(hint: str) -> OutOfMemoryError:
+    return OutOfMemoryError("The memory that this process may address is too little.", hint=hint)
+
+
+def _in_child(
+    work: Callable[[Callable[[Any], None]], object], on_message: Callable[[Any], None]
+) -> bool:
+    """Do work that sends messages in a child; returns whether it did all it was to do."""
     sys.stdout.flush()
     ours, theirs = os.pipe()
     with warnings.catch_warnings():
@@ -97,27 +158,30 @@ def _in_child(jobs: Sequence[Job], work: Work, on_result: Report) -> tuple[int, 
         pid = os.fork()
     if pid == 0:
         os.close(ours)
-        _be_child(jobs, work, theirs)
+        _be_child(work, theirs)
     os.close(theirs)
     # The terminal sends Ctrl-C to both; the child puts things in order and says so.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    done = 0
     try:
         with os.fdopen(ours, "rb") as pipe:
             while (message := _received(pipe)) is not None:
-                if isinstance(message, FileResult):
-                    done += 1
-                    on_result(message)
-                elif isinstance(message, BaseException):
-                    if is_oom_error(message):  # of no photo: of a thread to work in, say
-                        return done, False
-                    raise message
+                kind, content = message
+                if kind == "message":
+                    on_message(content)
+                elif kind == "end":
+                    return True
+                elif is_oom_error(content):  # of no photo: of a thread to work in, say
+                    return False
                 else:
-                    return done, True
+                    raise content
+    except KeyboardInterrupt:
+        with suppress(ProcessLookupError):  # SIGTERM may have come to this process alone
+            os.kill(pid, signal.SIGTERM)
+        raise
     finally:
         os.waitpid(pid, 0)
         signal.signal(signal.SIGINT, before)
-    return done, False
+    return False
 
 
 def _received(pipe: BinaryIO) -> Any:
@@ -127,29 +191,29 @@ def _received(pipe: BinaryIO) -> Any:
     return None
 
 
-def _be_child(jobs: Sequence[Job], work: Work, descriptor: int) -> None:
+def _be_child(work: Callable[[Callable[[Any], None]], object], descriptor: int) -> None:
     """Do the work, send what comes of it, and end."""
     try:
         with suppress(OSError, AttributeError):  # not to go on alone
             ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        interrupts.take_over_fork()
         share_arenas()
         faulthandler.disable()
         # What C++ says when it gives up is nothing that users can do something with.
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)
         with os.fdopen(descriptor, "wb") as pipe:
-            message: object = "done"
+            message: tuple[str, object] = "end", None
             try:
-                work(jobs, lambda result: _send(pipe, result))
+                work(lambda content: _send(pipe, ("message", content)))
             except (Exception, KeyboardInterrupt) as error:
-                message = error
-            sys.stdout.flush()
+                message = "error", error
             _send(pipe, message)
     finally:
         os._exit(0)
 
 
-def _send(pipe: BinaryIO, message: object) -> None:
+def _send(pipe: BinaryIO, message: tuple[str, object]) -> None:
     sys.stdout.flush()
     pipe.write(pickle.dumps(message))
     pipe.flush()

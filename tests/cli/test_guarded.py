@@ -15,6 +15,7 @@ from gia_cli.cli import guarded
 from gia_cli.cli.guarded import Report, is_needed, run_guarded
 from gia_cli.enhance.batch import FileResult, Job
 from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
+from tests.networks import DEFAULT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
 
@@ -93,6 +94,55 @@ def test_a_photo_that_was_still_being_written_is_not_blamed() -> None:
     assert deaths == ["b"]
 
 
+def test_results_may_come_in_any_order() -> None:
+    """c's and a's come, then the child dies of b; d's comes, and its child dies behind it."""
+
+    def work(jobs: Sequence[Job], report: Report) -> None:
+        for job in sorted(jobs, key=lambda job: "cabd".index(job.source.stem)):
+            if job.source.stem == "b":
+                os.abort()
+            report(FileResult(job.source))
+            if job.source.stem == "d":
+                os.abort()
+
+    results, deaths = run(work)
+    assert [(result.source.stem, result.status) for result in results] == [
+        ("c", "written"),
+        ("a", "written"),
+        ("b", "failed"),
+        ("d", "written"),
+    ]
+    assert deaths == ["b"]
+
+
+def test_a_piece_of_work_runs_in_a_child_and_fails_as_a_whole(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    guarded.run_whole(lambda: note.write_text(str(os.getpid())))
+    assert int(note.read_text()) != os.getpid()
+
+    def refuse() -> None:
+        raise UsageError("no", hint="yes")
+
+    with pytest.raises(UsageError, match="no yes"):
+        guarded.run_whole(refuse)
+    for die in DEATHS:
+        with pytest.raises(OutOfMemoryError, match=r"too little.*\(ulimit -v\)"):
+            guarded.run_whole(die)
+
+
+@pytest.mark.parametrize(("limit", "in_child"), [(None, False), (10**10, True)])
+def test_a_command_takes_a_child_only_where_addresses_are_limited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int | None, in_child: bool
+) -> None:
+    @guarded.whole
+    def command(*, device: str, note: Path) -> None:
+        note.write_text(str(os.getpid()))
+
+    monkeypatch.setattr(guarded, "address_space_left", lambda: limit)
+    command(device="cpu", note=tmp_path / "pid")
+    assert (int((tmp_path / "pid").read_text()) != os.getpid()) == in_child
+
+
 @pytest.mark.parametrize(
     "error", [UsageError("no", hint="yes"), Interrupted("Interrupted after 1 of 4 photos.")]
 )
@@ -143,6 +193,36 @@ def test_cards_are_never_used_in_a_child(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(guarded, "address_space_left", lambda: 10**10)
     assert is_needed(["cpu"])
     assert not is_needed(["cuda", "cuda"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bench", "--network", "sid-net"],
+        ["eval", "--data", "tree", "--weights", DEFAULT, "--out", "out", "--device", "cpu"],
+    ],
+)
+def test_other_commands_end_in_one_line_too(
+    make_tree: MakePhoto, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "tree").symlink_to(make_tree(pictures=1, size=(128, 96), ratios=(100.0,)))
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({200 << 20}, {200 << 20}));"
+        "from gia_cli.__main__ import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(guarded.__file__).parents[2])},
+    )
+    assert ran.returncode == 51, ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert ran.stdout == ""
 
 
 @pytest.mark.slow
