@@ -111,9 +111,13 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         return cls(config, arrays, origin, device, in_bf16)
 
     def __str__(self) -> str:
+        return f"OpenVINO {version()} on {self.device}, {self.numbers}"
+
+    @property
+    def numbers(self) -> str:
+        """What the layers compute in, in words: int8 ones are among others."""
         others = "bfloat16" if self._in_bf16 else "float32"
-        numbers = f"int8 with {others}" if self._is_int8 else others
-        return f"OpenVINO {version()} on {self.device}, {numbers}"
+        return f"int8 with {others}" if self._is_int8 else others
 
     # ------------------------------------------------------------ what it states
 

@@ -361,7 +361,7 @@ class UNetGraph(Operators[Node]):
         return _biased(x, np.repeat(bias, repeats))
 
 
-def _joined(parts: list[Node], kernel: Kernel, layer: str) -> Node:
+def _joined(parts: Sequence[Node], kernel: Kernel, layer: str) -> Node:
     """Join what an int8 layer reads, rounded."""
     if kernel.ranges is not None:
         parts = [_rounded(part, *kernel.ranges) for part in parts]

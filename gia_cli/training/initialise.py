@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gia_cli.nets.base import Network
-from gia_cli.nets.blocks import LEAKY_SLOPE, ChannelGate
+from gia_cli.nets.blocks import ChannelGate
+from gia_cli.nets.config import LEAKY_SLOPE
 from gia_cli.nets.unet import GiaNet, UNet
 from gia_cli.raw.cfa import PLANE_COLORS
 

@@ -33,8 +33,7 @@ from gia_cli.data.derive import (
 )
 from gia_cli.errors import UsageError
 from gia_cli.nets import build
-from gia_cli.nets.blocks import LEAKY_SLOPE
-from gia_cli.nets.config import LEVELS
+from gia_cli.nets.config import LEAKY_SLOPE, LEVELS
 from gia_cli.nets.unet import GiaNet
 from gia_cli.progress import SILENT, Progress
 from gia_cli.training.checkerboard import load_gia_net

@@ -22,7 +22,7 @@ from gia_cli.data.crops import CropOptions
 from gia_cli.data.synthetic import PhotoScenes, open_photos, source_of, split_photos
 from gia_cli.errors import DataError
 from gia_cli.imaging.color import bt709_decode, bt709_encode, camera_from_srgb, srgb_decode
-from gia_cli.imaging.packed import pack_photos
+from gia_cli.imaging.packed import PackedPhoto, pack_photos, read_packed
 from gia_cli.raw.calibrated_black import UNKNOWN_SIGMA, known_black_error
 from gia_cli.raw.cfa import PACK_FACTOR, PLANE_COLORS
 from gia_cli.raw.exif import ShotInfo
@@ -665,8 +665,12 @@ def test_a_copy_of_packed_photographs_is_recognised(
     copy = Path(shutil.copy(archive, tmp_path / "other" / "renamed.tar"))
     os.utime(copy, ns=(0, 10**9))
     decoded: list[object] = []
-    read = module.read_packed
-    monkeypatch.setattr(module, "read_packed", lambda photo: decoded.append(photo) or read(photo))
+
+    def read(photo: PackedPhoto) -> NDArray[Any]:
+        decoded.append(photo)
+        return read_packed(photo)
+
+    monkeypatch.setattr(module, "read_packed", read)
     assert open_photos([copy], tmp_path / "cache").keys == photos.keys
     assert decoded == []
     # Other photographs of the same names are other ones.

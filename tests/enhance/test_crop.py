@@ -19,6 +19,7 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.errors import UsageError
 from gia_cli.imaging.photos import read_photo
 from gia_cli.imaging.writer import unorient
+from gia_cli.inference.run import infer
 from gia_cli.raw.cfa import cell_colors
 from gia_cli.raw.reader import RawFrame, read_raw
 from tests.imaging.test_fusion import cameras, record
@@ -155,8 +156,12 @@ def test_a_photo_that_needs_no_thinning_is_computed_once(
     monkeypatch.setattr(enhancer_module, "photo_terms", refuse)
     monkeypatch.setattr(crop_module, "_copied", refuse)
     runs: list[object] = []
-    infer = enhancer_module.infer
-    monkeypatch.setattr(enhancer_module, "infer", lambda *args: runs.append(args) or infer(*args))
+
+    def counted(*arguments: Any) -> Any:
+        runs.append(arguments)
+        return infer(*arguments)
+
+    monkeypatch.setattr(enhancer_module, "infer", counted)
     part = Enhancer.from_weights(**TORCH, crop="40,30,50,40", **options).enhance(photo, ratio=100)
     assert part.window is not None
     np.testing.assert_array_equal(part.image, part.window.cut(whole.image))
