@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -41,9 +41,24 @@ from gia_cli.paper import PAPER_SIZE
 from gia_cli.progress import SILENT, Progress, Silent
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.writer import A_SHOT, write_arw
-from gia_cli.runtime import DeviceName, Precision, Runtime, peak_resident_bytes, resolve
+from gia_cli.runtime import (
+    DeviceName,
+    NumberFormat,
+    Precision,
+    Runtime,
+    peak_resident_bytes,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    from gia_cli.inference.openvino_engine import OpenVinoEngine
 
 _PEAK_SIDE = 2048  # of the matrices whose product shows what the machine can do
+# What torch multiplies matrices in on a CPU, of what networks are run in there; int8 it does not.
+_MULTIPLIED: dict[NumberFormat, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 _TILE = 1024  # photosites; of the tiled variant
 # 256 steps, one of them zero, and a leaky ReLU's share of them below it.
 _MADE_UP_RANGE = (-42 / 213, 1.0)
@@ -96,6 +111,11 @@ class Variant:
     device: DeviceName
     precision: Precision
 
+    @property
+    def runtime(self) -> Runtime:
+        """Where and in which numbers it runs; int8 weights have other layers beside."""
+        return resolve(self.device, self.precision)
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
@@ -107,7 +127,7 @@ class Speed:
     peak_bytes: int
     """Peak memory of the process: resident on a CPU, allocated on a GPU."""
     runtime: str
-    """Device and number format."""
+    """Device and number format, in words: "cpu, int8 with bfloat16"."""
     error: str | None = None
 
     @property
@@ -121,8 +141,9 @@ class SpeedReport:
     """All variants, and what the machine can do."""
 
     machine: str
-    peak_flops: float
-    """FLOP/s of a large fp32 matrix product on the CPU, median over the rounds."""
+    peak_flops: dict[NumberFormat, float]
+    """FLOP/s of a large matrix product on the CPU, by number format, median over the rounds: fp32,
+    and those of the variants that torch multiplies in."""
     speeds: list[Speed]
 
 
@@ -136,12 +157,13 @@ def measure_speed(config: SpeedConfig, progress: Progress = SILENT) -> SpeedRepo
         Receives a stage "timing", with a step for each run.
     """
     speeds: list[Speed] = []
-    peaks: list[float] = []
+    peaks: dict[NumberFormat, list[float]] = {}
     variants = [_variants(config, name) for name in config.networks]
     progress.stage("timing", (config.rounds + 1) * sum(map(len, variants)))
     for alike in variants:  # the ways of one network take turns; each process takes memory
         speeds += _take_turns(alike, config.rounds, peaks, progress)
-    return SpeedReport(machine_name(), statistics.median(peaks), speeds)
+    medians = {numbers: statistics.median(found) for numbers, found in peaks.items()}
+    return SpeedReport(machine_name(), medians, speeds)
 
 
 def _variants(config: SpeedConfig, network: str) -> list[Variant]:
@@ -162,8 +184,13 @@ def _variants(config: SpeedConfig, network: str) -> list[Variant]:
 
 
 def _take_turns(
-    variants: list[Variant], rounds: int, peaks: list[float], progress: Progress
+    variants: list[Variant],
+    rounds: int,
+    peaks: dict[NumberFormat, list[float]],
+    progress: Progress,
 ) -> list[Speed]:
+    on_cpu = {variant.runtime.dtype for variant in variants if variant.runtime.device == "cpu"}
+    formats = [numbers for numbers in _MULTIPLIED if numbers in {"float32", *on_cpu}]
     children = [_Child(variant) for variant in variants]
     try:
         for turn in range(rounds + 1):
@@ -171,7 +198,8 @@ def _take_turns(
                 progress.status(f"{child.variant.network}, {child.variant.how}")
                 child.run(keep=turn > 0)
                 progress.advance()
-            peaks.append(_matrix_product_flops())
+            for numbers in formats:
+                peaks.setdefault(numbers, []).append(_matrix_product_flops(numbers))
         return [child.finish() for child in children]
     finally:
         for child in children:
@@ -179,7 +207,7 @@ def _take_turns(
 
 
 def _can_run(variant: Variant) -> bool:
-    runtime = resolve(variant.device, variant.precision)
+    runtime = variant.runtime
     config = NETWORKS[variant.network]
     if variant.how.startswith("OpenVINO"):
         return obstacle_to_openvino(runtime, config) is None
@@ -251,14 +279,15 @@ def _serve(pipe: Connection, variant: Variant) -> None:
 
 def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[int, str]]]:
     """Build a variant's network and frame; return what runs it and what reports its memory."""
-    runtime = resolve(variant.device, variant.precision)
+    runtime = variant.runtime
     torch.manual_seed(0)
     network = build(replace(NETWORKS[variant.network], cfa=variant.cfa)).eval()
     mosaic = random_mosaic(variant.size, variant.cfa)
-    options = _cut(variant)
+    options, label = _cut(variant), str(runtime)
     engine: Engine
     if variant.how.startswith("OpenVINO"):
-        engine = _openvino_engine(network, variant.precision)
+        engine = openvino = _openvino_engine(network, variant.precision)
+        label = f"{runtime.place}, {openvino.numbers}"
         del network
     elif variant.how.startswith("ONNX"):
         engine = _onnx_engine(network, runtime)
@@ -279,8 +308,8 @@ def _prepare(variant: Variant) -> tuple[Callable[[], float], Callable[[], tuple[
 
     def finish() -> tuple[int, str]:
         if runtime.device == "cuda":
-            return torch.cuda.max_memory_allocated(runtime.index), str(runtime)
-        return peak_resident_bytes(), str(runtime)
+            return torch.cuda.max_memory_allocated(runtime.index), label
+        return peak_resident_bytes(), label
 
     return run, finish
 
@@ -291,7 +320,7 @@ def _cut(variant: Variant) -> InferOptions:
     return InferOptions(tile=_TILE if variant.how.endswith("tiled") else max(variant.size))
 
 
-def _openvino_engine(network: Network, precision: Precision) -> Engine:
+def _openvino_engine(network: Network, precision: Precision) -> OpenVinoEngine:
     from gia_cli.inference.openvino_engine import OpenVinoEngine
 
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
@@ -364,9 +393,9 @@ def _without_bands() -> Iterator[None]:
         blocks._band_rows = band_rows
 
 
-def _matrix_product_flops() -> float:
-    """FLOP/s of one large fp32 matrix product, the best of three in a row."""
-    a, b = (torch.rand(_PEAK_SIDE, _PEAK_SIDE) for _ in range(2))
+def _matrix_product_flops(numbers: NumberFormat) -> float:
+    """FLOP/s of one large matrix product in a number format, the best of three in a row."""
+    a, b = (torch.rand(_PEAK_SIDE, _PEAK_SIDE).to(_MULTIPLIED[numbers]) for _ in range(2))
     times = []
     for _ in range(3):
         start = time.perf_counter()

@@ -12,6 +12,7 @@ from gia_cli.benchmark.speed import SpeedReport
 from gia_cli.benchmark.training import TrainingSpeed
 from gia_cli.errors import UsageError
 from gia_cli.files import atomic_file
+from gia_cli.runtime import Runtime
 
 
 def cost_table(costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
@@ -43,8 +44,6 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
             rows.append([*name, speed.error, "", "", "", ""])
             continue
         first = reference.setdefault(variant.network, speed.median)
-        share = flops[variant.network] / speed.median / report.peak_flops
-        is_cpu = speed.runtime.startswith("cpu")
         rows.append(
             [
                 *name,
@@ -52,7 +51,7 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
                 f"{min(speed.seconds):.2f} to {max(speed.seconds):.2f}",
                 f"x{first / speed.median:.2f}",
                 f"{speed.peak_bytes / 1e9:.2f} GB",
-                f"{share:.0%}" if is_cpu else "",  # the product was the CPU's
+                _share(flops[variant.network] / speed.median, variant.runtime, report),
             ]
         )
     columns = [
@@ -66,6 +65,14 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
         "of peak FLOP/s",
     ]
     return columns, rows
+
+
+def _share(flops: float, runtime: Runtime, report: SpeedReport) -> str:
+    """Relate FLOP/s to the CPU's own matrix product in the same numbers."""
+    if runtime.device != "cpu":
+        return ""
+    peak = report.peak_flops.get(runtime.dtype)
+    return "–" if peak is None else f"{flops / peak:.0%}"  # noqa: RUF001
 
 
 def batch_table(runs: Sequence[BatchRun]) -> tuple[list[str], list[list[str]]]:

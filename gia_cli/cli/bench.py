@@ -431,9 +431,13 @@ def _show_speeds(
     from gia_cli.benchmark.tables import speed_table
 
     terminal.table(*speed_table(report, costs))
+    products = ", ".join(
+        f"{numbers} {flops / 1e9:.0f} GFLOP/s" for numbers, flops in report.peak_flops.items()
+    )
     terminal.say(
-        f"{report.machine}; fp32 matrix product {report.peak_flops / 1e9:.0f} GFLOP/s. Medians of "
-        "runs taken in turns, after one warm-up round; ratios are to the first row of a network."
+        f"{report.machine}; matrix product on the CPU: {products}. Medians of runs taken in turns, "
+        "after one warm-up round; ratios are to the first row of a network. Peak FLOP/s are those "
+        "of the product in the row's own number format; for int8 torch has none (–)."  # noqa: RUF001
     )
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in stages.seconds.items())
     terminal.say(f"one photo ({stages.weights}): {times}")

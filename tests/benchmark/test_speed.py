@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -31,9 +32,10 @@ from gia_cli.inference import openvino_core, select
 from gia_cli.nets import build
 from gia_cli.nets.config import NETWORKS
 from gia_cli.paper import PAPER_SIZE, paper_costs
+from gia_cli.progress import SILENT
 from gia_cli.raw.cfa import Alignment, CfaKind
 from gia_cli.raw.packing import PackedMosaic
-from gia_cli.runtime import Precision, Runtime
+from gia_cli.runtime import NumberFormat, Precision, Runtime
 from tests.networks import DEFAULT, UNETS, lively, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -217,11 +219,39 @@ def test_ways_take_turns_in_processes_of_their_own() -> None:
         assert min(speed.seconds) > 0
         assert speed.peak_bytes > 50e6
         assert "cpu" in speed.runtime
-    assert report.peak_flops > 1e8
+    assert set(report.peak_flops) == {"float32"}
+    assert report.peak_flops["float32"] > 1e8
     assert report.machine
     assert json.dumps(
         bench_json([measure_cost("gia-net", (64, 64))], report, Stages("own", {"decode": 1.0}))
     )
+
+
+def test_the_machine_is_measured_in_the_numbers_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[torch.dtype] = []
+    multiply = torch.mm
+
+    def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        asked.append(a.dtype)
+        return multiply(a, b)
+
+    monkeypatch.setattr(bench, "_PEAK_SIDE", 32)
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(bench, "_Child", lambda variant: MagicMock(variant=variant))
+    peaks: dict[NumberFormat, list[float]] = {}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    variants = [
+        Variant("gia-net", "whole", (64, 64), "bayer", "cpu", precision) for precision in precisions
+    ]
+    bench._take_turns(variants, 1, peaks, SILENT)
+    assert {numbers: len(found) for numbers, found in peaks.items()} == {
+        "float32": 2,
+        "bfloat16": 2,
+    }
+    assert set(asked) == {torch.float32, torch.bfloat16}
+    assert min(min(found) for found in peaks.values()) > 0
 
 
 def test_a_variant_that_fails_says_why_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

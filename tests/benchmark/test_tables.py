@@ -22,6 +22,7 @@ from gia_cli.benchmark.tables import (
 )
 from gia_cli.benchmark.training import TrainingSpeed
 from gia_cli.errors import UsageError
+from gia_cli.runtime import NumberFormat
 
 COSTS = [
     Cost("sid-net", "bayer", (64, 64), 1000, 2_000_000_000, 1_900_000_000),
@@ -41,16 +42,22 @@ def test_speeds_are_related_to_the_first_way() -> None:
         Variant("gia-net", how, (64, 64), "bayer", "cpu", "fp32")
         for how in ("eager NCHW, whole", "whole", "tiled")
     ]
+    variants += [replace(variants[1], precision="bf16"), replace(variants[1], precision="int8")]
     speeds = [
         Speed(variants[0], [4.0, 4.0, 5.0], 3_000_000_000, "cpu fp32"),
         Speed(variants[1], [2.0, 1.0, 3.0], 1_500_000_000, "cpu fp32"),
         Speed(variants[2], [], 0, "", "its process has died"),
+        Speed(variants[3], [0.25], 1_000_000_000, "cpu, bfloat16"),
+        Speed(variants[4], [0.2], 1_000_000_000, "cpu, int8 with bfloat16"),
     ]
-    columns, rows = speed_table(SpeedReport("a machine", 2e9, speeds), COSTS)
+    peaks: dict[NumberFormat, float] = {"float32": 2e9, "bfloat16": 16e9}
+    columns, rows = speed_table(SpeedReport("a machine", peaks, speeds), COSTS)
     assert rows[1] == [
         *["gia-net", "whole", "cpu fp32", "2.00 s", "1.00 to 3.00", "x2.00", "1.50 GB", "50%"]
     ]
     assert rows[2][3] == "its process has died"
+    assert rows[3][-1] == "50%"  # four times fp32's peak: of its own
+    assert rows[4][-1] == "–" and rows[4][2] == "cpu, int8 with bfloat16"  # noqa: RUF001
     assert all(len(row) == len(columns) for row in rows)
 
 

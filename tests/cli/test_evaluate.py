@@ -326,7 +326,7 @@ def test_bench_times_int8_and_says_what_the_photo_was_enhanced_with(
         *("--rounds", 1, "--photo", make_arw(), "--weights", tmp_path / "own.safetensors"),
     )
     assert done.exit_code == 0, done.output
-    assert "cpu, int8" in done.stdout
+    assert "cpu, int8 with " in done.stdout
     assert "no int8 weights made from 'own'" in done.output
     assert "timed in fp32" in " ".join(done.output.split())
     assert "one photo (own)" in done.output
