@@ -112,7 +112,7 @@ def test_generated_exit_codes_are_those_of_the_errors() -> None:
 def test_generated_commands_are_all_with_all_options() -> None:
     generated = docs_pages.commands()
     sections = re.split(r"^## gia ", generated, flags=re.MULTILINE)[1:]
-    assert len(sections) == 17
+    assert len(sections) == 18
     for section in sections:
         command = section.split("\n")[0]
         options = set(re.findall(r"--[a-z0-9-]+", help_of(command)))

@@ -17,6 +17,7 @@ from gia_cli._version import __version__
 from gia_cli.cli import (
     bench,
     config,
+    decode,
     enhance,
     evaluate,
     info,
@@ -34,6 +35,7 @@ __all__ = [
     "app",
     "bench",
     "config",
+    "decode",
     "enhance",
     "evaluate",
     "info",

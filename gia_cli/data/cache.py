@@ -18,14 +18,19 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.cluster.driver import only_driver_of, run_on_cluster
+from gia_cli.cluster.pool import Task
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
 from gia_cli.errors import DataError, GiaError, OutputError
 from gia_cli.files import atomic_file, make_folder, turn
 from gia_cli.progress import SILENT, Progress
@@ -272,14 +277,132 @@ class Stock(Generic[Origin]):
         if self.missing:
             make_folder(self._folder, "--cache")
             with _turn(self._folder, progress):
-                for key, path in self.missing.items():
-                    record = _whole_record(self._folder, key, path, self._recipe, self._check)
-                    if record is not None:
-                        self._records[key] = record
+                self._look_again()
                 if self.missing:
                     made = _decode_all(self._folder, self.missing, decode, self._recipe, progress)
                     self._records |= made
         return ArrayCache(self._folder, {key: self._records[key] for key in self._sources})
+
+    def _look_again(self) -> None:
+        """Find what another process has decoded meanwhile."""
+        for key, path in self.missing.items():
+            record = _whole_record(self._folder, key, path, self._recipe, self._check)
+            if record is not None:
+                self._records[key] = record
+
+    def of_share(self, shard: Shard | None) -> Stock[Origin]:
+        """Choose what one machine of several decodes; all without a share."""
+        sources = {key: self._sources[key] for key in self._sources if not shard or shard.has(key)}
+        records = {key: record for key, record in self._records.items() if key in sources}
+        return Stock(self._folder, sources, self._recipe, self._check, records)
+
+    def decode(
+        self,
+        decode: Callable[[Origin], Decoded],
+        *,
+        shard: Shard | None = None,
+        cluster: RayOptions | None = None,
+        progress: Progress = SILENT,
+    ) -> Decoding:
+        """Decode what is missing ahead of those that will open the cache.
+
+        Shares do not wait for each other: no two have a source in common.
+
+        Parameters
+        ----------
+        decode : function
+            As for `ArrayCache.build`.
+        shard : Shard, optional
+            The share that this stock is, see `of_share`.
+        cluster : RayOptions, optional
+            Decode on the workers of a Ray cluster.
+        progress : Progress
+            Receives a stage "decoding", or on a cluster each source as a photo.
+
+        Raises
+        ------
+        DataError, OutputError
+            As `ArrayCache.build` does.
+        UsageError
+            The share is being decoded.
+        ClusterError, Interrupted
+            See `run_on_cluster`.
+        """
+        make_folder(self._folder, "--cache")
+        with ExitStack() as held:
+            if shard is None:
+                held.enter_context(_turn(self._folder, progress))
+            else:
+                ours = only_driver_of([self._folder], "gia decode", shard, option="--cache")
+                held.enter_context(ours)
+            self._look_again()
+            missing = self.missing
+            if cluster is None:
+                _decode_all(self._folder, missing, decode, self._recipe, progress)
+            elif missing:
+                self._decode_on(cluster, decode, progress)
+        return Decoding(self._folder, len(missing), len(self._sources) - len(missing))
+
+    def _decode_on(
+        self, cluster: RayOptions, decode: Callable[[Origin], Decoded], progress: Progress
+    ) -> None:
+        results = run_on_cluster(
+            _Sources[Origin](),
+            list(self.missing.items()),
+            partial(_make_work, self._folder, decode, self._recipe),
+            cluster,
+            folders=[self._folder],
+            progress=progress,
+        )
+        failed = [error for error in results if error is not None]
+        if outputs := [error for error in failed if isinstance(error, OutputError)]:
+            raise outputs[0]
+        if failed:
+            raise unusable(failed, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What was decoded ahead."""
+
+    folder: Path
+    decoded: int
+    there: int
+    """Sources that were decoded already, or by another process meanwhile."""
+
+
+class _Sources(Task[tuple[str, Origin], GiaError | None]):
+    """Sources, to those who share them out; the result is why one could not be decoded."""
+
+    noun = "source"
+
+    def name(self, item: tuple[str, Origin]) -> str:
+        return item[0]
+
+    def failed(self, item: tuple[str, Origin], error: GiaError) -> GiaError | None:
+        return error
+
+    def error(self, result: GiaError | None) -> GiaError | None:
+        return result
+
+
+def _make_work(
+    folder: Path, decode: Callable[[Origin], Decoded], recipe: str, memory: int | None
+) -> Callable[[Sequence[tuple[str, Origin]], bool], Iterator[GiaError | None]]:
+    """Make what a worker does with a chunk; see `cluster.ray_pool.Setup`."""
+
+    def work(items: Sequence[tuple[str, Origin]], is_again: bool) -> Iterator[GiaError | None]:
+        for key, source in items:
+            try:
+                # Of what is given again, a worker that died may have written all.
+                if not (is_again and _whole_record(folder, key, source, recipe, "files")):
+                    _decode_one(folder, key, source, decode, recipe)
+            except GiaError as error:
+                yield error
+            else:
+                yield None
+
+    return work
 
 
 @contextmanager

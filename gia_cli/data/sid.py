@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cameras import KINDS, CameraFamily
-from gia_cli.data.cache import ArrayCache, Check, Decoded, Stock, unusable
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
+from gia_cli.data.cache import ArrayCache, Check, Decoded, Decoding, Stock, unusable
 from gia_cli.errors import DataError, FileMissingError, GiaError, UnreadableFileError
 from gia_cli.files import read_plain
 from gia_cli.progress import SILENT, Progress
@@ -380,6 +382,34 @@ def open_splits(
         SidFrames._decode(tree, pairs, stock, progress)
         for pairs, stock in zip(lists, stocks, strict=True)
     ]
+
+
+def decode_splits(
+    tree: Path,
+    camera: CameraFamily,
+    splits: Sequence[Split],
+    *,
+    cache: Path | None = None,
+    shard: Shard | None = None,
+    cluster: RayOptions | None = None,
+    progress: Progress = SILENT,
+) -> Decoding:
+    """Decode the photos of several lists ahead of `open_splits`.
+
+    Parameters
+    ----------
+    tree, camera, splits, cache
+        As for `open_splits`, and so what is raised.
+    shard, cluster, progress
+        As for `Stock.decode`, and so what is raised.
+    """
+    pairs = [pair for split in splits for pair in _pairs(tree, camera, split, "all")]
+    require_files(pairs, progress)
+    stock = Stock.look(
+        _cache_folder(tree, cache), _sources(tree, pairs), recipe=_RECIPE, progress=progress
+    ).of_share(shard)
+    require_whole(list(stock.missing.values()), progress)
+    return stock.decode(_decoder(pairs), shard=shard, cluster=cluster, progress=progress)
 
 
 # ---------------------------------------------------------------- lists

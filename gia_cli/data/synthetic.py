@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cameras import CameraName
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
 from gia_cli.data.augment import GivenBalance, Pair, draw_corner, draw_turn
 from gia_cli.data.auxiliary import auxiliary_targets
-from gia_cli.data.cache import ArrayCache, Check, Decoded
+from gia_cli.data.cache import ArrayCache, Check, Decoded, Decoding, Stock
 from gia_cli.errors import DataError
 from gia_cli.imaging.fusion import Measurement, measure
 from gia_cli.imaging.packed import PackedPhoto, is_packed, list_packed, read_packed
@@ -351,20 +353,47 @@ def open_photos(
     DataError
         None found, or some that cannot be read: all are named.
     """
-    sources: dict[str, Path | PackedPhoto] = {}
-    for packed in filter(is_packed, folders):
-        sources |= {_packed_key(photo): photo for photo in list_packed(packed)}
-    if others := [folder for folder in folders if not is_packed(folder)]:
-        sources |= {_key(path): path for path in find_photos(others)}
     return ArrayCache.build(
         cache or cache_folder() / "photos",
-        sources,
+        _sources(folders),
         _decode,
         recipe=_RECIPE,
         check=check,
         may_move=cache is None,
         progress=progress,
     )
+
+
+def decode_photos(
+    folders: list[Path],
+    cache: Path | None = None,
+    *,
+    shard: Shard | None = None,
+    cluster: RayOptions | None = None,
+    progress: Progress = SILENT,
+) -> Decoding:
+    """Decode photographs ahead of `open_photos`.
+
+    Parameters
+    ----------
+    folders, cache
+        As for `open_photos`, and so what is raised.
+    shard, cluster, progress
+        As for `Stock.decode`, and so what is raised.
+    """
+    stock = Stock.look(
+        cache or cache_folder() / "photos", _sources(folders), recipe=_RECIPE, progress=progress
+    ).of_share(shard)
+    return stock.decode(_decode, shard=shard, cluster=cluster, progress=progress)
+
+
+def _sources(folders: list[Path]) -> dict[str, Path | PackedPhoto]:
+    sources: dict[str, Path | PackedPhoto] = {}
+    for packed in filter(is_packed, folders):
+        sources |= {_packed_key(photo): photo for photo in list_packed(packed)}
+    if others := [folder for folder in folders if not is_packed(folder)]:
+        sources |= {_key(path): path for path in find_photos(others)}
+    return sources
 
 
 def source_of(key: str) -> str:

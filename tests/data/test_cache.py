@@ -19,10 +19,14 @@ import pytest
 from numpy.typing import NDArray
 
 from gia_cli import files
+from gia_cli.cluster.driver import only_driver_of
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.cluster.shard import Shard
 from gia_cli.data import cache as module
-from gia_cli.data.cache import LOCK, ArrayCache, Decoded
-from gia_cli.errors import DataError, GiaError, OutputError
+from gia_cli.data.cache import LOCK, ArrayCache, Decoded, Stock
+from gia_cli.errors import DataError, GiaError, OutputError, UsageError
 from gia_cli.files import lock
+from tests.local_cluster import in_process
 from tests.progress_spy import ProgressSpy
 
 COUNT = 5
@@ -535,3 +539,89 @@ def test_maps_do_not_use_up_the_file_descriptors(
     for _ in range(2):
         assert_holds(cache, sources)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+
+
+# ---------------------------------------------------------------- many machines
+
+
+def read_numbers(path: Path) -> Decoded:
+    """Decode as `Decoder` does; what travels to workers is a function."""
+    return Decoder()(path)
+
+
+def look(folder: Path, sources: dict[str, Path]) -> Stock[Path]:
+    return Stock.look(folder, sources, recipe="1")
+
+
+def test_shares_decode_each_source_once_and_training_finds_them(
+    build: Build, tmp_path: Path, sources: dict[str, Path]
+) -> None:
+    decoder, folder = Decoder(), tmp_path / "cache"
+    made = [
+        look(folder, sources).of_share(shard).decode(decoder, shard=shard)
+        for shard in (Shard(1, 2), Shard(2, 2))
+    ]
+    assert sorted(decoder.asked) == ["0", "1", "2", "3", "4"]
+    assert sum(each.decoded for each in made) == COUNT and not any(each.there for each in made)
+    cache, decoded = build()
+    assert decoded == []
+    assert_holds(cache, sources)
+    again = look(folder, sources).of_share(Shard(1, 2)).decode(decoder, shard=Shard(1, 2))
+    assert (again.decoded, again.there) == (0, made[0].decoded)
+
+
+def test_a_second_machine_at_one_share_is_refused(tmp_path: Path, sources: dict[str, Path]) -> None:
+    shard = Shard(1, 2)
+    with (
+        only_driver_of([tmp_path], "gia decode", shard, option="--cache"),
+        pytest.raises(UsageError, match=r"Another gia decode is writing into .* shard 1/2"),
+    ):
+        look(tmp_path, sources).of_share(shard).decode(Decoder(), shard=shard)
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_workers_decode_each_source_once_also_when_they_die(
+    build: Build,
+    tmp_path: Path,
+    sources: dict[str, Path],
+    deaths: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It dies when the arrays are written, before it tells: they stay as they are."""
+    monkeypatch.setattr(module, "run_on_cluster", in_process(deaths))
+    written: list[str] = []
+    once = module._decode_one
+
+    def note(folder: Path, key: str, *more: Any) -> Any:
+        written.append(key)
+        return once(folder, key, *more)
+
+    monkeypatch.setattr(module, "_decode_one", note)
+    stock = look(tmp_path / "cache", sources)
+    made = stock.decode(read_numbers, cluster=RayOptions("local"))
+    assert (made.decoded, made.there) == (COUNT, 0) and sorted(written) == sorted(sources)
+    cache, decoded = build()
+    assert decoded == []
+    assert_holds(cache, sources)
+
+
+def test_workers_name_what_is_broken_and_decode_the_rest(
+    build: Build, tmp_path: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_on_cluster", in_process())
+    for key in ("key 1", "key 3"):
+        sources[key].write_text("no number")
+    with pytest.raises(DataError, match=r"2 files cannot be used: .*1\.txt is broken.*3\.txt"):
+        look(tmp_path / "cache", sources).decode(read_numbers, cluster=RayOptions("local"))
+    for key in ("key 1", "key 3"):
+        sources[key].write_text("1 2")
+    assert build()[1] == ["1", "3"]
+
+
+def test_a_source_that_kills_its_worker_is_named(
+    tmp_path: Path, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_on_cluster", in_process(deaths=3))
+    one = {"key 0": sources["key 0"]}
+    with pytest.raises(DataError, match="key 0: its worker died of it 3 times"):
+        look(tmp_path / "cache", one).decode(read_numbers, cluster=RayOptions("local"))
