@@ -26,6 +26,7 @@ from gia_cli.cli.options import (
     Verbose,
     Weights,
     Workers,
+    cluster_device,
     not_typed,
     ray_options,
 )
@@ -427,8 +428,7 @@ def enhance(
     is_for_torch = engine in ("auto", "torch") and precision != "int8"
     takes_all = is_for_torch and max_memory is None
     devices = partial(devices_for_batch if takes_all else split_devices, device)
-    is_for_cpu = device == "auto" and (precision == "int8" or engine == "openvino")
-    cluster = ray_options(ray, workers, "cpu" if is_for_cpu else device)
+    cluster = ray_options(ray, workers, cluster_device(device, precision, engine))
     if cluster is not None and report is not None:
         raise UsageError(
             "--report does not work with --ray.", hint="--json says what became of each photo."

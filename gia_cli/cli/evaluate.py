@@ -23,6 +23,7 @@ from gia_cli.cli.options import (
     Shard,
     Verbose,
     Workers,
+    cluster_device,
     named_shard,
     ray_options,
 )
@@ -266,7 +267,9 @@ def evaluate(
     if shard is not None:
         after = {"--ray": ray, "--panel": panel, "--diagnose": diagnose, "--casts": casts}
         _refuse_with_shard({**after, "--report": page})
-    share, cluster = named_shard(shard), ray_options(ray, workers, device)
+    share = named_shard(shard)
+    computing = cluster_device(device, precision, engine) if weights else "cpu"
+    cluster = ray_options(ray, workers, computing)
     rows = paper_table(table) if table is not None else []
     terminal = Terminal(quiet=quiet, verbose=verbose)
     config = EvalConfig(

@@ -240,6 +240,14 @@ def ray_options(
     return RayOptions(address, workers, device, fills_machine)
 
 
+def cluster_device(
+    device: runtime.DeviceName, precision: runtime.Precision, engine: runtime.EngineName
+) -> runtime.DeviceName:
+    """Say what workers are to have: no GPUs for what only CPUs run."""
+    is_for_cpu = device == "auto" and (precision == "int8" or engine == "openvino")
+    return "cpu" if is_for_cpu else device
+
+
 def not_typed(*names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Keep parameters that only code hands over from a command's options."""
 

@@ -178,9 +178,11 @@ def _score_here(
         )
     book.look()
     found = [(pair, book.find(system, pair)) for system in systems for pair in pairs]
+    scores = [score for _, score in found if score is not None]
+    if shard is None:
+        return _Found(rows, scores, failures, stopped=stopped)
     failed = {failure.path for failure in failures}
     missing = sum(score is None and pair.short not in failed for pair, score in found)
-    scores = [score for _, score in found if score is not None]
     return _Found(rows, scores, failures, missing, stopped)
 
 
@@ -278,7 +280,6 @@ def _score_on_cluster(
         rows,
         [score for row in by_row for score in row if score is not None],
         [failure for scored in done for failure in scored.failures],
-        missing=(len(pairs) - len(done)) * len(rows),
         stopped=stopped,
     )
 

@@ -77,7 +77,7 @@ class Report:
     scores: list[Score] = field(repr=False)
     failures: list[Failure]
     missing: int = 0
-    """Scores that are yet to be taken: by other shares, or because this run was interrupted."""
+    """Scores that other shares have yet to take."""
     is_complete: bool = True
     """Whether it was not interrupted before all that was asked for was done."""
 

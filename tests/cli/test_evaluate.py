@@ -22,6 +22,8 @@ from gia_cli.benchmark.batch import BatchConfig, BatchRun
 from gia_cli.benchmark.speed import How, SpeedConfig
 from gia_cli.benchmark.training import TrainingSpeed
 from gia_cli.cli import app
+from gia_cli.cluster.ray_pool import RayOptions
+from gia_cli.errors import UsageError
 from gia_cli.metrics.suite import Measures
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
@@ -454,7 +456,7 @@ def test_shares_say_how_far_they_are_and_the_last_one_shows_the_table(
         (["--shard", "1/2", "--ray", "local"], 2, "--ray does not work with --shard"),
         (["--workers", "2"], 2, "--workers needs --ray"),
         (["--ray", "head"], 2, "takes local, auto or HOST:PORT"),
-        (["--ray", "local", "--device", "cuda:1"], 2, "gives each worker its card"),
+        (["--weights", "lite", "--ray", "local", "--device", "cuda:1"], 2, "each worker its card"),
     ],
 )
 def test_what_makes_no_share_and_no_cluster_is_refused(
@@ -474,3 +476,26 @@ def test_a_cluster_that_nobody_answers_for_is_one_line_with_a_code(
         address = f"127.0.0.1:{server.getsockname()[1]}"
     refused = gia("eval", "--data", tree, "--isp", "libraw", "--out", tmp_path, "--ray", address)
     assert refused.exit_code == 53 and f"Nobody answers at {address}" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        (["--weights", DEFAULT], "auto"),
+        (["--weights", DEFAULT, "--precision", "int8"], "cpu"),
+        (["--weights", DEFAULT, "--engine", "openvino"], "cpu"),
+        (["--isp", "libraw"], "cpu"),
+    ],
+)
+def test_what_runs_on_cpus_alone_takes_no_gpus_of_a_cluster(
+    tree: Path, tmp_path: Path, options: list[str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RayOptions] = []
+
+    def note(*_: object, cluster: RayOptions, **more: object) -> None:
+        asked.append(cluster)
+        raise UsageError("That is enough.")
+
+    monkeypatch.setattr("gia_cli.evaluation.evaluate.evaluate", note)
+    gia("eval", "--data", tree, "--out", tmp_path / "out", "--ray", "local", *options)
+    assert [each.device for each in asked] == [device]
