@@ -49,6 +49,7 @@ from gia_cli.runtime import (
     peak_resident_bytes,
     resolve,
 )
+from gia_cli.text import counted
 
 if TYPE_CHECKING:
     from gia_cli.inference.openvino_engine import OpenVinoEngine
@@ -411,9 +412,9 @@ def machine_name() -> str:
     if info.exists():
         names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         cpu = names[0].partition(":")[2].strip() if names else cpu
-    threads = torch.get_num_threads()
+    threads = counted(torch.get_num_threads(), "thread")
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu}, {threads} threads{gpu}; torch {torch.__version__}, gia {__version__}"
+    return f"{cpu}, {threads}{gpu}; torch {torch.__version__}, gia {__version__}"
 
 
 # ---------------------------------------------------------------- the stages of a photo

@@ -16,6 +16,7 @@ from gia_cli.files import is_file, is_folder
 from gia_cli.interrupts import deaf_children
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceName, Precision, available_cores
+from gia_cli.text import counted
 from gia_cli.training.config import RECIPES, SimulationName, TimedRecipe
 
 _STEPS = 100
@@ -101,7 +102,7 @@ def measure_training(config: TrainingConfig, progress: Progress = SILENT) -> lis
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(config.rounds):
             for way in ways:
-                progress.status(f"{way.simulation}, {way.workers} workers")
+                progress.status(f"{way.simulation}, {counted(way.workers, 'worker')}")
                 answer = _run(config, Path(folder), way, turn)
                 if isinstance(answer, float):
                     seconds[way].append(answer)

@@ -32,6 +32,7 @@ from gia_cli.files import is_folder, is_taken
 from gia_cli.paper import TableName
 from gia_cli.runtime import Precision
 from gia_cli.sid_layout import Protocol, Split, TruthName
+from gia_cli.text import counted
 
 if TYPE_CHECKING:
     from gia_cli.cli.console import Terminal
@@ -435,7 +436,8 @@ def _show(report: Report, rows: list[PaperRow], terminal: Terminal) -> None:
     config = report.config
     terminal.say(
         f"{config.data.name}, {config.camera} {config.split}, protocol {config.protocol}, "
-        f"{report.pairs} pairs; SSIM with a Gaussian window; ± and [ ]: 95 %, bootstrap over scenes"
+        f"{counted(report.pairs, 'pair')}; SSIM with a Gaussian window; ± and [ ]: 95 %, bootstrap "
+        "over scenes"
     )
     for name, reason in report.unavailable.items():
         terminal.say(f"{name}: n/a ({reason})")

@@ -10,6 +10,7 @@ import typer
 from gia_cli.cli.app import app, error_report, exposure_request
 from gia_cli.cli.options import Json, MaxRatio, Weights
 from gia_cli.errors import BatchError, GiaError, UsageError, WeightsError
+from gia_cli.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def _show_devices(terminal: Terminal, *, as_json: bool) -> None:
         for gpu in torch["gpus"]
     ]
     rows = [
-        ("cpu", f"{cpu['name'] or 'not known'}, {cpu['cores']} cores"),
+        ("cpu", f"{cpu['name'] or 'not known'}, {counted(cpu['cores'], 'core')}"),
         ("instructions", ", ".join(cpu["instructions"]) or "not known"),
         ("torch", f"{torch['version']}, {torch['cpu_capability']} on the CPU"),
         ("GPUs of torch", "; ".join(gpus) or "none"),

@@ -46,6 +46,7 @@ def pack(
     from gia_cli.cli.console import Terminal
     from gia_cli.imaging.packed import PackOptions, pack_photos
     from gia_cli.runtime import parse_size
+    from gia_cli.text import counted
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     options = PackOptions(max_bytes=parse_size(max_size), overwrite=overwrite)
@@ -69,7 +70,7 @@ def pack(
     else:
         terminal.line(str(result.target))
         terminal.say(
-            f"{result.photos} photographs, {result.bytes / 1e6:.1f} MB, WebP quality "
+            f"{counted(result.photos, 'photograph')}, {result.bytes / 1e6:.1f} MB, WebP quality "
             f"{result.quality}. Next: gia train --photos {result.target}"
         )
     if result.failed:

@@ -26,6 +26,7 @@ from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS, WhiteBalanceMode
 from gia_cli.paper import TableName
 from gia_cli.runtime import FloatPrecision
+from gia_cli.text import counted
 from gia_cli.training.config import (
     TEACHER_WEIGHT,
     LossName,
@@ -430,7 +431,7 @@ def _train(config: TrainConfig, terminal: Terminal, *, is_first: bool, as_json: 
     else:
         terminal.line(str(result.run))
         terminal.say(
-            f"{result.steps} steps in {result.seconds:.0f} s; validation PSNR "
+            f"{counted(result.steps, 'step')} in {result.seconds:.0f} s; validation PSNR "
             f"{result.validation_psnr:.2f} dB. Next: gia weights export {result.run} --name NAME"
         )
 

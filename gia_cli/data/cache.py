@@ -34,6 +34,7 @@ from gia_cli.cluster.shard import Shard
 from gia_cli.errors import DataError, GiaError, OutputError
 from gia_cli.files import atomic_file, make_folder, turn
 from gia_cli.progress import SILENT, Progress
+from gia_cli.text import counted
 
 #: Held in the folder by the process that decodes into it.
 LOCK = ".lock"
@@ -609,5 +610,5 @@ def unusable(
             progress.note(error.message)
     named = " ".join(error.message for error in failed[:_MOST_NAMED])
     more = f" And {len(failed) - _MOST_NAMED} more, named above." if failed[_MOST_NAMED:] else ""
-    files = "1 file" if len(failed) == 1 else f"{len(failed)} files"
+    files = counted(len(failed), "file")
     return DataError(f"{files} cannot be used: {named}{more}", hint=hint)

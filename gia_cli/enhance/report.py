@@ -15,6 +15,7 @@ from gia_cli.errors import UsageError
 from gia_cli.files import identity, make_folder, refuse_hopeless_output
 from gia_cli.pages.page import Entry, Facts, Page, Table, Timings, write_page
 from gia_cli.pages.spool import Spool
+from gia_cli.text import counted
 
 _SUFFIXES = (".html", ".htm")
 _EXISTS_HINT = "Use --on-exists overwrite or skip, or another --report."
@@ -87,7 +88,7 @@ class BatchPage:
 def _lead(results: Sequence[FileResult]) -> str:
     counts = Counter(result.status for result in results)
     listed = [f"{counts[s]} {s}" for s in ("written", "skipped", "failed") if counts[s]]
-    photos = f"{len(results)} photo{'' if len(results) == 1 else 's'}"
+    photos = counted(len(results), "photo")
     return f"{photos}: {', '.join(listed)}." if listed else "No photo was done."
 
 

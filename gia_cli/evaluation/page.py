@@ -26,6 +26,7 @@ from gia_cli.imaging.preview import encoded, pil_image, shrunk
 from gia_cli.pages.page import Entry, Facts, Layer, Page, Table, Tile, View, write_page
 from gia_cli.pages.spool import Place, Spool
 from gia_cli.paper import PaperRow
+from gia_cli.text import counted
 
 if TYPE_CHECKING:
     from gia_cli.evaluation.diagnose import Diagnosis
@@ -95,10 +96,10 @@ class EvalPage:
         config = report.config
         lead = (
             f"{config.data.name}, {config.camera} {config.split}, protocol {config.protocol}, "
-            f"{report.pairs} pairs"
+            f"{counted(report.pairs, 'pair')}"
         )
         if not report.is_complete:
-            lead += f"; incomplete: interrupted, {len(report.scores)} scores so far"
+            lead += f"; incomplete: interrupted, {counted(len(report.scores), 'score')} so far"
         page = Page(
             "gia eval", lead, _tables(report, published, tests, casts), (_photo_table(report),)
         )
@@ -173,4 +174,4 @@ def _photo_table(report: Report) -> Table:
         *(heading for _, heading, _ in shown),
         "seconds",
     ]
-    return Table(f"Every photo ({len(rows)} rows)", columns, rows, folded=True)
+    return Table(f"Every photo ({counted(len(rows), 'row')})", columns, rows, folded=True)

@@ -35,6 +35,7 @@ from gia_cli.imaging.photos import (
 )
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import in_threads
+from gia_cli.text import counted, size_in_words
 
 #: File name ending of packed photographs.
 PACKED_SUFFIX = ".tar"
@@ -305,9 +306,9 @@ def pack_photos(
                 file.write(data)
             return PackResult(target, len(packed), len(data), quality, failed)
     raise UsageError(
-        f"{len(photos)} photographs do not fit into {options.max_bytes / 1e6:g} MB at WebP's "
-        f"quality {_QUALITIES[-1]}.",
-        hint="Give fewer of them, or a larger --max-size.",
+        f"{counted(len(photos), 'photograph')} cannot be packed into "
+        f"{size_in_words(options.max_bytes)}, at WebP's quality {_QUALITIES[-1]} neither.",
+        hint="Give fewer of them, or a larger --max-size, such as 40MB (plain numbers are bytes).",
     )
 
 
@@ -359,7 +360,7 @@ def _encoded(
         progress.advance()
     if not packed:
         raise DataError(
-            f"None of {len(photos)} photographs can be read: {failed[0][1].message}",
+            f"None of {counted(len(photos), 'photograph')} can be read: {failed[0][1].message}",
             hint="gia reads JPEG, PNG, WebP, TIFF and BMP files.",
         )
     return packed, failed

@@ -38,6 +38,7 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, available_cores, keep_freed_memory
 from gia_cli.simulation.scene import PLAIN_SCENES
 from gia_cli.simulation.sensor import median_gains
+from gia_cli.text import counted
 from gia_cli.training.auxiliary import Trainee
 from gia_cli.training.checkpoint import has_checkpoint, write_checkpoint
 from gia_cli.training.clock import Clock
@@ -469,7 +470,8 @@ def _open_photos(
     photos = open_photos(list(config.photos), config.cache, progress, check=check)
     training, validation = split_photos(photos, config.validation_sources)
     camera = CAMERA_OF[config.camera]
-    progress.detail(f"{len(training)} photographs to train on, {len(validation)} to validate on")
+    photographs = counted(len(training), "photograph")
+    progress.detail(f"{photographs} to train on, {len(validation)} to validate on")
     if training == validation:
         progress.note(
             "There are too few photographs to keep some for validation. The score is then of "

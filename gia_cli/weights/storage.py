@@ -23,6 +23,7 @@ from gia_cli.files import atomic_file, open_plain, refuse_hopeless_output
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
+from gia_cli.text import counted
 from gia_cli.weights.header import (
     FLOATS,
     Header,
@@ -103,7 +104,8 @@ def read_verified(info: WeightsInfo) -> bytes:
         with open_plain(info.path) as (file, size):
             if info.size is not None and size != info.size:
                 raise WeightsCorruptError(
-                    f"{info.path} is damaged: it has {size} bytes, the manifest says {info.size}."
+                    f"{info.path} is damaged: it has {counted(size, 'byte')}, the manifest says "
+                    f"{info.size}."
                 )
             data = file.read(size)
     except OSError as error:

@@ -102,7 +102,7 @@ def test_an_interrupted_run_reports_what_it_has_and_is_resumed(
     assert stopped.exit_code == 128 + number
     assert "Interrupted after 1 of 2 scores. Run the same command to resume." in stopped.stderr
     assert stopped.stdout.splitlines() == [str(out), str(page)]
-    assert "incomplete: interrupted, 1 scores so far" in page.read_text("utf-8")
+    assert "incomplete: interrupted, 1 score so far" in page.read_text("utf-8")
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert report["complete"] is False and len(report["scores"]) == 1
     assert gia(*command).exit_code == 0

@@ -126,8 +126,10 @@ def test_the_file_keeps_to_its_size(folders: Path, tmp_path: Path) -> None:
     tight = pack_photos([folders], tmp_path / "tight.tar", PackOptions(most))
     assert tight.bytes == tight.target.stat().st_size <= most
     assert tight.quality < 95 and tight.photos == 7
-    with pytest.raises(UsageError, match=r"do not fit into 0\.01 MB"):
+    with pytest.raises(UsageError, match=r"cannot be packed into 0\.01 MB"):
         pack_photos([folders], tmp_path / "none.tar", PackOptions(10_000))
+    with pytest.raises(UsageError, match=r"packed into 1 byte, .*such as 40MB"):
+        pack_photos([folders], tmp_path / "none.tar", PackOptions(1))
     assert not (tmp_path / "none.tar").exists()
 
 
@@ -148,7 +150,7 @@ def test_a_photograph_that_cannot_be_read_is_named_and_the_rest_packed(
     assert result.photos == 5 == len(list_packed(result.target))
     ((path, error),) = result.failed
     assert path.name == "broken.jpg" and isinstance(error, DataError)
-    with pytest.raises(DataError, match="None of 1 photographs"):
+    with pytest.raises(DataError, match="None of 1 photograph can be read"):
         pack_photos([folders / "lake" / "broken.jpg"], tmp_path / "q.tar")
 
 
