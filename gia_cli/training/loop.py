@@ -340,8 +340,7 @@ def _rehearse(job: Job) -> None:
     runs as it is, not compiled: what the graph of a compiled one needs shows in its own first step.
     """
     state = job.state
-    moments = 0 if state.optimizer.state else 2
-    held = [torch.empty_like(x) for x in state.trainee.parameters() for _ in range(moments)]
+    held = _moments_to_come(job)
     before = [buffer.clone() for buffer in state.trainee.buffers()]
     alone = replace(job, model=state.trainee)
     _gradients(alone, job.batches().largest(), 0, is_teacher_forced=False)
@@ -349,6 +348,13 @@ def _rehearse(job: Job) -> None:
     state.optimizer.zero_grad(set_to_none=True)
     for buffer, value in zip(state.trainee.buffers(), before, strict=True):
         buffer.copy_(value)
+
+
+def _moments_to_come(job: Job) -> list[Tensor]:
+    """Take the memory of Adam's two moments, where it does not have them yet."""
+    if job.state.optimizer.state:
+        return []
+    return [torch.empty_like(x) for x in job.state.trainee.parameters() for _ in range(2)]
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

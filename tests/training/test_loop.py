@@ -540,6 +540,16 @@ def test_a_rehearsal_with_the_largest_crops_leaves_nothing(
     assert np.array_equal(np.random.get_state()[1], draws[1])  # type: ignore[index]
 
 
+def test_a_rehearsal_holds_as_much_as_the_optimizer_will(config: TrainConfig) -> None:
+    job = job_on(torch.device("cpu"), config)
+    held = sum(x.nbytes for x in training._moments_to_come(job))
+    training._step(job, random_batch(), 1e-4, 0, is_teacher_forced=False)
+    states = job.state.optimizer.state.values()
+    kept = sum(x.nbytes for state in states for x in state.values() if x.dim())
+    assert held == kept > 0
+    assert training._moments_to_come(job) == []
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_a_run_is_the_same_with_a_rehearsal(
