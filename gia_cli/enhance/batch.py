@@ -1,8 +1,8 @@
 """Many files: which to read, what to write, and one result for each, whatever happens.
 
-While the network works on a photo, the next ones are read and packed, and what was measured is
-brought into the last ones, which are developed and written; few of each, so that memory stays
-bounded. A file that fails is reported and never stops the rest.
+While the network works on a photo, the next ones are read and packed, and the pictures of the last
+ones are developed and written (beside a graphics card they are fused there, too); few of each, so
+that memory stays bounded. A file that fails is reported and never stops the rest.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from threading import Lock
 from typing import Any, Literal
 
 from gia_cli.enhance import storage
-from gia_cli.enhance.enhancer import Enhancer, Rendered
+from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice
 from gia_cli.enhance.lanes import Ahead, Behind, InOrder, Lanes
 from gia_cli.enhance.showing import Shown
-from gia_cli.enhance.stages import Enhanced, Prepared
+from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     GiaError,
     Interrupted,
@@ -632,15 +632,15 @@ class _Pipeline:
         photo = self._photo = _Photo(number, *job_and_notes, self._told)
         for prepared, files in _pictures(pictures, photo.job, photo.result):
             keeps, taken = _needs_picture(files), self._behind_bytes(prepared, files)
-            rendered = self._render(photo, prepared, files, ahead, behind)
+            make = self._render(photo, prepared, files, ahead, behind)
             del prepared
-            if rendered is None:
+            if make is None:
                 break  # the photo's other brackets would fare no better
             behind.wait(self._writers_for(taken, behind) - 1)
             # In a list, which the writer empties: its picture goes when the levels are made.
             picture = photo.begin_picture()
-            behind.submit(taken, self._write, photo, picture, [rendered], files, keeps)
-            del rendered
+            behind.submit(taken, self._write, photo, picture, [make], files, keeps)
+            del make
         behind.submit(0, photo.end)
 
     def _render(
@@ -650,9 +650,13 @@ class _Pipeline:
         files: Files,
         ahead: Ahead[Any, Any],
         behind: Behind,
-    ) -> Rendered | None:
-        """Run the network beside the reading and the writing, or alone where memory demands it."""
-        enhancer, result, rendered = self._enhancer, photo.result, None
+    ) -> Callable[[], Computed] | None:
+        """Run the network beside the reading and the writing, or alone where memory demands it.
+
+        Returns what gives the picture, finished here or when it is called; None after a failure.
+        """
+        enhancer, result = self._enhancer, photo.result
+        make: Callable[[], Computed] | None = None
         progress = _Noting(self._progress, result.notes)
         with _failures_into(result):
             enhancer.load(prepared, progress=progress)  # before others take memory: it is measured
@@ -672,30 +676,32 @@ class _Pipeline:
                         saving=saving,
                         is_beside=is_beside,
                     )
+                    finish = partial(enhancer.finish, rendered)
+                    make = finish if self._lanes.finishes_behind else _known(finish())
                     break
                 except OutOfMemoryError as error:
                     if not is_beside:
                         raise
                     _let_go(error)
-            assert rendered is not None  # the last try was alone
             result.choices.append(rendered.choice)
             result.weights = rendered.ran.name
             result.white_balance = rendered.white_balance
             result.sidecar = _in_words_of(result.source, rendered.metadata.report())
-        return rendered
+            return make
+        return None
 
     def _write(
         self,
         photo: _Photo,
         result: FileResult,
-        rendered: list[Rendered],
+        make: list[Callable[[], Computed]],
         files: Files,
         keeps: bool,
     ) -> None:
-        """Finish one picture and write what is made of it; in a writing thread."""
+        """Develop one picture and write what is made of it; in a writing thread."""
         options = self._options
         with _failures_into(result):
-            picture = self._enhancer.finish(rendered.pop()).develop(keep_picture=keeps)
+            picture = make.pop()().develop(keep_picture=keeps)
             start = time.perf_counter()
             for product, path in files:
                 with storage.written(path, replace=options.on_exists == "overwrite") as file:
@@ -738,12 +744,18 @@ class _Pipeline:
         return room - promised
 
     def _behind_bytes(self, prepared: Prepared, files: Files) -> int:
-        """Most memory that finishing and writing takes beside what the network has made."""
+        """Most memory that a picture takes in a writing thread, beside itself."""
         writing = prepared.developing_bytes + _saving_bytes(prepared, files)
         if self._options.show is not None:
             writing += _SHOWING_BYTES * prepared.frame.mosaic.size
         kept = prepared.picture_bytes if _needs_picture(files) else 0  # until all is written
-        return max(self._enhancer.finishing_bytes(prepared), writing) + kept
+        if self._lanes.finishes_behind:
+            writing = max(self._enhancer.finishing_bytes(prepared), writing)
+        return writing + kept
+
+
+def _known(computed: Computed) -> Callable[[], Computed]:
+    return lambda: computed
 
 
 def settled(job: Job, options: BatchOptions) -> FileResult | None:

@@ -25,7 +25,8 @@ def test_a_cpus_cores_are_the_networks_and_a_cards_are_shared() -> None:
         for cores, lanes in enumerate(numbers, start=1):
             assert 1 <= lanes.readers <= 4 and 1 <= lanes.writers <= 4
             assert lanes.readers + lanes.writers <= max(cores, 2)
-        assert numbers[0] == Lanes(1, 1) and numbers[-1] == Lanes(4, 4)
+            assert lanes.finishes_behind
+        assert numbers[0] == Lanes(1, 1, True) and numbers[-1] == Lanes(4, 4, True)
 
 
 # ---------------------------------------------------------------- ahead

@@ -234,6 +234,7 @@ def test_where_nothing_can_be_pinned_copies_are_direct(monkeypatch: pytest.Monke
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_card_gets_and_gives_every_number(
