@@ -68,6 +68,7 @@ FENCES: dict[str, set[str]] = {
         "inference.staging",
     }
     | {
+        "imaging.arrays",
         "simulation.torch_scene",
         "data.batches",
         "data.device_batches",
@@ -95,7 +96,6 @@ TESTED_BY = {
     "data.crops": "data/test_batches.py",
     "enhance.watch_options": "enhance/test_watch.py",
     "enhance.camera_match": "enhance/test_enhancer.py",
-    "enhance.measured": "enhance/test_calibrate.py",
     "enhance.stages": "enhance/test_enhancer.py",
     "imaging.icc": "imaging/test_color_space.py",
     "imaging.sheet": "enhance/test_comparison.py",

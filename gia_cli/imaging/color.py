@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.imaging.arrays import Array, namespace
+
 #: XYZ (D65) from linear sRGB, IEC 61966-2-1.
 XYZ_FROM_SRGB: NDArray[np.float64] = np.array(
     [
@@ -22,11 +24,12 @@ XYZ_FROM_SRGB: NDArray[np.float64] = np.array(
 
 
 #: BT.709 in the continuous form that LibRaw solves for from gamma 1/0.45 and slope 4.5: up to BETA
-#: ``SLOPE * x``, then ``ALPHA * x ** POWER - (ALPHA - 1)``.
+#: ``SLOPE * x``, then ``ALPHA * x ** POWER - (ALPHA - 1)``. KNEE is BETA's code value.
 BT709_POWER = 0.45
 BT709_SLOPE = 4.5
 BT709_ALPHA = 1.09929682680944
 BT709_BETA = 0.018053968510807
+BT709_KNEE = BT709_SLOPE * BT709_BETA
 
 
 def bt709_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -55,6 +58,67 @@ def bt709_decode(encoded: NDArray[np.floating]) -> NDArray[np.float32]:
     knee = BT709_SLOPE * BT709_BETA
     linear = np.where(encoded < knee, encoded / BT709_SLOPE, np.power(base, 1 / BT709_POWER))
     return linear.astype(np.float32)
+
+
+def bt709_encode_in_place(values: Array) -> Array:
+    """Do as `bt709_encode`, to 5e-7 of white, for a picture of float32, of NumPy or torch.
+
+    The line is a tangent of the power, which lies nowhere above it: the lesser of the two is the
+    curve, without a branch. ``exp(log(x) * p)`` is several times as fast as ``x ** p`` where NumPy
+    has no vectors for powers (all but AVX-512).
+
+    Returns
+    -------
+    array or tensor
+        `values` themselves.
+    """
+    xp = namespace(values)
+    line = values * BT709_SLOPE
+    xp.clip(values, BT709_BETA, None, out=values)
+    xp.log(values, out=values)
+    values *= BT709_POWER
+    xp.exp(values, out=values)
+    values *= BT709_ALPHA
+    values -= BT709_ALPHA - 1
+    return xp.minimum(values, line, out=values)
+
+
+def bt709_decode_in_place(values: Array) -> Array:
+    """Do as `bt709_decode`, to 5e-7 of white, for a picture of float32, of NumPy or torch.
+
+    The sum of a line up to the knee and of what the power rises above it: without a branch, and 0
+    is exactly 0.
+
+    Returns
+    -------
+    array or tensor
+        `values` themselves.
+    """
+    xp = namespace(values)
+    line = xp.clip(values, None, BT709_KNEE)
+    line *= 1 / BT709_SLOPE
+    values = _bt709_power(values)
+    values -= _power_at_the_knee()
+    values += line
+    return values
+
+
+def _bt709_power(values: Array) -> Array:
+    """Take the power part of the inverse curve, in place; below the knee what it is there."""
+    xp = namespace(values)
+    xp.clip(values, BT709_KNEE, None, out=values)
+    values += BT709_ALPHA - 1
+    xp.log(values, out=values)
+    values *= 1 / BT709_POWER
+    xp.exp(values, out=values)
+    values *= BT709_ALPHA ** (-1 / BT709_POWER)
+    return values
+
+
+@lru_cache(maxsize=1)
+def _power_at_the_knee() -> float:
+    """Return BETA as the power is rounded there, which is not quite BETA."""
+    return float(_bt709_power(np.zeros(1, np.float32))[0])
 
 
 def srgb_encode(linear: NDArray[np.floating]) -> NDArray[np.float32]:

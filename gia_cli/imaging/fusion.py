@@ -17,15 +17,38 @@ All in linear light. "Camera RGB" is white-balanced: ``raw * gains``, white is 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gia_cli.imaging.arrays import (
+    Array,
+    as_index,
+    brought,
+    empty,
+    fetched,
+    in_bands,
+    mixed,
+    namespace,
+    tells,
+    through,
+)
 from gia_cli.imaging.blocks import block_means
-from gia_cli.imaging.color import XYZ_FROM_SRGB, bt709_decode, bt709_encode, camera_from_srgb
+from gia_cli.imaging.color import (
+    BT709_ALPHA,
+    BT709_KNEE,
+    BT709_POWER,
+    BT709_SLOPE,
+    XYZ_FROM_SRGB,
+    bt709_decode,
+    bt709_decode_in_place,
+    bt709_encode_in_place,
+    camera_from_srgb,
+)
 from gia_cli.raw.calibrated_black import known_black_error, likely_black
 from gia_cli.raw.cfa import (
     CANONICAL,
@@ -38,7 +61,7 @@ from gia_cli.raw.cfa import (
 )
 from gia_cli.raw.noise_estimate import estimate_noise
 from gia_cli.raw.reader import RawFrame
-from gia_cli.runtime import available_cores, in_threads
+from gia_cli.runtime import available_cores
 
 #: Bands: single photosites, then cells of 1, 2, 4, ... 128 packed pixels a side, each beside what
 #: the next coarser one says.
@@ -60,15 +83,24 @@ _SMOOTHING = 0.7  # knots; over which the shares are pooled
 _COMMON_ERROR = 0.012
 _CAST_SIGMA = 0.1
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
-_BAND_PIXELS = 1 << 17  # worked on at once
+# Worked on at once: small enough for a core's cache, and enough for a whole device.
+_BAND_PIXELS, _DEVICE_BAND_PIXELS = 1 << 16, 1 << 21
 _STRIPS, _STRIP_ROWS = 8, 192  # of a frame, in photosites, that its noise is estimated from
-# Most memory beside the picture, in bytes, measured on 1 to 12 megapixels: for each photosite while
-# the bands of cells are worked out, then for each photosite and each thread, and what is left over.
-_SITE_BYTES: dict[CfaKind, float] = {"bayer": 31, "xtrans": 14}
-_FINEST_SITE_BYTES, _THREAD_BYTES, _OTHER_BYTES = 10, 12_000_000, 8_000_000
-# Grain: five float32 of each packed pixel, and more in each thread (measured on 1 and 6 megapixels)
-_GRAIN_CELL_BYTES, _GRAIN_THREAD_BYTES = 20, 9_000_000
+# Most memory beside the picture, in bytes, measured on 1 and 4 megapixels: for each photosite, for
+# each thread, and what is left over.
+_SITE_BYTES: dict[CfaKind, float] = {"bayer": 15.5, "xtrans": 9.6}
+_THREAD_BYTES, _OTHER_BYTES = 3_600_000, 8_000_000
+# Grain: five float32 of each packed pixel, and more in each thread.
+_GRAIN_CELL_BYTES, _GRAIN_THREAD_BYTES = 20, 1_000_000
+# On a device, of a picture and all that lies beside it, summed up generously: for each photosite,
+# and for each pixel that is worked on at once.
+_DEVICE_SITE_BYTES, _DEVICE_BAND_BYTES = 50, 120
 _GRAIN_LEVELS = 4  # grain: photosites, and cells of 1, 2 and 4 packed pixels
+# How far the finest band looks: kernels of 3 and of 5 photosites, binomial.
+_REACH: dict[CfaKind, int] = {"bayer": 1, "xtrans": 2}
+# Shares over brightness are tabulated so finely, for levels that have so many cells.
+_CURVE_POINTS, _CURVE_CELLS = 1 << 16, 1 << 16
+_SLOPE_STEP = 1e-3  # code values; over which the curve's slope is taken
 _SMALLEST_SHARE = 0.01  # bands that nowhere get more are not worked out
 
 
@@ -220,7 +252,7 @@ class Grain:
 
 
 def fuse(
-    picture: NDArray[np.float32],
+    picture: Array,
     measured: Measurement,
     shares: Shares,
     grain: Grain | None = None,
@@ -229,12 +261,13 @@ def fuse(
 ) -> Residual:
     """Add to a picture what the sensor knows better; in its place.
 
-    Works in bands of rows, in threads. What it holds beside the picture: `fusion_bytes`.
+    Works in bands of rows: in threads, or on the device where the picture is. What it holds beside
+    the picture: `fusion_bytes`, `device_bytes`.
 
     Parameters
     ----------
     picture : (3, H, W) float32
-        BT.709-encoded, as the network gave it.
+        BT.709-encoded, as the network gave it: an array, or a tensor on any device.
     measured : Measurement
     shares : Shares
     grain : Grain, optional
@@ -248,48 +281,49 @@ def fuse(
     Residual
         What was found before the picture was changed.
     """
-    residual = Residual(picture, measured)
+    residual = Residual(picture, measured, in_place=True)
     correction = residual.correction(shares)
     finest = residual.finest_shares(shares)
     left = None if grain is None else residual.grain(shares, grain)
-    if left is not None and finest is None:
-        finest = np.zeros_like(left.finest)
     shape, scale = picture.shape[1:], PACK_FACTOR[measured.kind]
-    # A band's neighbours are read before they are changed: the finest band looks beyond its own.
-    borders = residual.borders() if finest is not None else {}
+    xp = namespace(picture)
 
     def change(rows: slice) -> None:
-        linear = _decoded(picture[:, rows])
-        added = enlarged(correction, shape, scale, rows)
+        light = picture[:, rows]  # linear by now
+        light += enlarged(correction, shape, scale, rows)
+        if finest is not None or left is not None:
+            band = residual.finest_band(rows)
         if finest is not None:
-            band = residual.finest_band(rows, linear, borders)
-            added += weighted(band, *enlarged(finest, shape, scale, rows))
-        light = linear + added
+            light += weighted(band, *enlarged(finest, shape, scale, rows))
         if is_clipped or left is not None:
-            np.maximum(light, 0, out=light)
-        encoded = bt709_encode(light)
+            xp.clip(light, 0, None, out=light)
+        bt709_encode_in_place(light)
         if left is not None:
             noise = enlarged(left.cells, shape, scale, rows)
             noise += weighted(band, *enlarged(left.finest, shape, scale, rows))
-            encoded += _within(noise / slope_of_decode(light), encoded)
-        picture[:, rows] = encoded
+            noise /= _slope_at(light)
+            light += _within(noise, light)
 
-    for _ in in_threads(change, residual.rows()):
-        pass
+    in_bands(change, residual.rows(), picture)
     return residual
 
 
 def fusion_bytes(kind: CfaKind, photosites: int, *, with_grain: bool = False) -> int:
     """Most memory that `fuse`, with its measurement, takes beside the picture, in bytes."""
-    thread = _THREAD_BYTES + (_GRAIN_THREAD_BYTES if with_grain else 0)
-    finest = _FINEST_SITE_BYTES * photosites + thread * available_cores()
-    most = max(_SITE_BYTES[kind] * photosites, finest)
+    needed = _SITE_BYTES[kind] * photosites + _OTHER_BYTES
+    thread = _THREAD_BYTES
     if with_grain:
-        most += _GRAIN_CELL_BYTES * photosites / PACK_FACTOR[kind] ** 2
-    return round(most) + _OTHER_BYTES
+        needed += _GRAIN_CELL_BYTES * photosites / PACK_FACTOR[kind] ** 2
+        thread += _GRAIN_THREAD_BYTES
+    return round(needed) + thread * available_cores()
 
 
-def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
+def device_bytes(photosites: int) -> int:
+    """Most memory of a device that a picture and its fusion take there, in bytes."""
+    return _DEVICE_SITE_BYTES * photosites + _DEVICE_BAND_BYTES * _DEVICE_BAND_PIXELS
+
+
+def whiten(picture: Array, frame: RawFrame) -> None:
     """Make white what saturated the sensor, whatever the white balance; in its place.
 
     Nothing is known there but that it was bright. Only places are changed where all photosites of a
@@ -313,11 +347,22 @@ def whiten(picture: NDArray[np.float32], frame: RawFrame) -> None:
     height, width = rows * scale, cols * scale
     cells = saturated[:height, :width].reshape(rows, scale, cols, scale)
     whole = cells.all(axis=(1, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
-    np.maximum(picture[:, :height, :width], 1, out=picture[:, :height, :width], where=whole)
+    lit = brought(whole, picture)
+    for channel in picture[:, :height, :width]:
+        channel[lit] = namespace(picture).clip(channel[lit], 1, None)
 
 
-def _decoded(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    return bt709_decode(np.clip(picture, 0, 1))
+def _decoded(picture: Array) -> Array:
+    return bt709_decode_in_place(namespace(picture).clip(picture, 0, 1))
+
+
+def _bands(like: Array, period: int = 1) -> Iterator[slice]:
+    """Cut an array's rows, which are its last axis but one, into bands of whole periods."""
+    height, width = like.shape[-2:]
+    pixels = _BAND_PIXELS if namespace(like) is np else _DEVICE_BAND_PIXELS
+    step = max(pixels // width // period, 1) * period
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
 
 
 # ---------------------------------------------------------------- the bands of the residual
@@ -331,132 +376,217 @@ class Residual:
     picture : (3, H, W) float32
         BT.709-encoded.
     measured : Measurement
+    in_place : bool
+        Whether the picture becomes linear light from black to white, for whoever needs that next.
     """
 
-    def __init__(self, picture: NDArray[np.float32], measured: Measurement) -> None:
+    def __init__(self, picture: Array, measured: Measurement, *, in_place: bool = False) -> None:
         self.measured = measured
-        self._picture = picture
-        self._to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
-        scale = PACK_FACTOR[measured.kind]
-        shape = tuple(-(-side // scale) for side in measured.mosaic.shape)
-        # Two arrays: one is given back before the other.
-        sums, counts = np.zeros((3, *shape), np.float32), np.zeros((3, *shape), np.float32)
-        bright = np.empty(shape, np.float32)
+        self._to_srgb = np.linalg.inv(measured.to_camera)
+        self._scale = PACK_FACTOR[measured.kind]
+        xp = namespace(picture)
+        shape = tuple(-(-side // self._scale) for side in measured.mosaic.shape)
+        sums = empty((3, *shape), picture)
+        counts = xp.zeros((3, *shape), dtype=xp.uint8, device=picture.device)
+        bright = empty(shape, picture)
+        # Measured less predicted at each photosite; NaN where either may be clipped.
+        self._sites = empty(measured.mosaic.shape, picture)
+        self._reach = _REACH[measured.kind]
+        self._covered: dict[tuple[bool, bool, int], tuple[Array, Array]] = {}
+        self._curves: dict[tuple[int, Shares], list[tuple[Array, Array]]] = {}
+        mosaic, sensor = brought(measured.mosaic, picture), _Sensor.of(measured, picture)
+        moments: dict[int, NDArray[np.float64]] = {}
 
         def count(rows: slice) -> None:
             linear = _decoded(picture[:, rows])
-            cells = slice(rows.start // scale, -(-rows.stop // scale))
-            parts = _cells(*_site_residual(linear, measured, rows), linear, measured)
-            sums[:, cells], counts[:, cells], bright[cells] = parts
+            if in_place:
+                picture[:, rows] = linear
+            sites = self._sites[rows]
+            _site_residual(mosaic[rows], linear, sensor, sites)
+            cells = slice(rows.start // self._scale, -(-rows.stop // self._scale))
+            parts = sums[:, cells], counts[:, cells], bright[cells]
+            _count_cells(sites, measured, *parts[:2])
+            parts[2][:] = mixed(LUMINANCE, _block_means(linear, self._scale))
+            if measured.black_error is None:
+                moments[rows.start] = _moments(*parts)
 
-        for _ in in_threads(count, self.rows()):
-            pass
+        in_bands(count, self.rows(), picture)
         #: (3,) float32; error of the black level in camera RGB, which is taken off.
         self.offset: NDArray[np.float32]
         if measured.black_error is None:
-            self.offset = _black_offset(sums, counts, bright, measured)
+            self.offset = _black_offset(sum(moments[row] for row in sorted(moments)), measured)
         else:
             self.offset = measured.black_error.astype(np.float32)
-        sums -= counts * self.offset[:, None, None]
-        levels = [(sums, counts)]
+        levels: list[tuple[Array, Array]] = [(sums, counts)]
         #: Mean luminance of the picture in each level of cells, finest first.
-        self.brightness: list[NDArray[np.float32]] = [bright]
+        self.brightness: list[Array] = [bright]
         for _ in range(LEVELS - 2):
-            levels.append((_halved(levels[-1][0]), _halved(levels[-1][1])))
-            self.brightness.append(_halved_mean(self.brightness[-1]))
+            total, number = levels[-1]
+            levels.append((_summed(total, 2), _summed(number, 2)))
+            self.brightness.append(_block_means(self.brightness[-1], 2))
+        offset = brought(self.offset, picture)[:, None, None]
         #: Camera RGB residual of each level of cells, finest first.
-        self.means: list[NDArray[np.float32]] = []
+        self.means: list[Array] = []
         while levels:  # coarsest first; what is done with is given back
-            total, number = levels.pop()
-            mean = np.divide(total, number, out=total, where=number > 0)
-            if self.means:
-                mean = np.where(number > 0, mean, doubled(self.means[0], mean.shape[1:]))
+            mean, number = levels.pop()
+            mean /= xp.clip(number, 1, None)
+            mean -= offset
+            if tells(number.min() == 0):
+                self._fill(mean, number)
             self.means.insert(0, mean)
+
+    def _fill(self, mean: Array, number: Array) -> None:
+        """Take cells without any valid photosite from the next coarser level; of the last, 0."""
+        xp, shape = namespace(mean), mean.shape[1:]
+
+        def fill(rows: slice) -> None:
+            near = doubled(self.means[0], shape, rows) if self.means else 0 * mean[:, rows]
+            mean[:, rows] = xp.where(number[:, rows] > 0, mean[:, rows], near)
+
+        in_bands(fill, _bands(mean), mean)
 
     def rows(self) -> Iterator[slice]:
         """Cut the frame into bands of whole cells of the filter array."""
-        height, width = self.measured.mosaic.shape
-        period = len(self.measured.colors)
-        step = max(_BAND_PIXELS // width // period, 1) * period
-        for start in range(0, height, step):
-            yield slice(start, min(start + step, height))
+        return _bands(self._sites, len(self.measured.colors))
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
         """Yield level, band (3, h, w) in linear sRGB and its (h, w) brightness, coarsest first."""
         for level in range(LEVELS - 1, 0, -1):
-            band = self.means[level - 1]
-            if level < LEVELS - 1:
-                band = band - doubled(self.means[level], band.shape[1:])
-            yield level, _through(self._to_srgb, band), self.brightness[level - 1]
+            yield level, self.band(level), self.brightness[level - 1]
+
+    def band(self, level: int, rows: slice | None = None) -> Array:
+        """Return some rows of a band of cells: (3, h, w), linear sRGB."""
+        band = self.means[level - 1]
+        shape = band.shape[1:]
+        if rows is not None:
+            band = band[:, rows]
+        if level < LEVELS - 1:
+            band = band - doubled(self.means[level], shape, rows)
+        return through(self._to_srgb, band)
+
+    def summed(self, share: Callable[[int, slice, Array], tuple[Array, Array] | None]) -> Array:
+        """Sum shares of all bands of cells: (3, h, w) linear sRGB, at packed resolution.
+
+        Parameters
+        ----------
+        share : function
+            Says for a level, some of its rows and the coarser levels' sum there what to take of
+            the band's luminance and of its chroma; None for nothing.
+        """
+        total: Array = None
+        for level in range(LEVELS - 1, 0, -1):
+            total = self._with_band(level, total, share)
+        return total
+
+    def _with_band(
+        self,
+        level: int,
+        coarser: Array,
+        share: Callable[[int, slice, Array], tuple[Array, Array] | None],
+    ) -> Array:
+        total = empty(self.means[level - 1].shape, self.means[level - 1])
+        _, height, width = total.shape
+
+        def add(rows: slice) -> None:
+            near = total[:, rows]
+            near[:] = 0 if coarser is None else doubled(coarser, (height, width), rows)
+            shares = share(level, rows, near)
+            if shares is not None:
+                near += weighted(self.band(level, rows), *shares)
+
+        in_bands(add, _bands(total), total)
+        return total
 
     def correction(self, shares: Shares) -> NDArray[np.float32]:
         """Sum the shares of all bands of cells: (3, h, w) linear sRGB, at packed resolution."""
-        total: NDArray[np.float32] | None = None
-        for level, band, brightness in self.bands():
-            share_y, share_c = self.shares_at(level, brightness, shares)
-            part = weighted(band, share_y, share_c)
-            total = part if total is None else part + doubled(total, part.shape[1:])
-        assert total is not None
-        return total
+
+        def share(level: int, rows: slice, _: Array) -> tuple[Array, Array]:
+            return self.shares_at(level, self.brightness[level - 1][rows], shares)
+
+        return self.summed(share)
 
     def finest_shares(self, shares: Shares) -> NDArray[np.float32] | None:
         """Look up the shares of what single photosites say: (2, h, w); None for nothing."""
-        found = np.stack(self.shares_at(0, self.brightness[0], shares))
-        return found if found.max() >= _SMALLEST_SHARE else None
+        found = self._of_cells(lambda brightness: self.shares_at(0, brightness, shares))
+        return found if tells(found.max() >= _SMALLEST_SHARE) else None
 
     def grain(self, shares: Shares, grain: Grain) -> _GrainBands:
         """Sum what the fine bands of cells hold beyond their shares, and look up the finest's."""
-        total: NDArray[np.float32] | None = None
-        for level, band, brightness in self.bands():
-            if level < _GRAIN_LEVELS:
-                share_y, share_c = self.shares_at(level, brightness, shares)
-                part = weighted(band, grain.luminance * (1 - share_y), grain.chroma * (1 - share_c))
-                total = part if total is None else part + doubled(total, part.shape[1:])
-        assert total is not None
-        share_y, share_c = self.shares_at(0, self.brightness[0], shares)
-        finest = np.stack([grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)])
-        return _GrainBands(total, finest)
 
-    def borders(self) -> dict[int, NDArray[np.float32]]:
-        """Copy the picture's rows around each border between bands, by the border's row."""
-        period = len(self.measured.colors)
-        return {
-            rows.stop: self._picture[:, max(rows.stop - period, 0) : rows.stop + period].copy()
-            for rows in self.rows()
-        }
+        def rest(level: int, brightness: Array) -> tuple[Array, Array]:
+            share_y, share_c = self.shares_at(level, brightness, shares)
+            return grain.luminance * (1 - share_y), grain.chroma * (1 - share_c)
 
-    def finest_band(
-        self,
-        rows: slice,
-        linear: NDArray[np.float32],
-        borders: dict[int, NDArray[np.float32]],
-    ) -> NDArray[np.float32]:
+        def share(level: int, rows: slice, _: Array) -> tuple[Array, Array] | None:
+            return rest(level, self.brightness[level - 1][rows]) if level < _GRAIN_LEVELS else None
+
+        return _GrainBands(self.summed(share), self._of_cells(partial(rest, 0)))
+
+    def _of_cells(self, shares: Callable[[Array], tuple[Array, Array]]) -> Array:
+        """Look up two shares of each packed pixel by its brightness: (2, h, w)."""
+        brightness = self.brightness[0]
+        found = empty((2, *brightness.shape), brightness)
+
+        def look_up(rows: slice) -> None:
+            found[0, rows], found[1, rows] = shares(brightness[rows])
+
+        in_bands(look_up, _bands(brightness), brightness)
+        return found
+
+    def finest_band(self, rows: slice) -> Array:
         """Interpolate what photosites say beside their packed pixel: (3, rows, W), linear sRGB.
 
         Parameters
         ----------
         rows : slice
             One of `rows`.
-        linear : (3, rows, W)
-            The picture there.
-        borders : dict
-            From `borders`.
         """
+        xp, colors = namespace(self._sites), self.measured.colors
+        around, inner = self._around(rows)
+        sites = self._sites[around]
+        planes = _by_color(sites, colors, self._reach, self.offset)
+        if _has_gaps(sites):
+            planes[xp.isnan(planes)] = 0
+            inverse, is_known = self._coverage(~xp.isnan(sites), inner)
+        else:
+            inverse, is_known = self._whole_coverage(rows)
+        found = self._spread(planes, inner)
+        found *= inverse
+        found -= enlarged(self.means[0], self._sites.shape, self._scale, rows)
+        if not tells(is_known.all()):
+            found *= is_known
+        return through(self._to_srgb, found)
+
+    def _around(self, rows: slice) -> tuple[slice, slice]:
+        """Add whole cells of the filter array to some rows; and where these lie among them."""
         period = len(self.measured.colors)
-        height, width = self.measured.mosaic.shape
-        first, last = max(rows.start - period, 0), min(rows.stop + period, height)
-        pieces = [linear]
-        if first < rows.start:
-            pieces.insert(0, _decoded(borders[rows.start][:, :period]))
-        if last > rows.stop:
-            pieces.append(_decoded(borders[rows.stop][:, -(last - rows.stop) :]))
-        around = np.concatenate(pieces, axis=1)
-        sites, valid = _site_residual(around, self.measured, slice(first, last))
-        colors = _interpolated(sites, valid, self.measured)
-        colors = colors[:, rows.start - first : rows.stop - first]
-        colors -= self.offset[:, None, None]
-        coarse = enlarged(self.means[0], (height, width), PACK_FACTOR[self.measured.kind], rows)
-        return _through(self._to_srgb, np.where(np.isfinite(colors), colors - coarse, 0))
+        first = max(rows.start - period, 0)
+        around = slice(first, min(rows.stop + period, len(self._sites)))
+        return around, slice(rows.start - first, rows.stop - first)
+
+    def _spread(self, planes: Array, inner: slice) -> Array:
+        """Add up the neighbours of each place of some rows, by binomial weights."""
+        planes = planes[:, inner.start : inner.stop + 2 * self._reach]
+        for _ in range(2 * self._reach):
+            planes = planes[:, 1:] + planes[:, :-1]
+        for _ in range(2 * self._reach):
+            planes = planes[..., 1:] + planes[..., :-1]
+        return planes
+
+    def _coverage(self, valid: Array, inner: slice) -> tuple[Array, Array]:
+        """Weigh the valid photosites near each place: their inverse, and whether there are any."""
+        weight = self._spread(_by_color(valid, self.measured.colors, self._reach), inner)
+        is_known = weight > 0
+        return 1 / namespace(weight).clip(weight, 1, None), is_known
+
+    def _whole_coverage(self, rows: slice) -> tuple[Array, Array]:
+        """Do so where all are valid: one for all bands but the frame's first and last."""
+        height = len(self._sites)
+        key = rows.start == 0, rows.stop == height, rows.stop - rows.start
+        if key not in self._covered:
+            around, inner = self._around(rows)
+            self._covered[key] = self._coverage(self._sites[around] * 0 + 1, inner)
+        return self._covered[key]
 
     def places(
         self, brightness: NDArray[np.float32]
@@ -480,15 +610,44 @@ class Residual:
         self, level: int, brightness: NDArray[np.float32], shares: Shares
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Look up a level's shares of luminance and of chroma at each place."""
-        # In pieces: what is worked out on the way is ten times as large as what comes of it.
-        found = np.empty((2, *brightness.shape), np.float32)
-        step = max(_BAND_PIXELS // brightness.shape[1], 1)
-        for start in range(0, len(brightness), step):
-            rows = slice(start, start + step)
-            luminance, chroma = self.places(brightness[rows])
-            found[0, rows] = _looked_up(shares.luminance[level], *luminance)
-            found[1, rows] = _looked_up(shares.chroma[level], *chroma)
-        return found[0], found[1]
+        cells = self.brightness[max(level - 1, 0)]
+        if cells.shape[0] * cells.shape[1] < _CURVE_CELLS and isinstance(cells, np.ndarray):
+            return self._shares_of(level, brightness, shares)
+        key = level, shares
+        if key not in self._curves:
+            self._curves[key] = self._share_curves(level, shares)
+        xp = namespace(brightness)
+        place = xp.sqrt(xp.clip(brightness, 0, 1))
+        place *= _CURVE_POINTS - 1
+        low = as_index(place)
+        place -= low
+        share_y, share_c = (start[low] + place * step[low] for start, step in self._curves[key])
+        return share_y, share_c
+
+    def _share_curves(self, level: int, shares: Shares) -> list[tuple[Array, Array]]:
+        """Tabulate a level's shares over brightness, of which alone they are functions here.
+
+        Returns
+        -------
+        two pairs of arrays of _CURVE_POINTS
+            Of luminance and chroma: the share, and the step to the next one. The places are even
+            in the square root of the brightness.
+        """
+        roots = np.linspace(0, 1, _CURVE_POINTS, dtype=np.float32)
+        curves = self._shares_of(level, np.square(roots), shares)
+        return [
+            (brought(curve, self._sites), brought(np.diff(curve, append=curve[-1:]), self._sites))
+            for curve in curves
+        ]
+
+    def _shares_of(
+        self, level: int, brightness: NDArray[np.float32], shares: Shares
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        luminance, chroma = self.places(brightness)
+        return (
+            _looked_up(shares.luminance[level], *luminance),
+            _looked_up(shares.chroma[level], *chroma),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,19 +660,41 @@ class _GrainBands:
     """(2, h, w); shares of what single photosites say, of luminance and chroma."""
 
 
-def _within(noise: NDArray[np.float32], level: NDArray[np.float32]) -> NDArray[np.float32]:
+def _within(noise: Array, level: Array) -> Array:
     """Bend noise so that it neither falls below black nor, on the mean, lifts the level."""
-    bent: NDArray[np.float32] = level * np.tanh(noise / np.maximum(level, np.float32(1e-9)))
+    xp = namespace(noise)
+    bent = noise / xp.clip(level, 1e-9, None)
+    xp.tanh(bent, out=bent)
+    bent *= level
     return bent
 
 
-def slope_of_decode(brightness: NDArray[np.float32]) -> NDArray[np.float32]:
+def slope_of_decode(brightness: Array) -> Array:
     """Linear light for each BT.709 code value at a linear brightness: errors' unit there."""
-    level = np.maximum(brightness, _DARKEST)
-    encoded = bt709_encode(level)
-    step = np.float32(1e-3)
-    slope: NDArray[np.float32] = (bt709_decode(encoded + step) - bt709_decode(encoded)) / step
-    return np.maximum(slope, 1 / 4.5)
+    return _slope_at(bt709_encode_in_place(namespace(brightness).clip(brightness, _DARKEST, None)))
+
+
+def _slope_at(encoded: Array) -> Array:
+    """Do so at a code value: the curve's mean slope over a small step from there on.
+
+    Where the step has a part above the knee, that is the power's slope in the part's middle. The
+    difference of two ends of the curve would be rounded a thousand times as much.
+    """
+    xp = namespace(encoded)
+    slope = xp.clip(encoded, BT709_KNEE, None)
+    slope += xp.clip(encoded + _SLOPE_STEP, BT709_KNEE, None)
+    slope *= 1 / (2 * BT709_ALPHA)
+    slope += 1 - 1 / BT709_ALPHA
+    xp.log(slope, out=slope)
+    slope *= 1 / BT709_POWER - 1
+    xp.exp(slope, out=slope)
+    slope *= 1 / (BT709_POWER * BT709_ALPHA)
+    slope -= 1 / BT709_SLOPE
+    part = encoded + (_SLOPE_STEP - BT709_KNEE)
+    part *= 1 / _SLOPE_STEP
+    slope *= xp.clip(part, 0, 1, out=part)
+    slope += 1 / BT709_SLOPE
+    return slope
 
 
 def _place(knots: NDArray[np.float64], values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -541,13 +722,13 @@ def _looked_up(
     return found
 
 
-def weighted(
-    band: NDArray[np.float32], share_y: NDArray[np.float32], share_c: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def weighted(band: Array, share_y: Array, share_c: Array) -> Array:
     """Take one share of a band's luminance and another of its chroma."""
-    luminance = np.tensordot(LUMINANCE, band, axes=1)
-    weighted: NDArray[np.float32] = share_c * band + (share_y - share_c) * luminance
-    return weighted
+    luminance = mixed(LUMINANCE, band)
+    luminance *= share_y - share_c
+    part = share_c * band
+    part += luminance
+    return part
 
 
 def packed_noise(measured: Measurement) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -570,72 +751,113 @@ def packed_noise(measured: Measurement) -> tuple[tuple[float, float], tuple[floa
 # ---------------------------------------------------------------- from photosites to cells
 
 
-def _site_residual(
-    linear: NDArray[np.float32], measured: Measurement, rows: slice
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Measured less predicted at each photosite of some rows, and where neither may be clipped.
+@dataclass(frozen=True, slots=True)
+class _Sensor:
+    """What differs from photosite to photosite, for the rows of one cell of the filter array."""
+
+    black: Array
+    """(p, W); DN."""
+    scale: Array
+    """(p, W); camera RGB for each DN above black."""
+    to_camera: Array
+    """(3, p, W); of linear sRGB, what a photosite sees."""
+
+    @classmethod
+    def of(cls, measured: Measurement, like: Array) -> _Sensor:
+        """Lay a measurement's cells side by side, where an array lies."""
+        width = measured.mosaic.shape[1]
+        at = np.arange(width) % len(measured.colors)
+        to_camera = measured.to_camera.astype(np.float32).T[:, measured.colors]
+        cells = measured.black, measured.scale, to_camera
+        return cls(*(brought(cell[..., at].astype(np.float32), like) for cell in cells))
+
+
+def _site_residual(mosaic: Array, linear: Array, sensor: _Sensor, sites: Array) -> None:
+    """Find measured less predicted at each photosite of some rows; NaN where either may be clipped.
 
     The picture decides what may be clipped, not the photosite: there, noise would decide.
+
+    Parameters
+    ----------
+    mosaic : (rows, W)
+    linear : (3, rows, W)
+    sensor : _Sensor
+    sites : (rows, W) float32
+        Where to put it.
     """
-    period = len(measured.colors)
-    to_camera = measured.to_camera.astype(np.float32)
-    mosaic = measured.mosaic[rows]
-    residual = np.empty(mosaic.shape, np.float32)
-    valid = np.empty(mosaic.shape, np.bool_)
+    xp, period = namespace(linear), len(sensor.black)
+    predicted = empty(sites.shape, linear)
     for dy in range(period):
-        for dx in range(period):
-            place = (slice(dy, None, period), slice(dx, None, period))
-            seen = linear[(slice(None), *place)]
-            predicted = np.tensordot(to_camera[measured.colors[dy, dx]], seen, axes=1)
-            site = (mosaic[place] - measured.black[dy, dx]) * measured.scale[dy, dx]
-            residual[place] = site - predicted
-            valid[place] = (predicted < _BRIGHTEST) & (seen.max(axis=0) < _BRIGHTEST)
-    return residual, valid
+        own, near = sites[dy::period], predicted[dy::period]
+        xp.multiply(linear[0, dy::period], sensor.to_camera[0, dy], out=near)
+        for channel in (1, 2):
+            near += linear[channel, dy::period] * sensor.to_camera[channel, dy]
+        own[:] = mosaic[dy::period]
+        own -= sensor.black[dy]
+        own *= sensor.scale[dy]
+        own -= near
+    if tells((predicted.max() >= _BRIGHTEST) | (linear.max() >= _BRIGHTEST)):
+        for channel in linear:
+            xp.maximum(predicted, channel, out=predicted)
+        sites[predicted >= _BRIGHTEST] = np.nan
 
 
-def _cells(
-    residual: NDArray[np.float32],
-    valid: NDArray[np.bool_],
-    linear: NDArray[np.float32],
-    measured: Measurement,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _has_gaps(sites: Array) -> bool:
+    """Tell whether some photosites do not count; a sum is the quickest to say."""
+    return tells(namespace(sites).isnan(sites.sum()))
+
+
+def _count_cells(sites: Array, measured: Measurement, sums: Array, counts: Array) -> None:
     """Sum the valid photosites of each colour in each packed pixel, and count them.
+
+    Parameters
+    ----------
+    sites : (rows, W)
+    measured : Measurement
+    sums, counts : (3, h, w)
+        Where to put them.
+    """
+    xp, scale, cell = namespace(sites), PACK_FACTOR[measured.kind], measured.colors
+    period = len(cell)
+    valid: Array = None
+    if _has_gaps(sites):
+        valid = ~xp.isnan(sites)
+        sites = xp.where(valid, sites, 0)
+    sums[:] = 0
+    counts[:] = 0
+    for (dy, dx), color in np.ndenumerate(cell):
+        source = (slice(dy, None, period), slice(dx, None, period))
+        target = (int(color), *(slice(at // scale, None, period // scale) for at in (dy, dx)))
+        rows, cols = sites[source].shape
+        sums[target][:rows, :cols] += sites[source]
+        counts[target][:rows, :cols] += 1 if valid is None else valid[source]
+
+
+def _moments(sums: Array, counts: Array, brightness: Array) -> NDArray[np.float64]:
+    """Sum up what a line through the residual over brightness is laid by; see `_black_offset`.
 
     Returns
     -------
-    sums, counts : (3, h, w)
-    brightness : (h, w)
-        Mean luminance of the picture.
+    (3, 6)
+        For each colour: the number of places, the weighted moments 0 to 2 of the brightness, and
+        the residual's moments 0 and 1 with it.
     """
-    scale = PACK_FACTOR[measured.kind]
-    cell = measured.colors
-    period = len(cell)
-    height, width = residual.shape
-    shape = -(-height // scale), -(-width // scale)
-    sums, counts = np.zeros((2, 3, *shape), np.float32)
-    light, number = np.zeros((2, *shape), np.float32)
-    for dy in range(period):
-        for dx in range(period):
-            source = (slice(dy, None, period), slice(dx, None, period))
-            target = tuple(slice(at // scale, None, period // scale) for at in (dy, dx))
-            is_valid = valid[source]
-            rows, cols = is_valid.shape
-            color = cell[dy, dx]
-            sums[(color, *target)][:rows, :cols] += np.where(is_valid, residual[source], 0)
-            counts[(color, *target)][:rows, :cols] += is_valid
-            light[target][:rows, :cols] += np.tensordot(
-                LUMINANCE, linear[(slice(None), *source)], axes=1
-            )
-            number[target][:rows, :cols] += 1
-    return sums, counts, light / number
+    xp = namespace(sums)
+    weight = slope_of_decode(brightness) ** -2
+    of_light = weight * brightness
+    moments = []
+    for total, count in zip(sums, counts, strict=True):
+        is_seen = count > 0
+        residual = total / xp.clip(count, 1, None)
+        seen, lit = (
+            (weight, of_light) if tells(is_seen.all()) else (weight * is_seen, of_light * is_seen)
+        )
+        sums_of = (seen, lit, lit * brightness, seen * residual, lit * residual)
+        moments.append(xp.stack([1.0 * is_seen.sum(), *(values.sum() for values in sums_of)]))
+    return fetched(xp.stack(moments)).astype(np.float64)
 
 
-def _black_offset(
-    sums: NDArray[np.float32],
-    counts: NDArray[np.float32],
-    brightness: NDArray[np.float32],
-    measured: Measurement,
-) -> NDArray[np.float32]:
+def _black_offset(moments: NDArray[np.float64], measured: Measurement) -> NDArray[np.float32]:
     """Estimate the black level's error, (3,) in camera RGB, from the residual over the frame.
 
     The black level is off by one number in DN, the same in light and dark; what else is wrong with
@@ -644,21 +866,12 @@ def _black_offset(
     (the mean of a normal posterior). Dark places weigh most: a picture errs by so many code values,
     which are least linear light there.
     """
-    weight = 1 / slope_of_decode(brightness) ** 2
     unit = measured.black_sigma
     normal, right = np.diag([1.0, *[_CAST_SIGMA**-2] * 3]), np.zeros(4)
-    for color in range(3):
-        seen = np.where(counts[color] > 0, weight, 0)
-        places = np.count_nonzero(seen)
+    for color, (places, *sums) in enumerate(moments):
         if not places:
             continue
-        seen = seen / (_COMMON_ERROR**2 * places)
-        residual = sums[color] / np.maximum(counts[color], 1)
-        # Moments of (1, brightness) and the residual: sums over millions of places, in float64.
-        of_one, of_light, of_square, of_rest, of_both = (
-            float((seen * values).sum(dtype=np.float64))
-            for values in (1, brightness, brightness**2, residual, residual * brightness)
-        )
+        of_one, of_light, of_square, of_rest, of_both = np.array(sums) / (_COMMON_ERROR**2 * places)
         u, k = unit[color], color + 1
         normal[0, 0] += u * u * of_one
         normal[0, k] = normal[k, 0] = u * of_light
@@ -669,92 +882,109 @@ def _black_offset(
     return offset
 
 
-def _interpolated(
-    residual: NDArray[np.float32], valid: NDArray[np.bool_], measured: Measurement
-) -> NDArray[np.float32]:
-    """Interpolate each colour's residual between its valid photosites; NaN where none is near."""
-    cell = measured.colors
-    period = len(cell)
-    height, width = residual.shape
-    kernel = _KERNELS[measured.kind]
-    found = np.empty((3, height, width), np.float32)
-    for color in range(3):
-        mask = np.zeros((height, width), np.float32)
-        for dy, dx in zip(*np.nonzero(cell == color), strict=True):
-            place = (slice(dy, None, period), slice(dx, None, period))
-            mask[place] = valid[place]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found[color] = _blurred(residual * mask, kernel) / _blurred(mask, kernel)
-    return found
-
-
-_KERNELS: dict[CfaKind, NDArray[np.float32]] = {
-    "bayer": np.array([0.25, 0.5, 0.25], np.float32),
-    "xtrans": np.array([0.0625, 0.25, 0.375, 0.25, 0.0625], np.float32),
-}
-
-
-def _blurred(plane: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Separable convolution; nothing lies beyond the border."""
-    reach = len(kernel) // 2
-    height, width = plane.shape
-    padded = np.pad(plane, ((reach, reach), (0, 0)))
-    plane = np.zeros_like(plane)
-    for step, weight in enumerate(kernel):
-        plane += weight * padded[step : step + height]
-    padded = np.pad(plane, ((0, 0), (reach, reach)))
-    plane = np.zeros_like(plane)
-    for step, weight in enumerate(kernel):
-        plane += weight * padded[:, step : step + width]
-    return plane
+def _by_color(
+    sites: Array, colors: NDArray[np.uint8], margin: int, offset: NDArray[np.float32] | None = None
+) -> Array:
+    """Lay the photosites of each colour, less its offset, on a plane of zeros with a margin."""
+    xp, period = namespace(sites), len(colors)
+    height, width = sites.shape
+    shape = (3, height + 2 * margin, width + 2 * margin)
+    planes = xp.zeros(shape, dtype=xp.float32, device=sites.device)
+    inner = planes[:, margin : margin + height, margin : margin + width]
+    for (dy, dx), color in np.ndenumerate(colors):
+        place = (slice(dy, None, period), slice(dx, None, period))
+        less = 0 if offset is None else float(offset[color])
+        inner[(int(color), *place)] = sites[place] - less if less else sites[place]
+    return planes
 
 
 # ---------------------------------------------------------------- pyramids
 
 
-def _halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum 2x2 blocks of the last two axes; an odd last row or column stays alone."""
-    height, width = cells.shape[-2:]
-    pad = [(0, 0)] * (cells.ndim - 2) + [(0, height % 2), (0, width % 2)]
-    padded = np.pad(cells, pad)
-    rows = padded[..., ::2, :] + padded[..., 1::2, :]
-    total: NDArray[np.float32] = rows[..., ::2] + rows[..., 1::2]
+def _summed(cells: Array, side: int) -> Array:
+    """Sum blocks of the last two axes; what is left of the last ones stays alone."""
+    *_, height, width = cells.shape
+    rows = empty((*cells.shape[:-2], -(-height // side), width), cells)
+    rows[:] = cells[..., ::side, :]
+    total = empty((*rows.shape[:-1], -(-width // side)), cells)
+    for at in range(1, side):
+        part = cells[..., at::side, :]
+        rows[..., : part.shape[-2], :] += part
+    total[:] = rows[..., ::side]
+    for at in range(1, side):
+        part = rows[..., at::side]
+        total[..., : part.shape[-1]] += part
     return total
 
 
-def _halved_mean(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    return _halved(cells) / _halved(np.ones_like(cells))
+def _numbers(cells: Array, side: int) -> Array:
+    """Count what is summed in each block: (h, w), or one number where it is the same in all."""
+    lengths = cells.shape[-2:]
+    if not any(length % side for length in lengths):
+        return side * side
+    rows, cols = (np.minimum(side, length - np.arange(0, length, side)) for length in lengths)
+    return brought(np.outer(rows, cols).astype(np.float32), cells)
 
 
-def doubled(cells: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _block_means(cells: Array, side: int) -> Array:
+    mean = _summed(cells, side)
+    mean /= _numbers(cells, side)
+    return mean
+
+
+def doubled(cells: Array, shape: tuple[int, ...], rows: slice | None = None) -> Array:
     """Interpolate (..., h, w) bilinearly to (..., H, W) of about twice the size."""
-    return enlarged(cells, shape, 2)
+    return enlarged(cells, shape, 2, rows)
 
 
-def enlarged(
-    cells: NDArray[np.float32], shape: tuple[int, ...], factor: int, rows: slice | None = None
-) -> NDArray[np.float32]:
+def enlarged(cells: Array, shape: tuple[int, ...], factor: int, rows: slice | None = None) -> Array:
     """Interpolate (..., h, w) bilinearly to (..., H, W), or to some rows of that.
 
     A cell is `factor` pixels a side; beyond the centres of the outermost ones they go on evenly.
     """
-    spans = (range(shape[0])[rows] if rows else range(shape[0])), range(shape[1])
-    for axis, span in zip((-2, -1), spans, strict=True):
-        at = (np.array(span) + 0.5) / factor - 0.5
-        low = np.floor(at).astype(int)
-        share = (at - low).astype(np.float32)
-        last = cells.shape[axis] - 1
-        first, second = (np.clip(low + step, 0, last) for step in (0, 1))
-        if axis == -2:
-            share = share[:, None]
-        lower = np.take(cells, first, axis)
-        cells = lower + (np.take(cells, second, axis) - lower) * share
-    return cells
+    start, stop, _ = (rows or slice(None)).indices(shape[0])
+    first, last = start // factor, -(-stop // factor)
+    near = _framed(_framed(cells, first, last, -2), 0, -(-shape[1] // factor), -1)
+    wide = _between(near, factor, -1)
+    tall = _between(wide[..., : shape[1]], factor, -2)
+    return tall[..., start - first * factor : stop - first * factor, :]
 
 
-def _through(matrix: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    changed: NDArray[np.float32] = np.tensordot(matrix, values, axes=1).astype(np.float32)
-    return changed
+def _along(axis: int, at: slice) -> tuple[Any, ...]:
+    """Index along one of the last two axes."""
+    return (..., at, slice(None)) if axis == -2 else (..., at)
+
+
+def _framed(cells: Array, first: int, last: int, axis: int) -> Array:
+    """Cut out cells with one more at each end; beyond the border the outermost go on."""
+    low, high = max(first - 1, 0), min(last + 1, cells.shape[axis])
+    before, known = low - (first - 1), high - low
+    shape = list(cells.shape)
+    shape[axis] = last - first + 2
+    framed = empty(tuple(shape), cells)
+    framed[_along(axis, slice(before, before + known))] = cells[_along(axis, slice(low, high))]
+    framed[_along(axis, slice(before))] = cells[_along(axis, slice(1))]
+    framed[_along(axis, slice(before + known, None))] = cells[_along(axis, slice(-1, None))]
+    return framed
+
+
+def _between(cells: Array, factor: int, axis: int) -> Array:
+    """Interpolate cells along one of the last two axes; the first and the last get no pixels."""
+    xp, count = namespace(cells), cells.shape[axis] - 2
+    shape = list(cells.shape)
+    shape[axis] = count * factor
+    found = empty(tuple(shape), cells)
+    step = cells[_along(axis, slice(1, None))] - cells[_along(axis, slice(-1))]
+    middle = cells[_along(axis, slice(1, -1))]
+    for phase in range(factor):
+        part = found[_along(axis, slice(phase, None, factor))]
+        beside = (phase + 0.5) / factor - 0.5
+        if beside:
+            side = int(beside > 0)
+            xp.add(middle, step[_along(axis, slice(side, side + count))] * beside, out=part)
+        else:
+            part[:] = middle
+    return found
 
 
 # ---------------------------------------------------------------- learning the shares
@@ -783,16 +1013,15 @@ class ShareCounter:
         packed = np.stack([block_means(channel, scale) for channel in wanted])
         means = [packed]
         for _ in range(LEVELS - 2):
-            means.append(_halved_mean(means[-1]))
+            means.append(_block_means(means[-1], 2))
         for level, band, brightness in residual.bands():
             true = means[level - 1]
             if level < LEVELS - 1:
                 true = true - doubled(means[level], true.shape[1:])
             rows, cols = true.shape[1:]
             self._count(level, band[:, :rows, :cols], true, brightness[:rows, :cols], residual)
-        borders = residual.borders()
         for rows in residual.rows():
-            fine = residual.finest_band(rows, linear[:, rows], borders)
+            fine = residual.finest_band(rows)
             true = wanted[:, rows] - enlarged(packed, wanted.shape[1:], scale, rows)
             bright = enlarged(residual.brightness[0], wanted.shape[1:], scale, rows)
             self._count(0, fine, true, bright, residual)
@@ -810,7 +1039,7 @@ class ShareCounter:
             group = np.rint(noise).astype(int) * len(BLACK_KNOTS) + np.rint(black).astype(int)
             parts = []
             for values in (band, true):
-                luminance = np.tensordot(LUMINANCE, values, axes=1)
+                luminance = mixed(LUMINANCE, values)
                 parts.append(luminance[None] if kind == 0 else values - luminance)
             measured, truth = parts
             for table, product in ((self._both, truth * measured), (self._own, measured**2)):

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.arguments import unit_number
+from gia_cli.imaging.arrays import mixed, through
 from gia_cli.imaging.color import bt709_decode, bt709_encode
 from gia_cli.imaging.fusion import (
+    LEVELS,
     LUMINANCE,
     Measurement,
     Residual,
-    doubled,
     enlarged,
     packed_noise,
     weighted,
@@ -137,14 +138,13 @@ def restore_highlights(
     if brightest < _FIRST:
         return 1.0
     shape, scale = picture.shape[1:], PACK_FACTOR[measured.kind]
-    borders = light.borders()
 
     def change(rows: slice) -> None:
         linear = bt709_decode(picture[:, rows])
         share = _share(linear)
         if not share.any():
             return
-        fine = light.finest_band(rows, np.zeros_like(linear), borders)
+        fine = light.finest_band(rows)
         fine = weighted(fine, *enlarged(certainty, shape, scale, rows))
         fine += enlarged(cells, shape, scale, rows)
         fine = _unclipped(fine, measured, saturation)
@@ -189,10 +189,9 @@ def _cells(
         How far the noise allows the finest band, too: its luminance and its chroma.
     """
     noises = packed_noise(measured)
-    total: NDArray[np.float32] | None = None
 
-    def believed(total: NDArray[np.float32], averaged: float) -> NDArray[np.float32]:
-        luminance = np.maximum(np.tensordot(LUMINANCE, total, axes=1), 1e-6)
+    def believed(light: NDArray[np.float32], averaged: float) -> NDArray[np.float32]:
+        luminance = np.maximum(mixed(LUMINANCE, light), 1e-6)
         shares = np.empty((2, *luminance.shape), np.float32)
         for share, (slope, constant), tolerated in zip(
             shares, noises, _TOLERATED_NOISE, strict=True
@@ -201,13 +200,12 @@ def _cells(
             share[:] = 1 / (1 + (noise / tolerated) ** 2)
         return shares
 
-    for level, band, _ in light.bands():
-        if total is None:
-            total = band
-        else:
-            coarse = doubled(total, band.shape[1:])
-            total = coarse + weighted(band, *believed(coarse, 4.0 ** (level - 1)))
-    assert total is not None
+    def share(level: int, _: slice, coarse: NDArray[np.float32]) -> NDArray[np.float32]:
+        if level == LEVELS - 1:  # there is nothing to tell its noise by
+            return np.ones((2, *coarse.shape[1:]), np.float32)
+        return believed(coarse, 4.0 ** (level - 1))
+
+    total = light.summed(share)
     certainty = believed(total, 1 / PACK_FACTOR[measured.kind] ** 2)
     return _unclipped(total, measured, saturation), certainty
 
@@ -216,8 +214,7 @@ def _unclipped(
     light: NDArray[np.float32], measured: Measurement, saturation: float
 ) -> NDArray[np.float32]:
     """Make what may be clipped as bright as what certainly is not: where all are, that is white."""
-    to_camera = measured.to_camera.astype(np.float32)
-    to_srgb = np.linalg.inv(measured.to_camera).astype(np.float32)
-    camera = np.minimum(np.tensordot(to_camera, light, axes=1), np.float32(saturation))
-    found: NDArray[np.float32] = np.tensordot(to_srgb, camera, axes=1).clip(0, saturation)
+    camera = np.minimum(through(measured.to_camera, light), np.float32(saturation))
+    found: NDArray[np.float32] = through(np.linalg.inv(measured.to_camera), camera)
+    found = found.clip(0, saturation)
     return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
+
+from gia_cli.runtime import in_threads
 
 _BLOCK = 16  # side of the blocks whose mean and noise are measured
 _BINS = 24  # groups of blocks of similar brightness
@@ -31,7 +35,8 @@ def estimate_noise(planes: NDArray[np.float32]) -> tuple[float, float]:
     constant : float
         DN^2, above zero.
     """
-    means, variances = (np.concatenate(x) for x in zip(*map(_block_noise, planes), strict=True))
+    found = in_threads(_block_noise, planes)
+    means, variances = (np.concatenate(x) for x in zip(*found, strict=True))
     groups = [group for group in np.array_split(np.argsort(means), _BINS) if len(group)]
     flattest = [
         group[np.argsort(variances[group])[: max(round(len(group) * _FLATTEST), 1)]]
@@ -56,18 +61,20 @@ def _block_noise(plane: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
     rows = plane[:-2] - 2 * plane[1:-1] + plane[2:]
     detail = (rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / 6
     blocks = _blocks(detail)
-    mad = np.median(np.abs(blocks), axis=1)
-    return _blocks(plane[1:-1, 1:-1]).mean(1), (_SIGMA_OF_MAD * mad) ** 2
+    mad = np.median(np.abs(blocks, out=blocks), axis=1, overwrite_input=True).astype(np.float64)
+    means = _blocks(plane[1:-1, 1:-1]).mean(1, dtype=np.float64)
+    return means, (_SIGMA_OF_MAD * mad) ** 2
 
 
-def _blocks(plane: NDArray[np.float32]) -> NDArray[np.float64]:
+def _blocks(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     """(h, w) to (count, side * side), whole blocks only."""
     side = min(_BLOCK, *plane.shape)
     rows, cols = (length // side for length in plane.shape)
     cut = plane[: rows * side, : cols * side].reshape(rows, side, cols, side)
-    return cut.transpose(0, 2, 1, 3).reshape(rows * cols, -1).astype(np.float64)
+    return cut.transpose(0, 2, 1, 3).reshape(rows * cols, -1)
 
 
+@lru_cache(maxsize=1)
 def _luck() -> float:
     """Median variance of the flattest blocks of pure noise, whose true variance is one."""
     noise = np.random.default_rng(0).standard_normal((512, 512), np.float32)

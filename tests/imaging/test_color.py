@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rawpy
 import skimage.color
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -17,7 +18,9 @@ from gia_cli.cameras import A7S2_MATRIX, XT2_MATRIX
 from gia_cli.imaging.color import (
     XYZ_FROM_SRGB,
     bt709_decode,
+    bt709_decode_in_place,
     bt709_encode,
+    bt709_encode_in_place,
     bt709_through,
     camera_from_srgb,
     colors_of_another_camera,
@@ -85,6 +88,27 @@ def test_bt709_has_no_kink_at_the_knee_either() -> None:
     below, at, above = bt709_encode(np.array([knee - step, knee, knee + step])).astype(float)
     # A quadratic's worth of bend; the rounded constants of the standard would give 50 times that.
     assert (above - at) / (at - below) == pytest.approx(1, abs=5e-3)
+
+
+@pytest.mark.parametrize("place", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("quick", "curve"),
+    [(bt709_encode_in_place, bt709_encode), (bt709_decode_in_place, bt709_decode)],
+)
+def test_the_quick_curves_are_the_others(place: str, quick: Curve, curve: Curve) -> None:
+    values = np.linspace(-1, 2, 30003, dtype=np.float32).reshape(3, -1)
+    expected = curve(values)
+    changed: Any = values.copy() if place == "numpy" else torch.from_numpy(values.copy())
+    assert quick(changed) is changed
+    np.testing.assert_allclose(np.asarray(changed), expected, rtol=5e-7, atol=3e-7)
+
+
+def test_the_quick_curves_keep_black_and_what_is_no_number() -> None:
+    for quick in (bt709_encode_in_place, bt709_decode_in_place):
+        for length in (1, 7, 16, 65):  # one vector of a processor, and a rest
+            assert not quick(np.zeros(length, np.float32)).any()
+        odd = quick(np.array([np.nan, np.inf, -np.inf], np.float32))
+        np.testing.assert_array_equal(odd, [np.nan, np.inf, -np.inf])
 
 
 @curves

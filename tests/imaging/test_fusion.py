@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gia_cli import runtime
@@ -32,6 +33,8 @@ from gia_cli.imaging.fusion import (
 from gia_cli.raw.cfa import CANONICAL
 from gia_cli.raw.reader import RawFrame
 from gia_cli.simulation.sensor import CAMERAS, mosaic_from_linear
+from tests import plain_fusion
+from tests.one_device import META, OneDevice
 
 CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
 cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
@@ -264,6 +267,7 @@ def test_what_it_takes_is_what_it_states(
     for module in (fusion, runtime):
         monkeypatch.setattr(module, "available_cores", lambda: 2)
     scene = smooth_scene(rng, (804, 1200))
+    scene[100:300:7, 100:600] = 2  # lamps, which do not count
     frame = record(scene, camera)
     picture = encoded(scene)
     tracemalloc.start()
@@ -274,6 +278,124 @@ def test_what_it_takes_is_what_it_states(
         tracemalloc.stop()
     stated = fusion_bytes(frame.kind, frame.mosaic.size, with_grain=grain is not None)
     assert 0.6 * stated < peak < stated
+
+
+# ---------------------------------------------------------------- beside a plain version
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scene with a lamp, noise, and a picture that is wrong in many ways."""
+
+    picture: NDArray[np.float32]
+    what: Measurement
+    shares: Shares
+
+
+def case(camera: CameraName, size: tuple[int, int], phase: tuple[int, int]) -> Case:
+    rng = np.random.default_rng(5)
+    linear = smooth_scene(rng, (size[0] + phase[0], size[1] + phase[1]))
+    linear *= np.linspace(0.05, 1.4, linear.shape[1])[:, None]
+    linear[40:64, 50:90] = 2.0
+    frame = noisy(record(linear, camera, black_error=1.5), rng, 6)
+    frame = replace(frame, mosaic=frame.mosaic[phase[0] :, phase[1] :], phase=phase)
+    seen = linear[phase[0] :, phase[1] :] * rng.uniform(0.85, 1.15, (1, 1, 3))
+    picture = encoded((seen + rng.normal(0, 0.01, seen.shape)).clip(-0.01, 1.02).astype(np.float32))
+    tables = (rng.uniform(0, 1, NO_SHARES.chroma.shape).astype(np.float32) for _ in range(2))
+    return Case(picture, measured(frame, camera), Shares(*tables))
+
+
+@cameras
+@pytest.mark.parametrize(
+    ("size", "phase"), [((150, 216), (0, 0)), ((149, 217), (1, 1)), ((91, 133), (0, 1))]
+)
+@pytest.mark.parametrize("grain", [None, Grain(0.5, 0.3)])
+@pytest.mark.parametrize("has_table", [True, False])
+def test_it_is_what_one_would_write_down(
+    camera: CameraName,
+    size: tuple[int, int],
+    phase: tuple[int, int],
+    grain: Grain | None,
+    has_table: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bands, tables and all that is done to be quick change nothing beside a plain version."""
+    monkeypatch.setattr(fusion, "_BAND_PIXELS", 30 * size[1])
+    if has_table:
+        monkeypatch.setattr(fusion, "_CURVE_POINTS", 1 << 16)
+        monkeypatch.setattr(fusion, "_CURVE_CELLS", 0)
+    of = case(camera, size, phase)
+    expected = plain_fusion.fused(of.picture, of.what, of.shares, grain, is_clipped=False)
+    fuse(of.picture, of.what, of.shares, grain, is_clipped=False)
+    off = np.abs(of.picture - expected)
+    assert off.mean() < 2e-7 and off.max() < 5e-6
+
+
+def test_without_a_finest_band_it_is_the_same_too() -> None:
+    of = case("ILCE-7SM2", (150, 216), (0, 0))
+    for table in (of.shares.luminance, of.shares.chroma):
+        table[0] = 0.009
+    expected = plain_fusion.fused(of.picture, of.what, of.shares)
+    fuse(of.picture, of.what, of.shares)
+    np.testing.assert_allclose(of.picture, expected, atol=5e-6)
+
+
+# ---------------------------------------------------------------- on a device
+
+
+@cameras
+@pytest.mark.parametrize("grain", [None, Grain(0.5, 0.3)])
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.slow])]
+)
+def test_a_tensor_becomes_what_an_array_does(
+    camera: CameraName, grain: Grain | None, device: str
+) -> None:
+    of = case(camera, (149, 217), (1, 1))
+    there = torch.tensor(of.picture, device=device)
+    tensor = there.clone()
+    fuse(of.picture, of.what, of.shares, grain, is_clipped=False)
+    fuse(tensor, of.what, of.shares, grain, is_clipped=False)
+    assert tensor.device == there.device
+    np.testing.assert_allclose(tensor.cpu().numpy(), of.picture, atol=2e-5)
+
+
+@cameras
+@pytest.mark.parametrize("answer", [True, False])
+def test_all_of_it_lies_on_one_device(
+    camera: CameraName, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the answers of the device, which are all that is waited for."""
+    waits: list[object] = []
+
+    def tells(condition: torch.Tensor) -> bool:
+        assert condition.device == META
+        waits.append(condition)
+        return answer
+
+    def fetched(values: torch.Tensor) -> NDArray[np.float32]:
+        waits.append(values)
+        return np.ones(values.shape, np.float32)
+
+    monkeypatch.setattr(fusion, "tells", tells)
+    monkeypatch.setattr(fusion, "fetched", fetched)
+    of = case(camera, (149, 217), (1, 1))
+    picture = torch.empty(of.picture.shape, device=META)
+    with OneDevice() as seen:
+        fuse(picture, of.what, of.shares, Grain(0.5, 0.3))
+    assert of.what.mosaic.shape in seen.copied
+    assert len(waits) < 40  # one band here
+
+
+def test_white_is_made_on_a_device_too(rng: np.random.Generator) -> None:
+    frame = record(smooth_scene(rng, (60, 72)), "ILCE-7SM2")
+    mosaic = frame.mosaic.copy()
+    mosaic[12:24, 18:42] = CAMERAS["ILCE-7SM2"].white
+    picture = rng.uniform(-0.1, 1.1, (3, 60, 72)).astype(np.float32)
+    tensor = torch.tensor(picture)
+    for there in (picture, tensor):
+        whiten(there, replace(frame, mosaic=mosaic))
+    np.testing.assert_array_equal(tensor.numpy(), picture)
 
 
 # ---------------------------------------------------------------- grain
