@@ -676,7 +676,7 @@ class _Pipeline:
                         saving=saving,
                         is_beside=is_beside,
                     )
-                    finish = partial(enhancer.finish, rendered)
+                    finish = partial(enhancer.finish, rendered, progress=progress)
                     make = finish if self._lanes.finishes_behind else _known(finish())
                     break
                 except OutOfMemoryError as error:

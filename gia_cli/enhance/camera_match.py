@@ -7,11 +7,15 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.enhance.white_balance import WhiteBalance
-from gia_cli.imaging.color import bt709_through, colors_of_another_camera
+from gia_cli.imaging.arrays import Array, in_bands, namespace, through
+from gia_cli.imaging.color import (
+    bt709_decode_in_place,
+    bt709_encode_in_place,
+    colors_of_another_camera,
+)
 from gia_cli.imaging.writer import BAND_PIXELS, bands
 from gia_cli.raw.packing import neutral_gains, usable_gains
 from gia_cli.raw.reader import RawFrame
-from gia_cli.runtime import in_threads
 from gia_cli.weights.storage import WeightsInfo
 
 # Gains closer to one than this are the same camera for any purpose.
@@ -81,7 +85,7 @@ def camera_colors(frame: RawFrame, weights: WeightsInfo) -> NDArray[np.float64] 
     return matrix if is_sane and np.abs(matrix - np.eye(3)).max() > _SAME_COLORS else None
 
 
-def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
+def recolor(picture: Array, matrix: NDArray[np.floating]) -> None:
     """Apply a matrix to the linear light of a BT.709-encoded (3, H, W) picture, in its place.
 
     What lies outside [0, 1] is clipped first, as it would be at the end: a red that overshoots
@@ -90,7 +94,7 @@ def recolor(picture: NDArray[np.float32], matrix: NDArray[np.floating]) -> None:
     _, height, width = picture.shape
 
     def change(rows: slice) -> None:
-        picture[:, rows] = bt709_through(matrix, np.clip(picture[:, rows], 0, 1))
+        linear = bt709_decode_in_place(namespace(picture).clip(picture[:, rows], 0, 1))
+        picture[:, rows] = bt709_encode_in_place(through(matrix, linear))
 
-    for _ in in_threads(change, bands(height, BAND_PIXELS // width)):
-        pass
+    in_bands(change, bands(height, BAND_PIXELS // width), picture)

@@ -24,7 +24,7 @@ from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.crop import Crop, Part, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
-from gia_cli.enhance.measured import fuse_measured, is_fused, training_matrix
+from gia_cli.enhance.measured import fuse_measured, is_fused, training_matrix, where_computed
 from gia_cli.enhance.sidecar import DevelopSettings, PhotoMetadata, read_metadata
 from gia_cli.enhance.stages import (
     ALL_THE_NOISE,
@@ -38,6 +38,7 @@ from gia_cli.enhance.stages import (
 from gia_cli.enhance.white_balance import WhiteBalance
 from gia_cli.errors import UsageError
 from gia_cli.files import is_file
+from gia_cli.imaging.arrays import Array
 from gia_cli.imaging.fusion import (
     Residual,
     frame_noise,
@@ -90,6 +91,8 @@ class Rendered:
     weights: WeightsInfo
     ran: WeightsInfo
     """The weights that ran, which may be int8 ones made from the others."""
+    engine: Engine
+    """What ran them."""
     gains: NDArray[np.float32] | None
     white_balance: str
     part: Part | None
@@ -507,7 +510,7 @@ class Enhancer:
         rendered = self.render(
             prepared, progress=progress, reserved=reserved, saving=saving, is_beside=is_beside
         )
-        return self.finish(rendered)
+        return self.finish(rendered, progress=progress)
 
     def render(
         self,
@@ -560,6 +563,7 @@ class Enhancer:
             prepared.choice,
             prepared.weights,
             ran,
+            running.engine,
             prepared.gains,
             prepared.white_balance,
             prepared.part,
@@ -572,7 +576,7 @@ class Enhancer:
         """Whether what the sensor measured comes into pictures: colours, or grain alone."""
         return weights.config.white_balance == "as-shot" or self.strength.grain is not None
 
-    def finish(self, rendered: Rendered) -> Computed:
+    def finish(self, rendered: Rendered, *, progress: Progress = SILENT) -> Computed:
         """Bring in what the sensor measured, once, and the camera's colours.
 
         May run in a thread of its own, beside `render` on another photo; no network runs here.
@@ -580,7 +584,9 @@ class Enhancer:
         Parameters
         ----------
         rendered : Rendered
-            Its picture is changed in its place.
+            Its picture is changed in its place, on the card that made it if there is room.
+        progress : Progress
+            Receives a note where a card fails and the CPU does it.
 
         Raises
         ------
@@ -588,33 +594,38 @@ class Enhancer:
         """
         instance_of(rendered, Rendered, "rendered photo")
         with memory_errors():
-            return self._finish(rendered)
+            return self._finish(rendered, progress)
 
-    def _finish(self, rendered: Rendered) -> Computed:
+    def _finish(self, rendered: Rendered, progress: Progress) -> Computed:
         picture, frame, part = rendered.picture, rendered.frame, rendered.part
         seconds, ran = dict(rendered.seconds), rendered.ran
         takes_balance = ran.config.white_balance == "as-shot"
         noise = None if part is None else part.noise
-        if self._takes_measured(ran):
+        if noise is None and self.highlights and self._takes_measured(ran):  # both take it
             with timed(seconds, "fusion"):
-                if noise is None and self.highlights:  # which take it, too
-                    noise = frame_noise(frame)
-                fuse_measured(
-                    picture,
-                    frame,
-                    rendered.choice.ratio,
-                    rendered.gains,
-                    rendered.weights,
-                    self.strength.grain,
-                    noise=noise,
-                    black_error=rendered.black_error,
-                )
-                if takes_balance:
-                    whiten(picture, frame)
+                noise = frame_noise(frame)
         matrix = camera_colors(frame, ran)
-        if matrix is not None:
-            with timed(seconds, "colour"):
-                recolor(picture, matrix)
+
+        def bring_in(there: Array) -> None:
+            if self._takes_measured(ran):
+                with timed(seconds, "fusion"):
+                    fuse_measured(
+                        there,
+                        frame,
+                        rendered.choice.ratio,
+                        rendered.gains,
+                        rendered.weights,
+                        self.strength.grain,
+                        noise=noise,
+                        black_error=rendered.black_error,
+                    )
+                    if takes_balance:
+                        whiten(there, frame)
+            if matrix is not None:
+                with timed(seconds, "colour"):
+                    recolor(there, matrix)
+
+        where_computed(bring_in, picture, rendered.engine, progress)
         peak = 1.0
         if self.highlights:
             with timed(seconds, "highlights"):

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.cameras import CAMERA_MATRICES
+from gia_cli.imaging.arrays import Array, is_torch_on_cuda, work_there
 from gia_cli.imaging.fusion import (
     NO_SHARES,
     Grain,
+    device_bytes,
     fuse,
     measure,
 )
+from gia_cli.inference.engine import Engine
+from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import Quality as Quality
+from gia_cli.runtime import free_bytes
 from gia_cli.weights.storage import WeightsInfo
 
 
 def fuse_measured(
-    picture: NDArray[np.float32],
+    picture: Array,
     frame: RawFrame,
     ratio: float,
     gains: NDArray[np.float32] | None,
@@ -39,7 +45,7 @@ def fuse_measured(
     Parameters
     ----------
     picture : (3, H, W) float32
-        BT.709-encoded.
+        BT.709-encoded; an array, or a tensor.
     frame, ratio, gains
         As `prepare` got them.
     weights : WeightsInfo
@@ -58,6 +64,41 @@ def fuse_measured(
     if black_error is not None:
         measured = replace(measured, black_error=np.asarray(black_error, np.float64))
     fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
+
+
+def where_computed(
+    work: Callable[[Array], None],
+    picture: NDArray[np.float32],
+    engine: Engine,
+    progress: Progress = SILENT,
+) -> None:
+    """Change a picture on the card that torch computed it on, else on the host; in its place.
+
+    So it is on the host where the card has too little memory left, where it fails, and for every
+    device that shares the host's memory.
+
+    Parameters
+    ----------
+    work : function
+        Changes an array or a tensor in its place.
+    picture : (3, H, W) float32
+    engine : Engine
+        What computed the picture.
+    progress : Progress
+        Receives a note of a failure.
+    """
+    runtime = engine.runtime
+    if runtime.device == "cuda" and not engine.is_in_main_memory and is_torch_on_cuda():
+        needed = device_bytes(picture.shape[1] * picture.shape[2])
+        if needed <= free_bytes(runtime.device, runtime.index):
+            try:
+                work_there(work, picture, runtime.place)
+            except RuntimeError as error:  # torch's own are
+                progress.note(f"{runtime.place} could not fuse ({error}); the CPU does.")
+            else:
+                return
+            engine.release()
+    work(picture)
 
 
 def is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:
