@@ -42,7 +42,7 @@ def slope(linear: Plane) -> Plane:
 def summed(values: Plane, side: int) -> Plane:
     *_, height, width = values.shape
     sums = np.add.reduceat(values, np.arange(0, height, side), axis=-2)
-    return np.add.reduceat(sums, np.arange(0, width, side), axis=-1)
+    return np.asarray(np.add.reduceat(sums, np.arange(0, width, side), axis=-1))
 
 
 def mean(values: Plane, side: int) -> Plane:
@@ -64,7 +64,7 @@ def spread(plane: Plane, kernel: Plane) -> Plane:
     def along(line: Plane) -> Plane:
         return np.convolve(line, kernel, "same")
 
-    return np.apply_along_axis(along, 1, np.apply_along_axis(along, 0, plane))
+    return np.asarray(np.apply_along_axis(along, 1, np.apply_along_axis(along, 0, plane)))
 
 
 def looked_up(table: NDArray[np.float32], noise: Plane, black: Plane) -> Plane:
@@ -76,7 +76,7 @@ def looked_up(table: NDArray[np.float32], noise: Plane, black: Plane) -> Plane:
     (row, down), (col, right) = places
     upper = table[row, col] * (1 - right) + table[row, col + 1] * right
     lower = table[row + 1, col] * (1 - right) + table[row + 1, col + 1] * right
-    return upper * (1 - down) + lower * down
+    return np.asarray(upper * (1 - down) + lower * down)
 
 
 def shares_of(tables: Shares, level: int, bright: Plane, of: Measurement) -> tuple[Plane, Plane]:
@@ -99,7 +99,7 @@ def black_offset(total: Plane, number: Plane, bright: Plane, of: Measurement) ->
     normal, right = np.diag([1.0, *[CAST_SIGMA**-2] * 3]), np.zeros(4)
     for color, unit in enumerate(of.black_sigma):
         seen = np.where(number[color] > 0, slope(bright) ** -2.0, 0)
-        seen /= COMMON_ERROR**2 * max(np.count_nonzero(seen), 1)
+        seen /= COMMON_ERROR**2 * max(int(np.count_nonzero(seen)), 1)
         line = np.zeros((4, bright.size))
         line[0], line[color + 1] = unit, bright.ravel()
         residual = (total[color] / np.maximum(number[color], 1)).ravel()

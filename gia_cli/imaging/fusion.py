@@ -414,7 +414,9 @@ class Residual:
         #: (3,) float32; error of the black level in camera RGB, which is taken off.
         self.offset: NDArray[np.float32]
         if measured.black_error is None:
-            self.offset = _black_offset(sum(moments[row] for row in sorted(moments)), measured)
+            self.offset = _black_offset(
+                np.sum([moments[row] for row in sorted(moments)], axis=0), measured
+            )
         else:
             self.offset = measured.black_error.astype(np.float32)
         levels: list[tuple[Array, Array]] = [(sums, counts)]
@@ -497,7 +499,7 @@ class Residual:
         in_bands(add, _bands(total), total)
         return total
 
-    def correction(self, shares: Shares) -> NDArray[np.float32]:
+    def correction(self, shares: Shares) -> Array:
         """Sum the shares of all bands of cells: (3, h, w) linear sRGB, at packed resolution."""
 
         def share(level: int, rows: slice, _: Array) -> tuple[Array, Array]:
@@ -854,7 +856,7 @@ def _moments(sums: Array, counts: Array, brightness: Array) -> NDArray[np.float6
         )
         sums_of = (seen, lit, lit * brightness, seen * residual, lit * residual)
         moments.append(xp.stack([1.0 * is_seen.sum(), *(values.sum() for values in sums_of)]))
-    return fetched(xp.stack(moments)).astype(np.float64)
+    return np.asarray(fetched(xp.stack(moments)), np.float64)
 
 
 def _black_offset(moments: NDArray[np.float64], measured: Measurement) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.arguments import unit_number
-from gia_cli.imaging.arrays import mixed, through
+from gia_cli.imaging.arrays import Array, mixed, through
 from gia_cli.imaging.color import bt709_decode, bt709_encode
 from gia_cli.imaging.fusion import (
     LEVELS,
@@ -200,7 +200,7 @@ def _cells(
             share[:] = 1 / (1 + (noise / tolerated) ** 2)
         return shares
 
-    def share(level: int, _: slice, coarse: NDArray[np.float32]) -> NDArray[np.float32]:
+    def share(level: int, _: slice, coarse: Array) -> Array:
         if level == LEVELS - 1:  # there is nothing to tell its noise by
             return np.ones((2, *coarse.shape[1:]), np.float32)
         return believed(coarse, 4.0 ** (level - 1))
