@@ -42,7 +42,7 @@ def slope(linear: Plane) -> Plane:
 def summed(values: Plane, side: int) -> Plane:
     *_, height, width = values.shape
     sums = np.add.reduceat(values, np.arange(0, height, side), axis=-2)
-    return np.asarray(np.add.reduceat(sums, np.arange(0, width, side), axis=-1))
+    return np.add.reduceat(sums, np.arange(0, width, side), axis=-1)
 
 
 def mean(values: Plane, side: int) -> Plane:
@@ -64,7 +64,7 @@ def spread(plane: Plane, kernel: Plane) -> Plane:
     def along(line: Plane) -> Plane:
         return np.convolve(line, kernel, "same")
 
-    return np.asarray(np.apply_along_axis(along, 1, np.apply_along_axis(along, 0, plane)))
+    return np.apply_along_axis(along, 1, np.apply_along_axis(along, 0, plane))
 
 
 def looked_up(table: NDArray[np.float32], noise: Plane, black: Plane) -> Plane:
@@ -92,7 +92,7 @@ def shares_of(tables: Shares, level: int, bright: Plane, of: Measurement) -> tup
 
 def weighted(band: Plane, share_y: Plane, share_c: Plane) -> Plane:
     luminance = np.einsum("i,ihw->hw", LUMINANCE, band)
-    return share_c * (band - luminance) + share_y * luminance
+    return np.asarray(share_c * (band - luminance) + share_y * luminance)
 
 
 def black_offset(total: Plane, number: Plane, bright: Plane, of: Measurement) -> Plane:
