@@ -13,7 +13,7 @@ from gia_cli.cluster.ray_pool import RayOptions
 from tests.cli.test_cli import gia
 
 MakePhoto = Callable[..., Path]
-QUICK = ("--ratio", "100", "--device", "cpu", "--weights", "gia-sony-lite-v1")
+QUICK = ("--ratio", "100", "--device", "cpu", "--weights", "gia-sony-lite")
 
 
 @pytest.fixture

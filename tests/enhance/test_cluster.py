@@ -27,7 +27,7 @@ from tests.local_cluster import TWO
 from tests.progress_spy import ProgressSpy
 
 MakePhoto = Callable[..., Path]
-QUICK = ("--device", "cpu", "--weights", "gia-sony-lite-v1", "--ratio", "100")
+QUICK = ("--device", "cpu", "--weights", "gia-sony-lite", "--ratio", "100")
 
 
 # ---------------------------------------------------------------- without a cluster
@@ -149,7 +149,7 @@ def test_workers_that_die_cost_no_photo_but_the_one_that_kills_them(
             assert process is not None
             os.kill(int(process[1]), signal.SIGKILL)
 
-    make = partial(Deadly.from_weights, "gia-sony-lite-v1", device="cpu")
+    make = partial(Deadly.from_weights, "gia-sony-lite", device="cpu")
     results = run_on_ray(jobs, make, options, TWO, progress=spy, on_result=listen)
     assert [result.source for result in results] == [job.source for job in jobs]
     assert sorted(told, key=id) == sorted(results, key=id)

@@ -344,7 +344,7 @@ def test_weights_that_infer_the_light_say_that_they_do(make_arw: MakePhoto, tmp_
     photo = make_arw()
     _write(tmp_path / "night.xmp", CUSTOM)
     spy = ProgressSpy()
-    enhancer = Enhancer.from_weights("gia-sony-lite-v1", use_sidecar=True)
+    enhancer = Enhancer.from_weights("gia-sony-v6", use_sidecar=True)
     assert enhancer.enhance(photo, progress=spy).metadata.used == DevelopSettings()
     assert any("infers the light" in note for note in spy.notes)
 
@@ -376,7 +376,7 @@ def test_the_command_uses_sidecars_of_a_folder_and_reports_them(
     card, out = tmp_path / "card", tmp_path / "out"
     sidecar = _write(card / "a.xmp", 'xmp:Rating="3" tiff:Orientation="8"')
     (card / "c.xmp").write_text("broken")
-    command = ["enhance", str(card), "--out-dir", str(out), "--weights", "gia-sony-lite-v1"]
+    command = ["enhance", str(card), "--out-dir", str(out), "--weights", "gia-sony-lite"]
     run = CliRunner().invoke(app, [*command, "--use-sidecar", "--json"])
     assert run.exit_code == 3
     first, second, third = json.loads(run.stdout)["files"]

@@ -33,7 +33,7 @@ from gia_cli.progress import SILENT
 from tests.cli.test_cli import gia
 
 MakePhoto = Callable[..., Path]
-QUICK = ("--ratio", "100", "--device", "cpu", "--weights", "gia-sony-lite-v1")
+QUICK = ("--ratio", "100", "--device", "cpu", "--weights", "gia-sony-lite")
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
 <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4"/>
