@@ -401,7 +401,7 @@ class _Until(Sequence[Item]):
 
 @contextmanager
 def _own_cores(count: int) -> Iterator[None]:
-    """Keep this process to some of the machine's cores, which no other worker there has.
+    """Keep this process, for a while, to some of the machine's cores, which no other worker has.
 
     Libraries take all the cores they may use. Ray counts them, but keeps nobody from the others'.
     """
@@ -413,6 +413,7 @@ def _own_cores(count: int) -> Iterator[None]:
                 path = Path(tempfile.gettempdir()) / f"gia-cores-{_user()}-{place}.lock"
                 if held.enter_context(lock(path)):
                     os.sched_setaffinity(0, cores[place * count : (place + 1) * count])
+                    held.callback(os.sched_setaffinity, 0, cores)
                     break
         yield
 

@@ -370,7 +370,9 @@ def test_workers_of_one_machine_have_cores_of_their_own(
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: given.append(set(cores)))
     with ray_pool._own_cores(2), ray_pool._own_cores(2), ray_pool._own_cores(2):
         assert given == [{0, 1}, {2, 3}]  # no third two are there: it takes what it finds
+    whole = {0, 1, 2, 3, 4}
+    assert given[2:] == [whole, whole]  # as it was
     with ray_pool._own_cores(2):
-        assert given[2:] == [{0, 1}]  # of a worker that ended
+        assert given[4:] == [{0, 1}]  # of a worker that ended
     with ray_pool._own_cores(5):
-        assert len(given) == 3  # all are its own anyway
+        assert given[5:] == [whole]  # all are its own anyway
