@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, overload
 
@@ -218,6 +219,12 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
     return ClusterError(f"No Ray cluster at {address}: {line.rstrip('.')}.", hint=hint)
 
 
+@cache
+def _token() -> str:
+    """Make up a token, once: Ray keeps the first that it reads for as long as the process lives."""
+    return secrets.token_hex(32)
+
+
 @contextmanager
 def _own_environment() -> Iterator[None]:
     """Set up Ray for a cluster of this machine's own, where the user has not.
@@ -228,7 +235,7 @@ def _own_environment() -> Iterator[None]:
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", _NICENESS)
     users = {name: os.environ[name] for name in names if name in os.environ}
     if not users.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray sets the mode, and asks for it
+        os.environ["RAY_AUTH_TOKEN"] = _token()  # Ray sets the mode, and asks for it
     niceness = os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
     os.environ.setdefault(_NICENESS, str(max(niceness, 0)))
     try:

@@ -360,6 +360,18 @@ def test_a_worker_knows_what_it_is_given_again() -> None:
     assert list(worker.run(replace(CHUNK, is_again=True))) == [(4, True), (7, True)]
 
 
+def test_all_clusters_of_one_process_have_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray keeps the first that it reads, and a second cluster would refuse it."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    tokens = []
+    for _ in range(2):
+        with ray_pool._own_environment():
+            tokens.append(os.environ["RAY_AUTH_TOKEN"])
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert tokens[0] == tokens[1] and len(tokens[0]) >= 32
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
 def test_workers_of_one_machine_have_cores_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

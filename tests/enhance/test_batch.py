@@ -909,7 +909,7 @@ class Fake:
             ran=SimpleNamespace(name="weights"), metadata=SimpleNamespace(report=lambda: None),
         )  # fmt: skip
 
-    def finish(self, rendered: Any) -> Any:
+    def finish(self, rendered: Any, *, progress: Any) -> Any:
         self.work("finish", rendered.frame.path.stem)
         enhanced = SimpleNamespace(frame=rendered.frame, choice=rendered.choice, seconds={})
         return SimpleNamespace(develop=lambda *, keep_picture: enhanced)

@@ -37,6 +37,7 @@ from tests import plain_fusion
 from tests.one_device import META, OneDevice
 
 CAMERA_NAMES: list[CameraName] = ["ILCE-7SM2", "X-T2"]
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 cameras = pytest.mark.parametrize("camera", CAMERA_NAMES)
 GAINS = np.array([2.0, 1.0, 2.4], np.float32)
 RATIO = 20.0
@@ -346,7 +347,7 @@ def test_without_a_finest_band_it_is_the_same_too() -> None:
 @cameras
 @pytest.mark.parametrize("grain", [None, Grain(0.5, 0.3)])
 @pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.slow])]
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NEEDS_CUDA])]
 )
 def test_a_tensor_becomes_what_an_array_does(
     camera: CameraName, grain: Grain | None, device: str
