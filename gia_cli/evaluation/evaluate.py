@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from gia_cli.cluster.driver import only_driver_of, run_on_cluster
 from gia_cli.cluster.pool import Task
@@ -254,11 +255,11 @@ def _score_on_cluster(
     """Score the pairs on workers; which device they have, and so which scores count, they know."""
     book = ScoreBook(config.out, measures.keys)
 
-    done: list[Scored] = []
+    found: dict[Path, Scored] = {}
     stopped: Interrupted | None = None
 
     def take(scored: Scored) -> None:
-        done.append(scored)
+        found[scored.pair.short] = scored
         for score in scored.new:
             book.add(score, scored.pair)
         for failure in scored.failures:
@@ -272,8 +273,7 @@ def _score_on_cluster(
         )
     except Interrupted as error:
         stopped = error
-    place = {pair.short: number for number, pair in enumerate(pairs)}
-    done.sort(key=lambda scored: place[scored.pair.short])
+    done = [found[pair.short] for pair in pairs if pair.short in found]
     rows = next((scored.rows for scored in done if scored.rows), ())
     by_row = [[scored.scores[n] for scored in done if scored.rows] for n in range(len(rows))]
     return _Found(

@@ -19,11 +19,18 @@ from gia_cli.cluster.driver import only_driver_of
 from gia_cli.cluster.ray_pool import RayOptions
 from gia_cli.cluster.shard import Shard
 from gia_cli.enhance.enhancer import Enhancer
-from gia_cli.errors import ClusterError, NoWeightsForCfaError, RawError, UsageError, WorkerError
+from gia_cli.errors import (
+    ClusterError,
+    Interrupted,
+    NoWeightsForCfaError,
+    RawError,
+    UsageError,
+    WorkerError,
+)
 from gia_cli.evaluation import evaluate as module
 from gia_cli.evaluation.config import EvalConfig
 from gia_cli.evaluation.evaluate import evaluate
-from gia_cli.evaluation.report import REPORT, TABLE, Failure
+from gia_cli.evaluation.report import REPORT, TABLE, Failure, Report
 from gia_cli.evaluation.scores import SCORES
 from gia_cli.evaluation.systems import open_systems
 from gia_cli.imaging.color import bt709_from_srgb16
@@ -242,6 +249,27 @@ def test_a_pair_that_kills_its_worker_is_a_failure_and_costs_no_other(
     assert failures == report.failures and not report.scores
     assert isinstance(failures[0].error, WorkerError)
     assert "its worker died of it 3 times" in str(failures[0].error)
+
+
+@pytest.mark.slow
+def test_an_interrupted_cluster_leaves_what_is_scored_marked_as_incomplete(
+    quick: EvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_all = in_process()
+
+    def interrupted(task: Any, pairs: Any, *more: Any, **options: Any) -> None:
+        on_all(task, pairs[1:], *more, **options)
+        raise Interrupted("Interrupted after 1 of 2 pairs.")
+
+    monkeypatch.setattr(module, "run_on_cluster", interrupted)
+    seen: list[Report] = []
+    with pytest.raises(Interrupted, match="after 1 of 2 pairs"):
+        evaluate(quick, on_interrupt=seen.append, cluster=RayOptions("local"))
+    assert [len(report.scores) for report in seen] == [1] and not seen[0].is_complete
+    assert json.loads((quick.out / REPORT).read_text())["complete"] is False
+    monkeypatch.setattr(module, "run_on_cluster", on_all)
+    assert len(evaluate(quick, cluster=RayOptions("local")).scores) == 2
+    assert json.loads((quick.out / REPORT).read_text())["complete"] is True
 
 
 def test_a_worker_that_measures_otherwise_is_refused(
