@@ -16,7 +16,7 @@ from gia_cli.errors import UsageError
 from gia_cli.nets.config import NETWORKS, NetConfig, WhiteBalanceMode
 from gia_cli.runtime import DeviceName, Precision
 
-LossName = Literal["l1", "l2", "joint", "zamir"]
+LossName = Literal["l1", "l2", "joint", "multiscale", "zamir"]
 RecipeName = Literal["small", "finetune", "gpu", "paper", "paper-as-printed"]
 #: Recipes whose steps `gia bench` times.
 TimedRecipe = Literal["small", "gpu"]
