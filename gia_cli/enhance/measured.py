@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gia_cli.cameras import CAMERA_MATRICES
 from gia_cli.imaging.arrays import Array, is_torch_on_cuda, work_there
+from gia_cli.imaging.chroma import smooth_chroma
 from gia_cli.imaging.fusion import (
     NO_SHARES,
     Grain,
@@ -37,10 +38,11 @@ def fuse_measured(
     noise: tuple[float, float] | None = None,
     black_error: NDArray[np.floating] | None = None,
 ) -> None:
-    """Fuse a network's picture with what the sensor measured; in its place.
+    """Fuse a network's picture with what the sensor measured, without mottle; in its place.
 
-    For weights that come without shares, or that infer the light, only grain is left: without gains
-    a measurement has no colours to compare.
+    Mottle stays where some of the colours' noise is asked for. For weights that come without
+    shares, or that infer the light, only grain is left: without gains a measurement has no colours
+    to compare.
 
     Parameters
     ----------
@@ -64,6 +66,8 @@ def fuse_measured(
     if black_error is not None:
         measured = replace(measured, black_error=np.asarray(black_error, np.float64))
     fuse(picture, measured, shares or NO_SHARES, grain, is_clipped=False)
+    if shares is not None and (grain is None or grain.chroma == 0):
+        smooth_chroma(picture)
 
 
 def where_computed(

@@ -356,7 +356,7 @@ def _decoded(picture: Array) -> Array:
     return bt709_decode_in_place(namespace(picture).clip(picture, 0, 1))
 
 
-def _bands(like: Array, period: int = 1) -> Iterator[slice]:
+def row_bands(like: Array, period: int = 1) -> Iterator[slice]:
     """Cut an array's rows, which are its last axis but one, into bands of whole periods."""
     height, width = like.shape[-2:]
     pixels = _BAND_PIXELS if namespace(like) is np else _DEVICE_BAND_PIXELS
@@ -406,7 +406,7 @@ class Residual:
             cells = slice(rows.start // self._scale, -(-rows.stop // self._scale))
             parts = sums[:, cells], counts[:, cells], bright[cells]
             _count_cells(sites, measured, *parts[:2])
-            parts[2][:] = mixed(LUMINANCE, _block_means(linear, self._scale))
+            parts[2][:] = mixed(LUMINANCE, cell_means(linear, self._scale))
             if measured.black_error is None:
                 moments[rows.start] = _moments(*parts)
 
@@ -425,7 +425,7 @@ class Residual:
         for _ in range(LEVELS - 2):
             total, number = levels[-1]
             levels.append((_summed(total, 2), _summed(number, 2)))
-            self.brightness.append(_block_means(self.brightness[-1], 2))
+            self.brightness.append(cell_means(self.brightness[-1], 2))
         offset = brought(self.offset, picture)[:, None, None]
         #: Camera RGB residual of each level of cells, finest first.
         self.means: list[Array] = []
@@ -445,11 +445,11 @@ class Residual:
             near = doubled(self.means[0], shape, rows) if self.means else 0 * mean[:, rows]
             mean[:, rows] = xp.where(number[:, rows] > 0, mean[:, rows], near)
 
-        in_bands(fill, _bands(mean), mean)
+        in_bands(fill, row_bands(mean), mean)
 
     def rows(self) -> Iterator[slice]:
         """Cut the frame into bands of whole cells of the filter array."""
-        return _bands(self._sites, len(self.measured.colors))
+        return row_bands(self._sites, len(self.measured.colors))
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
         """Yield level, band (3, h, w) in linear sRGB and its (h, w) brightness, coarsest first."""
@@ -496,7 +496,7 @@ class Residual:
             if shares is not None:
                 near += weighted(self.band(level, rows), *shares)
 
-        in_bands(add, _bands(total), total)
+        in_bands(add, row_bands(total), total)
         return total
 
     def correction(self, shares: Shares) -> Array:
@@ -532,7 +532,7 @@ class Residual:
         def look_up(rows: slice) -> None:
             found[0, rows], found[1, rows] = shares(brightness[rows])
 
-        in_bands(look_up, _bands(brightness), brightness)
+        in_bands(look_up, row_bands(brightness), brightness)
         return found
 
     def finest_band(self, rows: slice) -> Array:
@@ -928,7 +928,8 @@ def _numbers(cells: Array, side: int) -> Array:
     return brought(np.outer(rows, cols).astype(np.float32), cells)
 
 
-def _block_means(cells: Array, side: int) -> Array:
+def cell_means(cells: Array, side: int) -> Array:
+    """Average blocks of the last two axes; what is left over at the ends is averaged alone."""
     mean = _summed(cells, side)
     mean /= _numbers(cells, side)
     return mean
@@ -1015,7 +1016,7 @@ class ShareCounter:
         packed = np.stack([block_means(channel, scale) for channel in wanted])
         means = [packed]
         for _ in range(LEVELS - 2):
-            means.append(_block_means(means[-1], 2))
+            means.append(cell_means(means[-1], 2))
         for level, band, brightness in residual.bands():
             true = means[level - 1]
             if level < LEVELS - 1:

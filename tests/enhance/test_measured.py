@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from gia_cli.enhance import measured
-from gia_cli.enhance.measured import where_computed
+from gia_cli.enhance.measured import fuse_measured, where_computed
 from gia_cli.imaging.arrays import Array
-from gia_cli.imaging.fusion import device_bytes
+from gia_cli.imaging.fusion import NO_SHARES, Grain, Shares, device_bytes
 from gia_cli.progress import Silent
 from gia_cli.runtime import Runtime
 
@@ -114,3 +115,33 @@ def test_after_a_failure_the_host_does_it_once(
     assert card["places"] == ["cuda:1"] and engine.released == 1
     assert (picture == 0.25).all()
     assert "cuda:1 could not fuse" in notes.said[0] and "CPU" in notes.said[0]
+
+
+# ---------------------------------------------------------------- what is brought in
+
+
+@pytest.mark.parametrize(
+    ("shares", "grain", "expected"),
+    [
+        (NO_SHARES, None, ["fuse", "smooth"]),
+        (NO_SHARES, Grain(0.5, 0.0), ["fuse", "smooth"]),
+        (NO_SHARES, Grain(0.5, 0.1), ["fuse"]),
+        (None, Grain(0.5, 0.0), ["fuse"]),
+        (None, None, []),
+    ],
+)
+def test_mottle_is_taken_out_last_where_no_noise_of_colours_is_asked_for(
+    picture: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+    shares: Shares | None,
+    grain: Grain | None,
+    expected: list[str],
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(measured, "measure", lambda *_: None)
+    monkeypatch.setattr(measured, "fuse", lambda *_, is_clipped: done.append("fuse"))
+    monkeypatch.setattr(measured, "smooth_chroma", lambda there: done.append("smooth"))
+    frame: Any = None
+    weights: Any = SimpleNamespace(camera="ILCE-7SM2", fusion=shares)
+    fuse_measured(picture, frame, 100.0, np.ones(3, np.float32), weights, grain)
+    assert done == expected
