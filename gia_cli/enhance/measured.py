@@ -23,7 +23,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import Quality as Quality
-from gia_cli.runtime import free_bytes
+from gia_cli.runtime import free_bytes, is_oom_error, release_gpu_memory
 from gia_cli.weights.storage import WeightsInfo
 
 
@@ -91,18 +91,27 @@ def where_computed(
     progress : Progress
         Receives a note of a failure.
     """
-    runtime = engine.runtime
-    if runtime.device == "cuda" and not engine.is_in_main_memory and is_torch_on_cuda():
-        needed = device_bytes(picture.shape[1] * picture.shape[2])
-        if needed <= free_bytes(runtime.device, runtime.index):
-            try:
-                work_there(work, picture, runtime.place)
-            except RuntimeError as error:  # torch's own are
-                progress.note(f"{runtime.place} could not fuse ({error}); the CPU does.")
-            else:
-                return
-            engine.release()
+    runtime, has_failed = engine.runtime, False
+    try:
+        if _has_room(engine, picture.shape[1] * picture.shape[2]):
+            work_there(work, picture, runtime.place)
+            return
+    except RuntimeError as error:  # torch's own are; a broken card raises when asked for its memory
+        has_failed = True
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        why = "has too little memory" if is_oom_error(error) else f"failed ({words})"
+        progress.note(f"The {runtime.place} {why} to finish the picture; the CPU does.")
+    if has_failed:  # outside the handler: the traceback holds what lies on the card
+        release_gpu_memory(runtime.device)  # torch's; the engine may compute the next photo
     work(picture)
+
+
+def _has_room(engine: Engine, photosites: int) -> bool:
+    """Tell whether torch can change a picture on the card that an engine computed it on."""
+    runtime = engine.runtime
+    if runtime.device != "cuda" or engine.is_in_main_memory or not is_torch_on_cuda():
+        return False
+    return device_bytes(photosites) <= free_bytes(runtime.device, runtime.index)
 
 
 def is_fused(gains: NDArray[np.float32] | None, weights: WeightsInfo) -> bool:

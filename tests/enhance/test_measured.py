@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +12,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tifffile import imread
 
 from gia_cli.enhance import measured
+from gia_cli.enhance.batch import BatchOptions, FileResult, plan_jobs, run_jobs
+from gia_cli.enhance.enhancer import Enhancer
+from gia_cli.enhance.exposure import ExposureRequest
+from gia_cli.enhance.lanes import Lanes
 from gia_cli.enhance.measured import fuse_measured, where_computed
-from gia_cli.imaging.arrays import Array
+from gia_cli.imaging.arrays import Array, work_there
 from gia_cli.imaging.fusion import NO_SHARES, Grain, Shares, device_bytes
 from gia_cli.progress import Silent
 from gia_cli.runtime import Runtime
@@ -25,10 +32,6 @@ class Asked:
 
     runtime: Runtime
     is_in_main_memory: bool = False
-    released: int = 0
-
-    def release(self) -> None:
-        self.released += 1
 
 
 class Notes(Silent):
@@ -56,19 +59,20 @@ def picture() -> NDArray[np.float32]:
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A card that is the host: what is done there, and how much memory it has left."""
-    state: dict[str, Any] = {"free": device_bytes(24), "fails": False, "places": []}
+    state: dict[str, Any] = {"free": device_bytes(24), "error": None, "places": [], "released": []}
 
     def work_there(work: Any, values: NDArray[np.float32], place: str) -> None:
         state["places"].append(place)
         there = torch.tensor(values)
         work(there)
-        if state["fails"]:
-            raise RuntimeError("CUDA out of memory")
+        if state["error"] is not None:
+            raise state["error"]
         torch.from_numpy(values).copy_(there)
 
     monkeypatch.setattr(measured, "work_there", work_there)
     monkeypatch.setattr(measured, "is_torch_on_cuda", lambda: True)
     monkeypatch.setattr(measured, "free_bytes", lambda device, index: state["free"])
+    monkeypatch.setattr(measured, "release_gpu_memory", state["released"].append)
     return state
 
 
@@ -106,15 +110,78 @@ def test_a_card_without_room_leaves_it_on_the_host(
     assert not card["places"] and (picture == 0.25).all()
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 1 has ..."),
+            "The cuda:1 has too little memory to finish the picture; the CPU does.",
+        ),
+        (
+            RuntimeError("CUDA error: unspecified launch failure\nCompile with ..."),
+            "The cuda:1 failed (CUDA error: unspecified launch failure) to finish the picture; "
+            "the CPU does.",
+        ),
+    ],
+)
 def test_after_a_failure_the_host_does_it_once(
-    picture: NDArray[np.float32], card: dict[str, Any]
+    picture: NDArray[np.float32], card: dict[str, Any], error: Exception, words: str
 ) -> None:
-    card["fails"] = True
-    engine, notes = an_engine(CARD), Notes()
-    where_computed(halve, picture, engine, notes)
-    assert card["places"] == ["cuda:1"] and engine.released == 1
+    card["error"], notes = error, Notes()
+    where_computed(halve, picture, an_engine(CARD), notes)
+    assert card["places"] == ["cuda:1"] and card["released"] == ["cuda"]
     assert (picture == 0.25).all()
-    assert "cuda:1 could not fuse" in notes.said[0] and "CPU" in notes.said[0]
+    assert notes.said == [words]
+
+
+def test_a_card_that_cannot_be_asked_for_its_memory_leaves_it_on_the_host(
+    picture: NDArray[np.float32], card: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error of CUDA that sticks, of the next photo's network."""
+
+    def broken(device: str, index: int) -> int:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(measured, "free_bytes", broken)
+    notes = Notes()
+    where_computed(halve, picture, an_engine(CARD), notes)
+    assert not card["places"] and (picture == 0.25).all()
+    assert len(notes.said) == 1 and "illegal memory access" in notes.said[0]
+
+
+@pytest.mark.slow
+def test_a_photo_whose_card_runs_out_of_memory_behind_the_network_is_that_of_the_host(
+    make_arw: Callable[..., Path],
+    enhancer: Enhancer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos = [make_arw("a.ARW"), make_arw("b.ARW", seed=2)]
+
+    def made(folder: str) -> tuple[list[FileResult], list[NDArray[np.uint16]]]:
+        options = BatchOptions(request=ExposureRequest(ratio=100), out_dir=tmp_path / folder)
+        jobs = plan_jobs(photos, options)
+        results = run_jobs(jobs, enhancer, options, progress=Silent())
+        assert [result.error for result in results] == [None, None]
+        return results, [imread(result.outputs[0]) for result in results]
+
+    plain, expected = made("plain")
+
+    def full(work: Any, values: NDArray[np.float32], place: str) -> None:
+        def work_until_it_is_full(there: torch.Tensor) -> None:
+            work(there)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        work_there(work_until_it_is_full, values, "cpu")
+
+    monkeypatch.setattr(measured, "_has_room", lambda engine, photosites: True)
+    monkeypatch.setattr(measured, "work_there", full)
+    monkeypatch.setattr(Lanes, "beside", lambda device, cores: Lanes(1, 1, finishes_behind=True))
+    results, found = made("full")
+    np.testing.assert_array_equal(found, expected)
+    for result, before in zip(results, plain, strict=True):
+        (note,) = [note for note in result.notes if note not in before.notes]
+        assert "has too little memory to finish the picture; the CPU does" in note
 
 
 # ---------------------------------------------------------------- what is brought in
