@@ -372,8 +372,7 @@ class Worker(Generic[Item, Result]):
         with suppress(OSError):  # paths may all be absolute
             os.chdir(setup.folder)
         mark_unfinished(setup.mark)
-        if not setup.resources.gpus:
-            self._held.enter_context(_own_cores(setup.resources.cpus))
+        self._held.enter_context(_own_cores(setup.resources.cpus))
         return setup.make_work(self._memory)
 
 
@@ -419,10 +418,20 @@ def _own_cores(count: int) -> Iterator[None]:
                 # Locks, for they go when the process does.
                 path = Path(tempfile.gettempdir()) / f"gia-cores-{_user()}-{place}.lock"
                 if held.enter_context(lock(path)):
-                    os.sched_setaffinity(0, cores[place * count : (place + 1) * count])
-                    held.callback(os.sched_setaffinity, 0, cores)
+                    _keep_process_to(cores[place * count : (place + 1) * count])
+                    held.callback(_keep_process_to, cores)
                     break
         yield
+
+
+def _keep_process_to(cores: Sequence[int]) -> None:
+    """Keep every thread to some cores, and with them all that they start: Linux asks for each.
+
+    Ray calls a worker in more than one.
+    """
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208, names are wanted
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread), cores)
 
 
 def _user() -> int:

@@ -379,7 +379,12 @@ def test_workers_of_one_machine_have_cores_of_their_own(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
     given: list[set[int]] = []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: given.append(set(cores)))
+
+    def keep(thread: int, cores: Sequence[int]) -> None:
+        if thread == threading.get_native_id():
+            given.append(set(cores))
+
+    monkeypatch.setattr(os, "sched_setaffinity", keep)
     with ray_pool._own_cores(2), ray_pool._own_cores(2), ray_pool._own_cores(2):
         assert given == [{0, 1}, {2, 3}]  # no third two are there: it takes what it finds
     whole = {0, 1, 2, 3, 4}
@@ -388,3 +393,34 @@ def test_workers_of_one_machine_have_cores_of_their_own(
         assert given[4:] == [{0, 1}]  # of a worker that ended
     with ray_pool._own_cores(5):
         assert given[5:] == [whole]  # all are its own anyway
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
+def test_threads_that_run_already_have_their_workers_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray calls a worker in two, and Linux keeps threads to cores, not processes."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    kept: dict[int, list[int]] = {}
+
+    def keep(thread: int, cores: Sequence[int]) -> None:
+        if thread not in kept:
+            kept[thread] = list(cores)
+        if thread == ended:
+            raise ProcessLookupError
+
+    over = threading.Event()
+    others = [threading.Thread(target=over.wait) for _ in range(2)]
+    for thread in others:
+        thread.start()
+    ended = others[0].native_id
+    monkeypatch.setattr(os, "sched_setaffinity", keep)
+    try:
+        with ray_pool._own_cores(2):
+            for number in (threading.get_native_id(), *(each.native_id for each in others)):
+                assert number is not None and kept[number] == [0, 1]
+    finally:
+        over.set()
+        for thread in others:
+            thread.join()

@@ -6,22 +6,27 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gia_cli import runtime
 from gia_cli.cluster import pool as rules
-from gia_cli.enhance import cluster
+from gia_cli.cluster.pool import Chunk
+from gia_cli.cluster.ray_pool import Resources, Setup, Worker
+from gia_cli.enhance import batch, cluster
 from gia_cli.enhance.batch import BatchOptions, FileResult, Job, plan_jobs
 from gia_cli.enhance.cluster import make_work, output_roots, run_on_ray
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
+from gia_cli.enhance.lanes import Lanes
 from gia_cli.errors import WorkerError
 from gia_cli.files import OnExists, atomic_file
 from gia_cli.inference.plan import InferOptions
+from gia_cli.runtime import Runtime
 from tests.cli.test_cli import gia
 from tests.local_cluster import TWO
 from tests.progress_spy import ProgressSpy
@@ -108,6 +113,54 @@ def test_what_ends_a_batch_in_a_worker_is_not_lost(monkeypatch: pytest.MonkeyPat
     make: Any = Recorder
     with pytest.raises(MemoryError):
         list(make_work(make, BatchOptions(), None)(JOBS, False))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [(1, Lanes(1, 1, True)), (4, Lanes(2, 2, True)), (16, Lanes(4, 4, True))],
+)
+def test_beside_a_card_as_many_photos_are_read_and_written_as_the_workers_cores_allow(
+    cores: int, expected: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has sixteen, of which Ray gave the worker some."""
+    own = set(range(16))
+
+    def keep(_: int, cores: Iterable[int]) -> None:
+        nonlocal own
+        own = set(cores)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: own)
+    monkeypatch.setattr(os, "sched_setaffinity", keep)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 16)
+    monkeypatch.setattr(runtime, "_cgroup_cores", lambda: None)
+    lanes: list[Lanes] = []
+
+    class Pipeline:
+        """Is asked how many may work beside the network."""
+
+        results: tuple[FileResult, ...] = ()
+
+        def __init__(self, *arguments: Any) -> None:
+            lanes.append(arguments[3])
+
+        def run(self, *_: object) -> None:
+            pass
+
+        release = run
+
+    class OnCard(Recorder):
+        runtime = Runtime("cuda", "float16")
+
+    monkeypatch.setattr(batch, "_Pipeline", Pipeline)
+    make: Any = OnCard
+    resources = Resources(workers=1, cpus=cores, gpus=1, beside=1)
+    setup = Setup(partial(make_work, make, BatchOptions()), resources, "abcdef", str(tmp_path))
+    monkeypatch.setattr("gia_cli.cluster.ray_pool.mark_unfinished", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    list(Worker(setup).run(Chunk((0,), (JOBS[0],))))
+    assert lanes == [expected]
 
 
 # ---------------------------------------------------------------- a real cluster
