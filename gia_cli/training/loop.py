@@ -102,7 +102,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
     RunError
         The run folder holds another run.
     DivergedError
-        The loss is no longer a finite number.
+        The loss, or another one that is logged, is no longer a finite number.
     Interrupted, Terminated
         By Ctrl-C or SIGTERM; a checkpoint has been written.
     OutOfMemoryError
@@ -250,17 +250,43 @@ class _Meter:
 
 def _report(job: Job, meter: _Meter, lr: float, log: TrainLog | None, progress: Progress) -> None:
     """Log and show how it goes; stop a run that has gone wrong."""
+    taken = meter.losses
     own, speed = meter.read()
     totals = job.ranks.total(list(own.values()))
     losses = {name: total / job.ranks.world for name, total in zip(own, totals, strict=True)}
     step = job.state.step
     loss = losses["loss"]
-    if not math.isfinite(loss):
-        raise DivergedError(f"The loss is {loss} at step {step}.")
+    if not all(map(math.isfinite, losses.values())):
+        raise _diverged(job.ranks, step, taken, losses)
     if log is not None:
         log.add(step, **losses, lr=lr, images_per_s=speed, seconds=job.clock.elapsed())
     left = job.clock.seconds_left(step)
     progress.status(f"step {step}  loss {loss:.4f}  {speed:.1f} img/s  {left}")
+
+
+def _diverged(
+    ranks: Ranks, last: int, taken: list[dict[str, Tensor]], means: dict[str, float]
+) -> DivergedError:
+    """Name the loss that was the first, in any process, to be no finite number.
+
+    Where it spoils the weights the others follow; where half precision's scaler leaves such steps
+    out, none does, and no step is ever taken again.
+    """
+    wrong = [
+        (step, name, float(loss))
+        for step, losses in enumerate(taken, last + 1 - len(taken))
+        for name, loss in losses.items()
+        if not loss.isfinite()
+    ]
+    # Another process's alone, or too large for a mean.
+    wrong += [(last, name, mean) for name, mean in means.items() if not math.isfinite(mean)]
+    of_all = [word.split() for word in ranks.gather("{} {} {}".format(*wrong[0]))]
+    step, name, value = min(of_all, key=lambda words: int(words[0]))
+    named = "loss" if name == "loss" else f"{name} loss"
+    # The student's picture is finite, or the loss would be first; the teacher's is not.
+    of_teacher = "Resume with --precision fp32, or use another --teacher in a new --run folder."
+    hint = of_teacher if name == "distillation" else None
+    return DivergedError(f"The {named} is {value} at step {step}.", hint=hint)
 
 
 def _step(

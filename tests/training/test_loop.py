@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 import gia_cli
 from gia_cli.cli.app import app
 from gia_cli.data.augment import Pair
+from gia_cli.data.auxiliary import AUXILIARY
 from gia_cli.data.batches import Batch, load
 from gia_cli.data.crops import CropOptions
 from gia_cli.errors import (
@@ -38,7 +39,7 @@ from gia_cli.errors import (
     RunError,
     Terminated,
 )
-from gia_cli.nets.config import NETWORKS
+from gia_cli.nets.config import NETWORKS, NetConfig
 from gia_cli.training import loop as training
 from gia_cli.training import losses, setup
 from gia_cli.training.auxiliary import Trainee, auxiliary_loss
@@ -49,7 +50,8 @@ from gia_cli.training.log import CURVES, read_log
 from gia_cli.training.loop import draw_skip_dropout, is_teacher_forced, learning_rate, train
 from gia_cli.training.run_folder import export_run
 from gia_cli.weights.manifest import find_weights
-from gia_cli.weights.storage import load_arrays
+from gia_cli.weights.storage import load_arrays, save_weights
+from tests.networks import lively
 from tests.one_device import META, OneDevice
 from tests.training.runs import StopAt, assert_equal, job_on, random_batch, weights_of
 
@@ -623,6 +625,78 @@ def test_a_loss_that_is_no_number_ends_the_run(
     with pytest.raises(DivergedError, match="nan") as caught:
         train(config)
     assert caught.value.exit_code == 72
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "function", "changes", "steps_are_taken"),
+    [
+        ("distillation", "teacher_picture", {}, True),
+        ("distillation", "teacher_picture", {}, False),
+        ("auxiliary", "auxiliary_loss", {"auxiliary_weight": 0.1}, False),
+        ("raw", "raw_loss", {"raw_weight": 0.1}, False),
+        ("checkerboard", "checkerboard_loss", {"checkerboard_weight": 0.1}, False),
+    ],
+)
+def test_a_term_of_the_loss_that_is_no_number_ends_the_run_and_is_named(
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    function: str,
+    changes: dict[str, float],
+    steps_are_taken: bool,
+) -> None:
+    """A step spoils the weights, and the loss with them; half precision takes none, and it stays.
+
+    In the first case the loss is no number either by the next step, and is not the one to name.
+    """
+    genuine, calls = getattr(training, function), 0
+
+    def spoilt(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        made: torch.Tensor = genuine(*arguments)
+        return made * math.nan if calls == 3 else made
+
+    monkeypatch.setattr(training, function, spoilt)
+    monkeypatch.setattr(setup, "_init_identity_path", lambda *_: None)  # which takes a minute
+    if not steps_are_taken:
+        monkeypatch.setattr(torch.amp.GradScaler, "step", lambda *_: None)
+    if name == "distillation":
+        path = tmp_path / "teacher.safetensors"
+        of = NetConfig("gia-net", width=4, input_floor=None)
+        save_weights(path, lively(of), camera="ILCE-7SM2")
+        config = replace(config, teacher=str(path))
+    width = 2 * AUXILIARY + 2  # a vector that has room for them
+    with pytest.raises(DivergedError) as caught:
+        train(replace(config, width=width, changes=changes, steps=5))
+    assert caught.value.message == f"The {name} loss is nan at step 3."
+    assert ("--teacher" in caught.value.hint) == (name == "distillation")
+    assert caught.value.exit_code == 72
+    assert not (config.run / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["9 loss nan", "8 distillation inf"], "The distillation loss is inf at step 8."),
+        (["9 loss nan", "10 loss nan"], "The loss is nan at step 9."),
+    ],
+)
+def test_the_first_of_all_processes_names_what_went_wrong(said: list[str], expected: str) -> None:
+    own: list[str] = []
+
+    class Two(Ranks):
+        def gather(self, word: str) -> list[str]:
+            own.append(word)
+            return said
+
+    whole, wrong = ({"loss": torch.tensor(x), "raw": torch.tensor(1.0)} for x in (1.0, math.nan))
+    error = training._diverged(Two(), 10, [whole, wrong, wrong], {"loss": math.nan, "raw": 1.0})
+    assert own == ["9 loss nan"] and error.message == expected
+    training._diverged(Two(), 10, [whole], {"loss": 1.0, "raw": math.inf})
+    assert own[1:] == ["10 raw inf"]  # another process's
 
 
 # ---------------------------------------------------------------- several processes
