@@ -164,23 +164,30 @@ def _in_child(
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with os.fdopen(ours, "rb") as pipe:
-            while (message := _received(pipe)) is not None:
-                kind, content = message
-                if kind == "message":
-                    on_message(content)
-                elif kind == "end":
-                    return True
-                elif is_oom_error(content):  # of no photo: of a thread to work in, say
-                    return False
-                else:
-                    raise content
-    except KeyboardInterrupt:
-        with suppress(ProcessLookupError):  # SIGTERM may have come to this process alone
-            os.kill(pid, signal.SIGTERM)
-        raise
+            try:
+                return _heard(pipe, on_message)
+            except KeyboardInterrupt:
+                with suppress(ProcessLookupError):  # SIGTERM may have come to this process alone
+                    os.kill(pid, signal.SIGTERM)
+                _heard(pipe, on_message)  # raises what it says of its end, such as how to resume
+                raise
     finally:
         os.waitpid(pid, 0)
         signal.signal(signal.SIGINT, before)
+
+
+def _heard(pipe: BinaryIO, on_message: Callable[[Any], None]) -> bool:
+    """Take a child's messages until it ends; returns whether it did all it was to do."""
+    while (message := _received(pipe)) is not None:
+        kind, content = message
+        if kind == "message":
+            on_message(content)
+        elif kind == "end":
+            return True
+        elif is_oom_error(content):  # of no photo: of a thread to work in, say
+            return False
+        else:
+            raise content
     return False
 
 

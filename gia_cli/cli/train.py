@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gia_cli.cameras import camera_family
+from gia_cli.cli import guarded
 from gia_cli.cli.app import app, seconds
 from gia_cli.cli.options import (
     Cache,
@@ -44,6 +45,7 @@ _DEFAULT = defaults(TrainConfig)
 
 
 @app.command()
+@guarded.whole
 def train(
     run: Annotated[
         Path,

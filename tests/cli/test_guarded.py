@@ -6,20 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from imageio.v3 import imwrite
 
 from gia_cli.cli import guarded
 from gia_cli.cli.guarded import Report, is_needed, run_guarded
 from gia_cli.enhance.batch import FileResult, Job
 from gia_cli.errors import GiaError, Interrupted, OutOfMemoryError, OutputError, UsageError
+from gia_cli.training.checkpoint import read_checkpoint
+from gia_cli.training.log import read_log
 from tests.networks import DEFAULT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
 
 MakePhoto = Callable[..., Path]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(guarded.__file__).parents[2])}
 JOBS = [Job(Path(f"{name}.ARW"), ()) for name in "abcd"]
 
 
@@ -29,6 +35,24 @@ def run(work: Callable[[Sequence[Job], Report], object]) -> tuple[list[FileResul
     deaths: list[str] = []
     run_guarded(JOBS, work, results.append, lambda result: deaths.append(result.source.stem))
     return results, deaths
+
+
+def limited(megabytes: int, *command: str) -> list[str]:
+    """Call gia where no more memory may be addressed."""
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2);"
+        "from gia_cli.__main__ import main; main()"
+    )
+    return [sys.executable, "-c", code, *command]
+
+
+def write_photographs(folder: Path) -> None:
+    """Write a few that a training can do with."""
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    for number in range(3):
+        coarse = rng.integers(20, 235, (6, 6, 3)).astype(np.uint8)
+        imwrite(folder / f"{number}.png", coarse.repeat(32, 0).repeat(32, 1))
 
 
 def test_results_and_errors_come_from_one_child(tmp_path: Path) -> None:
@@ -130,6 +154,26 @@ def test_a_piece_of_work_runs_in_a_child_and_fails_as_a_whole(tmp_path: Path) ->
             guarded.run_whole(die)
 
 
+def test_what_a_child_says_when_it_is_asked_to_end_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGTERM comes to the parent alone, and is passed on."""
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        os.kill(os.getppid(), signal.SIGTERM)
+        assert signal.sigtimedwait([signal.SIGTERM], 60) is not None
+        raise Interrupted("Stopped at step 3.", hint="Run the same command to resume.")
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises((Interrupted, KeyboardInterrupt)) as caught:
+            guarded.run_whole(work)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert str(caught.value) == "Stopped at step 3. Run the same command to resume."
+
+
 @pytest.mark.parametrize(("limit", "in_child"), [(None, False), (10**10, True)])
 def test_a_command_takes_a_child_only_where_addresses_are_limited(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int | None, in_child: bool
@@ -197,27 +241,25 @@ def test_cards_are_never_used_in_a_child(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command",
+    ("limit", "command"),
     [
-        ["bench", "--network", "sid-net"],
-        ["eval", "--data", "tree", "--weights", DEFAULT, "--out", "out", "--device", "cpu"],
+        (200, ["bench", "--network", "sid-net"]),
+        (200, ["eval", "--data", "tree", "--weights", DEFAULT, "--out", "out", "--device", "cpu"]),
+        (500, ["train", "--photos", "photos", "--cache", ".", "--steps", "1", "--device", "cpu"]),
     ],
 )
 def test_other_commands_end_in_one_line_too(
-    make_tree: MakePhoto, tmp_path: Path, command: list[str]
+    make_tree: MakePhoto, tmp_path: Path, limit: int, command: list[str]
 ) -> None:
     (tmp_path / "tree").symlink_to(make_tree(pictures=1, size=(128, 96), ratios=(100.0,)))
-    code = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({200 << 20}, {200 << 20}));"
-        "from gia_cli.__main__ import main; main()"
-    )
+    write_photographs(tmp_path / "photos")
     ran = subprocess.run(
-        [sys.executable, "-c", code, *command],
+        limited(limit, *command),
         capture_output=True,
         text=True,
         timeout=300,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(guarded.__file__).parents[2])},
+        env=ENVIRONMENT,
     )
     assert ran.returncode == 51, ran.stderr
     (line,) = ran.stderr.splitlines()
@@ -230,14 +272,36 @@ def test_other_commands_end_in_one_line_too(
 def test_too_few_addresses_end_in_one_line(
     make_arw: MakePhoto, tmp_path: Path, limit: int, engine: str
 ) -> None:
-    code = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit << 20}, {limit << 20}));"
-        "from gia_cli.__main__ import main; main()"
-    )
     options = ["--engine", engine, "--device", "cpu", "-q", "--out-dir", str(tmp_path / "out")]
-    command = [sys.executable, "-c", code, "enhance", str(make_arw()), *options]
+    command = limited(limit, "enhance", str(make_arw()), *options)
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 51, ran.stderr
     (line,) = ran.stderr.splitlines()
     assert line.startswith("error: ")
     assert ran.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_training_that_is_asked_to_end_saves_its_checkpoint(tmp_path: Path) -> None:
+    """SIGTERM comes to the process that was started; its child, which trains, ends in order."""
+    run = tmp_path / "run"
+    write_photographs(tmp_path / "photos")
+    options = ["--photos", str(tmp_path / "photos"), "--cache", str(tmp_path), "--run", str(run)]
+    options += ["--width", "4", "--sides", "16-32", "--crops-per-photo", "2", "--workers", "0"]
+    started = subprocess.Popen(
+        limited(64 << 10, "train", *options, "--steps", "100000", "--device", "cpu", "--quiet"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    with started:
+        last = time.monotonic() + 300
+        while not read_log(run):
+            assert started.poll() is None and time.monotonic() < last
+            time.sleep(0.1)
+        started.terminate()
+        said = started.communicate(timeout=120)
+    step = read_checkpoint(run)["step"]
+    assert started.returncode == 143
+    assert said == ("", f"error: Stopped at step {step}. Run the same command to resume.\n")
