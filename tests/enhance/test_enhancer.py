@@ -482,14 +482,15 @@ def test_highlights_keep_the_shape_of_what_is_above_white(
         for amount in (0, 1)
     )
     assert "highlights" not in plain.comment and kept.comment.endswith("; highlights 1")
-    edge = 12  # of the lamp; beside so steep a one networks overshoot
+    edge = 8  # of the lamp
     inside = (
         slice(lamp[0].start + edge, lamp[0].stop - edge),
         slice(lamp[1].start + edge, lamp[1].stop - edge),
     )
     assert plain.picture is not None and kept.picture is not None
     own, restored = plain.picture[1][inside], kept.picture[1][inside]
-    assert own.max() < 1.3 < restored.min()
+    # Nearer to so steep an edge a network overshoots.
+    assert own[4:-4, 4:-4].max() < 1.3 < restored.min()
     levels = kept.image[inside].mean(axis=(0, 2))
     assert (np.diff(levels) > 0).mean() > 0.9 and np.ptp(levels) > 0.1 * 65535
     # Another space is rolled off alike; linear light goes on above white.
