@@ -25,7 +25,8 @@ def smoothed(picture: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def luma(picture: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.tensordot(LUMA, picture, 1)
+    found: NDArray[np.float64] = np.tensordot(LUMA, picture, 1)
+    return found
 
 
 def blotches(rng: np.random.Generator, shape: tuple[int, int], rms: float) -> NDArray[np.float64]:
