@@ -31,9 +31,12 @@ def luma(picture: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def blotches(rng: np.random.Generator, shape: tuple[int, int], rms: float) -> NDArray[np.float64]:
     """Offsets of the three colours, about 8 px wide, without any of the lightness."""
-    noise = np.stack([gaussian_filter(rng.standard_normal(shape), 2) for _ in range(3)])
+    noise: NDArray[np.float64] = np.stack(
+        [gaussian_filter(rng.standard_normal(shape), 2) for _ in range(3)]
+    )
     noise -= luma(noise)
-    return noise * rms / np.sqrt((noise**2).mean())
+    noise *= rms / spread(noise)
+    return noise
 
 
 def spread(values: NDArray[np.floating]) -> float:
