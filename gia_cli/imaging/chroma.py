@@ -6,7 +6,7 @@ in a window what follows the lightness there, and evens out the rest. It works o
 its authors do for speed (2015).
 
 How much mottle there is, the picture tells itself: half of all places change by less than the
-median of the filter's changes. What would change by several times that is no mottle but an edge of
+median of the filter's changes. What would change by many times that is no mottle but an edge of
 colours alone, and stays. So a picture without noise is hardly changed.
 """
 
@@ -32,7 +32,7 @@ _RADIUS = 4  # cells; of the window, which so is as wide as mottle
 #: Variance of the lightness, in code values squared, from which on chroma follows it: edges count,
 #: noise and mottle of the lightness do not.
 _GUIDE_VARIANCE = 1e-3
-#: Medians from which on a change is that of an edge.
+#: Medians around which changes fade out: beyond, they are those of an edge.
 _LIMIT = 3.0
 _CELLS_SKIPPED = 3  # along rows and columns; the median of 3 megapixels needs not all of them
 
@@ -79,8 +79,8 @@ def smooth_chroma(picture: Array) -> None:
         return  # no colours, or no number
 
     def alter(at: slice) -> None:
-        light = picture[:, at]
-        light += through(_FROM_CHROMA, enlarged(change, (height, width), _CELL, at))
+        band = picture[:, at]
+        band += through(_FROM_CHROMA, enlarged(change, (height, width), _CELL, at))
 
     def weigh(at: slice) -> None:
         change[:, at] *= namespace(size).exp(size[at] / -limit)

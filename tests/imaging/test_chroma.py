@@ -161,11 +161,10 @@ def test_colours_out_of_range_stay_out_of_it(rng: np.random.Generator) -> None:
     assert found[0].min() > 1.4 and found[2].max() < -0.1
 
 
-def test_no_number_spoils_no_others(rng: np.random.Generator) -> None:
+def test_where_there_is_no_number_nothing_changes(rng: np.random.Generator) -> None:
     picture = rng.random((3, 64, 64), np.float32)
     picture[:, 5, 5] = np.nan
-    found = smoothed(picture)
-    assert np.isnan(found).sum() < 3 * 40 * 40
+    np.testing.assert_array_equal(smoothed(picture), picture)
     everywhere = np.full((3, 64, 64), np.nan, np.float32)
     assert np.isnan(smoothed(everywhere)).all()
 
