@@ -13,9 +13,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, Literal
 
 from gia_cli.errors import Interrupted, Terminated
@@ -33,6 +34,7 @@ _USUAL: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
 }
 _last = int(signal.SIGINT)  # of the signals that asked it to end
 
+_SOON = 1e-3  # seconds
 _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # bars hide it
 
 
@@ -163,13 +165,33 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Raise again, where it can be caught, what was pressed while Python could not raise it."""
+    """Have raised again, where it can be caught, what was pressed where Python cannot raise it."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        if _stage == "ending":
-            enter("work")
-        signal.raise_signal(_last)
+        threading.Thread(target=_press_again, daemon=True).start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _press_again() -> None:
+    """Repeat the last signal as soon as the main thread has left `_on_unraisable`."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while _is_within(_on_unraisable, sys._current_frames().get(main)):
+        time.sleep(_SOON)  # what is raised in there is lost, too
+    if _stage == "ending":
+        enter("work")
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, _last)  # which ends its waiting, too
+    else:  # Windows
+        signal.raise_signal(_last)
+
+
+def _is_within(function: FunctionType, frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is function.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _say(message: str) -> None:

@@ -288,8 +288,8 @@ def run_session(session: Any, feed: dict[str, NDArray[np.float32]]) -> NDArray[n
     settings = ort.RunOptions()
     settings.log_severity_level = _ERRORS_ONLY
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(session.run, None, feed, settings)
-        try:
+        try:  # Ctrl-C may come as soon as it has started
+            running = pool.submit(session.run, None, feed, settings)
             while True:
                 try:
                     result: NDArray[np.float32] = running.result(_WAIT_SECONDS)[0]

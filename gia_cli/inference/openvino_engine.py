@@ -257,14 +257,14 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         request.set_output_tensor(ov.Tensor(result, shared_memory=True))
         for index, array in enumerate(arrays):
             request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
-        request.start_async()
-        try:
+        try:  # Ctrl-C may come as soon as it has started
+            request.start_async()
             while not request.wait_for(_WAIT_MS):
                 pass
-        except KeyboardInterrupt:
+        except BaseException:
             request.cancel()
             with suppress(RuntimeError):  # which says that it was cancelled
-                request.wait()  # it still writes into our arrays
+                request.wait()  # it still reads and writes our arrays
             raise
         _HAS_RUN.set()
         return require_finite(result[0])

@@ -143,6 +143,11 @@ def photo_terms(
 
 def _failure(error: BaseException, running: Running) -> Failure:
     """Say what an engine could not do. A CPU's other errors, if they are its last, are bugs."""
+    behind: BaseException | None = error
+    while behind is not None:  # Ctrl-C, after which the engine could not end the photo in order
+        if isinstance(behind, KeyboardInterrupt):
+            raise behind
+        behind = behind.__context__
     failure = failure_of(error, running.engine)
     is_known = failure.is_of_memory or failure.is_of_numbers or running.has_another
     if running.engine.device == "cpu" and not is_known:

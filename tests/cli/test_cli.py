@@ -26,7 +26,7 @@ from gia_cli.enhance.white_balance import NAMES
 from gia_cli.errors import Interrupted, Terminated
 from gia_cli.imaging.icc import icc_profile
 from gia_cli.inference import openvino_core
-from gia_cli.interrupts import deaf_children
+from gia_cli.interrupts import deaf_children, interrupted
 from gia_cli.raw.exif import ShotInfo
 from gia_cli.raw.tiff import FLOAT, RATIONAL, Entry
 from gia_cli.raw.writer import write_dng
@@ -671,6 +671,32 @@ def test_ctrl_c_while_the_first_photo_is_read_is_one_line(
     run = pressed("rawpy", "enhance", make_arw(), "-o", tmp_path / "o.tif")
     assert run.returncode == 130
     said = Interrupted("Interrupted after 0 of 1 photos.")
+    assert run.stderr.splitlines() == [f"error: {said}"]
+    assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_pressed_where_python_cannot_raise_it_is_not_lost(
+    make_arw: MakePhoto, tmp_path: Path, number: int
+) -> None:
+    more = f"""
+class Pressing:
+    def __del__(self):
+        signal.raise_signal({int(number)})
+from gia_cli.enhance.batch import _Pipeline
+do = _Pipeline._do
+def press_and_do(*args):
+    _Pipeline._do = do
+    Pressing()
+    time.sleep(5)  # it ends that
+    do(*args)
+_Pipeline._do = press_and_do
+"""
+    run = pressed("", "enhance", make_arw(), "-o", tmp_path / "o.tif", more=more)
+    assert run.returncode == 128 + number
+    said = interrupted(number, "Interrupted after 0 of 1 photos.")
     assert run.stderr.splitlines() == [f"error: {said}"]
     assert [path.name for path in tmp_path.iterdir()] == ["night.ARW"]
 

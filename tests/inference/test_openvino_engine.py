@@ -8,6 +8,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -565,6 +566,26 @@ def test_ctrl_c_ends_a_photo(rng: np.random.Generator, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         infer(engine, photo(rng, "bayer", 16, 16))
     assert cancelled == [True]
+
+
+def test_ctrl_c_as_soon_as_it_has_started_waits_for_its_end(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It computes in arrays that go then: whatever lies there next would be overwritten."""
+    engine = on_openvino(build(small("gia-net")))
+    start = ov.InferRequest.start_async
+
+    def start_and_press(request: ov.InferRequest, *args: Any) -> None:
+        start(request, *args)
+        raise KeyboardInterrupt
+
+    mosaic = photo(rng, "bayer", 256, 256)
+    with monkeypatch.context() as patch:
+        patch.setattr(ov.InferRequest, "start_async", start_and_press)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(mosaic.planes, lambda _: None)
+    engine.end_photo()  # which OpenVINO refuses while it computes
+    assert np.isfinite(infer(engine, mosaic)).all()
 
 
 # ---------------------------------------------------------------- progress

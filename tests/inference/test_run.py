@@ -584,6 +584,26 @@ def test_other_errors_pass_through(
     assert progress.notes == []
 
 
+def test_ctrl_c_is_not_lost_when_the_photo_cannot_be_ended_in_order(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine(build(NetConfig("gia-net", width=2)), CPU)
+    pressed = KeyboardInterrupt()
+
+    def press(*_: Any) -> None:
+        raise pressed
+
+    def refuse() -> None:
+        raise RuntimeError("busy")
+
+    monkeypatch.setattr(engine, "run", press)
+    monkeypatch.setattr(engine, "end_photo", refuse)
+    running = Running(engine, later=[lambda _: pytest.fail("goes on")])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        infer_module.infer(running, photo(rng, "bayer", 32, 32))
+    assert caught.value is pressed
+
+
 @pytest.mark.parametrize("runtime", [CPU, CUDA])
 @pytest.mark.parametrize("frame", [(512, 768), (16, 1040), (1040, 16), (48, 48), (16, 16)])
 def test_every_retreat_is_smaller_and_they_end(
