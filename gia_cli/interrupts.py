@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, FunctionType
+from types import CodeType, FrameType
 from typing import Any, Literal
 
 from gia_cli.errors import Interrupted, Terminated
@@ -176,7 +176,7 @@ def _press_again() -> None:
     """Repeat the last signal as soon as the main thread has left `_on_unraisable`."""
     main = threading.main_thread().ident
     assert main is not None
-    while _is_within(_on_unraisable, sys._current_frames().get(main)):
+    while _is_within(_on_unraisable.__code__, sys._current_frames().get(main)):
         time.sleep(_SOON)  # what is raised in there is lost, too
     if _stage == "ending":
         enter("work")
@@ -186,9 +186,9 @@ def _press_again() -> None:
         signal.raise_signal(_last)
 
 
-def _is_within(function: FunctionType, frame: FrameType | None) -> bool:
+def _is_within(code: CodeType, frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code is function.__code__:
+        if frame.f_code is code:
             return True
         frame = frame.f_back
     return False

@@ -21,7 +21,7 @@ from gia_cli.raw.cfa import PACK_FACTOR
 
 Plane = NDArray[np.float64]
 LUMINANCE = XYZ_FROM_SRGB[1]
-BRIGHTEST, COMMON_ERROR, CAST_SIGMA, SMALLEST_SHARE = 0.92, 0.012, 0.1, 0.01
+BRIGHTEST, CAST_SIGMA, SMALLEST_SHARE = 0.92, 0.07, 0.01
 
 
 def encode(linear: Plane) -> Plane:
@@ -96,10 +96,11 @@ def weighted(band: Plane, share_y: Plane, share_c: Plane) -> Plane:
 
 
 def black_offset(total: Plane, number: Plane, bright: Plane, of: Measurement) -> Plane:
-    normal, right = np.diag([1.0, *[CAST_SIGMA**-2] * 3]), np.zeros(4)
+    normal, right = np.diag([1.0, *[CAST_SIGMA**-2] * 3]), np.array([of.black_expected, 0, 0, 0])
+    common = np.sqrt(0.012**2 + 0.001 * 4.5 * np.sqrt(of.constant.mean()))
     for color, unit in enumerate(of.black_sigma):
         seen = np.where(number[color] > 0, slope(bright) ** -2.0, 0)
-        seen /= COMMON_ERROR**2 * max(int(np.count_nonzero(seen)), 1)
+        seen /= common**2 * max(int(np.count_nonzero(seen)), 1)
         line = np.zeros((4, bright.size))
         line[0], line[color + 1] = unit, bright.ravel()
         residual = (total[color] / np.maximum(number[color], 1)).ravel()

@@ -69,7 +69,7 @@ class BatchRun:
 # Which part of the work a photo's stages belong to.
 _PARTS = {
     "reading": ("decode", "exposure", "pack"),
-    "network": ("load", "network"),
+    "network": ("load", "black_level", "network"),
     "finishing": ("fusion", "colour", "highlights"),
     "writing": ("write",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from gia_cli.data.derive import (
     save_derived,
     target_path,
 )
+from gia_cli.enhance.black_level import black_correction, shows
+from gia_cli.enhance.crop import binned
 from gia_cli.errors import UsageError
-from gia_cli.imaging.fusion import ShareCounter, measure
+from gia_cli.imaging.fusion import ShareCounter, frame_noise, measure
 from gia_cli.inference.run import infer
 from gia_cli.inference.select import open_engine
 from gia_cli.progress import SILENT, Progress
@@ -79,9 +81,13 @@ def calibrate(config: CalibrateConfig, progress: Progress = SILENT) -> dict[str,
     for index in range(config.scenes):
         rng = np.random.default_rng([config.seed, index])
         (scene,) = source.scenes(rng, count=1, side=side)
-        assert scene.gains is not None
-        picture = infer(engine, prepare(scene.frame, scene.ratio, scene.gains, None))
-        measured = measure(scene.frame, scene.ratio, scene.gains, matrix)
+        frame, ratio, gains = scene.frame, scene.ratio, scene.gains
+        assert gains is not None
+        if shows(frame, ratio, gains):  # as a photo is computed
+            found = black_correction(engine, binned(frame), ratio, gains, frame_noise(frame), info)
+            frame = replace(frame, black_correction=found)
+        picture = infer(engine, prepare(frame, ratio, gains, None))
+        measured = measure(frame, ratio, gains, matrix)
         counter.add(picture, scene.target, measured)
         progress.advance()
     return save_derived(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gia_cli.errors import UsageError
 from gia_cli.imaging.fusion import frame_noise
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
+from gia_cli.raw.noise_estimate import noise_above
 from gia_cli.raw.reader import RawFrame
 
 #: Sides of `--crop center` in pixels, or the picture's where that is smaller.
@@ -31,6 +32,9 @@ MARGIN = 192
 GRID = 64
 # Packed pixels that a photo is thinned out to, for the network's vector and for the black level.
 THINNED_PIXELS = 500_000
+#: Packed pixels that a photo is averaged to, to find its black level: as many as the network needs
+#: to see what it shows.
+BINNED_PIXELS = 40_000
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height."""
@@ -109,6 +113,15 @@ class Crop:
         return self.box
 
 
+class Binned(NamedTuple):
+    """A photo made small, with little noise left."""
+
+    frame: RawFrame
+    """Its mosaic is float32, unless it is the photo itself."""
+    averaged: int
+    """Photosites of the photo that each of its is the mean of."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A part of a photo, and what is needed of the whole."""
@@ -120,6 +133,8 @@ class Part:
     window: Window
     thinned: RawFrame
     """The whole photo, thinned out."""
+    small: Binned
+    """The whole photo, for its black level."""
     noise: tuple[float, float]
     """Of the whole photo, as `frame_noise` has it."""
     whole_bytes: int
@@ -129,6 +144,13 @@ class Part:
     def is_whole(self) -> bool:
         """Whether `frame` is the whole photo, which measures everything itself."""
         return self.frame is self.thinned
+
+    def with_black(self, correction: float) -> Part:
+        """Correct the black level by some DN."""
+        frame = replace(self.frame, black_correction=correction)
+        few = frame if self.is_whole else replace(self.thinned, black_correction=correction)
+        noise = noise_above(self.noise, correction)
+        return replace(self, frame=frame, thinned=few, noise=noise)
 
 
 def part_of(frame: RawFrame, crop: Crop) -> Part:
@@ -162,6 +184,7 @@ def part_of(frame: RawFrame, crop: Crop) -> Part:
         inner=(inner[0], inner[1]),
         window=Window(box, whole),
         thinned=few,
+        small=binned(frame),
         noise=frame_noise(frame),
         whole_bytes=frame.mosaic.nbytes,
     )
@@ -220,6 +243,21 @@ def cut(frame: RawFrame, rows: slice, cols: slice) -> RawFrame:
         white=np.roll(frame.white, shift, (0, 1)),
         lens_corrections=b"",
     )
+
+
+def binned(frame: RawFrame, packed_pixels: int = BINNED_PIXELS) -> Binned:
+    """Average n x n cells of the filter array; n is the least that leaves so few packed pixels."""
+    period = len(CANONICAL[frame.kind])
+    height, width = frame.mosaic.shape
+    packed = height * width / PACK_FACTOR[frame.kind] ** 2
+    n = math.ceil(math.sqrt(packed / packed_pixels))
+    rows, cols = height // (n * period), width // (n * period)
+    if n <= 1 or not rows or not cols:
+        return Binned(frame, 1)
+    cells = frame.mosaic[: rows * n * period, : cols * n * period]
+    cells = cells.reshape(rows, n, period, cols, n, period)
+    mosaic = cells.mean(axis=(1, 4), dtype=np.float32).reshape(rows * period, cols * period)
+    return Binned(replace(frame, mosaic=mosaic), n * n)
 
 
 def thinned(frame: RawFrame, packed_pixels: int) -> RawFrame:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.arguments import instance_of, one_of, path_of, whole_number
+from gia_cli.enhance.black_level import black_correction, is_measured
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
-from gia_cli.enhance.crop import Crop, Part, cut, part_of
+from gia_cli.enhance.crop import Crop, Part, binned, cut, part_of
 from gia_cli.enhance.ensemble import infer_turned
 from gia_cli.enhance.exposure import ExposureRequest, RatioChoice, choose_ratios
 from gia_cli.enhance.measured import fuse_measured, is_fused, training_matrix, where_computed
@@ -56,6 +57,7 @@ from gia_cli.inference.select import choose_runtime
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
+from gia_cli.raw.noise_estimate import noise_above
 from gia_cli.raw.packing import prepare, usable_gains
 from gia_cli.raw.reader import FLIP_OF_ORIENTATION, RawFrame, read_raw
 from gia_cli.raw.turns import Turn
@@ -98,6 +100,8 @@ class Rendered:
     part: Part | None
     metadata: PhotoMetadata
     seconds: dict[str, float]
+    noise: tuple[float, float] | None
+    """As `frame_noise` has it of the whole photo, where it was asked for."""
     black_error: NDArray[np.float32] | None
     """(3,) float32; the black level's error of the photo that a part belongs to, as
     `Residual.offset`; None: that of this photo, still to be found."""
@@ -549,6 +553,7 @@ class Enhancer:
             seconds = dict(prepared.seconds)
             running = self._engines.running(prepared.weights, progress)
             engine = running.engine
+            prepared, noise = self._with_black(running, prepared, options, seconds, progress)
             with timed(seconds, "network"):
                 picture = self._infer(running, prepared, options, progress)
             if running.engine is not engine:
@@ -569,8 +574,31 @@ class Enhancer:
             prepared.part,
             prepared.metadata,
             seconds,
+            noise,
             black_error,
         )
+
+    def _with_black(
+        self,
+        running: Running,
+        prepared: Prepared,
+        options: InferOptions,
+        seconds: dict[str, float],
+        progress: Progress,
+    ) -> tuple[Prepared, tuple[float, float] | None]:
+        """Correct a photo's black level where that shows; and its noise, where it was asked for."""
+        part, ratio, gains = prepared.part, prepared.choice.ratio, prepared.gains
+        noise = None if part is None else part.noise
+        if gains is None or not is_measured(prepared.frame, ratio, gains, prepared.weights):
+            return prepared, noise
+        with timed(seconds, "black_level"):
+            noise = noise or frame_noise(prepared.frame)
+            small = binned(prepared.frame) if part is None else part.small
+            options = self._with_memory(running.engine, prepared, options)
+            found = black_correction(running, small, ratio, gains, noise, prepared.weights, options)
+            name = prepared.frame.path.name
+            progress.detail(f"{name}: black level corrected by {found:+.2f} DN, as the photo shows")
+            return prepared.with_black(found), noise_above(noise, found)
 
     def _takes_measured(self, weights: WeightsInfo) -> bool:
         """Whether what the sensor measured comes into pictures: colours, or grain alone."""
@@ -600,7 +628,7 @@ class Enhancer:
         picture, frame, part = rendered.picture, rendered.frame, rendered.part
         seconds, ran = dict(rendered.seconds), rendered.ran
         takes_balance = ran.config.white_balance == "as-shot"
-        noise = None if part is None else part.noise
+        noise = rendered.noise
         if noise is None and self.highlights and self._takes_measured(ran):  # both take it
             with timed(seconds, "fusion"):
                 noise = frame_noise(frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,16 @@ class Prepared:
             return self.mosaic
         turned = turn_frame(frame or self.frame, turn)
         return prepare(turned, self.choice.ratio, self.gains, self.weights.config.input_floor)
+
+    def with_black(self, correction: float) -> Prepared:
+        """Correct the black level by some DN; the planes are packed anew, in their place."""
+        if correction == 0:
+            return self
+        part = None if self.part is None else self.part.with_black(correction)
+        frame = part.frame if part else replace(self.frame, black_correction=correction)
+        floor = self.weights.config.input_floor
+        self.mosaic.planes[:] = prepare(frame, self.choice.ratio, self.gains, floor).planes
+        return replace(self, frame=frame, part=part)
 
     @property
     def reading_bytes(self) -> int:

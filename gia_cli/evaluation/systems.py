@@ -34,7 +34,7 @@ from gia_cli.weights.storage import WeightsInfo
 
 _HELP = "See 'gia eval --help'."
 # Raised whenever the same weights are made to give another picture: scores are kept by it.
-_STAGES = 4
+_STAGES = 5
 _WIDEST_BORDER = 16  # pixels that another program may leave out at each side
 
 

@@ -56,4 +56,4 @@ def likely_black(frame: RawFrame) -> NDArray[np.float32]:
     """Return the black level to subtract: (p, p) float32, DN, of each place of the cell."""
     mean, _ = known_black_error(frame)
     black: NDArray[np.float32] = frame.black + np.float32(mean) * (frame.white - frame.black)
-    return black
+    return black + np.float32(frame.black_correction)

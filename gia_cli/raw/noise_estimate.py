@@ -55,6 +55,12 @@ def estimate_noise(planes: NDArray[np.float32]) -> tuple[float, float]:
     return max(float(slope), _LEAST), max(float(offset), _LEAST)
 
 
+def noise_above(noise: tuple[float, float], black: float) -> tuple[float, float]:
+    """Return what `estimate_noise` would have found, had a level lain higher by `black` DN."""
+    gain, constant = noise
+    return gain, max(constant + gain * black, _LEAST)
+
+
 def _block_noise(plane: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and noise variance of each whole block."""
     # [1, -2, 1] both ways kills what is linear; its squares sum to 36.

@@ -113,6 +113,9 @@ class RawFrame:
     """The XMP packet in the file, as it stands; empty for none."""
     lens_corrections: bytes = field(default=b"", repr=False)
     """Those that a DNG states for its visible area, as an OpcodeList3; empty for none."""
+    black_correction: float = 0.0
+    """DN by which the photo itself shows its black level to lie above the likely one; see
+    `calibrated_black.likely_black`."""
 
     @classmethod
     def from_mosaic(

@@ -61,7 +61,8 @@ def test_clusters_take_turns_with_one_process(
 
 def test_every_stage_of_a_photo_keeps_one_part_busy() -> None:
     """Of the names that a photo's stages have; what two photos take at once counts twice."""
-    stages = ("decode", "exposure", "pack", "load", "network", "fusion", "colour", "write")
+    computing = ("load", "black_level", "network", "fusion")
+    stages = ("decode", "exposure", "pack", *computing, "colour", "write")
     sums = {stage: 2.0 for stage in (*stages, "highlights")}
     busy = _busy(sums, 3.0)
     assert list(busy) == ["reading", "network", "finishing", "writing"]

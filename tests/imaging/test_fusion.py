@@ -170,6 +170,24 @@ def test_the_black_level_error_is_found_in_dark_places(
     assert off < 0.4 * expected.mean()
 
 
+@cameras
+@pytest.mark.parametrize("correction", [-1.5, 2.0])
+def test_a_corrected_black_level_is_as_likely_as_before(
+    camera: CameraName, correction: float, rng: np.random.Generator
+) -> None:
+    linear = smooth_scene(rng, (96, 144)) ** 3
+    frame = record(linear, camera, black_error=1.0)
+    seen = replace(frame, black_correction=correction)
+    # Where the whole photo is too bright to tell, it is what was likely in the beginning.
+    of = CAMERAS[camera]
+    unit = RATIO * GAINS / (of.white - of.black)
+    untold = Residual(np.ones_like(encoded(linear)), measured(seen, camera)).offset
+    np.testing.assert_allclose(untold, -correction * unit, rtol=1e-3)
+    # And else the sum is the same, whatever it is taken from.
+    offsets = [Residual(encoded(linear), measured(of, camera)).offset for of in (frame, seen)]
+    np.testing.assert_allclose(offsets[0], offsets[1] + correction * unit, atol=2e-2 * unit.max())
+
+
 def test_a_bright_scene_is_no_black_level_error(rng: np.random.Generator) -> None:
     """A picture that is 10 % too bright everywhere is not told that black is off by as much."""
     linear = smooth_scene(rng, (192, 240))

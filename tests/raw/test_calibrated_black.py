@@ -46,6 +46,12 @@ def test_the_published_protocol_takes_the_file_at_its_word() -> None:
     assert planes == pytest.approx(10 * (600 - 512) / SPAN, rel=1e-5)
 
 
+def test_what_the_photo_shows_comes_on_top() -> None:
+    seen = replace(frame(3200), black_correction=-1.5)
+    assert likely_black(seen) == pytest.approx(likely_black(frame(3200)) - 1.5)
+    assert known_black_error(seen) == known_black_error(frame(3200))
+
+
 @pytest.mark.parametrize("iso", [None, 0, 102400, 2400])
 def test_between_and_beyond_the_measured_settings_nothing_is_assumed(iso: int | None) -> None:
     expected = (0.0, UNKNOWN_SIGMA)
