@@ -97,7 +97,7 @@ def weighted(band: Plane, share_y: Plane, share_c: Plane) -> Plane:
 
 def black_offset(total: Plane, number: Plane, bright: Plane, of: Measurement) -> Plane:
     normal, right = np.diag([1.0, *[CAST_SIGMA**-2] * 3]), np.array([of.black_expected, 0, 0, 0])
-    common = np.sqrt(0.012**2 + 0.001 * 4.5 * np.sqrt(of.constant.mean()))
+    common = np.sqrt(0.016**2 + 0.002 * 4.5 * np.sqrt(of.constant.mean()))
     for color, unit in enumerate(of.black_sigma):
         seen = np.where(number[color] > 0, slope(bright) ** -2.0, 0)
         seen /= common**2 * max(int(np.count_nonzero(seen)), 1)

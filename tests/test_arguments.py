@@ -200,6 +200,7 @@ CHANGES: dict[str, list[Any]] = {
     "xyz_to_camera": [np.ones(3), np.full((3, 3), NAN)],
     "flip": [8, -1, None, "0"],
     "pixel_aspect": [0, -1, NAN, "1", None],
+    "black_correction": [NAN, "1", None],
     "shot": [None, {}],
 }
 

@@ -82,7 +82,7 @@ _SMOOTHING = 0.7  # knots; over which the shares are pooled
 # Error of a network's picture that is common to all places, in code values: where there is no
 # noise, and what is added to its square for each code value of noise in the dark. Beside it there
 # is one that grows with the light. Measured on 447 exposures of sources kept for validation.
-_COMMON_ERROR, _COMMON_OF_NOISE = 0.012, 0.001
+_COMMON_ERROR, _COMMON_OF_NOISE = 0.016, 0.002
 _CAST_SIGMA = 0.07
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
 # Worked on at once: small enough for a core's cache, and enough for a whole device.

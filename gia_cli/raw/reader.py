@@ -6,6 +6,7 @@ sentence and an exit code of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -234,6 +235,8 @@ class RawFrame:
             raise UsageError("A frame's as_shot_wb holds a gain that is not positive.")
         if self.flip not in range(8) or not 0 < number(self.pixel_aspect, "pixel_aspect") < 100:
             raise UsageError("A frame's flip is 0 to 7, and its pixel_aspect positive.")
+        if not math.isfinite(number(self.black_correction, "frame's black_correction")):
+            raise UsageError("A frame's black_correction is a finite number.")
 
     def matrix_for(self, xyz: NDArray[np.floating]) -> NDArray[np.floating] | None:
         """Return the matrix from XYZ to camera RGB for a light; None for an unknown camera."""
