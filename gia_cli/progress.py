@@ -50,3 +50,19 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class NotesOnly(Silent):
+    """Passes on the notes of work that is no stage of its own.
+
+    Parameters
+    ----------
+    progress : Progress
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def note(self, message: str) -> None:
+        """Pass on."""
+        self._progress.note(message)

@@ -22,6 +22,7 @@ from gia_cli.inference.engine import Engine
 from gia_cli.inference.fallback import Running
 from gia_cli.inference.plan import InferOptions
 from gia_cli.inference.run import infer
+from gia_cli.progress import SILENT, NotesOnly, Progress
 from gia_cli.raw.calibrated_black import known_black_error
 from gia_cli.raw.noise_estimate import noise_above
 from gia_cli.raw.packing import prepare
@@ -66,6 +67,7 @@ def black_correction(
     noise: tuple[float, float],
     weights: WeightsInfo,
     options: InferOptions | None = None,
+    progress: Progress = SILENT,
 ) -> float:
     """Find by how much a photo's black level lies above the likely one.
 
@@ -80,6 +82,8 @@ def black_correction(
         As `frame_noise` returns them of the whole photo.
     weights : WeightsInfo
     options : InferOptions, optional
+    progress : Progress
+        Receives notes: of an engine that failed, say.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def black_correction(
     correction, before = 0.0, 0.0
     for number in range(_ROUNDS):
         seen = replace(frame, black_correction=correction)
-        picture = infer(running, prepare(seen, ratio, gains, floor), options)
+        picture = infer(running, prepare(seen, ratio, gains, floor), options, NotesOnly(progress))
         measured = measure(seen, ratio, gains, matrix, noise_above(noise, correction))
         offset = Residual(picture, measured).offset
         step = sigma * float((offset / measured.black_sigma).mean())  # alike in all colours

@@ -51,10 +51,10 @@ from gia_cli.imaging.highlights import Highlights, brightest_light, restore_high
 from gia_cli.inference.engine import Engine, Term
 from gia_cli.inference.engines import Engines
 from gia_cli.inference.fallback import Running
-from gia_cli.inference.plan import InferOptions
+from gia_cli.inference.plan import InferOptions, plan
 from gia_cli.inference.run import claim_process, infer, photo_terms
 from gia_cli.inference.select import choose_runtime
-from gia_cli.progress import SILENT, Progress
+from gia_cli.progress import SILENT, NotesOnly, Progress
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.raw.levels import AS_THE_FILE_SAYS, Levels
 from gia_cli.raw.noise_estimate import noise_above
@@ -561,7 +561,7 @@ class Enhancer:
             ran, black_error = running.weights or prepared.weights, None
             if prepared.part is not None and self._takes_measured(ran):
                 with timed(seconds, "fusion"):
-                    black_error = _black_error(running, prepared, options)
+                    black_error = _black_error(running, prepared, options, progress)
         return Rendered(
             picture,
             prepared.frame,
@@ -595,7 +595,13 @@ class Enhancer:
             noise = noise or frame_noise(prepared.frame)
             small = binned(prepared.frame) if part is None else part.small
             options = self._with_memory(running.engine, prepared, options)
-            found = black_correction(running, small, ratio, gains, noise, prepared.weights, options)
+            if options.max_memory is not None:
+                plan(running.engine, prepared.mosaic, options)  # raises if that will not fit
+            found = black_correction(
+                running, small, ratio, gains, noise, prepared.weights, options, progress
+            )
+            if options.max_memory is not None:
+                return_freed_memory()  # it would count as held
             name = prepared.frame.path.name
             progress.detail(f"{name}: black level corrected by {found:+.2f} DN, as the photo shows")
             return prepared.with_black(found), noise_above(noise, found)
@@ -825,12 +831,13 @@ def _terms(
 
 
 def _black_error(
-    running: Running, prepared: Prepared, options: InferOptions
+    running: Running, prepared: Prepared, options: InferOptions, progress: Progress
 ) -> NDArray[np.float32] | None:
     """Find the black level's error of the photo that a part belongs to; None to estimate it."""
     part, gains, weights = prepared.part, prepared.gains, prepared.weights
     if part is None or part.is_whole or gains is None or not is_fused(gains, weights):
         return None
-    picture = infer(running, prepared.packed(Turn(), part.thinned), options)
+    few = prepared.packed(Turn(), part.thinned)
+    picture = infer(running, few, options, NotesOnly(progress))
     ratio, matrix = prepared.choice.ratio, training_matrix(weights)
     return Residual(picture, measure(part.thinned, ratio, gains, matrix, part.noise)).offset

@@ -182,8 +182,8 @@ def test_every_u_net_is_timed_in_int8(network: str) -> None:
     how: How = "OpenVINO, whole"
     run, finish = bench._prepare(Variant(network, how, (64, 96), "bayer", "cpu", "int8"))
     assert run() > 0
-    beside = " with bfloat16" if openvino_core.multiplies_in_bf16() else ""
-    assert finish()[1] == f"cpu, int8{beside}"
+    others = "bfloat16" if openvino_core.multiplies_in_bf16() else "float32"
+    assert finish()[1] == f"cpu, int8 with {others}"
 
 
 def test_weights_made_up_in_int8_are_the_ones_they_were_made_of() -> None:

@@ -22,6 +22,7 @@ from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.exposure import ExposureRequest
 from gia_cli.imaging.color import srgb_encode
 from gia_cli.inference.plan import InferOptions
+from gia_cli.progress import Progress
 from gia_cli.raw.calibrated_black import UNKNOWN_SIGMA
 from gia_cli.raw.cfa import PLANE_COLORS
 from gia_cli.raw.noise_estimate import estimate_noise, noise_above
@@ -32,6 +33,7 @@ from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo
 from tests.conftest import WB
 from tests.imaging.test_fusion import cameras, encoded, record, smooth_scene
+from tests.progress_spy import ProgressSpy
 
 RATIO = 100.0
 GAINS = np.array([2.0, 1.0, 2.4], np.float32)
@@ -98,7 +100,7 @@ def test_the_error_is_found_though_the_picture_shows_a_part_of_it(
     right = prepare(dimmed(linear, camera, 0), RATIO, GAINS, None).planes
     found: list[float] = []
 
-    def see(running: Any, mosaic: PackedMosaic, options: Any) -> NDArray[np.float32]:
+    def see(running: Any, mosaic: PackedMosaic, *_: Any) -> NDArray[np.float32]:
         left = (mosaic.planes - right).mean()  # of the error, amplified and balanced
         found.append(float(left))
         return encoded(np.clip(linear + left / 6, 0, 1).astype(np.float32))
@@ -223,17 +225,23 @@ def test_usual_errors_are_those_of_a_camera_that_nobody_measured(rng: np.random.
     assert is_measured(own, 4 * least, GAINS, fused)
 
 
-def test_options_reach_the_network(
+def test_options_and_notes_pass_through_but_no_stage(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linear, options, seen = dark_scene(rng), InferOptions(), []
+    progress = ProgressSpy()
 
-    def see(running: Any, mosaic: Any, given: Any) -> NDArray[np.float32]:
+    def see(running: Any, mosaic: Any, given: Any, told: Progress) -> NDArray[np.float32]:
         seen.append(given)
+        told.stage("network", 100)
+        told.advance(100)
+        told.note("another engine")
         return encoded(linear)
 
     monkeypatch.setattr(black_level, "infer", see)
     frame = unknown(record(linear, "ILCE-7SM2"))
     weights = weights_of("ILCE-7SM2")
-    black_correction(NO_ENGINE, binned(frame), 20, GAINS, NOISE, weights, options)
+    black_correction(NO_ENGINE, binned(frame), 20, GAINS, NOISE, weights, options, progress)
     assert set(map(id, seen)) == {id(options)}
+    assert progress.notes == ["another engine"] * len(seen)
+    assert progress.announced == 0 and progress.done == []

@@ -21,12 +21,15 @@ from PIL import Image
 
 import gia_cli
 from gia_cli import ExposureRequest
+from gia_cli.enhance.black_level import black_correction
 from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
+from gia_cli.enhance.crop import binned
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.measured import fuse_measured
 from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.imaging.color_space import DISPLAY_P3, REC2020, SPACES, matrix_from_srgb
+from gia_cli.imaging.fusion import frame_noise
 from gia_cli.imaging.icc import srgb_icc_profile
 from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.inference.run import infer
@@ -34,6 +37,7 @@ from gia_cli.nets import build
 from gia_cli.nets.config import NetConfig
 from gia_cli.raw.cfa import cell_colors
 from gia_cli.raw.exif import ShotInfo, read_shot
+from gia_cli.raw.noise_estimate import noise_above
 from gia_cli.raw.packing import prepare
 from gia_cli.raw.reader import read_raw, render
 from gia_cli.raw.writer import write_arw, write_dng
@@ -56,8 +60,12 @@ def test_the_picture_is_the_stages_in_order(make_arw: MakePhoto, enhancer: Enhan
     weights = find_weights(None, "bayer")
     engine = enhancer._engines.running(weights)
     gains = camera_gains(frame, weights)
+    assert gains is not None
+    noise = frame_noise(frame)
+    found = black_correction(engine, binned(frame), 100, gains, noise, weights)
+    frame = replace(frame, black_correction=found)
     picture = infer(engine, prepare(frame, 100, gains, weights.config.input_floor))
-    fuse_measured(picture, frame, 100, gains, weights)
+    fuse_measured(picture, frame, 100, gains, weights, noise=noise_above(noise, found))
     assert np.array_equal(result.image, srgb16_from_bt709(picture).transpose(1, 2, 0))
 
 

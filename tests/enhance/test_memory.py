@@ -132,6 +132,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setattr("gia_cli.inference.openvino_engine._HAS_RUN", Event())
     monkeypatch.setattr(stages_module.Prepared, "held_bytes", 0)
     monkeypatch.setattr(enhancer_module, "infer", fake)
+    monkeypatch.setattr(enhancer_module, "black_correction", lambda *_: 0.0)
+    monkeypatch.setattr(enhancer_module, "plan", lambda *_: None)  # `fake` does
     monkeypatch.setattr(engines_module, "open_engine", open_once)
     monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 10**12)
     return plans
