@@ -99,8 +99,11 @@ def black_offset(total: Plane, number: Plane, bright: Plane, of: Measurement) ->
     normal, right = np.diag([1.0, *[CAST_SIGMA**-2] * 3]), np.array([of.black_expected, 0, 0, 0])
     common = np.sqrt(0.016**2 + 0.002 * 4.5 * np.sqrt(of.constant.mean()))
     for color, unit in enumerate(of.black_sigma):
-        seen = np.where(number[color] > 0, slope(bright) ** -2.0, 0)
-        seen /= common**2 * max(int(np.count_nonzero(seen)), 1)
+        noise = np.sqrt(of.slope[color] * np.maximum(bright, 0) + of.constant[color])
+        off = np.abs(total[color] / np.maximum(number[color], 1))
+        counts = (number[color] > 0) & (off <= 6 * noise + 5 * unit)
+        seen = np.where(counts, slope(bright) ** -2.0, 0)
+        seen /= common**2 * max(np.count_nonzero(seen), 0.05 * seen.size)
         line = np.zeros((4, bright.size))
         line[0], line[color + 1] = unit, bright.ravel()
         residual = (total[color] / np.maximum(number[color], 1)).ravel()

@@ -30,7 +30,9 @@ from gia_cli.raw.reader import RawFrame
 from gia_cli.weights.storage import WeightsInfo
 
 _ROUNDS = 3
-_MOST_LEFT = 0.6  # of one step, in the next
+# Errors of more usual ones than this are none, and where the second step is more than this share
+# of the first, the picture just follows the level: the photo does not tell.
+_MOST_SIGMAS, _MOST_LEFT = 2.5, 0.75
 # BT.709 code values in the dark: usual errors that are smaller do not show, steps that are end it.
 _VISIBLE, _SMALL_STEP = 1 / 255, 1 / 1000
 
@@ -88,7 +90,7 @@ def black_correction(
     Returns
     -------
     float
-        DN, for `RawFrame.black_correction`.
+        DN, for `RawFrame.black_correction`; 0 where the photo does not tell.
 
     Raises
     ------
@@ -106,11 +108,15 @@ def black_correction(
         measured = measure(seen, ratio, gains, matrix, noise_above(noise, correction))
         offset = Residual(picture, measured).offset
         step = sigma * float((offset / measured.black_sigma).mean())  # alike in all colours
+        if number == 1:  # where equally shrinking steps lead
+            left = step / before
+            if left > _MOST_LEFT:
+                return 0.0
+            step /= 1 - max(left, 0.0)
         correction += step
+        if abs(correction) > _MOST_SIGMAS * sigma:
+            return 0.0
         if BT709_SLOPE * abs(float(offset.mean())) < _SMALL_STEP:
             break
-        if number == 1:  # where equally shrinking steps would lead
-            left = min(max(step / before, 0.0), _MOST_LEFT)
-            correction += step * left / (1 - left)
         before = step
     return correction

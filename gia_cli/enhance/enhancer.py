@@ -414,6 +414,8 @@ class Enhancer:
             with memory_errors(), timed(seconds, "decode"):
                 limit = self.options.max_memory
                 photo = read_raw(photo, levels=self._levels, max_memory=limit)
+        if photo.black_correction:  # of a picture made before; it is looked for anew
+            photo = replace(photo, black_correction=0.0)
         for note in photo.notes:
             progress.note(f"{photo.path.name}: {note}")
         with memory_errors(), timed(seconds, "exposure"):
@@ -554,6 +556,8 @@ class Enhancer:
             running = self._engines.running(prepared.weights, progress)
             engine = running.engine
             prepared, noise = self._with_black(running, prepared, options, seconds, progress)
+            if running.engine is not engine:
+                self._base, engine = None, running.engine
             with timed(seconds, "network"):
                 picture = self._infer(running, prepared, options, progress)
             if running.engine is not engine:
@@ -589,7 +593,12 @@ class Enhancer:
         """Correct a photo's black level where that shows; and its noise, where it was asked for."""
         part, ratio, gains = prepared.part, prepared.choice.ratio, prepared.gains
         noise = None if part is None else part.noise
-        if gains is None or not is_measured(prepared.frame, ratio, gains, prepared.weights):
+        is_stated = self._levels.black is not None  # by the user, who knows
+        if (
+            gains is None
+            or is_stated
+            or not is_measured(prepared.frame, ratio, gains, prepared.weights)
+        ):
             return prepared, noise
         with timed(seconds, "black_level"):
             noise = noise or frame_noise(prepared.frame)
@@ -602,8 +611,8 @@ class Enhancer:
             )
             if options.max_memory is not None:
                 return_freed_memory()  # it would count as held
-            name = prepared.frame.path.name
-            progress.detail(f"{name}: black level corrected by {found:+.2f} DN, as the photo shows")
+            name, in_file = prepared.frame.path.name, found / prepared.frame.dn_scale
+            progress.detail(f"{name}: black level corrected by {in_file:+.2f} DN, as it shows")
             return prepared.with_black(found), noise_above(noise, found)
 
     def _takes_measured(self, weights: WeightsInfo) -> bool:

@@ -84,6 +84,9 @@ _SMOOTHING = 0.7  # knots; over which the shares are pooled
 # is one that grows with the light. Measured on 447 exposures of sources kept for validation.
 _COMMON_ERROR, _COMMON_OF_NOISE = 0.016, 0.002
 _CAST_SIGMA = 0.07
+# Of a residual that counts, at most: sigmas of a photosite's noise, and usual black level errors.
+_MOST_NOISE, _MOST_ERRORS = 6, 5
+_FEW_CELLS = 0.05  # a smaller share of the frame is as if the rest said nothing
 _TABLE = (LEVELS, len(NOISE_KNOTS), len(BLACK_KNOTS))
 # Worked on at once: small enough for a core's cache, and enough for a whole device.
 _BAND_PIXELS, _DEVICE_BAND_PIXELS = 1 << 16, 1 << 21
@@ -414,15 +417,14 @@ class Residual:
             _count_cells(sites, measured, *parts[:2])
             parts[2][:] = mixed(LUMINANCE, cell_means(linear, self._scale))
             if measured.black_error is None:
-                moments[rows.start] = _moments(*parts)
+                moments[rows.start] = _moments(*parts, measured)
 
         in_bands(count, self.rows(), picture)
         #: (3,) float32; error of the black level in camera RGB, which is taken off.
         self.offset: NDArray[np.float32]
         if measured.black_error is None:
-            self.offset = _black_offset(
-                np.sum([moments[row] for row in sorted(moments)], axis=0), measured
-            )
+            of_frame = np.sum([moments[row] for row in sorted(moments)], axis=0)
+            self.offset = _black_offset(of_frame, bright.shape[0] * bright.shape[1], measured)
         else:
             self.offset = measured.black_error.astype(np.float32)
         levels: list[tuple[Array, Array]] = [(sums, counts)]
@@ -841,8 +843,13 @@ def _count_cells(sites: Array, measured: Measurement, sums: Array, counts: Array
         counts[target][:rows, :cols] += 1 if valid is None else valid[source]
 
 
-def _moments(sums: Array, counts: Array, brightness: Array) -> NDArray[np.float64]:
+def _moments(
+    sums: Array, counts: Array, brightness: Array, measured: Measurement
+) -> NDArray[np.float64]:
     """Sum up what a line through the residual over brightness is laid by; see `_black_offset`.
+
+    Residuals that neither noise nor a black level explains do not count, on either side: beside a
+    lamp a picture may be off by many times white.
 
     Returns
     -------
@@ -852,11 +859,14 @@ def _moments(sums: Array, counts: Array, brightness: Array) -> NDArray[np.float6
     """
     xp = namespace(sums)
     weight = slope_of_decode(brightness) ** -2
-    of_light = weight * brightness
+    of_light, level = weight * brightness, xp.clip(brightness, 0, None)
     moments = []
-    for total, count in zip(sums, counts, strict=True):
-        is_seen = count > 0
+    for color, (total, count) in enumerate(zip(sums, counts, strict=True)):
         residual = total / xp.clip(count, 1, None)
+        limit = xp.sqrt(float(measured.slope[color]) * level + float(measured.constant[color]))
+        limit *= _MOST_NOISE
+        limit += _MOST_ERRORS * float(measured.black_sigma[color])
+        is_seen = (count > 0) & (xp.abs(residual) <= limit)
         seen, lit = (
             (weight, of_light) if tells(is_seen.all()) else (weight * is_seen, of_light * is_seen)
         )
@@ -865,14 +875,16 @@ def _moments(sums: Array, counts: Array, brightness: Array) -> NDArray[np.float6
     return np.asarray(fetched(xp.stack(moments)), np.float64)
 
 
-def _black_offset(moments: NDArray[np.float64], measured: Measurement) -> NDArray[np.float32]:
+def _black_offset(
+    moments: NDArray[np.float64], cells: int, measured: Measurement
+) -> NDArray[np.float32]:
     """Estimate the black level's error, (3,) in camera RGB, from the residual over the frame.
 
     The black level is off by one number in DN, the same in light and dark; what else is wrong with
     a picture, such as its light, grows with the brightness. So a line is laid through the residual
     over brightness, one slope for each colour and one intercept for all, by what is usual of both
     (the mean of a normal posterior). Dark places weigh most: a picture errs by so many code values,
-    which are least linear light there.
+    which are least linear light there. A few places of all cells tell less than many.
     """
     unit = measured.black_sigma
     dark_noise = BT709_SLOPE * math.sqrt(measured.constant.mean())
@@ -882,7 +894,9 @@ def _black_offset(moments: NDArray[np.float64], measured: Measurement) -> NDArra
     for color, (places, *sums) in enumerate(moments):
         if not places:
             continue
-        of_one, of_light, of_square, of_rest, of_both = np.array(sums) / (common**2 * places)
+        of_one, of_light, of_square, of_rest, of_both = np.array(sums) / (
+            common**2 * max(places, _FEW_CELLS * cells)
+        )
         u, k = unit[color], color + 1
         normal[0, 0] += u * u * of_one
         normal[0, k] = normal[k, 0] = u * of_light

@@ -12,6 +12,7 @@ little context, and all below them at once.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -97,6 +98,7 @@ def infer(
         return_large_blocks()
         return_freed_memory()  # it would count as held
     current: Plan | None = None
+    outer = sys.exc_info()[1]  # what the caller is handling
     while True:
         engine, is_smaller = running.engine, current is not None
         try:
@@ -107,7 +109,7 @@ def infer(
             known = None if terms is None else terms(engine)
             picture = mosaic.crop(_run(engine, mosaic, current, progress, known))
         except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
-            failure = _failure(error, running)
+            failure = _failure(error, running, outer)
         else:
             if is_smaller:
                 running.remember(current)
@@ -141,10 +143,11 @@ def photo_terms(
         engine.end_photo()
 
 
-def _failure(error: BaseException, running: Running) -> Failure:
+def _failure(error: BaseException, running: Running, outer: BaseException | None) -> Failure:
     """Say what an engine could not do. A CPU's other errors, if they are its last, are bugs."""
     behind: BaseException | None = error
-    while behind is not None:  # Ctrl-C, after which the engine could not end the photo in order
+    # Ctrl-C, after which the engine could not end the photo in order; not one from before.
+    while behind is not None and behind is not outer:
         if isinstance(behind, KeyboardInterrupt):
             raise behind
         behind = behind.__context__

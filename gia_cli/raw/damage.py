@@ -41,7 +41,7 @@ def is_damaged(mosaic: NDArray[np.uint16], black: float, white: float) -> bool:
     black, white : float
         Lowest black and saturation level in DN.
     """
-    return _has_zeros(mosaic, black) or _has_flat_rows(mosaic, white)
+    return _has_zeros(mosaic, black) or _has_flat_rows(mosaic, black, white)
 
 
 def _has_zeros(mosaic: NDArray[np.uint16], black: float) -> bool:
@@ -79,13 +79,18 @@ def _has_zero_blocks(mosaic: NDArray[np.uint16]) -> bool:
     return dead >= _DEAD_BLOCKS
 
 
-def _has_flat_rows(mosaic: NDArray[np.uint16], white: float) -> bool:
-    """Look for rows of one value for each colour, in a picture that has noise elsewhere."""
+def _has_flat_rows(mosaic: NDArray[np.uint16], black: float, white: float) -> bool:
+    """Look for rows of one value for each colour, in a picture that has noise elsewhere.
+
+    Black itself is left out: simulated exposures without noise have such rows, where their
+    photograph has a black bar.
+    """
     if mosaic.shape[1] < _PROBE:
         return False
     flat = _are_flat(mosaic[:, :_PROBE])
     flat[flat] = _are_flat(mosaic[flat])
     flat &= mosaic[:, :2].max(axis=1) < _SATURATED * white
+    flat &= (mosaic[:, :2] != black).any(axis=1)
     if not any(stop - start >= _FLAT_ROWS for start, stop in _runs(flat)):
         return False
     others = mosaic[~flat]

@@ -107,7 +107,7 @@ class RawFrame:
     """Width of a photosite over its height."""
     dn_scale: int = 1
     """What the file's DN were multiplied by, to keep fractions of its black levels; `mosaic`,
-    `black` and `white` have it."""
+    `black`, `white` and `black_correction` have it."""
     notes: tuple[str, ...] = ()
     """What a user should know of the file, one sentence each."""
     xmp: bytes = field(default=b"", repr=False)

@@ -604,6 +604,18 @@ def test_ctrl_c_is_not_lost_when_the_photo_cannot_be_ended_in_order(
     assert caught.value is pressed
 
 
+def test_ctrl_c_from_before_is_not_raised_again(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(NetConfig("gia-net", width=2))
+    fail_above(network, monkeypatch, area=0, error=MemoryError, in_stage="encode")
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(OutOfMemoryError):  # a notebook's cell that handles it goes on
+            infer(network, photo(rng, "bayer", 32, 32), CPU)
+
+
 @pytest.mark.parametrize("runtime", [CPU, CUDA])
 @pytest.mark.parametrize("frame", [(512, 768), (16, 1040), (1040, 16), (48, 48), (16, 16)])
 def test_every_retreat_is_smaller_and_they_end(

@@ -79,6 +79,15 @@ def test_rows_of_one_value_are_damage(rng: np.random.Generator, black: int) -> N
     assert not is_damaged(mosaic, black, 16383)
 
 
+def test_a_black_bar_without_noise_is_no_damage(rng: np.random.Generator) -> None:
+    """As in the noiseless exposure that is simulated of a photograph which has one."""
+    mosaic = _night(rng, 512)
+    mosaic[80:] = 512
+    assert not is_damaged(mosaic, 512, 16383)
+    mosaic[80:] = 513
+    assert is_damaged(mosaic, 512, 16383)
+
+
 def test_the_sun_and_drawn_pictures_are_no_damage(rng: np.random.Generator) -> None:
     sun = _night(rng, 512)
     sun[100:] = 16383
