@@ -156,12 +156,15 @@ def _on_request(number: int, frame: FrameType | None) -> None:
     os._exit(error.exit_code)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _codes(frame: FrameType | None) -> Iterator[CodeType]:
+    """Yield what runs in a frame, and in those that called it."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+        yield frame.f_code
         frame = frame.f_back
-    return False
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    return any(code.co_filename.startswith("<frozen importlib") for code in _codes(frame))
 
 
 def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
@@ -176,7 +179,7 @@ def _press_again() -> None:
     """Repeat the last signal as soon as the main thread has left `_on_unraisable`."""
     main = threading.main_thread().ident
     assert main is not None
-    while _is_within(_on_unraisable.__code__, sys._current_frames().get(main)):
+    while _on_unraisable.__code__ in _codes(sys._current_frames().get(main)):
         time.sleep(_SOON)  # what is raised in there is lost, too
     if _stage == "ending":
         enter("work")
@@ -184,14 +187,6 @@ def _press_again() -> None:
         signal.pthread_kill(main, _last)  # which ends its waiting, too
     else:  # Windows
         signal.raise_signal(_last)
-
-
-def _is_within(code: CodeType, frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code is code:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _say(message: str) -> None:

@@ -1,8 +1,9 @@
 """A part of a photo, with the colours and the brightness that it has in the whole picture.
 
 A network's global vector, the black level and the noise are the whole photo's. So before a part
-is computed they are measured on the whole: noise as always, the vector and the black level on
-the photo thinned out, which is every second, third, ... cell of the filter array. A photo of half
+is computed they are measured on the whole: noise and black level as always, the vector and what
+the fusion says of the black level on the photo thinned out, which is every second, third, ...
+cell of the filter array. A photo of half
 a million packed pixels or less would not be thinned: the network would see all of it twice, and the
 part besides. So it is computed as a whole, and cut then.
 """
@@ -30,7 +31,7 @@ MARGIN = 192
 #: Packed pixels; the part begins at a multiple of it, as the cells of all but the fusion's coarsest
 #: bands do in the whole photo.
 GRID = 64
-# Packed pixels that a photo is thinned out to, for the network's vector and for the black level.
+# Packed pixels that a photo is thinned out to, for the network's vector and for the fusion.
 THINNED_PIXELS = 500_000
 #: Packed pixels that a photo is averaged to, to find its black level: as many as the network needs
 #: to see what it shows.
@@ -247,10 +248,8 @@ def cut(frame: RawFrame, rows: slice, cols: slice) -> RawFrame:
 
 def binned(frame: RawFrame, packed_pixels: int = BINNED_PIXELS) -> Binned:
     """Average n x n cells of the filter array; n is the least that leaves so few packed pixels."""
-    period = len(CANONICAL[frame.kind])
+    period, n = len(CANONICAL[frame.kind]), _shrinking(frame, packed_pixels)
     height, width = frame.mosaic.shape
-    packed = height * width / PACK_FACTOR[frame.kind] ** 2
-    n = math.ceil(math.sqrt(packed / packed_pixels))
     rows, cols = height // (n * period), width // (n * period)
     if n <= 1 or not rows or not cols:
         return Binned(frame, 1)
@@ -266,10 +265,8 @@ def thinned(frame: RawFrame, packed_pixels: int) -> RawFrame:
     Cells are kept as they are: their noise is that of the photo. n is the least that leaves
     `packed_pixels` or fewer; 1 leaves the photo as it is.
     """
-    period = len(CANONICAL[frame.kind])
+    period, step = len(CANONICAL[frame.kind]), _shrinking(frame, packed_pixels)
     height, width = frame.mosaic.shape
-    packed = height * width / PACK_FACTOR[frame.kind] ** 2
-    step = math.ceil(math.sqrt(packed / packed_pixels))
     rows, cols = height // period, width // period
     if step <= 1 or rows < step or cols < step:
         return frame
@@ -277,3 +274,9 @@ def thinned(frame: RawFrame, packed_pixels: int) -> RawFrame:
     kept = cells[::step, :, ::step]
     shape = kept.shape[0] * period, kept.shape[2] * period
     return replace(frame, mosaic=np.ascontiguousarray(kept).reshape(shape))
+
+
+def _shrinking(frame: RawFrame, packed_pixels: int) -> int:
+    """Return the least n by which both sides are to be divided, to leave so few packed pixels."""
+    packed = frame.mosaic.size / PACK_FACTOR[frame.kind] ** 2
+    return math.ceil(math.sqrt(packed / packed_pixels))
