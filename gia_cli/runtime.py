@@ -10,13 +10,14 @@ import errno
 import os
 import re
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from threading import Lock, RLock
+from typing import Any, Literal, TypeVar, get_args
 
 from gia_cli.arguments import one_of
 from gia_cli.cgroups import memory_left
@@ -73,6 +74,19 @@ _OUT_OF_MEMORY_TEXTS = (
     "status_alloc_failed",
     "allocation_failed",
     "insufficient memory",
+    "invalid buffer size",  # MPS
+    "miopenstatusallocfailed",
+    "smaller than requested bytes",  # ONNX Runtime's arenas
+    "exceeded max size of memory",  # OpenVINO on Intel's GPUs, of one block or of all
+    "cl_out_of_resources",
+    "cl_out_of_host_memory",
+    "cl_mem_object_allocation_failure",
+)
+# cuDNN and cuBLAS say so where their workspace finds no room; and on a card that they cannot use.
+_PERHAPS_OUT_OF_MEMORY_TEXTS = (
+    "unable to find an engine to execute this computation",
+    "cudnn_status_not_initialized",
+    "cublas_status_not_initialized",
 )
 _CGROUP_CPU_FILE = "/sys/fs/cgroup/cpu.max"  # version 2
 
@@ -88,8 +102,13 @@ class Runtime:
 
     @property
     def place(self) -> str:
-        """The device as torch names it: "cuda" for the first card, "cuda:1" for the second."""
+        """The device by name: "cuda" for the first card, "cuda:1" for the second."""
         return f"{self.device}:{self.index}" if self.index else self.device
+
+    @property
+    def torch_device(self) -> str:
+        """The device for torch, to which "cuda" is whichever card a thread made the current one."""
+        return f"cuda:{self.index}" if self.device == "cuda" else self.device
 
     @property
     def number_bytes(self) -> int:
@@ -370,6 +389,68 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()  # such as "meta", which computes nothing
 
 
+class _ExactFp32:
+    """The setting is the process's: the first of several users makes it, the last undoes it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._setting = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._setting.enter_context(_convolutions_in_fp32())
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._setting.close()
+
+
+_EXACT_FP32 = _ExactFp32()
+
+
+def exact_fp32() -> AbstractContextManager[None]:
+    """Keep cuDNN from computing fp32 convolutions with 10 bits (TF32), as torch lets it."""
+    return _EXACT_FP32
+
+
+@contextmanager
+def _convolutions_in_fp32() -> Iterator[None]:
+    import torch
+
+    name, exact = _tf32_setting()
+    cudnn: Any = torch.backends.cudnn
+    owner = cudnn if name == "allow_tf32" else cudnn.conv
+    before = getattr(owner, name)
+    setattr(owner, name, exact)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _tf32_setting() -> tuple[str, str | bool]:
+    """Name cuDNN's setting that the program uses, and what it is to be.
+
+    torch 2.9 has another one, and where that was made refuses to read this one. It is the other way
+    round too: threads of the program that read this one could not while the other one is made.
+    """
+    import torch
+
+    old, new = ("allow_tf32", False), ("fp32_precision", "ieee")
+    if getattr(torch.backends, "fp32_precision", "none") != "none":
+        return new
+    try:
+        bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return new
+    return old
+
+
 # ---------------------------------------------------------------- cores
 
 
@@ -642,14 +723,40 @@ def address_space_left() -> int | None:
     return max(limit - int(psutil.Process().memory_info().vms), 0)
 
 
-def is_oom_error(error: BaseException) -> bool:
-    """Tell want of memory, mostly by the error's words: few libraries have a class for it."""
+_turns: defaultdict[int, RLock] = defaultdict(RLock)
+
+
+def turn_on(runtime: Runtime) -> AbstractContextManager[object]:
+    """Wait until no other thread of this process computes on a graphics card, and keep it.
+
+    So what one of them asks for of its free memory is still free when it is taken. It costs no
+    time, for a card does the threads' work one after the other anyway. On other devices nobody
+    waits.
+
+    Parameters
+    ----------
+    runtime : Runtime
+    """
+    return _turns[runtime.index] if runtime.device == "cuda" else nullcontext()
+
+
+def is_oom_error(error: BaseException, *, has_worked: bool = False) -> bool:
+    """Tell want of memory, mostly by the error's words: few libraries have a class for it.
+
+    Parameters
+    ----------
+    error : Exception
+    has_worked : bool
+        Whether the device has computed the like before: some words mean that it never will, or
+        that there is no room now.
+    """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     if isinstance(error, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
         return True
     words = str(error).lower()
-    return any(text in words for text in _OUT_OF_MEMORY_TEXTS)
+    texts = _OUT_OF_MEMORY_TEXTS + (_PERHAPS_OUT_OF_MEMORY_TEXTS if has_worked else ())
+    return any(text in words for text in texts)
 
 
 @contextmanager

@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -570,7 +573,9 @@ def test_a_card_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch, (8, 6), (8, 6))
     assert resolve("cuda:1", "fp32") == Runtime("cuda", "float32", 1)
     assert resolve("cuda:0") == resolve("cuda") == Runtime("cuda", "float16")
-    assert torch.device(resolve("cuda:1").place) == torch.device("cuda", 1)
+    for index in (0, 1):  # never "cuda" alone: that is whichever one a thread made the current one
+        assert torch.device(resolve(f"cuda:{index}").torch_device) == torch.device("cuda", index)
+    assert (resolve("cuda:0").place, resolve("cpu").torch_device) == ("cuda", "cpu")
     with pytest.raises(DeviceError, match=r"no cuda:2: torch sees cuda:0 \(Card 0\), cuda:1 \("):
         resolve("cuda:2")
     cards(monkeypatch)
@@ -622,11 +627,33 @@ def test_what_names_no_card_is_refused(name: str) -> None:
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1.00 GB)",
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "Invalid buffer size: 9.54 GiB",
+        "miopenStatusAllocFailed",
+        "Available memory of 1024 is smaller than requested bytes of 4096",
+        "[GPU] Exceeded max size of memory object allocation: requested 1440000000 bytes",
+        "[GPU] Exceeded max size of memory allocation: Required 16 GB, available 8 GB",
+        "[GPU] CL_OUT_OF_RESOURCES exception.",
+        "[GPU] clEnqueueNDRangeKernel, error code: -6 CL_OUT_OF_HOST_MEMORY",
+        "clCreateBuffer, error code: -4 CL_MEM_OBJECT_ALLOCATION_FAILURE",
     ],
 )
 def test_want_of_a_gpus_memory_is_told_by_its_words(words: str) -> None:
     assert is_oom_error(RuntimeError(words))
     assert not is_oom_error(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_some_words_mean_memory_only_where_the_card_has_worked(words: str) -> None:
+    assert is_oom_error(RuntimeError(words), has_worked=True)
+    assert not is_oom_error(RuntimeError(words))
 
 
 def test_torchs_own_error_is_told_by_its_class() -> None:
@@ -647,3 +674,76 @@ def test_a_gpus_memory_is_handed_back_and_an_error_that_sticks_is_no_news(
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: broken("mps"))
     runtime.release_gpu_memory(device)
     assert calls == [device] * released
+
+
+# ---------------------------------------------------------------- one thread at a time on a card
+
+
+def test_threads_take_turns_on_a_card_and_on_nothing_else() -> None:
+    card = Runtime("cuda", "float16", 1)
+    entered = Event()
+
+    def enter(other: Runtime) -> None:
+        with runtime.turn_on(other):
+            entered.set()
+
+    with runtime.turn_on(card), runtime.turn_on(card):  # its own thread may again
+        for other in (Runtime("cpu", "float32"), Runtime("mps", "float16"), replace(card, index=2)):
+            entered.clear()
+            Thread(target=enter, args=(other,), daemon=True).start()
+            assert entered.wait(10)
+        entered.clear()
+        waiting = Thread(target=enter, args=(replace(card, dtype="float32"),), daemon=True)
+        waiting.start()
+        assert not entered.wait(0.05)
+    assert entered.wait(10)
+    waiting.join(10)
+
+
+# ---------------------------------------------------------------- fp32 that is fp32
+
+
+@pytest.fixture
+def settings_of_before() -> Iterator[None]:
+    cudnn: Any = torch.backends.cudnn
+    backends: Any = torch.backends
+    before = backends.fp32_precision, cudnn.conv.fp32_precision
+    yield
+    backends.fp32_precision, cudnn.conv.fp32_precision = before
+
+
+def effective() -> str:
+    """What cuDNN's convolutions compute in; "none" is what is set for all of torch."""
+    backends: Any = torch.backends
+    own: str = backends.cudnn.conv.fp32_precision
+    return own if own != "none" else str(backends.fp32_precision)
+
+
+@pytest.mark.usefixtures("settings_of_before")
+@pytest.mark.parametrize("general", ["none", "ieee", "tf32"])
+@pytest.mark.parametrize("of_convolutions", ["none", "ieee", "tf32"])
+def test_convolutions_are_fp32_whichever_way_a_program_has_set_them(
+    general: str, of_convolutions: str
+) -> None:
+    """Of torch's two settings, the old one cannot be read once the new one has been made."""
+    backends: Any = torch.backends
+    backends.fp32_precision, backends.cudnn.conv.fp32_precision = general, of_convolutions
+    before = backends.cudnn.conv.fp32_precision
+    for _ in range(2):
+        with runtime.exact_fp32():
+            assert effective() in ("ieee", "none")
+            with runtime.exact_fp32():
+                assert effective() in ("ieee", "none")
+            assert effective() in ("ieee", "none")
+        assert backends.cudnn.conv.fp32_precision == before
+
+
+def test_a_torch_without_the_new_setting_is_told_by_the_old_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch 2.6 to 2.8."""
+    old = SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends, "cudnn", old)
+    with runtime.exact_fp32():
+        assert not old.allow_tf32
+    assert old.allow_tf32

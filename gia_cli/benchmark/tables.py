@@ -50,7 +50,7 @@ def speed_table(report: SpeedReport, costs: Sequence[Cost]) -> tuple[list[str], 
                 f"{speed.median:.2f} s",
                 f"{min(speed.seconds):.2f} to {max(speed.seconds):.2f}",
                 f"x{first / speed.median:.2f}",
-                f"{speed.peak_bytes / 1e9:.2f} GB",
+                f"{speed.peak_bytes / 1e9:.2f} GB" if speed.peak_bytes else "–",  # noqa: RUF001
                 _share(flops[variant.network] / speed.median, variant.runtime, report),
             ]
         )

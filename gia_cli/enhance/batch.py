@@ -52,7 +52,13 @@ from gia_cli.imaging.writer import FORMATS, output_format
 from gia_cli.progress import Progress
 from gia_cli.raw.libraw import refuse_hopeless
 from gia_cli.raw.reader import RAW_SUFFIXES
-from gia_cli.runtime import available_cores, free_bytes, is_oom_error, resident_bytes
+from gia_cli.runtime import (
+    available_cores,
+    free_bytes,
+    is_main_memory,
+    is_oom_error,
+    resident_bytes,
+)
 from gia_cli.sid_layout import LONG_SUFFIX
 
 Status = Literal["written", "skipped", "failed"]
@@ -739,7 +745,8 @@ class _Pipeline:
     def _room(self, promised: int) -> int:
         """Return how much main memory nobody has and nobody will take."""
         room, limit = free_bytes(), self._enhancer.options.max_memory
-        if limit is not None:
+        runtime = self._enhancer.runtime
+        if limit is not None and is_main_memory(runtime.device, runtime.index):  # else the card's
             room = min(room, limit - resident_bytes())
         return room - promised
 

@@ -13,7 +13,7 @@ from gia_cli.imaging.color import (
     bt709_encode_in_place,
     colors_of_another_camera,
 )
-from gia_cli.imaging.writer import BAND_PIXELS, bands
+from gia_cli.imaging.fusion import row_bands
 from gia_cli.raw.packing import neutral_gains, usable_gains
 from gia_cli.raw.reader import RawFrame
 from gia_cli.weights.storage import WeightsInfo
@@ -91,10 +91,9 @@ def recolor(picture: Array, matrix: NDArray[np.floating]) -> None:
     What lies outside [0, 1] is clipped first, as it would be at the end: a red that overshoots
     white must not colour green and blue.
     """
-    _, height, width = picture.shape
 
     def change(rows: slice) -> None:
         linear = bt709_decode_in_place(namespace(picture).clip(picture[:, rows], 0, 1))
         picture[:, rows] = bt709_encode_in_place(through(matrix, linear))
 
-    in_bands(change, bands(height, BAND_PIXELS // width), picture)
+    in_bands(change, row_bands(picture), picture)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -605,7 +606,8 @@ class Enhancer:
             small = binned(prepared.frame) if part is None else part.small
             options = self._with_memory(running.engine, prepared, options)
             if options.max_memory is not None:
-                plan(running.engine, prepared.mosaic, options)  # raises if that will not fit
+                with suppress(RuntimeError):  # a broken card cannot be asked; `infer` leaves it
+                    plan(running.engine, prepared.mosaic, options)  # raises if that will not fit
             found = black_correction(
                 running, small, ratio, gains, noise, prepared.weights, options, progress
             )

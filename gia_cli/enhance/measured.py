@@ -23,7 +23,7 @@ from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import Quality as Quality
-from gia_cli.runtime import free_bytes, is_oom_error, release_gpu_memory
+from gia_cli.runtime import free_bytes, is_oom_error, release_gpu_memory, turn_on
 from gia_cli.weights.storage import WeightsInfo
 
 
@@ -93,9 +93,10 @@ def where_computed(
     """
     runtime, has_failed = engine.runtime, False
     try:
-        if _has_room(engine, picture.shape[1] * picture.shape[2]):
-            work_there(work, picture, runtime.place)
-            return
+        with turn_on(runtime):
+            if _has_room(engine, picture.shape[1] * picture.shape[2]):
+                work_there(work, picture, runtime.torch_device)
+                return
     except RuntimeError as error:  # torch's own are; a broken card raises when asked for its memory
         has_failed = True
         words = (str(error) or type(error).__name__).splitlines()[0]

@@ -728,8 +728,8 @@ def _looked_up(
     flat, at = table.ravel(), low_row * cols + low_col
     upper = flat[at] + right * (flat[at + 1] - flat[at])
     lower = flat[at + cols] + right * (flat[at + cols + 1] - flat[at + cols])
-    found: NDArray[np.float32] = upper + down * (lower - upper)
-    return found
+    found: NDArray[np.floating] = upper + down * (lower - upper)  # whole numbers make it double
+    return found.astype(np.float32)
 
 
 def weighted(band: Array, share_y: Array, share_c: Array) -> Array:

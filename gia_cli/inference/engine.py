@@ -16,6 +16,7 @@ from gia_cli.runtime import DeviceKind, Runtime, is_oom_error
 FP32_LEVELS = 2
 
 
+Model = TypeVar("Model")
 #: What an engine hands out to get back; opaque to everything else.
 Features = Any
 Term = Any
@@ -127,6 +128,10 @@ class Engine(Protocol):
         """Memory of that kind that it holds already: with `fixed_bytes` always the same sum."""
 
     @property
+    def most_pixels(self) -> int | None:
+        """Packed pixels that can be computed at once, however much memory is free; None: any."""
+
+    @property
     def split(self) -> Split | None:
         """Say how a frame is computed in three parts; None if it cannot be."""
 
@@ -151,6 +156,9 @@ class Engine(Protocol):
     def release(self) -> None:
         """Hand back all memory that is only kept for later: a smaller try follows."""
 
+    def abandon(self) -> None:
+        """Take leave of a device that has failed: nothing may be freed that has to ask it."""
+
     def end_photo(self) -> None:
         """Hand back what should not be held until the next photo."""
 
@@ -159,6 +167,55 @@ class Engine(Protocol):
 
     def on_cpu(self) -> Engine | None:
         """Find the same engine on the CPU, in fp32; None if it is there already."""
+
+
+class Compiled(Generic[Model]):
+    """The models that an engine compiled last, each for a part of a network and a size.
+
+    On a CPU one is held, because each keeps memory; compiling takes a tenth of a second. Elsewhere
+    it takes many times as long, and a photo alternates between two sizes: a small copy, on which
+    its black level is looked for, and the photo itself.
+
+    Parameters
+    ----------
+    most : int
+        How many are held.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._models: dict[tuple[str, tuple[int, ...] | None], Model] = {}
+
+    @classmethod
+    def on(cls, device: DeviceKind) -> Compiled[Model]:
+        """Hold as many as is worth it on a device."""
+        return cls(1 if device == "cpu" else 2)
+
+    def get(
+        self, part: str, sides: tuple[int, ...] | None, compile_it: Callable[[], Model]
+    ) -> Model:
+        """Find a model, or compile it, once the one that was not wanted for longest has gone."""
+        model = self._models.pop((part, sides), None)
+        if model is None:
+            while len(self._models) >= self.most:
+                del self._models[next(iter(self._models))]
+            model = compile_it()
+        self._models[part, sides] = model  # the last to go
+        return model
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._models.clear()
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of those that are held."""
+        return [part for part, _ in self._models]
+
+    @property
+    def models(self) -> list[Model]:
+        """Those that are held, the last one last."""
+        return list(self._models.values())
 
 
 class StatedGraph(Protocol):
@@ -210,6 +267,9 @@ class GraphEngine(Generic[Graph]):
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`."""
         return is_oom_error(error)
+
+    def abandon(self) -> None:
+        """See `Engine`."""
 
     def in_fp32(self) -> Engine | None:
         """See `Engine`: elsewhere than on the CPU graphs run in fp32."""

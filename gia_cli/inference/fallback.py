@@ -181,6 +181,8 @@ class Running:
             There is none, or it cannot be opened.
         """
         failed = self.engine
+        if not (failure.is_of_memory or failure.is_of_numbers):
+            failed.abandon()
         same = failed.in_fp32() if failure.is_of_numbers else None
         is_hopeless = failure.is_of_memory and failed.device == "cpu"  # the next one takes no less
         if is_hopeless or (same is None and not self.has_another):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import redirect_stdout
+from functools import lru_cache, partial
+from io import StringIO
 from threading import Event
 from typing import Any
 
@@ -13,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from gia_cli.errors import DeviceError, WeightsMismatchError
-from gia_cli.inference.engine import GraphEngine, Meter, require_finite
+from gia_cli.inference.engine import Compiled, GraphEngine, Meter, require_finite
 from gia_cli.inference.layout import LAYOUTS
 from gia_cli.inference.named_arrays import NamedArrays
 from gia_cli.inference.onnx_graph import Sides, UNetOnnx
@@ -59,8 +62,8 @@ def version() -> str:
 class OnnxEngine(GraphEngine[UNetOnnx]):
     """An `Engine` on ONNX Runtime.
 
-    The graph of each part is made from the weights when it is first wanted, and one session is held
-    at a time. On CPUs and CUDA one session serves every size.
+    The graph of each part is made from the weights when it is first wanted, and few sessions are
+    held (`Compiled`). On CPUs and CUDA one session serves every size.
 
     Parameters
     ----------
@@ -81,6 +84,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
     """
 
     split = None  # large frames take tiles of the whole network
+    most_pixels = None
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
         self.index = index
         self.config: NetConfig = graph.config
         self._weight_bytes = 0
-        self._session: tuple[str, Sides, Any] | None = None
+        self._sessions: Compiled[Any] = Compiled(1)
         self.device: DeviceKind = "cpu"
         self._start(devices, progress)
 
@@ -143,13 +147,14 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
     def fixed_bytes(self) -> int:
         """See `Engine`: a session's weights, and the library's own at its first run."""
         run = _RUN_BYTES + round(_RUN_SHARE * self._weight_bytes)
-        return self._session_bytes + _LIBRARY_BYTES + run - self.held_bytes
+        sessions = self._sessions.most * self._session_bytes
+        return sessions + _LIBRARY_BYTES + run - self.held_bytes
 
     @property
     def held_bytes(self) -> int:
         """See `Engine`."""
         library = _LIBRARY_BYTES if _HAS_RUN.is_set() else 0
-        return library + (self._session_bytes if self._session is not None else 0)
+        return library + len(self._sessions.parts) * self._session_bytes
 
     @property
     def _session_bytes(self) -> int:
@@ -184,10 +189,10 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
 
     def release(self) -> None:
         """See `Engine`."""
-        self._session = None
+        self._sessions.clear()
 
     def end_photo(self) -> None:
-        """See `Engine`; the session stays, which keeps no intermediate results."""
+        """See `Engine`; sessions stay, which keep no intermediate results."""
 
     def on_cpu(self) -> OnnxEngine | None:
         """See `Engine`."""
@@ -199,6 +204,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
         """Find the first device that works, before the first photo is computed."""
         failed = ""
         for self.device in devices:
+            self._sessions = Compiled.on("cpu" if self._is_open else self.device)
             if failed:
                 progress.note(f"{failed}; continuing on {self.device}.")
             try:
@@ -213,24 +219,28 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
 
     def _open(self, part: str, sides: Sides) -> Any:
         """Return a session for a part and a size."""
-        if self.device not in _FIXED_SIZES:
+        if self._is_open:
             sides = None
-        if self._session is not None and self._session[:2] == (part, sides):
-            return self._session[2]
-        self._session = None  # its memory first
+        return self._sessions.get(part, sides, partial(self._open_anew, part, sides))
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether a session takes any size."""
+        return self.device not in _FIXED_SIZES
+
+    def _open_anew(self, part: str, sides: Sides) -> Any:
         build = getattr(self._graph, part)
         model = (build() if part == "term" else build(sides)).SerializeToString()
         if part == "whole":
             self._weight_bytes = len(model)
-        session = new_session(model, self.device, self.index)
-        self._session = part, sides, session
-        return session
+        return new_session(model, self.device, self.index)
 
     def _infer(self, part: str, sides: Sides, **inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a part of the graph; arrays are (C, H, W) on both sides."""
         session = self._open(part, sides)
         feed = {name: np.ascontiguousarray(array[None]) for name, array in inputs.items()}
-        result: NDArray[np.float32] = run_session(session, feed)[0]
+        shrinks = f"gpu:{self.index}" if self.device == "cuda" else ""
+        result: NDArray[np.float32] = run_session(session, feed, shrinks)[0]
         _HAS_RUN.set()
         return require_finite(result)
 
@@ -268,17 +278,57 @@ def new_session(model: bytes, device: DeviceKind = "cpu", index: int = 0) -> Any
     settings.enable_cpu_mem_arena = False
     settings.enable_mem_pattern = False
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options: dict[str, str] = {}
-    if device == "cuda":  # fp32 stays fp32
-        options = {"use_tf32": "0", "device_id": str(index)}
-    session = ort.InferenceSession(model, settings, providers=[(PROVIDERS[device], options)])
+    # Otherwise a provider that fails is replaced by the CPU's, with a word on stdout at most.
+    session = ort.InferenceSession(
+        model,
+        settings,
+        providers=[(PROVIDERS[device], _options(device, index, settings))],
+        enable_fallback=0,
+    )
     if session.get_providers()[0] != PROVIDERS[device]:
         raise RuntimeError(f"{PROVIDERS[device]} did not start")
     return session
 
 
-def run_session(session: Any, feed: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+def _options(device: DeviceKind, index: int, settings: ort.SessionOptions) -> dict[str, str]:
+    """Say what a device's provider is to heed, in its options and in the session's settings."""
+    if device == "coreml":  # the default is its older format, which may compute in fp16
+        return {"ModelFormat": "MLProgram", "MLComputeUnits": "CPUAndGPU"}
+    if device != "cuda":
+        return {}
+    _load_cuda()
+    # What runs leave behind can go back only where the weights lie elsewhere.
+    settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    return {
+        "device_id": str(index),
+        "use_tf32": "0",  # fp32 stays fp32
+        # Each size of a tile would be tried out at length, and memory taken in powers of two.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+
+@lru_cache(maxsize=1)
+def _load_cuda() -> None:
+    """Load CUDA's libraries from pip's packages, where torch has not: nothing else finds them."""
+    load = getattr(ort, "preload_dlls", None)
+    if load is not None:
+        with redirect_stdout(StringIO()):  # its words; the session says what it lacks
+            load()
+
+
+def run_session(
+    session: Any, feed: dict[str, NDArray[np.float32]], shrinks: str = ""
+) -> NDArray[np.float32]:
     """Run a session in a thread of its own, so that Ctrl-C ends it; the first output.
+
+    Parameters
+    ----------
+    session : InferenceSession
+    feed : dict
+        Its inputs by name.
+    shrinks : str
+        Whose memory to give back afterwards, such as "gpu:0".
 
     Raises
     ------
@@ -287,6 +337,8 @@ def run_session(session: Any, feed: dict[str, NDArray[np.float32]]) -> NDArray[n
     """
     settings = ort.RunOptions()
     settings.log_severity_level = _ERRORS_ONLY
+    if shrinks:
+        settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinks)
     with ThreadPoolExecutor(1) as pool:
         try:  # Ctrl-C may come as soon as it has started
             running = pool.submit(session.run, None, feed, settings)

@@ -50,6 +50,18 @@ def multiplies_in_bf16() -> bool:
     return bool(the_core().get_property("CPU", "INFERENCE_PRECISION_HINT") == ov.Type.bf16)
 
 
+@lru_cache(maxsize=1)
+def gpu_name() -> str:
+    """Name the GPU of Intel's to compute on: a graphics card rather than one in the processor.
+
+    OpenVINO itself means by "GPU" the first one, which is mostly the one in the processor.
+    """
+    core, card = the_core(), ov.properties.device.Type.DISCRETE
+    names = [name for name in core.available_devices if name.partition(".")[0] == "GPU"]
+    cards = [name for name in names if core.get_property(name, "DEVICE_TYPE") == card]
+    return str((cards or names or ["GPU"])[0])
+
+
 def fp32_convolution(x: Any, kernel: Any, pad: int, dilation: int = 1) -> Any:
     """Convolve in fp32, whatever the rest of the model is compiled for.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -15,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gia_cli.errors import WeightsMismatchError
-from gia_cli.inference.engine import GraphEngine, Meter, Split, require_finite
-from gia_cli.inference.openvino_core import multiplies_in_bf16, the_core
+from gia_cli.inference.engine import Compiled, GraphEngine, Meter, Split, require_finite
+from gia_cli.inference.openvino_core import gpu_name, multiplies_in_bf16, the_core
 from gia_cli.inference.openvino_graph import SPLIT_LEVEL, UNetGraph, Weights
 from gia_cli.inference.quiet_openvino import openvino as ov
 from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import DeviceKind, Runtime, available_cores
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
-#: OpenVINO's names of devices.
-PLUGINS: dict[DeviceKind, str] = {"cpu": "CPU", "intel-gpu": "GPU"}
+# OpenVINO's name of the property.
+_LARGEST_BLOCK = "GPU_DEVICE_MAX_ALLOC_MEM_SIZE"
 # Until a wait returns, Ctrl-C must wait too.
 _WAIT_MS = 100
 # Held once a model is compiled, to its weights as they are computed with. Measured: 1.3 in fp32,
@@ -47,11 +48,11 @@ def version() -> str:
 class OpenVinoEngine(GraphEngine[UNetGraph]):
     """An `Engine` on OpenVINO.
 
-    A model is compiled for one size of its planes, which takes a tenth of a second and as much
-    again in its first run: with its sides left open it needs half as much memory again. Compiled
-    models are not kept on disk, for reading one takes as long as compiling it. One is held at a
-    time, because each keeps the memory of its intermediate results; so tiles of one size had better
-    come in a row.
+    A model is compiled for one size of its planes, which takes a tenth of a second on a CPU and as
+    much again in its first run: with its sides left open it needs half as much memory again.
+    Compiled models are not kept on disk, for reading one takes as long as compiling it there. Few
+    are held (`Compiled`), because each keeps the memory of its intermediate results; so tiles of
+    one size had better come in a row.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         self._weights = Weights(arrays, origin)
         self._graph = UNetGraph(config, self._weights, in_bf16=self._in_bf16)
         self._graph.whole()  # wrong weights should fail before the first photo is computed
-        self._compiled: tuple[str, tuple[int, ...], ov.CompiledModel] | None = None
+        self._compiled: Compiled[ov.CompiledModel] = Compiled.on(device)
 
     @classmethod
     def load(
@@ -133,7 +134,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         """See `Engine`; Intel's graphics cards have memory of their own."""
         if self.device == "cpu":
             return True
-        kind = the_core().get_property(PLUGINS[self.device], "DEVICE_TYPE")
+        kind = the_core().get_property(self._place, "DEVICE_TYPE")
         return bool(kind == ov.properties.device.Type.INTEGRATED)
 
     @property
@@ -143,20 +144,39 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
 
     @property
     def fixed_bytes(self) -> int:
-        """See `Engine`: a copy of the weights, and OpenVINO's own at its first run."""
-        return self._compiled_bytes + _LIBRARY_BYTES - self.held_bytes
+        """See `Engine`: each model's copy of the weights, and OpenVINO's own at its first run."""
+        return self._compiled.most * self._compiled_bytes + _LIBRARY_BYTES - self.held_bytes
 
     @property
     def held_bytes(self) -> int:
         """See `Engine`."""
-        is_held = self._compiled is not None and self._compiled[0] in _WITH_ALL_WEIGHTS
+        held = sum(part in _WITH_ALL_WEIGHTS for part in self._compiled.parts)
         library = _LIBRARY_BYTES if _HAS_RUN.is_set() else 0
-        return library + (self._compiled_bytes if is_held else 0)
+        return library + held * self._compiled_bytes
+
+    @property
+    def _place(self) -> str:
+        """The device as OpenVINO names it."""
+        return "CPU" if self.device == "cpu" else gpu_name()
 
     @property
     def _compiled_bytes(self) -> int:
-        """What the weights take once a model is compiled."""
+        """What the weights take in a compiled model."""
         return round(_COMPILED_SHARE * self._weight_bytes)
+
+    @property
+    def most_pixels(self) -> int | None:
+        """See `Engine`: GPUs have a largest block; of the maps, two stand side by side at the end.
+
+        OpenVINO says of a GPU how large that is; of others, and older ones, nothing is known.
+        """
+        if self.device == "cpu":
+            return None
+        try:
+            largest = int(the_core().get_property(self._place, _LARGEST_BLOCK))
+        except RuntimeError:
+            return None
+        return largest // (2 * self.config.width * np.dtype(np.float32).itemsize)
 
     @property
     def split(self) -> Split:
@@ -204,19 +224,20 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
 
     def release(self) -> None:
         """See `Engine`."""
-        self._compiled = None
+        self._compiled.clear()
 
     def end_photo(self) -> None:
-        """See `Engine`; the compiled model stays, without its intermediate results."""
-        if self._compiled is not None and self.device == "cpu":
-            self._compiled[2].release_memory()
+        """See `Engine`; compiled models stay, on a CPU without their intermediate results."""
+        if self.device == "cpu":
+            for model in self._compiled.models:
+                model.release_memory()
 
     def in_fp32(self) -> OpenVinoEngine | None:
         """See `Engine`; int8 weights have no such numbers."""
         if self._is_int8 or not self._in_bf16:
             return None
         other = copy.copy(self)
-        other._in_bf16, other._compiled = False, None
+        other._in_bf16, other._compiled = False, Compiled.on(self.device)
         other._graph = UNetGraph(self.config, self._weights)
         return other
 
@@ -225,7 +246,7 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         if self.device == "cpu":
             return None
         other = copy.copy(self)
-        other.device, other._compiled = "cpu", None
+        other.device, other._compiled = "cpu", Compiled.on("cpu")
         return other
 
     # ------------------------------------------------------------ inside
@@ -270,9 +291,9 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         return require_finite(result[0])
 
     def _compile(self, part: str, sides: tuple[int, ...]) -> ov.CompiledModel:
-        if self._compiled is not None and self._compiled[:2] == (part, sides):
-            return self._compiled[2]
-        self._compiled = None  # its memory first
+        return self._compiled.get(part, sides, partial(self._compile_anew, part, sides))
+
+    def _compile_anew(self, part: str, sides: tuple[int, ...]) -> ov.CompiledModel:
         model = self._graph.term() if part == "term" else getattr(self._graph, part)(*sides)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -284,6 +305,4 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
             # A thread bound to a core that others use, too, keeps all the rest waiting: measured
             # 10 % slower on a busy machine.
             settings["ENABLE_CPU_PINNING"] = False
-        compiled = the_core().compile_model(model, PLUGINS[self.device], settings)
-        self._compiled = part, sides, compiled
-        return compiled
+        return the_core().compile_model(model, self._place, settings)

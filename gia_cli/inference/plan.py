@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -199,8 +200,10 @@ def _alone(need: _Need, room: float, options: InferOptions) -> Plan:
     read = _read_area(_SMALLEST_PLANNED_CORE, frame, engine.halo)
     least = max(need.beside_tiles + read * need.per_pixel, need.to_develop)
     limit = options.max_memory
+    most = engine.most_pixels or math.inf
     if limit is None or limit - _held(engine, options) >= need.to_develop:
-        if need.whole <= room and not (options.in_parts and engine.split):
+        fits = need.whole <= room and frame[0] * frame[1] <= most
+        if fits and not (options.in_parts and engine.split):
             return Plan(frame, frame, passes)
         split = _split_plan(need, room)
         if split is not None:
@@ -210,7 +213,7 @@ def _alone(need: _Need, room: float, options: InferOptions) -> Plan:
             f"{limit / 1e6:.0f} MB are not enough for this photo.",
             hint=f"Raise --max-memory to {needed / 1e6 + 1:.0f}MB.",
         )
-    area = (room - need.beside_tiles) / need.per_pixel
+    area = min((room - need.beside_tiles) / need.per_pixel, most)
     return Plan(_largest_core(frame, area, engine.halo, engine.stride), frame, passes)
 
 

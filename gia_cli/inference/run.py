@@ -25,7 +25,7 @@ from gia_cli.inference.fallback import Failure, Running, failure_of
 from gia_cli.inference.plan import InferOptions, Plan, plan
 from gia_cli.progress import SILENT, Progress
 from gia_cli.raw.packing import PackedMosaic, picture_shape
-from gia_cli.runtime import return_freed_memory, return_large_blocks
+from gia_cli.runtime import return_freed_memory, return_large_blocks, turn_on
 from gia_cli.tiling import Tile, even_tiles, round_up, tiles
 
 # One of 32 reads 49 times its own area: no plan takes that, but a fallback after a failure may go
@@ -102,12 +102,13 @@ def infer(
     while True:
         engine, is_smaller = running.engine, current is not None
         try:
-            current = current or running.limited(plan(engine, mosaic, options))
-            if terms is not None:  # the levels below the outer ones would take the vector of theirs
-                current = replace(current, split=None)
-            progress.detail(f"network: {current}")
-            known = None if terms is None else terms(engine)
-            picture = mosaic.crop(_run(engine, mosaic, current, progress, known))
+            with turn_on(engine.runtime):
+                current = current or running.limited(plan(engine, mosaic, options))
+                if terms is not None:  # levels below the outer ones would take the vector of theirs
+                    current = replace(current, split=None)
+                progress.detail(f"network: {current}")
+                known = None if terms is None else terms(engine)
+                picture = mosaic.crop(_run(engine, mosaic, current, progress, known))
         except (MemoryError, RuntimeError) as error:  # the engines' own are RuntimeErrors
             failure = _failure(error, running, outer)
         else:

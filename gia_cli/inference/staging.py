@@ -7,6 +7,7 @@ put into the other, or taken out of it. Pinning takes long, so the buffers are k
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -110,6 +111,15 @@ class Staging:
             under_way()
         return result
 
+    def abandon(self) -> None:
+        """Keep the buffers until the process ends, for freeing them may end it at once.
+
+        Of pinned memory that copies have gone through, torch records an event when it is freed.
+        After some of CUDA's errors that fails too, where nobody can catch it.
+        """
+        for buffer in (*self._up.buffers, *self._down.buffers):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
+
     def _fetch(self, piece: Tensor, target: Tensor) -> Callable[[], None]:
         """Send a band on its way; returns what waits for it and puts it into its place."""
         buffer = self._down.next(piece)
@@ -134,7 +144,7 @@ class _Pair:
 
     def __init__(self, queue: Queue, size: int) -> None:
         self._queue = queue
-        self._buffers = [queue.buffer(size), queue.buffer(size)]
+        self.buffers = [queue.buffer(size), queue.buffer(size)]
         self._marks: list[Done | None] = [None, None]
         self._turn = 0
 
@@ -148,9 +158,9 @@ class _Pair:
         if mark is not None:
             mark.synchronize()
         size = piece.numel() * piece.element_size()
-        if self._buffers[self._turn].numel() < size:  # a row that is wider than any photo's
-            self._buffers[self._turn] = self._queue.buffer(size)
-        flat = self._buffers[self._turn][:size].view(piece.dtype)
+        if self.buffers[self._turn].numel() < size:  # a row that is wider than any photo's
+            self.buffers[self._turn] = self._queue.buffer(size)
+        flat = self.buffers[self._turn][:size].view(piece.dtype)
         if piece.is_contiguous(memory_format=torch.channels_last):
             count, channels, rows, width = piece.shape
             return flat.view(count, rows, width, channels).permute(0, 3, 1, 2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from threading import Event, Lock
+from threading import Event
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from gia_cli.nets.config import NetConfig
 from gia_cli.runtime import (
     DeviceKind,
     Runtime,
+    exact_fp32,
     is_main_memory,
     is_oom_error,
     release_gpu_memory,
@@ -37,6 +38,8 @@ _BAND_NUMBERS, _BAND_PICTURES = 3.5, 3
 # What torch and oneDNN take on the CPU, whatever the size. Measured: 13 to 21 MB once they have run
 # (code, kernels made for it, threads), and up to 15 MB while they do (reordered weights).
 _LIBRARY_BYTES, _LIBRARY_KEEPS = 40_000_000, 15_000_000
+# Metal ends the process over a larger array.
+_MPS_ARRAY_BYTES = 2**32 - 1
 # Set once a network has run on the CPU of this process.
 _HAS_RUN = Event()
 
@@ -59,6 +62,7 @@ class TorchEngine:
         self._runtime = runtime
         self._running: Network | None = None
         self._staging: Staging | None = None
+        self._has_worked = False
 
     @classmethod
     def load(cls, info: WeightsInfo, runtime: Runtime) -> TorchEngine:
@@ -134,6 +138,13 @@ class TorchEngine:
         """See `Engine`."""
         return _LIBRARY_KEEPS if self.device == "cpu" and _HAS_RUN.is_set() else 0
 
+    @property
+    def most_pixels(self) -> int | None:
+        """See `Engine`; of the map that has most numbers, the first level's."""
+        if self.device != "mps":
+            return None
+        return _MPS_ARRAY_BYTES // (self.config.width * self._runtime.number_bytes)
+
     # ------------------------------------------------------------ what it computes
 
     def run(self, planes: NDArray[np.float32], meter: Meter) -> NDArray[np.float32]:
@@ -157,7 +168,7 @@ class TorchEngine:
             wide = torch.from_numpy(mean)[None]
             dtype = _dtype(self._runtime)
             # Rounded on the host: MPS has no doubles.
-            return network.global_term(index, wide.to(dtype).to(self._runtime.place))
+            return network.global_term(index, wide.to(dtype).to(self._runtime.torch_device))
 
     def render(self, features: list[Tensor], terms: Sequence[Tensor]) -> NDArray[np.float32]:
         """See `Engine`."""
@@ -168,11 +179,16 @@ class TorchEngine:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `Engine`. The CPU's allocator, MPS and oneDNN raise a bare RuntimeError."""
-        return is_oom_error(error)
+        return is_oom_error(error, has_worked=self._has_worked)
 
     def release(self) -> None:
         """See `Engine`."""
         release_gpu_memory(self.device)
+
+    def abandon(self) -> None:
+        """See `Engine`."""
+        if self._staging is not None:
+            self._staging.abandon()
 
     def end_photo(self) -> None:
         """See `Engine`; torch's cache on a GPU stays, for the next photo wants it again."""
@@ -199,6 +215,7 @@ class TorchEngine:
             self._staging = _staging_for(self._runtime)
         with torch.inference_mode(), _true_fp32(self._runtime):
             yield self._running
+        self._has_worked = True
         if self.device == "cpu":
             _HAS_RUN.set()
 
@@ -207,13 +224,13 @@ class TorchEngine:
             target = torch.empty(
                 (1, *planes.shape),
                 dtype=_dtype(self._runtime),
-                device=self._runtime.place,
+                device=self._runtime.torch_device,
                 memory_format=torch.channels_last,
             )
             self._staging.upload(planes, target)
             return target
         tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
-        tensor = tensor.to(self._runtime.place, _dtype(self._runtime))
+        tensor = tensor.to(self._runtime.torch_device, _dtype(self._runtime))
         return tensor.to(memory_format=torch.channels_last)
 
     def _to_host(self, tensor: Tensor) -> NDArray[np.float32]:
@@ -225,7 +242,7 @@ def _staging_for(runtime: Runtime) -> Staging | None:
     if runtime.device != "cuda":
         return None
     try:
-        return Staging(CudaQueue(runtime.place))
+        return Staging(CudaQueue(runtime.torch_device))
     except RuntimeError:  # pinned memory is limited on some systems; the card may be fine
         return None
 
@@ -250,47 +267,15 @@ def _brought_to(network: Network, runtime: Runtime) -> Network:
     weight = next(network.parameters())
     there = weight.device.type, weight.device.index or 0, weight.dtype
     if there != (runtime.device, runtime.index, _dtype(runtime)):
-        network = copy.deepcopy(network).to(runtime.place, _dtype(runtime))
+        network = copy.deepcopy(network).to(runtime.torch_device, _dtype(runtime))
     # Channels last: 1.3 times faster on CPUs, and what tensor cores want.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
-@contextmanager
-def _true_fp32(runtime: Runtime) -> Iterator[None]:
-    """Keep cuDNN from computing "fp32" with TF32's 10 bits, as torch lets it by default."""
-    if runtime.device != "cuda" or runtime.dtype != "float32":
-        yield
-        return
-    with _EXACT:
-        yield
-
-
-class _Exact:
-    """The setting is the process's: the first thread of several makes it, the last undoes it."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._users = 0
-        self._setting = ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._users:
-                flags = torch.backends.cudnn.flags(
-                    enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-                )
-                self._setting.enter_context(flags)
-            self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                self._setting.close()
-
-
-_EXACT = _Exact()
+def _true_fp32(runtime: Runtime) -> AbstractContextManager[None]:
+    is_concerned = runtime.device == "cuda" and runtime.dtype == "float32"
+    return exact_fp32() if is_concerned else nullcontext()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ differ by up to 7 % in the mid-tones: give these to compare with it. Values are 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +52,6 @@ def find_file(folder: Path, *patterns: str) -> Path | None:
         if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
             return found[0]
     return None
-
-
-def exact_fp32() -> AbstractContextManager[Any]:
-    """Keep cuDNN from computing fp32 convolutions with 10 bits, as it does by default."""
-    cudnn = torch.backends.cudnn
-    context: AbstractContextManager[Any] = cudnn.flags(enabled=cudnn.enabled, allow_tf32=False)
-    return context
 
 
 def missing(what: str, names: list[str], folder: Path, path: Path | None) -> Unavailable:

@@ -18,13 +18,13 @@ from gia_cli.metrics.fidelity import Picture, require_alike
 from gia_cli.metrics.perceptual import (
     Unavailable,
     as_tensor,
-    exact_fp32,
     find_file,
     missing,
     origin_of,
     refuse_left_over,
     weights_folder,
 )
+from gia_cli.runtime import exact_fp32
 from gia_cli.weights.pretrained import fit_tensors, read_tensors
 
 #: Side in pixels of the patches that PieAPP judges.

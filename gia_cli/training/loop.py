@@ -37,7 +37,13 @@ from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
 from gia_cli.metrics.fidelity import psnr
 from gia_cli.progress import SILENT, Progress
-from gia_cli.runtime import is_oom_error, release_gpu_memory, resolve, without_autocast
+from gia_cli.runtime import (
+    exact_fp32,
+    is_oom_error,
+    release_gpu_memory,
+    resolve,
+    without_autocast,
+)
 from gia_cli.training.auxiliary import (
     auxiliary_loss,
     checkerboard_loss,
@@ -63,7 +69,6 @@ from gia_cli.training.setup import (
     open_job,
     prepare_process,
     save_checkpoint,
-    true_fp32,
 )
 
 # Batches draw from [seed, step] and [seed, step, rank + 1]: no run has so many ranks.
@@ -113,7 +118,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
     """
     alone = ranks_from_environment()
     refuse_one_card(config.device, alone)
-    device = torch.device(resolve(config.device, "fp32").place)
+    device = torch.device(resolve(config.device, "fp32").torch_device)
     prepare_process()
     device = own_device(device, alone)
     with (
@@ -122,7 +127,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
         only_run_in(config.run, ranks),
     ):
         job = open_job(config, device, ranks, progress)
-        with _stop_flag() as stop, true_fp32():
+        with _stop_flag() as stop, exact_fp32():
             try:
                 return _loop(job, stop, progress)
             except RuntimeError as error:  # torch has no narrower ones

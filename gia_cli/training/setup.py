@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -201,17 +200,6 @@ def prepare_process() -> None:
     """Set what every training process needs."""
     torch.set_flush_denormal(True)
     keep_freed_memory()
-
-
-@contextmanager
-def true_fp32() -> Iterator[None]:
-    """Keep cuDNN from computing "fp32" with TF32's 10 bits: the last layer, MS-SSIM's variances."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: Progress) -> Job:

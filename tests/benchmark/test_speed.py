@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,25 @@ def test_onnx_runtime_is_timed_on_the_card_that_was_asked_for(
     monkeypatch.setattr(onnx_engine, "new_session", open_session)
     bench._onnx_engine(build(small("sid-net")), Runtime("cuda", "float32", 1))
     assert opened == [("cuda", 1)]
+
+
+def test_a_card_has_its_memory_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To take it costs time, and is done once for a folder of photos; others need it between."""
+    done: list[str] = []
+    clock = iter(range(100))
+    monkeypatch.setattr(bench, "infer", lambda *_: done.append("network"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("give back"))
+
+    def look() -> float:
+        done.append("clock")
+        return float(next(clock))
+
+    monkeypatch.setattr(time, "perf_counter", look)
+    variant = Variant("sid-net", "whole", (64, 96), "bayer", "cpu", "fp32")
+    monkeypatch.setattr(Variant, "runtime", Runtime("cuda", "float32"))
+    run, _ = bench._prepare(variant)
+    assert run() == 1
+    assert done == ["network", "clock", "network", "clock", "give back"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from gia_cli.enhance.batch import (
 )
 from gia_cli.enhance.enhancer import Enhancer, Rendered
 from gia_cli.enhance.exposure import ExposureRequest
-from gia_cli.enhance.lanes import Lanes
+from gia_cli.enhance.lanes import Behind, InOrder, Lanes
 from gia_cli.enhance.stages import Computed, Enhanced, Prepared
 from gia_cli.errors import (
     EmptyFileError,
@@ -47,7 +48,7 @@ from gia_cli.errors import (
 from gia_cli.imaging.save_options import SaveOptions
 from gia_cli.inference.plan import InferOptions
 from gia_cli.progress import SILENT
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import DeviceKind, Runtime
 
 MakePhoto = Callable[..., Path]
 
@@ -941,6 +942,20 @@ def fakes(
     return enhancer, plan_jobs([folder], options), options, fails
 
 
+@pytest.mark.parametrize(("device", "many"), [("cpu", False), ("cuda", True)])
+def test_a_limit_of_a_cards_memory_is_none_of_the_hosts(
+    device: DeviceKind, many: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker has that shares a card with others; the process holds more than that already."""
+    enhancer, _, options, _ = fakes(tmp_path, 0, Lanes(4, 4, True), monkeypatch)
+    enhancer.runtime = Runtime(device, "float32")
+    enhancer.options = InferOptions(max_memory=1)
+    running = batch._Pipeline(enhancer, options, SILENT, Lanes(4, 4, True), InOrder(lambda _: None))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        behind = Behind(pool)
+        assert running._writers_for(1, behind) == (4 if many else 1)
+
+
 LANES = [Lanes(), Lanes(1, 3, True), Lanes(3, 1), Lanes(4, 4, True)]
 
 
@@ -1029,6 +1044,7 @@ def test_where_memory_is_short_one_photo_is_ahead_and_one_behind(
     for room, limit in ((0, None), (10**12, 10**9)):
         enhancer, jobs, options, _ = fakes(tmp_path, 2, Lanes(4, 4, True), monkeypatch)
         enhancer.options = InferOptions(max_memory=limit)
+        enhancer.runtime = Runtime("mps", "float32")
         monkeypatch.setattr(batch, "free_bytes", lambda room=room: room)
         monkeypatch.setattr(batch, "resident_bytes", lambda: 10**9)
         run_jobs(jobs, enhancer, options, progress=SILENT)  # type: ignore[arg-type]

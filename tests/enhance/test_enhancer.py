@@ -221,6 +221,17 @@ def test_what_overshoots_white_colors_nothing_else() -> None:
     np.testing.assert_allclose(there.numpy(), expected, atol=2e-6)
 
 
+def test_a_card_recolors_in_tall_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few pixels each, starting the kernels would take longer than they do."""
+    cut: list[int] = []
+    monkeypatch.setattr(
+        "gia_cli.enhance.camera_match.in_bands", lambda work, rows, like: cut.append(len([*rows]))
+    )
+    recolor(torch.empty(3, 4000, 6000, device="meta"), np.eye(3))
+    recolor(np.broadcast_to(np.float32(0), (3, 4000, 6000)), np.eye(3))
+    assert cut[0] < 20 and cut[1] > 300
+
+
 def test_an_xtrans_photo_of_another_camera_gets_its_colors_too(make_raf: MakePhoto) -> None:
     frame, weights = gia_cli.read_raw(make_raf()), find_weights(None, "xtrans")
     assert camera_colors(frame, weights) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from gia_cli.enhance.measured import fuse_measured, where_computed
 from gia_cli.imaging.arrays import Array, work_there
 from gia_cli.imaging.fusion import NO_SHARES, Grain, Shares, device_bytes
 from gia_cli.progress import Silent
-from gia_cli.runtime import Runtime
+from gia_cli.runtime import Runtime, turn_on
 
 
 @dataclass
@@ -147,6 +148,19 @@ def test_a_card_that_cannot_be_asked_for_its_memory_leaves_it_on_the_host(
     where_computed(halve, picture, an_engine(CARD), notes)
     assert not card["places"] and (picture == 0.25).all()
     assert len(notes.said) == 1 and "illegal memory access" in notes.said[0]
+
+
+def test_a_picture_is_finished_when_its_card_computes_no_other(
+    picture: NDArray[np.float32], card: dict[str, Any]
+) -> None:
+    """Else either of the two would see memory as free that the other one is about to take."""
+    with ThreadPoolExecutor(1) as pool:
+        with turn_on(CARD):
+            finishing = pool.submit(where_computed, halve, picture, an_engine(CARD))
+            done, _ = wait([finishing], timeout=0.05)
+            assert not done and not card["places"]
+        finishing.result(10)
+    assert card["places"] == ["cuda:1"] and (picture == 0.25).all()
 
 
 @pytest.mark.slow

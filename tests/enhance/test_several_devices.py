@@ -167,6 +167,34 @@ def test_a_card_that_was_passed_over_gets_no_photo_when_the_other_fails_too(
     assert list(other) == jobs[1:]
 
 
+@pytest.mark.parametrize("limit", [None, 4_000_000_000])
+def test_a_card_that_cannot_even_be_asked_for_its_memory_is_left(
+    limit: int | None, photos: list[Path], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error of CUDA that sticks; with a limit it is asked before the network runs."""
+
+    def lost(device: str, index: int = 0) -> int:
+        if device == "cuda":
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return 10**12
+
+    def spy(info: WeightsInfo, runtime: Runtime, engine: Any, progress: Any) -> Engine:
+        if runtime.device == "cpu":
+            return open_engine(info, runtime, "torch", progress)
+        return Card(load_network(info), fine)
+
+    monkeypatch.setattr(engines, "open_engine", spy)
+    monkeypatch.setattr("gia_cli.inference.plan.free_bytes", lost)
+    enhancer = Enhancer(weights, Runtime("cuda", "float16"), InferOptions(max_memory=limit))
+    progress = ProgressSpy()
+    for photo in photos[:2]:
+        (prepared,) = enhancer.prepare(photo, ExposureRequest(ratio=100))
+        rendered = enhancer.render(prepared, progress=progress)
+        assert rendered.engine.device == "cpu"
+    (note,) = [note for note in progress.notes if "launch failure" in note]
+    assert note.endswith("continuing on the CPU.")
+
+
 @pytest.mark.parametrize("broken", [{0}, {0, 1}])
 def test_a_card_that_failed_leaves_the_rest_to_the_others(
     broken: set[int],

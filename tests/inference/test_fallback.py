@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from gia_cli.inference.run import infer
 from gia_cli.inference.torch_engine import TorchEngine, _to_host
 from gia_cli.nets.base import Network
 from gia_cli.raw.packing import PackedMosaic
-from gia_cli.runtime import NumberFormat, Runtime
+from gia_cli.runtime import NumberFormat, Runtime, turn_on
 from tests.inference.failing import (
     STICKY,
     Card,
@@ -192,6 +193,37 @@ def test_a_card_that_fails_on_a_photo_is_left_for_the_whole_folder(
     assert all(np.abs(picture - expected).max() < 0.01 for picture in pictures)
 
 
+@pytest.mark.parametrize(
+    ("damage", "is_abandoned"), [(sticky, True), (smeared, False), (black_in_half, False)]
+)
+def test_only_a_card_that_failed_is_left_with_its_memory(
+    damage: Damage, is_abandoned: bool, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandoned: list[Card] = []
+    monkeypatch.setattr(Card, "abandon", lambda self: abandoned.append(self))
+    card = Card(network, damage)
+    Running(card, is_checked=True).check()
+    assert abandoned == [card] * is_abandoned
+
+
+def test_a_card_that_nothing_follows_is_left_with_its_memory_too(network: Network) -> None:
+    """Or the process would end in freeing it, without its words and its exit code."""
+    abandoned: list[Card] = []
+    card = Card(network, sticky)
+    card.abandon = lambda: abandoned.append(card)  # type: ignore[method-assign]
+    with pytest.raises(DeviceError):
+        Running(card, later=[], is_checked=True).check()
+    assert abandoned == [card]
+
+
+def test_words_that_may_mean_memory_do_once_the_card_has_worked(network: Network) -> None:
+    engine = TorchEngine(network, CPU)
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    assert not engine.is_out_of_memory(error)
+    engine.run(np.zeros((4, 16, 16), np.float32), lambda share: None)
+    assert engine.is_out_of_memory(error)
+
+
 def test_without_a_check_a_smear_is_nobodys_to_see(network: Network) -> None:
     """What keeps the tests above honest."""
     running = Running(Card(network, smeared))
@@ -263,6 +295,19 @@ def test_what_does_not_fit_on_a_cpu_is_not_tried_in_fp32(network: Network) -> No
 
 
 # ---------------------------------------------------------------- the tile that fitted
+
+
+def test_a_photo_is_planned_when_no_other_thread_holds_memory_of_its_card(
+    network: Network, mosaic: PackedMosaic
+) -> None:
+    """Else it would be cut into tiles, and so would all after it, for what is there a moment."""
+    card = Card(network, fine)
+    with ThreadPoolExecutor(1) as pool:
+        with turn_on(card.runtime):
+            running = pool.submit(infer, card, mosaic)
+            done, _ = wait([running], timeout=0.05)
+            assert not done and not card.calls
+        assert running.result(30).shape == (3, mosaic.height, mosaic.width)
 
 
 def test_the_tile_that_fitted_is_where_the_next_photo_begins(

@@ -97,8 +97,8 @@ def test_the_layers_really_are_int8(rng: np.random.Generator) -> None:
     mosaic = photo(rng, "bayer", 64, 64)
     engine = on_int8("gia-net", mosaic.planes)
     infer(engine, mosaic)
-    assert engine._compiled is not None
-    nodes = engine._compiled[2].get_runtime_model().get_ordered_ops()
+    (model,) = engine._compiled.models
+    nodes = model.get_runtime_model().get_ordered_ops()
     formats = [
         str(node.get_rt_info()["runtimePrecision"].astype(str))
         for node in nodes

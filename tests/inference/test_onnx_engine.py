@@ -173,8 +173,8 @@ def test_a_device_of_one_size_gets_a_graph_of_that_size(
         mosaic = photo(rng, "bayer", *size)
         expected = infer(on_torch(network), mosaic)
         assert deviation(infer(engine, mosaic), expected) < TOLERANCE
-        assert engine._session[1] == size
-        assert engine._session[2].get_inputs()[0].shape == [1, 4, *size]
+        (session,) = engine._sessions.models
+        assert session.get_inputs()[0].shape == [1, 4, *size]
 
 
 @pytest.mark.parametrize("error", ["bad things", "Failed to allocate memory for requested buffer"])
@@ -193,6 +193,104 @@ def test_errors_of_the_library_are_runtime_errors(
     with pytest.raises(RuntimeError, match=error) as caught:
         engine.run(np.zeros((4, 16, 16), np.float32), lambda share: None)
     assert engine.is_out_of_memory(caught.value) == ("allocate" in error)
+
+
+# ---------------------------------------------------------------- what providers are told
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Sessions that are none, but say what they were asked for."""
+    asked: list[dict[str, Any]] = []
+
+    class Session:
+        def __init__(self, model: bytes, settings: Any, **named: Any) -> None:
+            asked.append(named | {"settings": settings})
+            ((self.provider, _),) = named["providers"]
+
+        def get_providers(self) -> list[str]:
+            return [self.provider]
+
+    monkeypatch.setattr(onnx_engine.ort, "InferenceSession", Session)
+
+    def load() -> None:
+        sys.stdout.write("loading")
+
+    monkeypatch.setattr(onnx_engine.ort, "preload_dlls", load, raising=False)
+    onnx_engine._load_cuda.cache_clear()
+    return asked
+
+
+@pytest.mark.parametrize("device", list(onnx_engine.PROVIDERS))
+def test_no_provider_is_replaced_behind_our_back(
+    device: DeviceKind, opened: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime would go on with the CPU's, and say so on stdout: among paths, or JSON."""
+    onnx_engine.new_session(b"", device, 1)
+    (asked,) = opened
+    assert asked["enable_fallback"] == 0
+    assert asked["providers"][0][0] == onnx_engine.PROVIDERS[device]
+    assert capfd.readouterr().out == ""
+
+
+def test_on_cuda_fp32_stays_fp32_and_memory_is_taken_as_it_is_wanted(
+    opened: list[dict[str, Any]],
+) -> None:
+    onnx_engine.new_session(b"", "cuda", 1)
+    ((_, options),) = opened[0]["providers"]
+    assert options["use_tf32"] == "0" and options["device_id"] == "1"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    entry = "session.use_device_allocator_for_initializers"
+    assert opened[0]["settings"].get_session_config_entry(entry) == "1"
+
+
+def test_the_libraries_of_cuda_are_loaded_once(
+    opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie among pip's packages, where only torch, or this, finds them."""
+    loaded: list[bool] = []
+    monkeypatch.setattr(onnx_engine.ort, "preload_dlls", lambda: loaded.append(True))
+    for device in ("cpu", "coreml", "cuda", "cuda"):
+        onnx_engine.new_session(b"", device)
+    assert loaded == [True]
+    monkeypatch.delattr(onnx_engine.ort, "preload_dlls")  # before 1.21
+    onnx_engine._load_cuda.cache_clear()
+    onnx_engine.new_session(b"", "cuda")
+
+
+@pytest.mark.parametrize(("device", "index", "shrunk"), [("cuda", 1, "gpu:1"), ("cpu", 0, "")])
+def test_after_each_run_a_card_has_its_memory_back(
+    device: DeviceKind, index: int, shrunk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Session:
+        def run(
+            self, _: object, feed: dict[str, NDArray[np.float32]], settings: Any
+        ) -> list[NDArray[np.float32]]:
+            try:
+                seen.append(settings.get_run_config_entry("memory.enable_memory_arena_shrinkage"))
+            except RuntimeError:  # it is not there
+                seen.append("")
+            return [feed["planes"]]
+
+    engine = on_onnx(lively(small("sid-net")))
+    engine.device, engine.index = device, index
+    monkeypatch.setattr(engine, "_open", lambda *_: Session())
+    engine.run(np.zeros((4, 16, 16), np.float32), lambda share: None)
+    assert seen == [shrunk]
+
+
+def test_onnx_runtime_knows_how_memory_is_given_back() -> None:
+    """On the CPU, with the arena that is on by default."""
+    network = lively(small("sid-net"))
+    model = graph_of(network).whole(None).SerializeToString()
+    session = onnx_engine.ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feed = {"planes": np.zeros((1, 4, 16, 16), np.float32)}
+    assert onnx_engine.run_session(session, feed, "cpu:0").shape == (1, 3, 32, 32)
+    with pytest.raises(RuntimeError, match="gpu"):
+        onnx_engine.run_session(session, feed, "gpu:0")
 
 
 # ---------------------------------------------------------------- the choice

@@ -76,3 +76,34 @@ def test_a_cpu_has_bf16_where_openvino_would_choose_it(
 
     monkeypatch.setattr(openvino_core, "the_core", Core)
     assert multiplies_in_bf16() == has_it
+
+
+CARD, BUILT_IN = ov.properties.device.Type.DISCRETE, ov.properties.device.Type.INTEGRATED
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen"),
+    [
+        ({"CPU": BUILT_IN, "GPU.0": BUILT_IN, "GPU.1": CARD}, "GPU.1"),
+        ({"CPU": BUILT_IN, "GPU.0": CARD, "GPU.1": CARD}, "GPU.0"),
+        ({"CPU": BUILT_IN, "GPU": BUILT_IN, "NPU": CARD}, "GPU"),
+        ({"CPU": BUILT_IN}, "GPU"),  # which OpenVINO then refuses
+    ],
+)
+def test_a_graphics_card_comes_before_the_gpu_in_the_processor(
+    kinds: dict[str, object], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Core:
+        def __init__(self) -> None:
+            self.available_devices = list(kinds)
+
+        def get_property(self, device: str, name: str) -> object:
+            assert name == "DEVICE_TYPE"
+            return kinds[device]
+
+    monkeypatch.setattr(openvino_core, "the_core", Core)
+    openvino_core.gpu_name.cache_clear()
+    try:
+        assert openvino_core.gpu_name() == chosen
+    finally:
+        openvino_core.gpu_name.cache_clear()

@@ -281,8 +281,8 @@ def test_in_bf16_the_first_the_last_and_the_vectors_layers_stay_fp32(
 ) -> None:
     engine = in_bf16(lively(small(name)))
     picture = infer(engine, photo(rng, "bayer", 32, 48))
-    assert engine._compiled is not None
-    nodes = engine._compiled[2].get_runtime_model().get_ordered_ops()
+    (model,) = engine._compiled.models
+    nodes = model.get_runtime_model().get_ordered_ops()
     formats = [
         str(node.get_rt_info()["runtimePrecision"].astype(str))
         for node in nodes
@@ -359,6 +359,9 @@ def count_compilations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             settings.append(given)
             return compile_model(model, device, given)
 
+        def get_property(self, device: str, name: str) -> Any:
+            return the_core().get_property(device, name)
+
     monkeypatch.setattr(openvino_engine, "the_core", Core)
     return settings
 
@@ -370,8 +373,8 @@ def test_it_computes_in_fp32_on_the_cores_that_there_are(
     asked = count_compilations(monkeypatch)
     infer(engine, photo(rng, "bayer", 16, 16))
     assert asked[0]["INFERENCE_NUM_THREADS"] == available_cores()
-    assert engine._compiled is not None
-    precision = engine._compiled[2].get_property("INFERENCE_PRECISION_HINT")
+    (model,) = engine._compiled.models
+    precision = model.get_property("INFERENCE_PRECISION_HINT")
     assert "float32" in str(precision) or "f32" in str(precision)
 
 
@@ -385,6 +388,47 @@ def test_a_size_is_compiled_once(rng: np.random.Generator, monkeypatch: pytest.M
     assert len(asked) == 2
 
 
+def test_on_a_gpu_a_photo_and_its_small_copy_are_compiled_once(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is the CPU; there compiling takes longer than a photo."""
+    network = build(small("gia-net"))
+    config = network.config
+    monkeypatch.setattr(openvino_engine, "gpu_name", lambda: "CPU")
+    engine = OpenVinoEngine(config, arrays_of(network), "test", "intel-gpu")
+    before, stated = engine.held_bytes, engine.held_bytes + engine.fixed_bytes
+    asked = count_compilations(monkeypatch)
+    for _ in range(3):
+        for size in ((16, 16), (32, 48)):
+            infer(engine, photo(rng, "bayer", *size))
+    assert len(asked) == 2
+    assert engine.held_bytes + engine.fixed_bytes == stated
+    assert engine.held_bytes - before >= 2 * engine._compiled_bytes
+    on_cpu = engine.on_cpu()
+    assert on_cpu is not None and on_cpu._compiled.most == 1 and not on_cpu._compiled.models
+
+
+@pytest.mark.parametrize(("says", "most"), [(2**30, 2**30 // (2 * 4 * 4)), (None, None)])
+def test_a_gpus_largest_block_bounds_what_is_computed_at_once(
+    says: int | None, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Core:
+        def get_property(self, device: str, name: str) -> int:
+            assert (device, name) == ("GPU.1", "GPU_DEVICE_MAX_ALLOC_MEM_SIZE")
+            if says is None:
+                raise RuntimeError("Unsupported property")
+            return says
+
+    network = build(small("gia-net"))
+    assert network.config.width == 4
+    engine = OpenVinoEngine(network.config, arrays_of(network), "test", "intel-gpu")
+    monkeypatch.setattr(openvino_engine, "the_core", Core)
+    monkeypatch.setattr(openvino_engine, "gpu_name", lambda: "GPU.1")
+    assert engine.most_pixels == most
+    on_cpu = engine.on_cpu()
+    assert on_cpu is not None and on_cpu.most_pixels is None
+
+
 @pytest.mark.slow
 def test_tiles_of_one_size_come_in_a_row(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -395,7 +439,7 @@ def test_tiles_of_one_size_come_in_a_row(
     # 2 x 16 tiles. Widths read: 96, 128, 144 or 160 at either end, 160 between for the vector; up
     # to 224 for the picture; all rows always.
     assert len(asked) < 12
-    assert engine._compiled is not None
+    assert len(engine._compiled.models) == 1
 
 
 def test_between_photos_a_model_stays_and_its_memory_goes(
@@ -403,20 +447,20 @@ def test_between_photos_a_model_stays_and_its_memory_goes(
 ) -> None:
     engine = on_openvino(build(small("gia-net")))
     infer(engine, photo(rng, "bayer", 32, 48))
-    assert engine._compiled is not None
+    assert engine._compiled.parts == ["whole"]
     released: list[bool] = []
-    part, sides, _ = engine._compiled
 
-    class Compiled:
+    class Model:
         def release_memory(self) -> None:
             released.append(True)
 
-    monkeypatch.setattr(engine, "_compiled", (part, sides, Compiled()))
+    engine._compiled.clear()
+    engine._compiled.get("whole", (32, 48), Model)
     engine.end_photo()
     assert released == [True]
-    assert engine._compiled is not None
+    assert engine._compiled.parts == ["whole"]
     engine.release()
-    assert engine._compiled is None
+    assert not engine._compiled.parts
     engine.end_photo()  # nothing to hand back
 
 

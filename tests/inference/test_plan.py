@@ -101,6 +101,25 @@ def test_what_is_planned_for_a_card_fits_it(
         assert len(set(areas)) > 2
 
 
+@pytest.mark.parametrize(
+    ("dtype", "megapixels", "is_whole"),
+    [("float32", 61, True), ("float16", 151, True), ("float32", 151, False)],
+)
+def test_no_map_is_larger_than_a_mac_can_have(
+    dtype: NumberFormat, megapixels: int, is_whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an array above 4 GiB Metal ends the process, however much memory there is."""
+    engine = TorchEngine(on_meta(NETWORKS["gia-net"], dtype), Runtime("mps", dtype))
+    monkeypatch.setattr(plan_module, "free_bytes", lambda *_: 10**12)
+    rows, cols = {61: MEGAPIXELS[61], 151: (5328, 7104)}[megapixels]
+    chosen = plan(engine, frame(rows, cols), InferOptions())
+    assert chosen.is_whole == is_whole
+    height, width = read_shape(engine, chosen)
+    largest = height * width * engine.config.width * Runtime("mps", dtype).number_bytes
+    assert largest < 2**32
+    assert is_whole or largest > 2**30  # nor are they small
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize(("name", "cfa"), ALL)
 def test_what_is_stated_is_enough_for_every_network(

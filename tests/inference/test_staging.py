@@ -5,9 +5,11 @@ The card is the CPU, and its copies happen as late as a card's may: when somebod
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -249,3 +251,19 @@ def test_a_card_gets_and_gives_every_number(
         expected = torch.from_numpy(planes)[None].to(dtype)
         assert np.array_equal(staging.download(target), expected[0].float().numpy())
         assert np.array_equal(staging.download(doubled), (expected * 2)[0].float().numpy())
+
+
+def test_what_is_abandoned_is_never_freed() -> None:
+    """Freeing pinned memory calls CUDA, which after some errors ends the process."""
+    freed = []
+    for is_abandoned in (True, False):
+        queue = LateQueue()
+        staging = Staging(queue, 1 << 12)
+        buffers = [*staging._up.buffers, *staging._down.buffers]
+        alive = [ref(buffer) for buffer in buffers]
+        if is_abandoned:
+            staging.abandon()
+        del staging, buffers, queue
+        gc.collect()
+        freed.append([each() is None for each in alive])
+    assert freed == [[False] * 4, [True] * 4]
