@@ -33,6 +33,8 @@ from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR
 from gia_cli.raw.packing import prepare, usable_gains
 
 _WORKER_NICENESS = 5
+#: Batches that each worker may be ahead, where there is room for them.
+PREFETCH = 4
 _CHILD_SIGNAL = getattr(signal, "SIGCHLD", None)  # not on Windows
 _LARGEST_STREAM = 2**31 + 3  # beyond all steps
 _BLOWN = 0.995  # code value; LibRaw's renderings are clipped, and hardly ever exactly 1
@@ -229,7 +231,15 @@ class Batches(Dataset[Batch]):
         return 0.0 if self.done is None else float(self.done.value)
 
 
-def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> Generator[Batch]:
+def load(
+    batches: Batches,
+    steps: range,
+    *,
+    workers: int,
+    pin: bool = False,
+    prefetch: int = PREFETCH,
+    start: str | None = None,
+) -> Generator[Batch]:
     """Make the batches of some steps, in order, in worker processes.
 
     Parameters
@@ -240,6 +250,10 @@ def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> 
         0 makes them in this process.
     pin : bool
         Put them into page-locked memory, for CUDA.
+    prefetch : int
+        Batches that each worker may be ahead.
+    start : str, optional
+        How workers are started, of `multiprocessing`'s names; by default its own.
 
     Raises
     ------
@@ -253,12 +267,13 @@ def load(batches: Batches, steps: range, *, workers: int, pin: bool = False) -> 
         sampler=steps,
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
+        multiprocessing_context=start if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
     before = signal.getsignal(_CHILD_SIGNAL) if _CHILD_SIGNAL else None
     others = set(multiprocessing.active_children())
-    afresh = multiprocessing.get_start_method() != "fork"
+    afresh = (start or multiprocessing.get_start_method()) != "fork"
     with deaf_children(signal.SIGINT, signal.SIGTERM, afresh=afresh):  # see `_start_worker`
         iterator = iter(loader)
     own = set(multiprocessing.active_children()) - others

@@ -41,6 +41,17 @@ class CropOptions:
         return all(lowest == highest for lowest, highest in ranges)
 
     @property
+    def count_of_sides(self) -> int:
+        """How many sides there are to draw."""
+        ranges = {self.sides, self.late_sides or self.sides}
+        sides = {
+            cells
+            for lowest, highest in ranges
+            for cells in range(-(-lowest // self.multiple), highest // self.multiple + 1)
+        }
+        return len(sides)
+
+    @property
     def largest(self) -> int:
         """The largest side that may be drawn."""
         return max(self.sides[1], self.late_sides[1] if self.late_sides else 0)

@@ -26,8 +26,8 @@ from gia_cli.simulation.torch_scene import Windows, render_batch, to_device
 
 # What is drawn of a scene takes [seed, step, rank + 1]; the seed of its noise one number more.
 _NOISE_STREAM = 1
-# Of the GPU's free memory; the rest is the network's.
-_PHOTO_SHARE = 0.4
+# Of what may be taken of the GPU's free memory (0.4 of all of it); the rest is the network's.
+_PHOTO_SHARE = 0.5
 
 
 class PhotoPixels:

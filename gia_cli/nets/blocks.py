@@ -100,7 +100,14 @@ def mosaic_picture(planes: Tensor, cfa: CfaKind, scale: int) -> Tensor:
         [plane for plane, other in enumerate(PLANE_COLORS[cfa]) if other == color]
         for color in range(3)
     ]
-    colors = torch.stack([wide[:, members].mean(1) for members in of_color], dim=1)
+    # Slices: a list of numbers would be sent to a GPU, which waits for it, in every pass.
+    colors = torch.stack(
+        [
+            torch.cat([wide[:, plane : plane + 1] for plane in members], dim=1).mean(1)
+            for members in of_color
+        ],
+        dim=1,
+    )
     return F.interpolate(colors, scale_factor=scale, mode="nearest")
 
 

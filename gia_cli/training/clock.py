@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from dataclasses import dataclass
-from multiprocessing import Value
 
 from gia_cli.training.distributed import Ranks
 
@@ -35,16 +35,24 @@ class Clock:
         Its length in seconds, where it has none in steps.
     save_every_s : float
         How often a checkpoint is due.
+    worker_start : str, optional
+        How processes are started that read how far a run by the clock has come; see `load`.
     """
 
     def __init__(
-        self, ranks: Ranks, steps: int | None, budget_s: float | None, save_every_s: float
+        self,
+        ranks: Ranks,
+        steps: int | None,
+        budget_s: float | None,
+        save_every_s: float,
+        worker_start: str | None = None,
     ) -> None:
         self.ranks = ranks
         self.steps = steps
         self.budget_s = budget_s
         # Workers, which run ahead, read here how far a run by the clock has come.
-        self.shared_done = None if steps is not None else Value("d", 0.0)
+        shared = multiprocessing.get_context(worker_start)
+        self.shared_done = None if steps is not None else shared.Value("d", 0.0)
         self._save_every_s = save_every_s
         self._earlier_s = 0.0
         self._start = time.monotonic()

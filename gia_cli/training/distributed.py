@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 
-from gia_cli.errors import DeviceError, ProcessLostError
+from gia_cli.errors import DeviceError, Interrupted, ProcessLostError
 from gia_cli.runtime import split_device
 
 #: How long a process waits for the others in a step: a rendering of validation or a checkpoint on
@@ -27,7 +29,9 @@ STEP_PATIENCE = timedelta(minutes=30)
 DATA_PATIENCE = timedelta(hours=12)
 
 _POLL_S = 0.05
-# Of gloo; NCCL raises a DistError, or ends the process.
+# How long a process that has failed may take to end.
+_LAST_SECONDS = 10
+# Of gloo and of NCCL, which may also end the process.
 _LOST_WORDS = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -35,6 +39,11 @@ _LOST_WORDS = (
     "Broken pipe",
     "Timed out waiting",
     "Application timeout",
+    "ncclRemoteError",
+    "timed out",
+    "closed by remote peer",
+    "communicator was aborted",
+    "collective operation timeout",
 )
 
 
@@ -143,8 +152,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     if ranks.world == 1:
         yield ranks
         return
-    _join("nccl" if is_cuda else "gloo")
     try:
+        _join("nccl" if is_cuda else "gloo")
         ranks = replace(
             ranks,
             messages=dist.new_group(timeout=STEP_PATIENCE, backend="gloo"),
@@ -153,8 +162,24 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         if is_cuda:
             refuse_shared_cards(ranks, str(torch.cuda.get_device_properties(device).uuid))
         yield ranks
-    finally:
+    except Interrupted:  # of all at once
         dist.destroy_process_group()
+        raise
+    except BaseException:
+        if is_cuda:
+            # NCCL may wait for the others in leaving them, as they do for this process; torchrun
+            # ends them when it has gone.
+            atexit.register(_end_within, _LAST_SECONDS)
+        elif dist.is_initialized():
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _end_within(seconds: int) -> None:
+    """Have the system end this process, should it still be there then."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
 
 
 def refuse_shared_cards(ranks: Ranks, card: str) -> None:
@@ -214,6 +239,26 @@ def common_name(store: Any, rank: int, world: int) -> str:
     return own
 
 
-def is_lost_peer(error: Exception) -> bool:
-    """Tell by its words whether another process has ended: gloo has no class for it."""
-    return isinstance(error, dist.DistError) or any(words in str(error) for words in _LOST_WORDS)
+def is_lost_peer(error: BaseException) -> bool:
+    """Tell whether another process has ended, mostly by an error's words: few have a class."""
+    if isinstance(error, (dist.DistNetworkError, dist.DistStoreError)):
+        return True
+    words = str(error).lower()
+    return any(lost.lower() in words for lost in _LOST_WORDS)
+
+
+def in_plain_words(error: BaseException) -> Exception | None:
+    """Put an error of the processes' connection into words; None if it is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1].rstrip(".") if lines else type(error).__name__  # NCCL's last one is it
+    if is_lost_peer(error):
+        return ProcessLostError(
+            f"Another process of this training has ended, or does not answer ({reason})."
+        )
+    if isinstance(error, dist.DistError):
+        return DeviceError(
+            f"The processes of this training cannot reach each other: {reason}.",
+            hint="NCCL_DEBUG=INFO says more. NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME name the "
+            "network to use.",
+        )
+    return None

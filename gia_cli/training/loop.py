@@ -31,7 +31,6 @@ from gia_cli.errors import (
     Interrupted,
     OutOfMemoryError,
     OutputError,
-    ProcessLostError,
 )
 from gia_cli.imaging.fusion import fuse
 from gia_cli.interrupts import interrupted
@@ -54,7 +53,7 @@ from gia_cli.training.config import Recipe, TrainConfig
 from gia_cli.training.distillation import teacher_picture
 from gia_cli.training.distributed import (
     Ranks,
-    is_lost_peer,
+    in_plain_words,
     own_device,
     process_group,
     ranks_from_environment,
@@ -146,10 +145,9 @@ def _plain_words(device: torch.device, ranks: Ranks) -> Iterator[None]:
                 f"The {device} has too little memory for these crops.",
                 hint="Use smaller --sides or fewer --crops-per-photo, in a new --run folder.",
             ) from error
-        if ranks.world > 1 and is_lost_peer(error):
-            raise ProcessLostError(
-                "Another process of this training has ended, or does not answer."
-            ) from error
+        better = in_plain_words(error) if ranks.world > 1 else None
+        if better is not None:
+            raise better from error
         raise
 
 
@@ -194,7 +192,14 @@ def _loop(job: Job, stop: _Stop, progress: Progress) -> TrainResult:
         _rehearse(job)
     meter = _Meter()
     steps = clock.steps_from(first)
-    made = load(job.batches(), steps, workers=job.workers, pin=job.pins_batches)
+    made = load(
+        job.batches(),
+        steps,
+        workers=job.workers,
+        pin=job.pins_batches,
+        prefetch=job.prefetch,
+        start=job.worker_start,
+    )
     with closing(made) as batches:  # ends the workers, while the run is still ours
         for batch in batches:
             done = clock.done(state.step)

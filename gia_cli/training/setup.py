@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,20 +22,20 @@ from gia_cli._version import __version__
 from gia_cli.cameras import CAMERA_OF, WhiteBalance
 from gia_cli.data.augment import GivenBalance, Pair
 from gia_cli.data.auxiliary import AUXILIARY
-from gia_cli.data.batches import Batches, SidCrops, Source
+from gia_cli.data.batches import PREFETCH, Batches, SidCrops, Source
 from gia_cli.data.cache import Check
 from gia_cli.data.crops import CropOptions
 from gia_cli.data.device_batches import DeviceBatches, PhotoPixels
 from gia_cli.data.sid import open_splits
 from gia_cli.data.synthetic import PhotoScenes, open_photos, split_photos
-from gia_cli.errors import DataError, DivergedError, UsageError
+from gia_cli.errors import DataError, DeviceError, DivergedError, RunError, UsageError
 from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet, UNet
 from gia_cli.progress import Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
-from gia_cli.runtime import Precision, available_cores, keep_freed_memory
+from gia_cli.runtime import Precision, keep_freed_memory
 from gia_cli.simulation.scene import PLAIN_SCENES
 from gia_cli.simulation.sensor import median_gains
 from gia_cli.text import counted
@@ -64,12 +65,15 @@ from gia_cli.training.run_folder import (
     open_run,
     read_config,
 )
+from gia_cli.training.workers import choose_workers, worker_start
 from gia_cli.weights.manifest import find_weights
 from gia_cli.weights.storage import WeightsInfo, load_network
 from gia_cli.weights.transfer import transfer
 
 #: Skips of a network with coarse levels that may be dropped, from the top level down.
 SKIPS = 4
+# How often, and for how long, processes look for the checkpoint that the others find.
+_LOOKS, _LOOK_EVERY_S = 45, 2.0
 _FIT_SCENES, _FIT_CROPS, _FIT_SIDE = 600, 2, 128
 _FIT_STREAM = 2**31 + 2
 _VALIDATION_CROPS = 8
@@ -151,6 +155,10 @@ class Job:
     """Processes that make crops."""
     skip_factors: Tensor
     """(SKIPS + 1, SKIPS), on the device; row n leaves out the top n skips."""
+    prefetch: int = PREFETCH
+    """Batches that each of them may be ahead."""
+    worker_start: str | None = None
+    """How they are started; see `load`."""
     teacher: nn.Module | None = None
     """Network whose picture is a target too; no process wraps it, for it does not learn."""
 
@@ -222,11 +230,12 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     asked = _identity(config, recipe, source, validation_source, ranks, simulation)
     asked[TEACHER] = None if taught_by is None else describe_teacher(taught_by)
     asked[PLANNED_STEPS] = steps
-    saved = open_run(config.run, asked, progress)
+    saved = _open_alike(config.run, asked, ranks, progress)
     shares = _shares(config, recipe)
     state = _new_state(config, recipe, device)
     teacher: nn.Module | None = None if taught_by is None else open_teacher(taught_by, device)
-    clock = Clock(ranks, steps, config.budget_s, config.checkpoint_every_s)
+    start = worker_start(device, ranks)
+    clock = Clock(ranks, steps, config.budget_s, config.checkpoint_every_s, start)
     loss = make_loss(recipe.loss, vgg=config.vgg, device=device)
     if saved is None:
         _start_from(config, state.trainee.network, progress)
@@ -252,15 +261,19 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
             state.trainee, device_ids=[device.index] if device.type == "cuda" else None
         )
     if config.compile:
+        _allow_graphs(recipe.crops, progress)
         model = cast(nn.Module, torch.compile(model, dynamic=False))
         if teacher is not None:
             teacher = cast(nn.Module, torch.compile(teacher, dynamic=False))
+    autocast = _autocast(config.precision, device)
+    _refuse_other_numbers(autocast, ranks)
+    workers, prefetch = choose_workers(config, recipe, simulation, progress)
     return Job(
         config=config,
         recipe=recipe,
         device=device,
         ranks=ranks,
-        autocast=_autocast(config.precision, device),
+        autocast=autocast,
         source=source,
         validation=_validation_sets(validation_source, config),
         loss=loss,
@@ -269,10 +282,68 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         clock=clock,
         shares=shares,
         pixels=pixels,
-        workers=_workers(config, simulation),
+        workers=workers,
+        prefetch=prefetch,
+        worker_start=start,
         skip_factors=_skip_factors(device),
         teacher=teacher,
     )
+
+
+def _open_alike(
+    run: Path, asked: dict[str, Any], ranks: Ranks, progress: Progress
+) -> dict[str, Any] | None:
+    """Read the folder's checkpoint, in all processes the same one.
+
+    Network file systems show a machine another one's new file after up to a minute: it would go on
+    from the file before, and with that step's moments, in a training that goes on from the new one.
+
+    Raises
+    ------
+    RunError
+        They do not find the same.
+    """
+    everyone: list[str] = []
+    for attempt in range(_LOOKS):
+        if attempt:
+            time.sleep(_LOOK_EVERY_S)
+        saved = open_run(run, asked, progress)
+        found = "none" if saved is None else f"step {saved['step']} after {saved['elapsed_s']!r} s"
+        everyone = ranks.gather(found)
+        if len(set(everyone)) == 1:
+            return saved
+    first, other = everyone[0], next(found for found in everyone if found != everyone[0])
+    raise RunError(
+        f"Not all processes find the same checkpoint in {run}: {first}, and {other}.",
+        hint="Give --run a folder that all machines share.",
+    )
+
+
+def _refuse_other_numbers(autocast: torch.dtype | None, ranks: Ranks) -> None:
+    """Raise `DeviceError` where processes would compute in different number formats.
+
+    In fp16 gradients are scaled, and the mean of scaled and other ones is none.
+    """
+    names = ranks.gather(str(autocast or torch.float32).removeprefix("torch."))
+    if len(set(names)) > 1:
+        raise DeviceError(
+            f"The GPUs would compute in different number formats: {', '.join(sorted(set(names)))}.",
+            hint="Use --precision fp16 or fp32.",
+        )
+
+
+def _allow_graphs(crops: CropOptions, progress: Progress) -> None:
+    """Let torch compile for every side of crops: after eight graphs it would go on without."""
+    count = crops.count_of_sides
+    if count > 2:
+        progress.note(
+            f"--compile compiles the network anew for each of {count} sides of crops; one side, as "
+            "--sides 256, takes the least time."
+        )
+    import torch._dynamo.config as settings
+
+    name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+    setattr(settings, name, max(getattr(settings, name), 2 * count))
 
 
 def _length(config: TrainConfig, recipe: Recipe, scenes: int, ranks: Ranks) -> int | None:
@@ -309,7 +380,7 @@ def _autocast(precision: Precision, device: torch.device) -> torch.dtype | None:
 def _has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies in bf16 itself; a CPU that only emulates it is slower so."""
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older ones
         return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -503,18 +574,6 @@ def _pixels_on(device: torch.device, source: Source, progress: Progress) -> Phot
         f"{where}."
     )
     return pixels
-
-
-def _workers(config: TrainConfig, simulation: SimulationName) -> int:
-    """Choose how many processes make crops; on a GPU's machine they have the cores but two."""
-    if simulation == "torch":
-        return 0
-    if config.workers is not None:
-        return config.workers
-    if config.recipe != "gpu":
-        return 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(available_cores() // here - 2, 1)
 
 
 def _balances(config: TrainConfig) -> tuple[GivenBalance | None, GivenBalance | None]:

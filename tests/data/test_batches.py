@@ -33,7 +33,9 @@ from gia_cli.raw.reader import RawFrame
 from gia_cli.raw.turns import TURNS
 from gia_cli.simulation.dataset import simulate_tree
 from gia_cli.simulation.options import SimulateOptions, TreeOptions
+from gia_cli.training.clock import Clock
 from gia_cli.training.config import TrainConfig
+from gia_cli.training.distributed import Ranks
 from gia_cli.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -170,6 +172,24 @@ def test_workers_that_inherit_nothing_make_the_same_batches(
     assert len(made) == 2
     for step, batch in zip(range(4, 6), made, strict=True):
         assert same(batch, batches[step])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no forks")
+def test_workers_need_not_be_forked_for_a_run_by_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As beside NCCL. They see how far the run has come, for late sides are larger."""
+    if os.name == "posix":
+        _ask_to_end_at_once(monkeypatch, signal.SIGTERM)
+    clock = Clock(Ranks(), None, 10.0, save_every_s=1, worker_start="spawn")
+    clock.resume(5.0)
+    batches = Batches(Numbers(), LATE, seed=3, done=clock.shared_done)
+    made = list(load(batches, range(4, 6), workers=1, prefetch=1, start="spawn"))
+    assert [same(batch, batches[step]) for step, batch in zip((4, 5), made, strict=True)] == [
+        True,
+        True,
+    ]
 
 
 class Niceness(Numbers):

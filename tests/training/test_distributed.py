@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.queues import SimpleQueue
@@ -18,11 +21,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
-from gia_cli.errors import DeviceError, ProcessLostError
+from gia_cli.errors import DeviceError, ProcessLostError, Terminated
 from gia_cli.training import distributed
 from gia_cli.training.distributed import (
     Ranks,
     common_name,
+    in_plain_words,
     is_lost_peer,
     own_device,
     process_group,
@@ -154,10 +158,110 @@ def test_processes_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch, ra
     assert caught.value.exit_code == 73
 
 
-def test_a_lost_process_is_told_by_its_words() -> None:
-    assert is_lost_peer(RuntimeError("[pair.cc:547] Connection closed by peer [10.0.0.1]:39222"))
-    assert is_lost_peer(dist.DistBackendError("NCCL error"))
-    assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3670, {}, NCCL version 2.28\n{}\nLast error:\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("[pair.cc:547] Connection closed by peer [10.0.0.1]:39222"),
+            "[pair.cc:547] Connection closed by peer [10.0.0.1]:39222",
+        ),
+        (
+            dist.DistBackendError(
+                NCCL.format(
+                    "remote process exited or there was a network error",
+                    "ncclRemoteError: A call failed possibly due to a network error.",
+                    "socketProgress: Connection closed by remote peer node1<40000>",
+                )
+            ),
+            "socketProgress: Connection closed by remote peer node1<40000>",
+        ),
+        (
+            dist.DistBackendError("Watchdog caught collective operation timeout: ..."),
+            "Watchdog caught collective operation timeout: ",
+        ),
+        (dist.DistNetworkError("The client socket has failed."), "The client socket has failed"),
+        (dist.DistStoreError(""), "DistStoreError"),
+    ],
+)
+def test_a_lost_process_is_told_with_its_reason(error: Exception, reason: str) -> None:
+    assert is_lost_peer(error)
+    told = in_plain_words(error)
+    assert isinstance(told, ProcessLostError) and told.exit_code == 73
+    assert reason.rstrip(": ") in str(told)
+    assert str(told).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Error while creating shared memory segment /dev/shm/nccl-a (size 9637888), error: No "
+        "space left on device (28)",
+        "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
+        "Bootstrap : no socket interface found",
+    ],
+)
+def test_what_keeps_processes_from_one_another_is_no_lost_process(reason: str) -> None:
+    words = NCCL.format("unhandled system error", "ncclSystemError: System call failed.", reason)
+    told = in_plain_words(dist.DistBackendError(words))
+    assert isinstance(told, DeviceError) and reason in told.message
+    assert "NCCL_DEBUG=INFO" in told.hint
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    assert in_plain_words(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "leaves", "ends"),
+    [
+        ("cuda", None, True, False),
+        ("cuda", Terminated("asked"), True, False),
+        ("cuda", RuntimeError("CUDA out of memory"), False, True),
+        ("cuda", KeyboardInterrupt(), False, True),
+        ("cpu", RuntimeError("not enough memory"), True, False),
+    ],
+)
+def test_who_fails_does_not_wait_for_the_others(
+    kind: str,
+    error: BaseException | None,
+    leaves: bool,
+    ends: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL may leave only all at once: it would keep a process that has failed from ending."""
+    for name, value in zip(VARIABLES, ("0", "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    left: list[bool] = []
+    registered: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(distributed, "_join", lambda backend: None)
+    monkeypatch.setattr(dist, "new_group", lambda **_: None)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(True))
+    monkeypatch.setattr(distributed.atexit, "register", lambda *given: registered.append(given))  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(Ranks, "gather", lambda self, word: [word, "b"])
+    with suppress(*(() if error is None else (type(error),))), process_group(torch.device(kind)):
+        if error is not None:
+            raise error
+    assert left == [True] * leaves
+    assert registered == [(distributed._end_within, distributed._LAST_SECONDS)] * ends
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_process_that_cannot_end_is_ended() -> None:
+    """As in a destructor that waits for ever, with Python's lock."""
+    code = (
+        "import atexit, ctypes\n"
+        "from gia_cli.training.distributed import _end_within\n"
+        "atexit.register(ctypes.PyDLL(None).sleep, 60)\n"
+        "atexit.register(_end_within, 1)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)
+    assert ended.returncode == -signal.SIGALRM
 
 
 AGREED = (

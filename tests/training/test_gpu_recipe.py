@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -20,15 +19,18 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from gia_cli.data.crops import CropOptions
 from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import DeviceError, Interrupted, RunError, UsageError
 from gia_cli.imaging.packed import pack_photos
 from gia_cli.training import setup
 from gia_cli.training.config import RECIPES, TrainConfig
+from gia_cli.training.distributed import Ranks
 from gia_cli.training.log import read_log
 from gia_cli.training.loop import train
 from gia_cli.training.run_folder import CONFIG, read_config
 from gia_cli.weights.manifest import list_weights
+from tests.progress_spy import ProgressSpy
 from tests.training.runs import StopAt, assert_equal, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -180,19 +182,6 @@ def test_torch_simulates_on_cuda_for_this_recipe(
     assert setup._simulation(asked, device) == chosen
 
 
-def test_the_cores_but_two_make_crops(tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "available_cores", lambda: 16)
-    asked = replace(tiny, simulation="auto")
-    assert setup._workers(asked, "torch") == 0
-    assert setup._workers(asked, "numpy") == 14
-    assert setup._workers(replace(asked, workers=3), "numpy") == 3
-    assert setup._workers(replace(asked, recipe="small"), "numpy") == 1
-    monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "4")
-    assert setup._workers(asked, "numpy") == 2
-    monkeypatch.setattr(setup, "available_cores", lambda: 1)
-    assert setup._workers(asked, "numpy") == 1
-
-
 @pytest.mark.parametrize(
     ("recipe", "device", "looks"),
     [("gpu", CUDA, True), ("small", CUDA, False), ("gpu", CPU, False)],
@@ -261,3 +250,65 @@ def test_without_a_compiler_there_is_one_line(
     with pytest.raises(DeviceError, match="leave out --compile") as caught:
         train(replace(tiny, compile=True))
     assert caught.value.message.endswith(": No working C++ compiler found in CXX.")
+
+
+@pytest.mark.parametrize(
+    ("sides", "late", "multiple", "count"),
+    [
+        ((256, 256), (384, 384), 32, 2),
+        ((256, 256), None, 32, 1),
+        ((64, 192), (160, 320), 32, 9),
+        ((60, 130), None, 32, 3),
+    ],
+)
+def test_every_side_gets_a_graph(
+    sides: tuple[int, int],
+    late: tuple[int, int] | None,
+    multiple: int,
+    count: int,
+) -> None:
+    """After eight torch would go on without: for those sides, and after minutes of compiling."""
+    crops = CropOptions(1, 1, sides, multiple, late)
+    rng = np.random.default_rng(0)
+    drawn = {crops.draw_side(rng, done) for done in (0.0, 1.0) for _ in range(400)}
+    assert crops.count_of_sides == len(drawn) == count
+    progress = ProgressSpy()
+    settings: Any = torch._dynamo.config
+    with settings.patch(recompile_limit=8):
+        setup._allow_graphs(crops, progress)
+        assert settings.recompile_limit >= max(count, 8)
+    assert [f"each of {count} sides" in note for note in progress.notes] == [True] * (count > 2)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def test_processes_wait_until_they_find_the_same_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network file system shows another machine a new file late."""
+    old, new = ({"step": step, "elapsed_s": 0.5 * step} for step in (2, 4))
+    here = iter([old, None, new])
+    slept: list[float] = []
+    monkeypatch.setattr(setup.time, "sleep", slept.append)  # type: ignore[attr-defined]
+    monkeypatch.setattr(setup, "open_run", lambda *_: next(here))
+    monkeypatch.setattr(Ranks, "gather", lambda self, word: ["step 4 after 2.0 s", word])
+    assert setup._open_alike(Path("run"), {}, Ranks(), ProgressSpy()) is new
+    assert len(slept) == 2
+    monkeypatch.setattr(setup, "open_run", lambda *_: old)
+    with pytest.raises(RunError, match=r"step 4 after 2\.0 s, and step 2 after 1\.0 s") as caught:
+        setup._open_alike(Path("run"), {}, Ranks(), ProgressSpy())
+    assert "all machines share" in caught.value.hint
+    assert 60 < sum(slept) < 300
+
+
+def test_processes_of_other_number_formats_do_not_train_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup._refuse_other_numbers(None, Ranks())
+    monkeypatch.setattr(Ranks, "gather", lambda self, word: ["bfloat16", word])
+    setup._refuse_other_numbers(torch.bfloat16, Ranks())
+    for other, words in ((torch.float16, "bfloat16, float16"), (None, "bfloat16, float32")):
+        with pytest.raises(DeviceError, match=words) as caught:
+            setup._refuse_other_numbers(other, Ranks())
+        assert "--precision fp16" in caught.value.hint

@@ -864,7 +864,15 @@ def test_late_crops_that_do_not_fit_a_gpu_are_told_before_the_first_step(
     asked = replace(config, device="cuda", width=32, sides=None, crops_per_photo=None, crops=late)
     monkeypatch.setattr(training, "_step", lambda *_, **__: pytest.fail("took a step"))
     free, total = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction(min(60e6 / total, 1.0))
+    rehearse = training._rehearse
+
+    def with_little_left(job: Any) -> None:
+        """The network has its memory; crops of 16 would fit beside it."""
+        most = torch.cuda.memory_reserved() + 30e6
+        torch.cuda.set_per_process_memory_fraction(min(most / total, 1.0))
+        rehearse(job)
+
+    monkeypatch.setattr(training, "_rehearse", with_little_left)
     try:
         with pytest.raises(OutOfMemoryError, match="cuda"):
             train(asked)
