@@ -402,6 +402,7 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     if recipe.init == "kaiming":
         initialise(trainee)
     trainee.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _lay_single_places_plainly(trainee)
     ema = build(config.net_config()).to(device).eval().requires_grad_(False)
     ema.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(
@@ -412,6 +413,17 @@ def _new_state(config: TrainConfig, recipe: Recipe, device: torch.device) -> Tra
     )
     is_fp16 = _autocast(config.precision, device) == torch.float16
     return TrainState(trainee, ema, optimizer, torch.amp.GradScaler(device.type, enabled=is_fp16))
+
+
+def _lay_single_places_plainly(module: nn.Module) -> None:
+    """Give kernels of one place the strides that their gradients get.
+
+    Both layouts hold their numbers in the same order; but several processes, which add gradients up
+    in the layout of the weights, copy those of other strides, and warn.
+    """
+    for weight in module.parameters():
+        if weight.shape[2:] == (1, 1):
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
 
 
 def _has_top_level(config: TrainConfig) -> bool:

@@ -773,6 +773,7 @@ def test_two_nodes_agree_and_survive_a_killed_process(tmp_path: Path, photos: Pa
     said = [node.communicate(timeout=300)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "".join(said)[-3000:]
     assert "-9" in "".join(said) or "SIGKILL" in "".join(said)  # it did die
+    assert "strides" not in "".join(said)  # of gradients, which would be copied
     for run in (undisturbed, disturbed):
         ranks = [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert_equal(*ranks)

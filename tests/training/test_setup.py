@@ -459,3 +459,13 @@ def test_training_on_photographs_goes_without_libraw() -> None:
         "import sys; sys.modules['rawpy'] = None; import gia_cli.training.loop, gia_cli.cli.train"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kernels_of_one_place_have_the_strides_of_their_gradients(config: TrainConfig) -> None:
+    """In channels_last, where torch gives them others: several processes would copy and warn."""
+    trainee = setup._new_state(config, config.full_recipe(), torch.device("cpu")).trainee
+    weights = [each for each in trainee.parameters() if each.dim() == 4]
+    small = [each for each in weights if each.shape[2:] == (1, 1)]
+    assert small and all(each.stride() == (each.shape[1], 1, 1, 1) for each in small)
+    large = [each for each in weights if each.shape[2] > 1 and each.shape[1] > 1]
+    assert large and all(each.stride(1) == 1 for each in large)
