@@ -52,6 +52,22 @@ class Silent:
 SILENT = Silent()
 
 
+class Kept(Silent):
+    """Keeps notes until it is known whether they are wanted."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        """Keep."""
+        self._notes.append(message)
+
+    def pass_on(self, progress: Progress) -> None:
+        """Tell them all."""
+        for message in self._notes:
+            progress.note(message)
+
+
 class NotesOnly(Silent):
     """Passes on the notes of work that is no stage of its own.
 

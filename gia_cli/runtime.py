@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import sys
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -442,7 +442,8 @@ def _tf32_setting() -> tuple[str, str | bool]:
     import torch
 
     old, new = ("allow_tf32", False), ("fp32_precision", "ieee")
-    if getattr(torch.backends, "fp32_precision", "none") != "none":
+    broader = (torch.backends, torch.backends.cudnn)
+    if any(getattr(each, "fp32_precision", "none") != "none" for each in broader):
         return new
     try:
         bool(torch.backends.cudnn.allow_tf32)
@@ -723,21 +724,22 @@ def address_space_left() -> int | None:
     return max(limit - int(psutil.Process().memory_info().vms), 0)
 
 
-_turns: defaultdict[int, RLock] = defaultdict(RLock)
+_turns: dict[int, AbstractContextManager[bool]] = {}
 
 
 def turn_on(runtime: Runtime) -> AbstractContextManager[object]:
     """Wait until no other thread of this process computes on a graphics card, and keep it.
 
-    So what one of them asks for of its free memory is still free when it is taken. It costs no
-    time, for a card does the threads' work one after the other anyway. On other devices nobody
-    waits.
+    So what one of them is told is free of its memory is still free when it is taken. A card does
+    the threads' work one after the other anyway; what the host does in between keeps others
+    waiting, so it had better be done before. On other devices nobody waits.
 
     Parameters
     ----------
     runtime : Runtime
     """
-    return _turns[runtime.index] if runtime.device == "cuda" else nullcontext()
+    # In one step, or two threads would make two locks.
+    return _turns.setdefault(runtime.index, RLock()) if runtime.device == "cuda" else nullcontext()
 
 
 def is_oom_error(error: BaseException, *, has_worked: bool = False) -> bool:

@@ -707,27 +707,33 @@ def test_threads_take_turns_on_a_card_and_on_nothing_else() -> None:
 def settings_of_before() -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     backends: Any = torch.backends
-    before = backends.fp32_precision, cudnn.conv.fp32_precision
+    if not hasattr(backends, "fp32_precision"):
+        pytest.skip("a torch without them")
+    levels = (backends, cudnn, cudnn.conv)
+    before = [level.fp32_precision for level in levels]
     yield
-    backends.fp32_precision, cudnn.conv.fp32_precision = before
+    for level, value in zip(levels, before, strict=True):
+        level.fp32_precision = value
 
 
 def effective() -> str:
-    """What cuDNN's convolutions compute in; "none" is what is set for all of torch."""
+    """What cuDNN's convolutions compute in; "none" is what is set for more."""
     backends: Any = torch.backends
-    own: str = backends.cudnn.conv.fp32_precision
-    return own if own != "none" else str(backends.fp32_precision)
+    levels = (backends.cudnn.conv, backends.cudnn, backends)
+    return next((x for x in (str(level.fp32_precision) for level in levels) if x != "none"), "none")
 
 
 @pytest.mark.usefixtures("settings_of_before")
 @pytest.mark.parametrize("general", ["none", "ieee", "tf32"])
+@pytest.mark.parametrize("of_cudnn", ["none", "ieee", "tf32"])
 @pytest.mark.parametrize("of_convolutions", ["none", "ieee", "tf32"])
 def test_convolutions_are_fp32_whichever_way_a_program_has_set_them(
-    general: str, of_convolutions: str
+    general: str, of_cudnn: str, of_convolutions: str
 ) -> None:
     """Of torch's two settings, the old one cannot be read once the new one has been made."""
     backends: Any = torch.backends
-    backends.fp32_precision, backends.cudnn.conv.fp32_precision = general, of_convolutions
+    backends.fp32_precision, backends.cudnn.fp32_precision = general, of_cudnn
+    backends.cudnn.conv.fp32_precision = of_convolutions
     before = backends.cudnn.conv.fp32_precision
     for _ in range(2):
         with runtime.exact_fp32():

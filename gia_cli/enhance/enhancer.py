@@ -72,6 +72,7 @@ from gia_cli.runtime import (
     resident_bytes,
     return_freed_memory,
     return_large_blocks,
+    turn_on,
 )
 from gia_cli.runtime import Quality as Quality
 from gia_cli.weights.storage import WeightsInfo
@@ -559,7 +560,7 @@ class Enhancer:
             prepared, noise = self._with_black(running, prepared, options, seconds, progress)
             if running.engine is not engine:
                 self._base, engine = None, running.engine
-            with timed(seconds, "network"):
+            with turn_on(running.engine.runtime), timed(seconds, "network"):
                 picture = self._infer(running, prepared, options, progress)
             if running.engine is not engine:
                 self._base = None  # another engine holds other memory
@@ -603,6 +604,7 @@ class Enhancer:
             return prepared, noise
         with timed(seconds, "black_level"):
             noise = noise or frame_noise(prepared.frame)
+        with turn_on(running.engine.runtime), timed(seconds, "black_level"):
             small = binned(prepared.frame) if part is None else part.small
             options = self._with_memory(running.engine, prepared, options)
             if options.max_memory is not None:
@@ -645,10 +647,11 @@ class Enhancer:
         picture, frame, part = rendered.picture, rendered.frame, rendered.part
         seconds, ran = dict(rendered.seconds), rendered.ran
         takes_balance = ran.config.white_balance == "as-shot"
-        noise = rendered.noise
-        if noise is None and self.highlights and self._takes_measured(ran):  # both take it
+        noise, grain = rendered.noise, self.strength.grain
+        is_measured = is_fused(rendered.gains, rendered.weights) or grain is not None
+        if noise is None and (is_measured or (self.highlights and self._takes_measured(ran))):
             with timed(seconds, "fusion"):
-                noise = frame_noise(frame)
+                noise = frame_noise(frame)  # here, so that a card need not wait for the host
         matrix = camera_colors(frame, ran)
 
         def bring_in(there: Array) -> None:
@@ -660,7 +663,7 @@ class Enhancer:
                         rendered.choice.ratio,
                         rendered.gains,
                         rendered.weights,
-                        self.strength.grain,
+                        grain,
                         noise=noise,
                         black_error=rendered.black_error,
                     )

@@ -100,7 +100,10 @@ def where_computed(
     except RuntimeError as error:  # torch's own are; a broken card raises when asked for its memory
         has_failed = True
         words = (str(error) or type(error).__name__).splitlines()[0]
-        why = "has too little memory" if is_oom_error(error) else f"failed ({words})"
+        is_of_memory = is_oom_error(error)
+        why = "has too little memory" if is_of_memory else f"failed ({words})"
+        if not is_of_memory:  # CUDA's errors mostly stick
+            engine.abandon()
         progress.note(f"The {runtime.place} {why} to finish the picture; the CPU does.")
     if has_failed:  # outside the handler: the traceback holds what lies on the card
         release_gpu_memory(runtime.device)  # torch's; the engine may compute the next photo

@@ -213,6 +213,11 @@ class Compiled(Generic[Model]):
         return [part for part, _ in self._models]
 
     @property
+    def sides(self) -> list[tuple[str, tuple[int, ...] | None]]:
+        """The parts and sizes of those that are held."""
+        return list(self._models)
+
+    @property
     def models(self) -> list[Model]:
         """Those that are held, the last one last."""
         return list(self._models.values())

@@ -16,6 +16,7 @@ from gia_cli.inference.engine import Engine, NotFiniteError
 from gia_cli.inference.plan import Plan
 from gia_cli.inference.self_check import measured_difference, sample_picture, tolerance
 from gia_cli.progress import SILENT, Progress
+from gia_cli.runtime import turn_on
 from gia_cli.weights.storage import WeightsInfo
 
 #: An engine, and the weights that it runs where that is known.
@@ -158,7 +159,8 @@ class Running:
         if engine.device == "cpu":
             return None
         try:
-            found = measured_difference(engine)
+            with turn_on(engine.runtime):
+                found = measured_difference(engine)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, NotFiniteError):
                 _refuse_broken_network(engine)

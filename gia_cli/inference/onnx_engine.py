@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from contextlib import redirect_stdout
-from functools import lru_cache, partial
-from io import StringIO
-from threading import Event
+from functools import partial
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -46,6 +44,7 @@ _SESSION_SHARE, _RUN_SHARE = 3.8, 1.0
 # What the library keeps, and what it takes while it runs: 75 MB, whatever the size.
 _LIBRARY_BYTES, _RUN_BYTES = 20_000_000, 80_000_000
 _HAS_RUN = Event()
+_HAS_LOADED, _ONE_LOADS = Event(), Lock()  # of CUDA's libraries
 
 
 def available() -> list[DeviceKind]:
@@ -308,13 +307,19 @@ def _options(device: DeviceKind, index: int, settings: ort.SessionOptions) -> di
     }
 
 
-@lru_cache(maxsize=1)
 def _load_cuda() -> None:
     """Load CUDA's libraries from pip's packages, where torch has not: nothing else finds them."""
-    load = getattr(ort, "preload_dlls", None)
-    if load is not None:
-        with redirect_stdout(StringIO()):  # its words; the session says what it lacks
+    load = getattr(ort, "preload_dlls", None)  # not in older ones
+    with _ONE_LOADS:
+        if load is None or _HAS_LOADED.is_set():
+            return
+        # It prints what it does not find, among paths or JSON; the session says what it lacks.
+        ort.print = lambda *_, **__: None
+        try:
             load()
+        finally:
+            del ort.print
+        _HAS_LOADED.set()
 
 
 def run_session(

@@ -6,6 +6,7 @@ In int8 the layers that are not int8 are computed in bf16, where the CPU multipl
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -33,6 +34,8 @@ _WAIT_MS = 100
 _COMPILED_SHARE = 1.7
 # Models that hold them all; of three parts, the one compiled last holds few.
 _WITH_ALL_WEIGHTS = ("whole", "render")
+# Models whose sides are those of planes; the others' maps are small.
+_OF_PLANES = ("whole", "measure", "render", "top", "surface")
 # What OpenVINO holds after its first run, whatever the model: code and its own. Measured: 42 to 44
 # MB, left when every model was dropped.
 _LIBRARY_BYTES = 45_000_000
@@ -144,15 +147,27 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
 
     @property
     def fixed_bytes(self) -> int:
-        """See `Engine`: each model's copy of the weights, and OpenVINO's own at its first run."""
+        """See `Engine`: each model's copy of the weights, and OpenVINO's own at its first run.
+
+        On a GPU less than none of it, where models hold maps.
+        """
         return self._compiled.most * self._compiled_bytes + _LIBRARY_BYTES - self.held_bytes
 
     @property
     def held_bytes(self) -> int:
-        """See `Engine`."""
+        """See `Engine`; on a GPU a model's maps too, which the next photo's take, or take over."""
         held = sum(part in _WITH_ALL_WEIGHTS for part in self._compiled.parts)
         library = _LIBRARY_BYTES if _HAS_RUN.is_set() else 0
-        return library + held * self._compiled_bytes
+        return library + held * self._compiled_bytes + self._map_bytes
+
+    @property
+    def _map_bytes(self) -> int:
+        """What compiled models keep of their runs: on a CPU nothing, see `end_photo`."""
+        if self.device == "cpu":
+            return 0
+        sizes = [(part, sides) for part, sides in self._compiled.sides if sides is not None]
+        areas = [math.prod(sides) for part, sides in sizes if part in _OF_PLANES]
+        return round(sum(areas) * self.bytes_per_pixel)
 
     @property
     def _place(self) -> str:

@@ -103,7 +103,7 @@ def mosaic_picture(planes: Tensor, cfa: CfaKind, scale: int) -> Tensor:
     # Slices: a list of numbers would be sent to a GPU, which waits for it, in every pass.
     colors = torch.stack(
         [
-            torch.cat([wide[:, plane : plane + 1] for plane in members], dim=1).mean(1)
+            torch.cat([wide[:, plane : plane + 1] for plane in members], dim=1).contiguous().mean(1)
             for members in of_color
         ],
         dim=1,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 
-from gia_cli.errors import DeviceError, Interrupted, ProcessLostError
+from gia_cli.errors import DeviceError, DivergedError, Interrupted, ProcessLostError
 from gia_cli.runtime import split_device
 
 #: How long a process waits for the others in a step: a rendering of validation or a checkpoint on
@@ -40,7 +41,8 @@ _LOST_WORDS = (
     "Timed out waiting",
     "Application timeout",
     "ncclRemoteError",
-    "timed out",
+    "connection timed out",
+    "connect timed out",
     "closed by remote peer",
     "communicator was aborted",
     "collective operation timeout",
@@ -162,7 +164,7 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         if is_cuda:
             refuse_shared_cards(ranks, str(torch.cuda.get_device_properties(device).uuid))
         yield ranks
-    except Interrupted:  # of all at once
+    except (Interrupted, DivergedError):  # of all at once
         dist.destroy_process_group()
         raise
     except BaseException:
@@ -244,13 +246,14 @@ def is_lost_peer(error: BaseException) -> bool:
     if isinstance(error, (dist.DistNetworkError, dist.DistStoreError)):
         return True
     words = str(error).lower()
+    if words.startswith("cuda error"):  # a kernel's launch may time out, too
+        return False
     return any(lost.lower() in words for lost in _LOST_WORDS)
 
 
 def in_plain_words(error: BaseException) -> Exception | None:
     """Put an error of the processes' connection into words; None if it is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1].rstrip(".") if lines else type(error).__name__  # NCCL's last one is it
+    reason = _reason(error)
     if is_lost_peer(error):
         return ProcessLostError(
             f"Another process of this training has ended, or does not answer ({reason})."
@@ -262,3 +265,13 @@ def in_plain_words(error: BaseException) -> Exception | None:
             "network to use.",
         )
     return None
+
+
+def _reason(error: BaseException) -> str:
+    """Find what matters in an error's words: NCCL's last line, or the first sentence of gloo's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = lines[-1] if lines[0].startswith("NCCL") else lines[0]
+    line = re.sub(r"^\[[^]]*\]\s*", "", line)  # a place in its source
+    return line.split(". ")[0].rstrip(".:")

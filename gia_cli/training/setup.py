@@ -33,7 +33,7 @@ from gia_cli.imaging.fusion import Shares
 from gia_cli.nets import build
 from gia_cli.nets.base import Network
 from gia_cli.nets.unet import GiaNet, UNet
-from gia_cli.progress import Progress
+from gia_cli.progress import Kept, Progress
 from gia_cli.raw.cfa import CANONICAL, PACK_FACTOR, CfaKind
 from gia_cli.runtime import Precision, keep_freed_memory
 from gia_cli.simulation.scene import PLAIN_SCENES
@@ -253,6 +253,8 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     if simulation == "torch":
         pixels = _pixels_on(device, source, progress)
     _look_for_fast_convolutions(recipe, device)
+    autocast = _autocast(config.precision, device)
+    _refuse_other_numbers(autocast, ranks)
     # Only now, when nothing can be refused any more: a mistake must not claim the folder.
     claim_run(config.run, asked, ranks)
     model: nn.Module = state.trainee
@@ -265,8 +267,6 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
         model = cast(nn.Module, torch.compile(model, dynamic=False))
         if teacher is not None:
             teacher = cast(nn.Module, torch.compile(teacher, dynamic=False))
-    autocast = _autocast(config.precision, device)
-    _refuse_other_numbers(autocast, ranks)
     workers, prefetch = choose_workers(config, recipe, simulation, progress)
     return Job(
         config=config,
@@ -307,10 +307,12 @@ def _open_alike(
     for attempt in range(_LOOKS):
         if attempt:
             time.sleep(_LOOK_EVERY_S)
-        saved = open_run(run, asked, progress)
+        kept = Kept()
+        saved = open_run(run, asked, kept)
         found = "none" if saved is None else f"step {saved['step']} after {saved['elapsed_s']!r} s"
         everyone = ranks.gather(found)
         if len(set(everyone)) == 1:
+            kept.pass_on(progress)  # once, whatever it has found before
             return saved
     first, other = everyone[0], next(found for found in everyone if found != everyone[0])
     raise RunError(
@@ -320,15 +322,15 @@ def _open_alike(
 
 
 def _refuse_other_numbers(autocast: torch.dtype | None, ranks: Ranks) -> None:
-    """Raise `DeviceError` where processes would compute in different number formats.
+    """Raise `DeviceError` where some processes would compute in fp16 and others would not.
 
     In fp16 gradients are scaled, and the mean of scaled and other ones is none.
     """
-    names = ranks.gather(str(autocast or torch.float32).removeprefix("torch."))
-    if len(set(names)) > 1:
+    names = set(ranks.gather(str(autocast or torch.float32).removeprefix("torch.")))
+    if len(names) > 1 and "float16" in names:
         raise DeviceError(
-            f"The GPUs would compute in different number formats: {', '.join(sorted(set(names)))}.",
-            hint="Use --precision fp16 or fp32.",
+            f"The processes would compute in different number formats: {', '.join(sorted(names))}.",
+            hint="Use --precision fp32, or fp16 if all GPUs have it.",
         )
 
 

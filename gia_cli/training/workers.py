@@ -29,8 +29,8 @@ def choose_workers(
 ) -> tuple[int, int]:
     """Choose how many processes make crops, and how many batches each may be ahead.
 
-    What they make lies in memory that processes share, which may be less than there is. A number of
-    workers that the user gave is kept.
+    What they make lies in memory that processes share, which may be less than there is. Where not
+    even two batches fit, this process makes them itself.
 
     Parameters
     ----------
@@ -39,23 +39,24 @@ def choose_workers(
         With the crops that the data allow.
     simulation : SimulationName
     progress : Progress
-        Receives a note where memory allows fewer than there are cores for.
+        Receives a note where memory allows fewer than were asked for, or than cores do.
 
     Returns
     -------
     workers, prefetch : int
     """
     wanted = _wanted(config, simulation)
-    size = _batch_bytes(config, recipe)
-    room = min(free_bytes(), _shared_bytes()) * _BATCHES_SHARE / _processes_here()
-    fitting = int(room // size)
-    prefetch = max(min(PREFETCH, fitting // max(wanted, 1) - 1), 1)  # beside the one in the making
-    most = max(fitting // (prefetch + 1), 1)
-    if config.workers is not None or wanted <= most:
+    if not wanted:
+        return 0, PREFETCH
+    size, free, shared = _batch_bytes(config, recipe), free_bytes(), _shared_bytes()
+    fitting = int(min(free, shared) * _BATCHES_SHARE / _processes_here() // size)
+    prefetch = max(min(PREFETCH, fitting // wanted - 1), 1)  # beside the one in the making
+    most = fitting // (prefetch + 1)
+    if wanted <= most:
         return wanted, prefetch
     progress.note(
         f"--workers {most}, not {wanted}: their batches, of {size / 1e6:.0f} MB each, must fit "
-        "into memory and /dev/shm."
+        f"into {'/dev/shm' if shared < free else 'memory'}."
     )
     return most, prefetch
 

@@ -950,6 +950,7 @@ def test_a_limit_of_a_cards_memory_is_none_of_the_hosts(
     enhancer, _, options, _ = fakes(tmp_path, 0, Lanes(4, 4, True), monkeypatch)
     enhancer.runtime = Runtime(device, "float32")
     enhancer.options = InferOptions(max_memory=1)
+    monkeypatch.setattr(batch, "is_main_memory", lambda device, index: device == "cpu")
     running = batch._Pipeline(enhancer, options, SILENT, Lanes(4, 4, True), InOrder(lambda _: None))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
         behind = Behind(pool)

@@ -221,6 +221,18 @@ def test_what_overshoots_white_colors_nothing_else() -> None:
     np.testing.assert_allclose(there.numpy(), expected, atol=2e-6)
 
 
+def test_a_card_need_not_wait_for_the_noise_to_be_estimated(
+    make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is the host's work, also where the black level, which wants it first, is stated."""
+    stated = Enhancer.from_weights(device="cpu", black_level=512)
+    (prepared,) = stated.prepare(make_arw(), ExposureRequest(ratio=100))
+    rendered = stated.render(prepared)
+    assert rendered.noise is None
+    monkeypatch.setattr("gia_cli.imaging.fusion.frame_noise", lambda *_: pytest.fail("too late"))
+    stated.finish(rendered)
+
+
 def test_a_card_recolors_in_tall_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few pixels each, starting the kernels would take longer than they do."""
     cut: list[int] = []

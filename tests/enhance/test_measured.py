@@ -33,6 +33,10 @@ class Asked:
 
     runtime: Runtime
     is_in_main_memory: bool = False
+    is_abandoned: bool = False
+
+    def abandon(self) -> None:
+        self.is_abandoned = True
 
 
 class Notes(Silent):
@@ -128,8 +132,9 @@ def test_a_card_without_room_leaves_it_on_the_host(
 def test_after_a_failure_the_host_does_it_once(
     picture: NDArray[np.float32], card: dict[str, Any], error: Exception, words: str
 ) -> None:
-    card["error"], notes = error, Notes()
-    where_computed(halve, picture, an_engine(CARD), notes)
+    card["error"], notes, engine = error, Notes(), an_engine(CARD)
+    where_computed(halve, picture, engine, notes)
+    assert engine.is_abandoned == ("failed" in words)
     assert card["places"] == ["cuda:1"] and card["released"] == ["cuda"]
     assert (picture == 0.25).all()
     assert notes.said == [words]

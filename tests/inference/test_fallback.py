@@ -297,6 +297,17 @@ def test_what_does_not_fit_on_a_cpu_is_not_tried_in_fp32(network: Network) -> No
 # ---------------------------------------------------------------- the tile that fitted
 
 
+def test_a_test_picture_waits_for_what_is_done_on_the_card(network: Network) -> None:
+    card = Card(network, fine)
+    with ThreadPoolExecutor(1) as pool:
+        with turn_on(card.runtime):
+            checking = pool.submit(Running(card, is_checked=True).check)
+            done, _ = wait([checking], timeout=0.05)
+            assert not done and not card.calls
+        checking.result(30)
+    assert card.calls
+
+
 def test_a_photo_is_planned_when_no_other_thread_holds_memory_of_its_card(
     network: Network, mosaic: PackedMosaic
 ) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -199,7 +202,7 @@ def test_errors_of_the_library_are_runtime_errors(
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Sessions that are none, but say what they were asked for."""
     asked: list[dict[str, Any]] = []
 
@@ -214,11 +217,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(onnx_engine.ort, "InferenceSession", Session)
 
     def load() -> None:
-        sys.stdout.write("loading")
+        getattr(onnx_engine.ort, "print", print)("loading")  # as its own module's would
 
     monkeypatch.setattr(onnx_engine.ort, "preload_dlls", load, raising=False)
-    onnx_engine._load_cuda.cache_clear()
-    return asked
+    before = onnx_engine._HAS_LOADED.is_set()
+    onnx_engine._HAS_LOADED.clear()
+    yield asked
+    if before:
+        onnx_engine._HAS_LOADED.set()
+    else:
+        onnx_engine._HAS_LOADED.clear()
 
 
 @pytest.mark.parametrize("device", list(onnx_engine.PROVIDERS))
@@ -255,8 +263,29 @@ def test_the_libraries_of_cuda_are_loaded_once(
         onnx_engine.new_session(b"", device)
     assert loaded == [True]
     monkeypatch.delattr(onnx_engine.ort, "preload_dlls")  # before 1.21
-    onnx_engine._load_cuda.cache_clear()
+    onnx_engine._HAS_LOADED.clear()
     onnx_engine.new_session(b"", "cuda")
+    assert not hasattr(onnx_engine.ort, "print")
+
+
+def test_two_cards_load_them_at_once_and_stdout_stays(
+    opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in a thread of its own; a path may be printed meanwhile."""
+    loaded: list[bool] = []
+
+    def load() -> None:
+        loaded.append(True)
+        sleep(0.05)
+
+    monkeypatch.setattr(onnx_engine.ort, "preload_dlls", load, raising=False)
+    before = sys.stdout
+    with ThreadPoolExecutor(2) as pool:
+        opening = [pool.submit(onnx_engine.new_session, b"", "cuda", index) for index in (0, 1)]
+        assert sys.stdout is before
+        for each in opening:
+            each.result()
+    assert loaded == [True] and sys.stdout is before and not hasattr(onnx_engine.ort, "print")
 
 
 @pytest.mark.parametrize(("device", "index", "shrunk"), [("cuda", 1, "gpu:1"), ("cpu", 0, "")])

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
-from gia_cli.errors import DeviceError, ProcessLostError, Terminated
+from gia_cli.errors import DeviceError, DivergedError, ProcessLostError, Terminated
 from gia_cli.training import distributed
 from gia_cli.training.distributed import (
     Ranks,
@@ -166,7 +166,14 @@ NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3670, {}, NCCL version 2.28\n{}\nLas
     [
         (
             RuntimeError("[pair.cc:547] Connection closed by peer [10.0.0.1]:39222"),
-            "[pair.cc:547] Connection closed by peer [10.0.0.1]:39222",
+            "(Connection closed by peer [10.0.0.1]:39222)",
+        ),
+        (
+            RuntimeError(
+                "[/pytorch/third_party/gloo/pair.cc:537] Read error [127.0.0.1]:14486: Connection "
+                "reset by peer. This is typically caused by another process that has gone!"
+            ),
+            "(Read error [127.0.0.1]:14486: Connection reset by peer).",
         ),
         (
             dist.DistBackendError(
@@ -210,8 +217,15 @@ def test_what_keeps_processes_from_one_another_is_no_lost_process(reason: str) -
     assert "NCCL_DEBUG=INFO" in told.hint
 
 
-def test_other_errors_are_left_as_they_are() -> None:
-    assert in_plain_words(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+@pytest.mark.parametrize(
+    "words",
+    [
+        "mat1 and mat2 shapes cannot be multiplied",
+        "CUDA error: the launch timed out and was terminated\nCompile with `TORCH_USE_CUDA_DSA`",
+    ],
+)
+def test_other_errors_are_left_as_they_are(words: str) -> None:
+    assert in_plain_words(RuntimeError(words)) is None
 
 
 @pytest.mark.parametrize(
@@ -219,6 +233,7 @@ def test_other_errors_are_left_as_they_are() -> None:
     [
         ("cuda", None, True, False),
         ("cuda", Terminated("asked"), True, False),
+        ("cuda", DivergedError("the loss is no number"), True, False),
         ("cuda", RuntimeError("CUDA out of memory"), False, True),
         ("cuda", KeyboardInterrupt(), False, True),
         ("cpu", RuntimeError("not enough memory"), True, False),

@@ -23,6 +23,7 @@ from gia_cli.data.crops import CropOptions
 from gia_cli.data.synthetic import PhotoScenes, open_photos
 from gia_cli.errors import DeviceError, Interrupted, RunError, UsageError
 from gia_cli.imaging.packed import pack_photos
+from gia_cli.progress import Progress
 from gia_cli.training import setup
 from gia_cli.training.config import RECIPES, TrainConfig
 from gia_cli.training.distributed import Ranks
@@ -291,10 +292,16 @@ def test_processes_wait_until_they_find_the_same_checkpoint(
     here = iter([old, None, new])
     slept: list[float] = []
     monkeypatch.setattr(setup.time, "sleep", slept.append)  # type: ignore[attr-defined]
-    monkeypatch.setattr(setup, "open_run", lambda *_: next(here))
+
+    def look(run: Path, asked: dict[str, Any], progress: Progress) -> Any:
+        progress.note("steps was 20, now 10")
+        return next(here)
+
+    monkeypatch.setattr(setup, "open_run", look)
     monkeypatch.setattr(Ranks, "gather", lambda self, word: ["step 4 after 2.0 s", word])
-    assert setup._open_alike(Path("run"), {}, Ranks(), ProgressSpy()) is new
-    assert len(slept) == 2
+    progress = ProgressSpy()
+    assert setup._open_alike(Path("run"), {}, Ranks(), progress) is new
+    assert len(slept) == 2 and progress.notes == ["steps was 20, now 10"]
     monkeypatch.setattr(setup, "open_run", lambda *_: old)
     with pytest.raises(RunError, match=r"step 4 after 2\.0 s, and step 2 after 1\.0 s") as caught:
         setup._open_alike(Path("run"), {}, Ranks(), ProgressSpy())
@@ -307,8 +314,8 @@ def test_processes_of_other_number_formats_do_not_train_together(
 ) -> None:
     setup._refuse_other_numbers(None, Ranks())
     monkeypatch.setattr(Ranks, "gather", lambda self, word: ["bfloat16", word])
-    setup._refuse_other_numbers(torch.bfloat16, Ranks())
-    for other, words in ((torch.float16, "bfloat16, float16"), (None, "bfloat16, float32")):
-        with pytest.raises(DeviceError, match=words) as caught:
-            setup._refuse_other_numbers(other, Ranks())
-        assert "--precision fp16" in caught.value.hint
+    for fine in (torch.bfloat16, None):  # gradients of neither are scaled
+        setup._refuse_other_numbers(fine, Ranks())
+    with pytest.raises(DeviceError, match="bfloat16, float16") as caught:
+        setup._refuse_other_numbers(torch.float16, Ranks())
+    assert "--precision fp32" in caught.value.hint
