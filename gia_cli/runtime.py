@@ -245,7 +245,20 @@ def _present_device(wanted: str, index: int | None) -> tuple[DeviceKind, int]:
     if wanted == "auto":
         return "cpu", 0
     present = ", ".join([*("cuda" for _ in cards[:1]), *(["mps"] if _has_mps() else []), "cpu"])
-    raise DeviceError(f"This machine has no {wanted} device that torch can use ({present}).")
+    raise DeviceError(
+        f"This machine has no {wanted} device that torch can use ({present}).",
+        hint=f"{_why_no_cuda()} Or use --device cpu." if wanted == "cuda" else DeviceError.hint,
+    )
+
+
+def _why_no_cuda() -> str:
+    """Say why torch sees no card where there may be one."""
+    import torch
+
+    built_for = torch.version.cuda or torch.version.hip
+    if built_for is None:
+        return f"This PyTorch ({torch.__version__}) is built without CUDA: install one that has it."
+    return f"PyTorch finds no driver, or one that is too old for its CUDA {built_for}."
 
 
 def _usable_card(cards: Sequence[Gpu], index: int | None) -> Gpu:

@@ -321,7 +321,8 @@ def train(
 
     gia train --photos photos --run runs/mine --budget 2h
 
-    The same command resumes an interrupted run, and under torchrun trains in several processes.
+    The same command resumes an interrupted run. Under torchrun it trains in several processes, with
+    --run-folder in place of --run, which torchrun takes for its own.
     """
     if table is not None and any(name is not None for name in (network, init_from, teacher)):
         raise UsageError(

@@ -152,9 +152,10 @@ def weights_export_onnx(
     gia weights export-onnx gia-sony --out gia-sony-onnx
     """
     from gia_cli.cli.console import Terminal
-    from gia_cli.inference.select import require_onnx_packages
+    from gia_cli.inference.select import onnx_devices, require_onnx_packages
 
     require_onnx_packages()
+    onnx_devices()  # raises if it cannot be loaded
     from gia_cli.inference.onnx_export import ExportConfig, export_onnx, parse_photo_size
 
     fixed = None if size is None else parse_photo_size(size)

@@ -304,7 +304,7 @@ class Enhancer:
         runtime = choose_runtime(device, precision, engine)
         # Whoever asks for tiles wants the whole frame's picture: int8's rounding depends on them.
         prefer = precision == "auto" and tile is None
-        return cls(
+        enhancer = cls(
             weights,
             runtime,
             options,
@@ -318,6 +318,9 @@ class Enhancer:
             crop=Crop.parse(crop) if isinstance(crop, str) else crop,
             use_sidecar=use_sidecar,
         )
+        if precision == "fp32":
+            enhancer._engines.refuse_int8()
+        return enhancer
 
     def enhance(
         self,

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from gia_cli.errors import GiaError
+from gia_cli.errors import GiaError, WeightsError
 from gia_cli.inference import select
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import Runtime, available_cores, gpus, torch_facts
-from gia_cli.weights.manifest import find_weights, shipped_quantized
+from gia_cli.weights.manifest import choose_weights, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
 # Linux lists a processor's name and instruction sets there.
@@ -55,31 +55,46 @@ def describe_machine() -> dict[str, Any]:
         }
         for gpu in gpus()
     ]
+    openvino = _asked(_openvino)
     return {
         "cpu": {"name": name, "cores": available_cores(), "instructions": instructions},
         "torch": {**torch_facts(), "gpus": found},
-        "openvino": _asked(_openvino),
+        "openvino": openvino,
         "onnx": _asked(_onnx),
-        "auto": {kind: auto_choice(kind) for kind in get_args(CfaKind)},
+        "auto": {kind: auto_choice(kind, openvino["problem"]) for kind in get_args(CfaKind)},
     }
 
 
-def auto_choice(kind: CfaKind) -> dict[str, str]:
-    """Say what would run the default weights for a kind of sensor, and why.
+def auto_choice(kind: CfaKind, openvino_problem: str | None = None) -> dict[str, str]:
+    """Say what would run for a kind of sensor, and why: the default weights, or GIA_WEIGHTS.
 
     Parameters
     ----------
     kind : "bayer" or "xtrans"
+    openvino_problem : str, optional
+        What keeps OpenVINO from being loaded.
 
     Returns
     -------
     dict
         "engine", "device", "precision", "weights" and "reason". The precision also says what the
-        layers run in that are not int8, where that is not float32: "int8 with bfloat16".
+        layers run in that are not int8, where that is not float32: "int8 with bfloat16". Where
+        there are no weights for the sensor, "engine" and "weights" are "none".
     """
     runtime = select.choose_runtime("auto", "auto", "auto")
-    info = find_weights(None, kind)
+    try:
+        info = choose_weights(None, kind)
+    except WeightsError as error:
+        return {
+            "engine": "none",
+            "device": runtime.place,
+            "precision": runtime.dtype,
+            "weights": "none",
+            "reason": _sentence(error),
+        }
     obstacle = select.obstacle_to_openvino(runtime, info.config)
+    if obstacle is None and openvino_problem is not None:
+        obstacle = f"OpenVINO cannot be loaded: {openvino_problem.rstrip('.')}"
     if obstacle is None:
         return _on_openvino(runtime, info)
     reason = f"torch found a GPU; {obstacle}" if runtime.device != "cpu" else obstacle
@@ -87,7 +102,7 @@ def auto_choice(kind: CfaKind) -> dict[str, str]:
 
 
 def _on_openvino(runtime: Runtime, info: WeightsInfo) -> dict[str, str]:
-    rounded = shipped_quantized(info)
+    rounded = info if info.quantized_from is not None else shipped_quantized(info)
     reason = "no GPU that torch can use; OpenVINO is faster than torch on a CPU"
     if rounded is None:
         return _choice("openvino", runtime, info, reason)

@@ -71,6 +71,7 @@ class Engines:
         self._prefers_int8 = prefers_int8 and engine not in ("torch", "onnx")
         self.holds_one = holds_one
         """See above; what is held already goes when the next one is opened."""
+        self._refuses_int8 = False
         self._found: dict[CfaKind, WeightsInfo] = {}
         self._running: dict[CfaKind, Running] = {}
         # A wrong name or engine should fail before the first photo is read.
@@ -98,8 +99,28 @@ class Engines:
         """
         if kind not in self._found:
             info = choose_weights(self._weights, kind, self._mode)
+            self._refuse(info)
             self._found[kind] = find_quantized(info) if self._runtime.dtype == "int8" else info
         return self._found[kind]
+
+    def refuse_int8(self) -> None:
+        """Take no weights that are int8: fp32 was asked for.
+
+        Raises
+        ------
+        DeviceError
+            Those that were asked for are.
+        """
+        self._refuses_int8 = True
+        if self._weights is not None:
+            self._refuse(choose_weights(self._weights, white_balance=self._mode))
+
+    def _refuse(self, info: WeightsInfo) -> None:
+        if self._refuses_int8 and info.quantized_from is not None:
+            raise DeviceError(
+                f"The weights '{info.name}' are int8, not fp32.",
+                hint=f"Leave out --precision, or use the weights {info.quantized_from.name}.",
+            )
 
     def weights_for(self, kind: CfaKind) -> WeightsInfo:
         """Find the weights that will run, int8 ones where those are preferred; opens nothing.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from gia_cli._version import __version__
-from gia_cli.errors import UsageError, WeightsMismatchError
+from gia_cli.errors import OutputError, UsageError, WeightsMismatchError
 from gia_cli.files import atomic_file, make_folder
 from gia_cli.inference.onnx_engine import load_graph, new_session, run_session, version
 from gia_cli.inference.onnx_graph import OPSET, Sides, UNetOnnx
@@ -27,6 +29,8 @@ from gia_cli.weights.storage import WeightsInfo, digest_of, refuse_to_replace
 #: What tells how to use the other files; it is written last.
 DESCRIPTION = "model.json"
 README = "README.md"
+# All that a network may have.
+_PARTS = ("whole", "measure", "term", "render")
 # Greatest difference from torch, in the picture's units of 0 to 1. Measured: up to 2e-6.
 TOLERANCE = 1e-4
 # Of the check, in packed pixels: cells of the network, wide and high, where sides are open.
@@ -73,7 +77,7 @@ def export_onnx(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     """
     info = find_weights(config.weights)
     graph = load_graph(info)
-    parts = ["whole", *(("measure", "term", "render") if graph.vector_halos else ())]
+    parts = list(_PARTS) if graph.vector_halos else ["whole"]
     files = [config.out / f"{part}.onnx" for part in parts]
     files += [config.out / README, config.out / DESCRIPTION]
     for path in files:
@@ -82,21 +86,44 @@ def export_onnx(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     description = _description(info, graph, parts, sides)
     make_folder(config.out, "--out")
     progress.stage("export", len(parts) + 1)
-    for part, path in zip(parts, files, strict=False):
-        model = graph.term() if part == "term" else getattr(graph, part)(sides)
-        onnx.helper.set_model_props(model, {"gia": json.dumps(description["weights"])})
-        onnx.checker.check_model(model, full_check=True)
-        with atomic_file(path) as file:
-            file.write(model.SerializeToString())
+    # Beside the files that they replace, which stay until all are written and checked.
+    with TemporaryDirectory(prefix=".export-", dir=config.out) as folder:
+        made = Path(folder)
+        for part in parts:
+            model = graph.term() if part == "term" else getattr(graph, part)(sides)
+            onnx.helper.set_model_props(model, {"gia": json.dumps(description["weights"])})
+            onnx.checker.check_model(model, full_check=True)
+            _write(made / f"{part}.onnx", model.SerializeToString())
+            progress.advance()
+        difference = _checked(made, info, parts, sides or _open_sides(graph))
         progress.advance()
-    difference = _checked(config.out, info, parts, sides or _open_sides(graph))
-    progress.advance()
-    description["max_difference_from_torch"] = difference
-    with atomic_file(config.out / README) as file:
-        file.write(_readme(description).encode())
-    with atomic_file(config.out / DESCRIPTION) as file:
-        file.write((json.dumps(description, indent=2) + "\n").encode())
+        description["max_difference_from_torch"] = difference
+        _write(made / README, _readme(description).encode())
+        _write(made / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+        _put_in_place(made, files)
     return Exported(tuple(files), difference)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def _put_in_place(made: Path, files: Sequence[Path]) -> None:
+    """Move files to where they belong: what tells of them goes first, and comes last."""
+    folder = files[0].parent
+    try:
+        if (folder / DESCRIPTION).exists():  # of an earlier export
+            (folder / DESCRIPTION).unlink()
+            for part in _PARTS:
+                if folder / f"{part}.onnx" not in files:
+                    (folder / f"{part}.onnx").unlink(missing_ok=True)
+        for path in files:
+            (made / path.name).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}.", hint="Check the folder."
+        ) from error
 
 
 def parse_photo_size(text: str) -> tuple[int, int]:
@@ -137,7 +164,8 @@ def _checked(folder: Path, info: WeightsInfo, parts: list[str], sides: tuple[int
     difference = max(float(np.abs(picture - expected).max()) for picture in pictures)
     if not difference <= TOLERANCE:
         raise WeightsMismatchError(
-            f"What was written to {folder} differs from torch's picture by {difference:.2g}."
+            f"What was made differs from torch's picture by {difference:.2g}; nothing was written.",
+            hint="Please report it, with what 'gia --version -v' says.",
         )
     return difference
 
@@ -222,20 +250,21 @@ def _readme(description: dict[str, Any]) -> str:
         "as-shot": "`gains`: the photo's white balance, at least 1 for each colour.",
         "learned": "`gains`: 1, or what brings your camera's daylight to `daylight_wb`.",
     }[balance]
-    tiles = f"""
+    stride, halo = description["stride"], description["halo"]
+    cores = f"""
 ## Tiles
 
-Each tile reads {description["halo"]} packed pixels around its core. The global term is the frame's,
-never a tile's own: run `measure.onnx` on tiles that read {description["vector_halo"]} packed pixels
-around theirs, take the mean of all cores' `feature` (one cell for each
-{description["stride"]} x {description["stride"]} packed pixels), run `term.onnx` on it once, and
-`render.onnx` on each tile with that term. This is the same picture, up to rounding.
+Cores begin and end at multiples of {stride} packed pixels. Each tile reads {halo} packed pixels
+around its core, but never beyond the frame, where it just ends: nothing is reflected there. A size
+that was fixed when the files were made includes what is read around the core.
 """
-    plain_tiles = f"""
-## Tiles
-
-Each tile reads {description["halo"]} packed pixels around its core.
+    vector = f"""
+The global term is the frame's, never a tile's own: run `measure.onnx` on tiles that read
+{description["vector_halo"]} packed pixels around theirs, take the mean of all cores' `feature`
+(one cell for each {stride} x {stride} packed pixels), run `term.onnx` on it once, and `render.onnx`
+on each tile with that term. This is the same picture, up to rounding.
 """
+    tiles = cores + (vector if description["vector_halo"] else "")
     return f"""# {weights["name"]} as ONNX
 
 Made by {description["made_by"]}, from weights with the SHA-256
@@ -247,8 +276,8 @@ Against torch on the CPU the pictures of these files differ by at most
 ## A whole frame
 
 `whole.onnx` takes `planes`, float32 (1, {description["planes"]}, h, w), and returns `picture`,
-float32 (1, 3, {scale} h, {scale} w). h and w: {size}. Pad by reflection at the bottom and the
-right, and cut the picture.
+float32 (1, 3, {scale} h, {scale} w). h and w: {size}. Pad the planes, not the mosaic, by reflection
+at the bottom and the right, and cut the picture.
 
 1. Begin the mosaic in the phase that `model.json` shows under `packing`, `colors`.
 2. `(raw - black) / (white - black) * ratio * gains`, {floor}; `ratio` is how much brighter you want
@@ -263,7 +292,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession("whole.onnx", providers=["CPUExecutionProvider"])
 (picture,) = session.run(None, {{"planes": planes}})
 ```
-{tiles if description["vector_halo"] else plain_tiles}
-gia itself does more for a photo: it fuses the sensor's own measurement into the picture
-(`fusion` in `model.json`) and converts colours of other cameras.
+{tiles}
+gia itself does more for a photo: it corrects the black level by what the photo shows, converts
+colours of other cameras, and, where `fusion` in `model.json` is not null, fuses the sensor's own
+measurement into the picture, which changes colours in the dark visibly.
 """

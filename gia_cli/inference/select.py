@@ -73,11 +73,13 @@ def open_engine(
     if obstacle is None:
         try:
             return _open_openvino(info, runtime, engine, progress)
-        except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
+        except (RuntimeError, ImportError, OSError) as error:  # OpenVINO has no narrower ones
             _refuse_oom(error)  # torch takes more
             obstacle = f"OpenVINO failed: {(str(error) or type(error).__name__).splitlines()[0]}"
             if engine == "openvino" or runtime.device == INTEL_GPU:
                 raise DeviceError(f"{obstacle}.", hint="Use --engine torch.") from error
+    if runtime.dtype == "bfloat16" and runtime.device == "cpu":
+        progress.note(f"torch computes in bf16, slowly: {obstacle}. --precision fp32 is faster.")
     return _open_torch(info, runtime, obstacle, progress)
 
 
@@ -85,26 +87,30 @@ def require_openvino(runtime: Runtime, config: NetConfig | None = None) -> None:
     """Raise `DeviceError` if OpenVINO cannot run there, or cannot run that network."""
     obstacle = obstacle_to_openvino(runtime, config)
     if obstacle is not None:
+        option = "--device" if runtime.device == INTEL_GPU else "--engine"
         raise DeviceError(
-            f"The engine openvino cannot run this: {obstacle}.", hint="Leave out --engine."
+            f"The engine openvino cannot run this: {obstacle}.", hint=f"Leave out {option}."
         )
 
 
 def require_int8(runtime: Runtime, engine: EngineName, config: NetConfig | None = None) -> None:
     """Raise `DeviceError` if int8 weights cannot run there: they need OpenVINO on the CPU."""
     obstacle: str | None
+    instead = "Leave out --device"
     if engine in ("torch", "onnx"):
-        obstacle = f"not with {engine}"
+        obstacle, instead = f"not with {engine}", "Leave out --engine"
     elif runtime.device == INTEL_GPU:
         obstacle = f"not on {INTEL_GPU}"
     elif runtime.dtype == "bfloat16":
-        obstacle = "not in bfloat16"
+        obstacle, instead = "not in bfloat16", "Leave out --precision"
     else:
         obstacle = obstacle_to_openvino(runtime, config)
+        if runtime.device == "cpu":
+            instead = "Install it (pip install openvino), leave out --precision"
     if obstacle is not None:
         raise DeviceError(
             f"int8 weights run with OpenVINO on the CPU: {obstacle}.",
-            hint="Use --precision int8 without --engine and --device, or other weights.",
+            hint=f"{instead}, or use weights that are not int8.",
         )
 
 
@@ -127,15 +133,20 @@ def require_onnx(runtime: Runtime, config: NetConfig | None = None) -> None:
     DeviceError
     """
     require_onnx_packages()
+    hint = "Leave out --engine."
     if runtime.dtype != "float32":
         obstacle = f"ONNX Runtime runs in float32 here, not in {runtime.dtype}"
     elif config is not None and config.network not in LAYOUTS:
         obstacle = f"{config.network} has no ONNX graph"
     elif runtime.device not in (there := onnx_devices()):
         obstacle = f"ONNX Runtime here knows {', '.join(there)}, not {runtime.device}"
+        others = {"mps": "Use --device coreml.", INTEL_GPU: "Use --engine openvino."}
+        hint = others.get(
+            runtime.device,
+            "Leave out --engine and --device, or install the ONNX Runtime made for this device.",
+        )
     else:
         return
-    hint = "Leave out --engine and --device, or install the ONNX Runtime made for this device."
     raise DeviceError(f"The engine onnx cannot run this: {obstacle}.", hint=hint)
 
 
@@ -159,17 +170,29 @@ def onnx_devices() -> list[DeviceKind]:
     """
     try:
         from gia_cli.inference.onnx_engine import available
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise DeviceError(
-            f"ONNX Runtime cannot be loaded: {words}.", hint="Use --engine torch."
+            f"ONNX Runtime cannot be loaded: {words.rstrip('.')}.", hint="Use --engine torch."
         ) from error
     return available()
 
 
 def openvino_devices() -> list[tuple[str, str]]:
-    """Name OpenVINO's devices, such as "CPU" and "GPU.0", and what they are."""
-    from gia_cli.inference.openvino_core import the_core
+    """Name OpenVINO's devices, such as "CPU" and "GPU.0", and what they are.
+
+    Raises
+    ------
+    DeviceError
+        It cannot be loaded.
+    """
+    try:
+        from gia_cli.inference.openvino_core import the_core
+    except (ImportError, OSError) as error:
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeviceError(
+            f"OpenVINO cannot be loaded: {words.rstrip('.')}.", hint="Use --engine torch."
+        ) from error
 
     core = the_core()
     return [
@@ -269,7 +292,7 @@ def numbers_of(runtime: Runtime) -> str:
 def _multiplies_in_bf16() -> bool:
     try:
         from gia_cli.inference.openvino_core import multiplies_in_bf16
-    except ImportError:  # a broken OpenVINO is told of where it is used
+    except (ImportError, OSError):  # a broken OpenVINO is told of where it is used
         return True
     return multiplies_in_bf16()
 

@@ -97,7 +97,8 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> TrainResult:
     ----------
     config : TrainConfig
     progress : Progress
-        Receives the stages "decoding" and "training", the loss, and what is left out.
+        Receives the stages "decoding", "measuring" (of what the vector is fitted to, before the
+        first step of some runs) and "training", the loss, and what is left out.
 
     Raises
     ------

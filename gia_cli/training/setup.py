@@ -240,7 +240,7 @@ def open_job(config: TrainConfig, device: torch.device, ranks: Ranks, progress: 
     if saved is None:
         _start_from(config, state.trainee.network, progress)
         if recipe.auxiliary_weight and not _starts_supervised(config):
-            _init_identity_path(state.trainee.network, source, config.seed)
+            _init_identity_path(state.trainee.network, source, config.seed, progress)
         if state.trainee.raw_head is not None:
             assert isinstance(state.trainee.network, UNet)
             init_raw_head(state.trainee.raw_head, state.trainee.network)
@@ -490,12 +490,14 @@ def _starts_supervised(config: TrainConfig) -> bool:
     return info.config.network == config.network and info.training.get(VECTOR_SUPERVISED) is True
 
 
-def _init_identity_path(network: Network, source: Source, seed: int) -> None:
+def _init_identity_path(network: Network, source: Source, seed: int, progress: Progress) -> None:
     """Give the vector an identity path to the decoder, and fit it to the auxiliary targets."""
     assert isinstance(network, GiaNet)
     init_identity_path(network, AUXILIARY)
     side = min(_FIT_SIDE, source.largest_side() // network.stride * network.stride)
     means, targets = [], []
+    progress.detail(f"The vector is fitted to {_FIT_SCENES} simulated exposures first.")
+    progress.stage("measuring", _FIT_SCENES)
     for scene in range(_FIT_SCENES):
         rng = np.random.default_rng([seed, scene, _FIT_STREAM])
         pairs = source.pairs(rng, count=_FIT_CROPS, side=side)
@@ -504,6 +506,7 @@ def _init_identity_path(network: Network, source: Source, seed: int) -> None:
             feature = network.encode(planes.to(network.gia.shrink.weight.device))[-1]
         means.append(feature.mean((0, 2, 3)).cpu())
         targets.append(torch.from_numpy(pairs[0].auxiliary))
+        progress.advance()
     fit_vector(network, torch.stack(means), torch.stack(targets))
 
 

@@ -303,8 +303,8 @@ def find_quantized(info: WeightsInfo) -> WeightsInfo:
         return found
     raise WeightsError(
         f"There are no int8 weights made from '{info.name}'.",
-        hint=f"Make them with 'gia weights quantize {info.name}', "
-        "or name those in another folder with --weights FILE.",
+        hint=f"Make them with 'gia weights quantize {info.name} --name mine-int8 --photos PICTURES "
+        "--out FOLDER', or name those in another folder with --weights FILE.",
     )
 
 

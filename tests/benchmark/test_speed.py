@@ -167,6 +167,22 @@ def test_onnx_runtime_is_timed_on_the_card_that_was_asked_for(
     assert opened == [("cuda", 1)]
 
 
+@pytest.mark.parametrize(("flops", "sides"), [(8e8, [256]), (2e11, [256, 2048])])
+def test_a_slow_format_is_measured_on_a_small_product(
+    flops: float, sides: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bf16 on a CPU that imitates it: a large one takes 20 s, twelve times."""
+    asked: list[int] = []
+
+    def product(numbers: NumberFormat, side: int) -> float:
+        asked.append(side)
+        return flops
+
+    monkeypatch.setattr(bench, "_product_flops", product)
+    assert bench._matrix_product_flops("bfloat16") == flops
+    assert asked == sides
+
+
 def test_a_card_has_its_memory_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """To take it costs time, and is done once for a folder of photos; others need it between."""
     done: list[str] = []

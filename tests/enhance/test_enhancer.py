@@ -26,7 +26,13 @@ from gia_cli.enhance.camera_match import camera_colors, camera_gains, recolor
 from gia_cli.enhance.crop import binned
 from gia_cli.enhance.enhancer import Enhancer
 from gia_cli.enhance.measured import fuse_measured
-from gia_cli.errors import FileMissingError, UsageError, WeightsMismatchError, WeightsNotFoundError
+from gia_cli.errors import (
+    DeviceError,
+    FileMissingError,
+    UsageError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
 from gia_cli.imaging.color import bt709_through, srgb16_from_bt709, srgb_decode
 from gia_cli.imaging.color_space import DISPLAY_P3, REC2020, SPACES, matrix_from_srgb
 from gia_cli.imaging.fusion import frame_noise
@@ -219,6 +225,24 @@ def test_what_overshoots_white_colors_nothing_else() -> None:
     np.testing.assert_allclose(wide, expected, atol=2e-6)
     recolor(there, matrix)  # as on a card
     np.testing.assert_allclose(there.numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_fp32_is_no_int8(
+    from_environment: bool, make_arw: MakePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, as bf16 is, before the first photo where the weights are named."""
+    monkeypatch.setenv("GIA_WEIGHTS", "gia-sony-lite-v2-int8" if from_environment else "")
+    weights = None if from_environment else "gia-sony-lite-v2-int8"
+    with pytest.raises(DeviceError, match="are int8, not fp32") as caught:
+        made = Enhancer.from_weights(weights, device="cpu", precision="fp32")
+        made.enhance(make_arw())
+    assert "gia-sony-lite-v2" in caught.value.hint
+    monkeypatch.delenv("GIA_WEIGHTS")
+    made = Enhancer.from_weights("gia-sony-lite", device="cpu", precision="fp32")
+    assert made.weights_for("bayer").quantized_from is None
+    made = Enhancer.from_weights("gia-sony-lite-v2-int8", device="cpu")
+    assert made.weights_for("bayer").quantized_from is not None
 
 
 def test_a_card_need_not_wait_for_the_noise_to_be_estimated(

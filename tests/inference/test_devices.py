@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from gia_cli.inference import devices, select
 from gia_cli.inference.devices import auto_choice, describe_machine
 from gia_cli.inference.openvino_engine import OpenVinoEngine
 from gia_cli.nets.config import NetConfig
+from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import Gpu, Runtime, available_cores
 from gia_cli.weights.manifest import find_weights
 from tests.inference.test_openvino_engine import arrays_of
@@ -80,6 +82,34 @@ def test_the_choice_is_what_the_enhancer_takes(monkeypatch: pytest.MonkeyPatch) 
     assert (choice["engine"], choice["device"], choice["precision"]) == ("torch", "cuda", "float16")
     assert "found a GPU" in choice["reason"]
     assert choice["weights"] == find_weights(None, "bayer").name
+
+
+def test_weights_of_the_environment_are_heeded_for_each_sensor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Named for one sensor, for both, as the smaller ones; a machine is described in any case."""
+    monkeypatch.setattr(select, "resolve", lambda *_: Runtime("cpu", "float32"))
+    monkeypatch.setenv("GIA_WEIGHTS", "gia-sony-v6")
+    choices = {kind: auto_choice(kind) for kind in get_args(CfaKind)}
+    assert choices["bayer"]["weights"] == "gia-sony-v6"  # which does not ship in int8
+    assert choices["xtrans"]["engine"] == choices["xtrans"]["weights"] == "none"
+    assert "are for bayer photos" in choices["xtrans"]["reason"]
+    monkeypatch.setenv("GIA_WEIGHTS", "lite")
+    assert auto_choice("bayer")["weights"].startswith("gia-sony-lite")
+    monkeypatch.setenv("GIA_WEIGHTS", "gia-sony-lite,gia-fuji")
+    assert auto_choice("xtrans")["weights"].startswith("gia-fuji")
+
+
+def test_an_openvino_that_does_not_load_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "resolve", lambda *_: Runtime("cpu", "float32"))
+
+    def broken() -> tuple[str, list[str]]:
+        raise ImportError("DLL load failed.")
+
+    monkeypatch.setattr(devices, "_openvino", broken)
+    choice = describe_machine()["auto"]["bayer"]
+    assert (choice["engine"], choice["precision"]) == ("torch", "float32")
+    assert choice["reason"] == "OpenVINO cannot be loaded: DLL load failed"
 
 
 def test_instruction_sets_are_named_as_people_do(

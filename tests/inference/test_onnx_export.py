@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gia_cli.errors import DeviceError, OutputExistsError, UsageError, WeightsMismatchError
+from gia_cli.errors import (
+    DeviceError,
+    OutputError,
+    OutputExistsError,
+    UsageError,
+    WeightsMismatchError,
+)
 from gia_cli.inference.torch_engine import TorchEngine
 from gia_cli.nets.config import NetConfig
 from gia_cli.raw.cfa import CANONICAL, CfaKind, pack
@@ -30,6 +36,11 @@ def saved(folder: Path, config: NetConfig) -> Path:
     path = folder / "own.safetensors"
     save_weights(path, lively(config), licence="CC0")
     return path
+
+
+def config_of(out: Path, folder: Path, network: Any, *, overwrite: bool = False) -> Any:
+    path = saved(folder, small(network))
+    return onnx_export.ExportConfig(str(path), out, overwrite=overwrite)
 
 
 def packed(mosaic: NDArray[Any], packing: dict[str, Any]) -> NDArray[Any]:
@@ -105,6 +116,43 @@ def test_a_wrong_graph_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("gia_cli.inference.onnx_graph.LEAKY_SLOPE", 0.1)
     with pytest.raises(WeightsMismatchError, match="differs from torch"):
         onnx_export.export_onnx(onnx_export.ExportConfig(str(path), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("fails", ["while it is written", "when it is checked"])
+def test_what_fails_replaces_nothing(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    onnx_export.export_onnx(config_of(out, tmp_path, "gia-net"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    if fails == "when it is checked":
+        monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    else:
+        written = iter(range(3))
+
+        def write(path: Path, content: bytes) -> None:
+            path.write_bytes(content)
+            if next(written) == 2:
+                raise OutputError("The disk is full.")
+
+        monkeypatch.setattr(onnx_export, "_write", write)
+    with pytest.raises((WeightsMismatchError, OutputError)):
+        onnx_export.export_onnx(config_of(out, tmp_path, "se-unet", overwrite=True))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_parts_of_other_weights_do_not_stay(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    onnx_export.export_onnx(config_of(out, tmp_path, "gia-net"))
+    onnx_export.export_onnx(config_of(out, tmp_path, "sid-net", overwrite=True))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "model.json",
+        "notes.txt",
+        "whole.onnx",
+    ]
 
 
 def test_what_has_no_graph_is_refused(tmp_path: Path) -> None:
