@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,8 +88,7 @@ def export_onnx(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     make_folder(config.out, "--out")
     progress.stage("export", len(parts) + 1)
     # Beside the files that they replace, which stay until all are written and checked.
-    with TemporaryDirectory(prefix=".export-", dir=config.out) as folder:
-        made = Path(folder)
+    with _folder_within(config.out) as made:
         for part in parts:
             model = graph.term() if part == "term" else getattr(graph, part)(sides)
             onnx.helper.set_model_props(model, {"gia": json.dumps(description["weights"])})
@@ -102,6 +102,19 @@ def export_onnx(config: ExportConfig, progress: Progress = SILENT) -> Exported:
         _write(made / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
         _put_in_place(made, files)
     return Exported(tuple(files), difference)
+
+
+@contextmanager
+def _folder_within(folder: Path) -> Iterator[Path]:
+    """Lend a folder that goes with all that is left in it."""
+    try:
+        within = TemporaryDirectory(prefix=".export-", dir=folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write to {folder}: {error.strerror or error}.", hint="Choose another --out."
+        ) from error
+    with within as name:
+        yield Path(name)
 
 
 def _write(path: Path, content: bytes) -> None:

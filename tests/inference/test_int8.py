@@ -211,7 +211,7 @@ def test_int8_weights_run_on_openvino_alone(
         open_engine(rounded, CPU, "torch")
     with pytest.raises(DeviceError, match="not on cuda") as caught:
         open_engine(rounded, Runtime("cuda", "float16"))
-    assert "--precision int8" in caught.value.hint
+    assert "--device" in caught.value.hint
     with pytest.raises(DeviceError, match="not on intel-gpu"):
         open_engine(rounded, Runtime("intel-gpu", "float32"))
     with pytest.raises(WeightsMismatchError, match="'own' are not int8"):
