@@ -8,6 +8,17 @@ import unicodedata
 _COMMANDS = frozenset({"Cc", "Cf", "Zl", "Zp"})
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's words, or its class's name where it has none.
+
+    Examples
+    --------
+    >>> first_line(RuntimeError("out of memory\nCompile with ...")), first_line(MemoryError())
+    ('out of memory', 'MemoryError')
+    """
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def counted(number: int, thing: str) -> str:
     """Say how many there are of a thing whose plural ends in s.
 

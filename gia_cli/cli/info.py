@@ -107,11 +107,8 @@ def _show_devices(terminal: Terminal, *, as_json: bool) -> None:
         tool = known[name]
         rows.append((name, tool["problem"] or f"{tool['version']}: {'; '.join(tool['devices'])}"))
     for kind, choice in choices.items():
-        ran = (
-            f"{choice['engine']} on {choice['device']}, {choice['precision']}, {choice['weights']}"
-        )
-        if choice["engine"] == "none":
-            ran = "nothing"
+        ran = f"{choice['engine']} on {choice['device']}, {choice['precision']}"
+        ran = "nothing" if choice["engine"] == "none" else f"{ran}, {choice['weights']}"
         rows.append((f"auto, {kind}", f"{ran}: {choice['reason']}"))
     terminal.facts(rows)
 

@@ -563,6 +563,7 @@ class Enhancer:
             prepared, noise = self._with_black(running, prepared, options, seconds, progress)
             if running.engine is not engine:
                 self._base, engine = None, running.engine
+            # `infer` takes the turn, too; here waiting for it is not counted as the network's time.
             with turn_on(running.engine.runtime), timed(seconds, "network"):
                 picture = self._infer(running, prepared, options, progress)
             if running.engine is not engine:
@@ -651,8 +652,8 @@ class Enhancer:
         seconds, ran = dict(rendered.seconds), rendered.ran
         takes_balance = ran.config.white_balance == "as-shot"
         noise, grain = rendered.noise, self.strength.grain
-        is_measured = is_fused(rendered.gains, rendered.weights) or grain is not None
-        if noise is None and (is_measured or (self.highlights and self._takes_measured(ran))):
+        takes_noise = is_fused(rendered.gains, rendered.weights) or grain is not None
+        if noise is None and (takes_noise or (self.highlights and self._takes_measured(ran))):
             with timed(seconds, "fusion"):
                 noise = frame_noise(frame)  # here, so that a card need not wait for the host
         matrix = camera_colors(frame, ran)

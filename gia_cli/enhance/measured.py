@@ -24,6 +24,7 @@ from gia_cli.raw.packing import usable_gains
 from gia_cli.raw.reader import RawFrame
 from gia_cli.runtime import Quality as Quality
 from gia_cli.runtime import free_bytes, is_oom_error, release_gpu_memory, turn_on
+from gia_cli.text import first_line
 from gia_cli.weights.storage import WeightsInfo
 
 
@@ -99,7 +100,7 @@ def where_computed(
                 return
     except RuntimeError as error:  # torch's own are; a broken card raises when asked for its memory
         has_failed = True
-        words = (str(error) or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         is_of_memory = is_oom_error(error)
         why = "has too little memory" if is_of_memory else f"failed ({words})"
         if not is_of_memory:  # CUDA's errors mostly stick

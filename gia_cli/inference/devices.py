@@ -12,6 +12,7 @@ from gia_cli.errors import GiaError, WeightsError
 from gia_cli.inference import select
 from gia_cli.raw.cfa import CfaKind
 from gia_cli.runtime import Runtime, available_cores, gpus, torch_facts
+from gia_cli.text import first_line
 from gia_cli.weights.manifest import choose_weights, shipped_quantized
 from gia_cli.weights.storage import WeightsInfo
 
@@ -127,7 +128,7 @@ def _asked(ask: Callable[[], tuple[str, list[str]]]) -> dict[str, Any]:
     except GiaError as error:
         return {"version": None, "devices": [], "problem": _sentence(error)}
     except (ImportError, RuntimeError) as error:  # a library that does not load
-        words = (str(error) or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         return {"version": None, "devices": [], "problem": words}
     return {"version": version, "devices": devices, "problem": None}
 

@@ -213,7 +213,7 @@ class Compiled(Generic[Model]):
         return [part for part, _ in self._models]
 
     @property
-    def sides(self) -> list[tuple[str, tuple[int, ...] | None]]:
+    def keys(self) -> list[tuple[str, tuple[int, ...] | None]]:
         """The parts and sizes of those that are held."""
         return list(self._models)
 

@@ -17,6 +17,7 @@ from gia_cli.inference.plan import Plan
 from gia_cli.inference.self_check import measured_difference, sample_picture, tolerance
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import turn_on
+from gia_cli.text import first_line
 from gia_cli.weights.storage import WeightsInfo
 
 #: An engine, and the weights that it runs where that is known.
@@ -53,7 +54,7 @@ def failure_of(error: BaseException, engine: Engine) -> Failure:
     if engine.is_out_of_memory(error):
         smallest = OutOfMemoryError("Not even the smallest tile fits into memory.")
         return Failure(smallest, "has too little memory", is_of_memory=True)
-    words = (str(error) or type(error).__name__).splitlines()[0]
+    words = first_line(error)
     return _broken(engine, f"failed in {numbers} ({words})")
 
 

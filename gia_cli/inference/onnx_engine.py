@@ -22,6 +22,7 @@ from gia_cli.inference.self_check import SAMPLE_SIDES
 from gia_cli.nets.config import NetConfig
 from gia_cli.progress import SILENT, Progress
 from gia_cli.runtime import DeviceKind, Runtime, available_cores, is_main_memory
+from gia_cli.text import first_line
 from gia_cli.weights.storage import WeightsInfo, load_arrays
 
 #: Devices and their providers, the first one first where nobody asks for one.
@@ -212,7 +213,7 @@ class OnnxEngine(GraphEngine[UNetOnnx]):
             except WeightsMismatchError:
                 raise
             except Exception as error:  # ONNX Runtime's have no common class
-                words = (str(error) or type(error).__name__).splitlines()[0]
+                words = first_line(error)
                 failed = f"ONNX Runtime cannot compute on {self.device} ({words})"
         raise DeviceError(f"{failed}.", hint="Use --engine torch.")
 

@@ -165,9 +165,9 @@ class OpenVinoEngine(GraphEngine[UNetGraph]):
         """What compiled models keep of their runs: on a CPU nothing, see `end_photo`."""
         if self.device == "cpu":
             return 0
-        sizes = [(part, sides) for part, sides in self._compiled.sides if sides is not None]
-        areas = [math.prod(sides) for part, sides in sizes if part in _OF_PLANES]
-        return round(sum(areas) * self.bytes_per_pixel)
+        keys = self._compiled.keys
+        area = sum(math.prod(sides) for part, sides in keys if sides and part in _OF_PLANES)
+        return round(area * self.bytes_per_pixel)
 
     @property
     def _place(self) -> str:

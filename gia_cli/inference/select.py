@@ -26,6 +26,7 @@ from gia_cli.runtime import (
     split_device,
 )
 from gia_cli.runtime import EngineName as EngineName
+from gia_cli.text import first_line
 from gia_cli.weights.storage import WeightsInfo
 
 #: What only OpenVINO runs on, and what only ONNX Runtime does.
@@ -75,7 +76,7 @@ def open_engine(
             return _open_openvino(info, runtime, engine, progress)
         except (RuntimeError, ImportError, OSError) as error:  # OpenVINO has no narrower ones
             _refuse_oom(error)  # torch takes more
-            obstacle = f"OpenVINO failed: {(str(error) or type(error).__name__).splitlines()[0]}"
+            obstacle = f"OpenVINO failed: {first_line(error)}"
             if engine == "openvino" or runtime.device == INTEL_GPU:
                 raise DeviceError(f"{obstacle}.", hint="Use --engine torch.") from error
     if runtime.dtype == "bfloat16" and runtime.device == "cpu":
@@ -171,10 +172,7 @@ def onnx_devices() -> list[DeviceKind]:
     try:
         from gia_cli.inference.onnx_engine import available
     except (ImportError, OSError) as error:
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        raise DeviceError(
-            f"ONNX Runtime cannot be loaded: {words.rstrip('.')}.", hint="Use --engine torch."
-        ) from error
+        raise _not_loaded("ONNX Runtime", error) from error
     return available()
 
 
@@ -189,15 +187,17 @@ def openvino_devices() -> list[tuple[str, str]]:
     try:
         from gia_cli.inference.openvino_core import the_core
     except (ImportError, OSError) as error:
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        raise DeviceError(
-            f"OpenVINO cannot be loaded: {words.rstrip('.')}.", hint="Use --engine torch."
-        ) from error
+        raise _not_loaded("OpenVINO", error) from error
 
     core = the_core()
     return [
         (name, str(core.get_property(name, "FULL_DEVICE_NAME"))) for name in core.available_devices
     ]
+
+
+def _not_loaded(library: str, error: Exception) -> DeviceError:
+    words = first_line(error).rstrip(".")
+    return DeviceError(f"{library} cannot be loaded: {words}.", hint="Use --engine torch.")
 
 
 def choose_runtime(device: DeviceName, precision: Precision, engine: EngineName) -> Runtime:
@@ -308,7 +308,7 @@ def _open_int8(
         return _open_openvino(info, runtime, engine, progress)
     except (RuntimeError, ImportError) as error:  # OpenVINO has no narrower ones
         _refuse_oom(error)
-        words = (str(error) or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         raise DeviceError(
             f"OpenVINO failed: {words}.", hint=f"Use the weights {info.quantized_from.name}."
         ) from error
